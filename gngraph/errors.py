@@ -1,0 +1,75 @@
+"""The exceptions gngraph raises on purpose.
+
+Every message is one sentence that says what happened (with the values in quotes), where, and what to do.
+Everything derives from `GnGraphError`, so a caller can tell a refusal by gngraph from a defect in it.
+"""
+
+from __future__ import annotations
+
+
+class GnGraphError(Exception):
+    """Base of every error that gngraph raises on purpose."""
+
+
+class IRError(GnGraphError):
+    """A graph breaks an invariant of the IR; the graph that was being edited is unchanged."""
+
+
+class ParseError(GnGraphError):
+    """A text could not be parsed.
+
+    Attributes:
+        line: line number, counted from 1.
+        column: column number, counted from 1.
+    """
+
+    def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
+        super().__init__(f"line {line}, column {column}: {message}")
+        self.line = line
+        self.column = column
+
+
+class UnsupportedModelError(GnGraphError):
+    """A module cannot be traced faithfully, or has a feature that gngraph refuses to guess about."""
+
+
+class ModelFileError(GnGraphError):
+    """A model file cannot be loaded, or would run code when loaded."""
+
+
+class FrozenSpaceError(GnGraphError):
+    """A morphism names a channel space that must not change; the message gives the reason."""
+
+
+class FunctionChangedError(GnGraphError):
+    """A rewrite that must preserve the function changed it.
+
+    Attributes:
+        error: largest absolute output difference divided by the largest absolute output.
+        tolerance: the largest error that would have been accepted.
+    """
+
+    def __init__(self, message: str, error: float, tolerance: float) -> None:
+        super().__init__(message)
+        self.error = error
+        self.tolerance = tolerance
+
+
+class ArchiveError(GnGraphError):
+    """A gngraph archive is damaged, of another version, or holds what it must not."""
+
+
+class PassError(GnGraphError):
+    """A pass or pass text is unknown, has a wrong option, or cannot apply."""
+
+
+class DataError(GnGraphError):
+    """A data set is missing, malformed, or does not fit the model."""
+
+
+class BudgetError(GnGraphError):
+    """A budget cannot be met, or a count is malformed."""
+
+
+class TrainingError(GnGraphError):
+    """Training cannot go on, for example because the loss is not finite."""

@@ -1,0 +1,123 @@
+"""`Graph`: an immutable snapshot of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+
+from gngraph.errors import IRError
+from gngraph.ir.types import Attr, Node, Parameter, refs_in
+
+if TYPE_CHECKING:
+    from gngraph.ir.draft import Draft
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An immutable network: nodes in topological order and the parameters they read.
+
+    Two graphs are equal only when they are the same object, so that a result cached for a snapshot can never be stale.
+    Graphs that differ by an edit share everything that the edit did not touch.
+
+    Attributes:
+        name: name of the source's class; names the generated class too.
+        nodes: node name -> node, in topological order; inputs come first.
+        params: parameter name -> parameter, in state_dict order.
+        inputs: names of the input nodes (op "input"), in calling order.
+        output: what the network returns: a `Ref`, or tuples / `Items` of them.
+    """
+
+    name: str
+    nodes: Mapping[str, Node]
+    params: Mapping[str, Parameter]
+    inputs: tuple[str, ...]
+    output: Attr
+    _users: Mapping[str, tuple[str, ...]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "params"):
+            value = getattr(self, name)
+            if not isinstance(value, MappingProxyType):
+                object.__setattr__(self, name, MappingProxyType(dict(value)))
+
+    @cached_property
+    def _user_table(self) -> dict[str, tuple[str, ...]]:
+        table: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for node in self.nodes.values():
+            for source in dict.fromkeys(node.inputs):
+                table[source].append(node.name)
+        return {name: tuple(users) for name, users in table.items()}
+
+    @cached_property
+    def _reader_table(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        table: dict[str, list[tuple[str, str]]] = {name: [] for name in self.params}
+        for node in self.nodes.values():
+            for role, param in node.params.items():
+                table[param].append((node.name, role))
+        return {name: tuple(readers) for name, readers in table.items()}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values that the network returns."""
+        return tuple(refs_in(self.output))
+
+    def __getitem__(self, name: str) -> Node:
+        """The node called `name`.
+
+        Raises:
+            IRError: no such node.
+        """
+        try:
+            return self.nodes[name]
+        except KeyError:
+            raise IRError(f"graph '{self.name}' has no node '{name}'") from None
+
+    def users(self, name: str) -> tuple[str, ...]:
+        """Names of the nodes that read value `name`, in topological order (the output is not a node)."""
+        self[name]
+        return self._user_table[name]
+
+    def readers(self, param: str) -> tuple[tuple[str, str], ...]:
+        """(node name, role) of every use of parameter `param`."""
+        return self._reader_table[param]
+
+    def edit(self) -> Draft:
+        """A mutable draft of this graph; the graph itself never changes."""
+        from gngraph.ir.draft import Draft
+
+        return Draft(self)
+
+    def with_params(self, data: Mapping[str, torch.Tensor]) -> Graph:
+        """This graph with the tensors of `data` in place of its own; O(#parameters).
+
+        Raises:
+            IRError: a name is unknown or a shape differs (use a draft to change widths).
+        """
+        params = dict(self.params)
+        for name, tensor in data.items():
+            if name not in params:
+                raise IRError(f"graph '{self.name}' has no parameter '{name}'")
+            if params[name].data.shape != tensor.shape:
+                raise IRError(
+                    f"parameter '{name}' has shape {tuple(params[name].data.shape)} and cannot take shape "
+                    f"{tuple(tensor.shape)}; change widths through a draft"
+                )
+            params[name] = replace(params[name], data=tensor)
+        return replace(self, params=params)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Graph:
+        """This graph with floating-point parameters as `dtype` and every parameter on `device`."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else None)
+
+        return replace(self, params={k: replace(p, data=moved(p.data)) for k, p in self.params.items()})
+
+    def num_params(self) -> int:
+        """Number of entries of all nn.Parameters (buffers are not counted)."""
+        return sum(p.data.numel() for p in self.params.values() if p.kind == "parameter")

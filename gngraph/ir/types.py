@@ -1,0 +1,212 @@
+"""The values of the IR: types, attributes, parameters and nodes. All are immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+BATCH = "N"
+"""Name of the symbolic batch dimension."""
+
+Dim = int | str
+"""A size, or the name of a symbolic size."""
+
+_SHORT = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "bool",
+    torch.complex64: "c64",
+    torch.complex128: "c128",
+}
+_LONG = {short: dtype for dtype, short in _SHORT.items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Short name of a dtype.
+
+    >>> dtype_name(torch.float32)
+    'f32'
+    """
+    return _SHORT[dtype]
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Inverse of `dtype_name`; raises KeyError for an unknown name."""
+    return _LONG[name]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Type of a tensor value: a dtype name and one `Dim` an axis.
+
+    >>> print(TensorType("f32", ("N", 3, 8, 8)))
+    f32[N,3,8,8]
+    """
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class TupleType:
+    """Type of a value that is a tuple or list of values, such as the result of `chunk`."""
+
+    items: tuple[Type, ...]
+
+    def __str__(self) -> str:
+        return f"({', '.join(str(t) for t in self.items)})"
+
+
+@dataclass(frozen=True)
+class OpaqueType:
+    """Type of a value that is not a tensor: a size, a shape, a flag.
+
+    Attributes:
+        text: name of its Python type.
+        value: what is known of the value: a `Dim` or a tuple of them; None when nothing is.
+    """
+
+    text: str
+    value: Dim | tuple[Dim, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"!{self.text}" if self.value is None else f"!{self.text}={self.value}"
+
+
+Type = TensorType | TupleType | OpaqueType
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A reference to the value of node `name`, for use inside structured attributes and outputs."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"%{self.name}"
+
+
+Attr = Any
+"""An attribute value: None, bool, int, float, str, `Ref`, `Slice`, `DType`, or tuples / `Items` of attributes."""
+
+
+@dataclass(frozen=True)
+class DType:
+    """A dtype as an attribute, by its short name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice as an attribute."""
+
+    start: Attr
+    stop: Attr
+    step: Attr
+
+
+@dataclass(frozen=True)
+class Items:
+    """An ordered mapping with string keys as an attribute (keyword arguments, dictionary outputs)."""
+
+    pairs: tuple[tuple[str, Attr], ...]
+
+
+def refs_in(attr: Attr) -> Iterator[str]:
+    """Names of the values that `attr` refers to, in order of appearance, with repetitions."""
+    if isinstance(attr, Ref):
+        yield attr.name
+    elif isinstance(attr, tuple):
+        for item in attr:
+            yield from refs_in(item)
+    elif isinstance(attr, Slice):
+        yield from refs_in((attr.start, attr.stop, attr.step))
+    elif isinstance(attr, Items):
+        for _, value in attr.pairs:
+            yield from refs_in(value)
+
+
+def replace_refs(attr: Attr, renaming: Mapping[str, str]) -> Attr:
+    """`attr` with every reference renamed by `renaming`; names outside it stay."""
+    if isinstance(attr, Ref):
+        return Ref(renaming.get(attr.name, attr.name))
+    if isinstance(attr, tuple):
+        return tuple(replace_refs(item, renaming) for item in attr)
+    if isinstance(attr, Slice):
+        return Slice(*(replace_refs(a, renaming) for a in (attr.start, attr.stop, attr.step)))
+    if isinstance(attr, Items):
+        return Items(tuple((key, replace_refs(value, renaming)) for key, value in attr.pairs))
+    return attr
+
+
+ParameterKind = Literal["parameter", "buffer", "constant"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A tensor that belongs to the model, under its state_dict name.
+
+    Attributes:
+        data: the values; never written in place once it is in a graph.
+        kind: "parameter" (an nn.Parameter), "buffer" (in the state_dict) or "constant" (a tensor outside it).
+        trainable: `requires_grad` of an nn.Parameter.
+        aliases: other state_dict names of the same tensor (tied weights).
+    """
+
+    data: torch.Tensor
+    kind: ParameterKind = "parameter"
+    trainable: bool = True
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def type(self) -> TensorType:
+        """Type of the parameter's data."""
+        return TensorType(dtype_name(self.data.dtype), tuple(self.data.shape))
+
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation and the value it computes: a node *is* its value.
+
+    Attributes:
+        name: unique in the graph.
+        op: name of an `OpSpec`.
+        inputs: names of the values it reads, in the order that the op documents.
+        params: op-specific role ("weight", "running_mean") -> name of a parameter of the graph.
+        attrs: constants; never a width, for widths come from the shapes of parameters.
+        type: type of the value, inferred at commit.
+        scope: path of the module whose `forward` runs the operation ("" is the root).
+        module: path of the leaf module that it is lowered to, or None for a functional call.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...] = ()
+    params: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    attrs: Mapping[str, Attr] = field(default_factory=lambda: _EMPTY)
+    type: Type = OpaqueType("unknown")
+    scope: str = ""
+    module: str | None = None
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """Shape of the value; () where the value is not a tensor."""
+        return self.type.shape if isinstance(self.type, TensorType) else ()
