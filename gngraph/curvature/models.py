@@ -1,0 +1,174 @@
+"""Quadratic models of the change of a loss under a change D of an activation.
+
+A curvature model gives cotangents v_r at the network's outputs. With J the Jacobian from the activation to the outputs,
+s_i = <grad l_i, J_i D_i> and q_ir = <v_ir, J_i D_i>, one backward pass a cotangent, the model is
+
+    l_i(a + D)  ~  l_i + s_i + 1/2 sum_r q_ir^2
+
+`Exact` gives the generalised Gauss-Newton term itself, `MonteCarlo` an unbiased estimate of it from one pass a draw,
+and `RankOne` the model of the paper (arXiv 2411.05855, Theorems 1 and 2), which needs only the loss and its gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from gngraph.curvature.losses import Loss
+from gngraph.errors import GnGraphError
+
+
+class Curvature(Protocol):
+    """A choice of curvature model; `str` gives the text that `curvature_named` reads back."""
+
+    @property
+    def name(self) -> str:
+        """The name the model goes by in `CURVATURES` and on the command line, without options."""
+        ...
+
+    def factors(self, loss: Loss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """The cotangents v_r, [R, *outputs.shape], without gradient, in the dtype and on the device of `outputs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """The Gauss-Newton term, sampled: `draws` backward passes whatever the number of outputs; unbiased.
+
+    One draw is enough for scores that are means over many samples, since the noise averages out with them.
+
+    >>> str(MonteCarlo()), str(MonteCarlo(draws=4))
+    ('mc', 'mc{draws=4}')
+    """
+
+    name: ClassVar[str] = "mc"
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise GnGraphError(f'curvature "mc" cannot take "{self.draws}" draws: draws must be at least 1')
+
+    def factors(self, loss: Loss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws of `loss.sample_factor` over sqrt(draws), [draws, *outputs.shape]; `targets` play no part."""
+        draws = [loss.sample_factor(outputs, generator) for _ in range(self.draws)]
+        return torch.stack(draws) / math.sqrt(self.draws)
+
+    def __str__(self) -> str:
+        return self.name if self.draws == 1 else f"{self.name}{{draws={self.draws}}}"
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The Gauss-Newton term itself: as many backward passes as the loss has factors (classes, or output entries)."""
+
+    name: ClassVar[str] = "exact"
+
+    def factors(self, loss: Loss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """`loss.hessian_factors`, [R, *outputs.shape]; `targets` and `generator` play no part."""
+        return loss.hessian_factors(outputs)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class RankOne:
+    """The paper's model: sqrt(l_i) linearised, so that l_i(a + D) ~ l_i + s_i + s_i^2 / (4 l_i).
+
+    It needs a loss that is never negative and no sampler. `FLOOR` times the mean loss of the batch stands in for losses
+    below it, because rounding of the gradient would otherwise be divided by a loss of about nothing; the model is then
+    too flat for such a sample, by an amount that cannot matter to the mean. A batch whose losses are all 0 gives 0.
+    """
+
+    name: ClassVar[str] = "rank1"
+    FLOOR: ClassVar[float] = 1e-8
+
+    def factors(self, loss: Loss, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """grad l_i / sqrt(2 l_i), [1, *outputs.shape]; raises GnGraphError when a loss is negative.
+
+        `generator` plays no part.
+        """
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            losses = loss.per_sample(leaf, targets)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        losses = losses.detach()
+        negative = losses < 0
+        if negative.any():
+            sample = int(negative.nonzero()[0])
+            raise GnGraphError(
+                f'curvature "rank1" needs losses of at least 0, but loss "{loss.name}" is "{losses[sample].item():g}" '
+                f"for sample {sample}: choose another curvature, or shift the loss by a constant"
+            )
+        floored = torch.maximum(losses, self.FLOOR * losses.mean())
+        scale = torch.where(floored == 0, torch.zeros_like(floored), (2 * floored).rsqrt())
+        return (gradient * scale.reshape(-1, *[1] * (gradient.dim() - 1))).unsqueeze(0)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CURVATURES: dict[str, type[MonteCarlo] | type[Exact] | type[RankOne]] = {
+    MonteCarlo.name: MonteCarlo,
+    Exact.name: Exact,
+    RankOne.name: RankOne,
+}
+
+
+def curvature_named(text: str) -> Curvature:
+    """The curvature model that `text` names, with its options; raises GnGraphError that lists the choices.
+
+    >>> curvature_named("mc{draws=4}")
+    MonteCarlo(draws=4)
+    >>> curvature_named("ggn")
+    Traceback (most recent call last):
+    gngraph.errors.GnGraphError: unknown curvature "ggn": choose one of mc, exact, rank1, with options as in ...
+    """
+    match = re.fullmatch(r"\s*([^{}\s]+)\s*(?:\{([^{}]*)\})?\s*", text)
+    if match is None or match[1] not in CURVATURES:
+        choices = ", ".join(CURVATURES)
+        raise GnGraphError(f'unknown curvature "{text}": choose one of {choices}, with options as in "mc{{draws=4}}"')
+    model = CURVATURES[match[1]]
+    return model(**_parse_options(match[2] or "", match[1], [field.name for field in fields(model)]))
+
+
+def fallback(loss: Loss, curvature: Curvature) -> tuple[Curvature, str | None]:
+    """`curvature` and None where the loss supports it, else the best it does support and a note that says so.
+
+    >>> from gngraph.curvature.losses import CustomLoss
+    >>> fallback(CustomLoss("l1", lambda outputs, targets: (outputs - targets).abs()), MonteCarlo())
+    (RankOne(), 'loss "l1" does not support curvature "mc": "rank1" is used instead')
+    """
+    if curvature.name in loss.curvatures:
+        return curvature, None
+    best = CURVATURES[loss.curvatures[0]]()
+    return best, f'loss "{loss.name}" does not support curvature "{curvature}": "{best}" is used instead'
+
+
+def predicted_change(s: Tensor, q: Tensor) -> Tensor:
+    """s + 1/2 sum_r q_r^2, the modelled change of loss: s [...], q [R, ...] -> [...].
+
+    >>> predicted_change(torch.tensor([-1.0]), torch.tensor([[1.0], [2.0]])).tolist()
+    [1.5]
+    """
+    return s + 0.5 * q.square().sum(0)
+
+
+def _parse_options(text: str, curvature: str, known: Sequence[str]) -> dict[str, int]:
+    """`draws=4` -> {"draws": 4}; every option of a curvature model is a whole number."""
+    options: dict[str, int] = {}
+    for item in text.split(",") if text.strip() else ():
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key not in known:
+            choices = f"choose one of {', '.join(known)}" if known else "it has none"
+            raise GnGraphError(f'unknown option "{key}" of curvature "{curvature}": {choices}')
+        if not re.fullmatch(r"[+-]?[0-9]+", value):
+            raise GnGraphError(f'option "{key}" of curvature "{curvature}" is "{value}": it must be a whole number')
+        options[key] = int(value)
+    return options
