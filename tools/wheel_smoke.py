@@ -102,14 +102,15 @@ def clean_environment(at: Path, wheel: Path, environment: Mapping[str, str]) -> 
     pip = [sys.executable, "-m", "pip", "--python", str(scripts / "python")]
     run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], at.parent, environment)
     purelib = sysconfig.get_path("purelib", "venv", {"base": str(at), "platbase": str(at)})
-    Path(purelib, "borrowed-dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    borrowed = [folder for folder in sys.path if Path(folder).name == "site-packages"]
+    Path(purelib, "borrowed-dependencies.pth").write_text("\n".join(borrowed) + "\n", encoding="utf-8")
     run([*pip, "check"], at.parent, environment)
     return scripts
 
 
 def main() -> None:
     """Run the whole check in a temporary folder."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONPATH")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     with tempfile.TemporaryDirectory(prefix="gngraph-wheel-") as name:
         folder = Path(name)
