@@ -101,12 +101,19 @@ class Ref:
 
 
 Attr = Any
-"""An attribute value: None, bool, int, float, str, `Ref`, `Slice`, `DType`, or tuples / `Items` of attributes."""
+"""An attribute value: None, bool, int, float, str, `Ref`, `Flag`, `Slice`, `DType`, or tuples / `Items` of attributes."""
 
 
 @dataclass(frozen=True)
 class DType:
     """A dtype as an attribute, by its short name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the running network as an attribute: `Flag("training")` is True in train mode, False in eval mode."""
 
     name: str
 
@@ -165,13 +172,13 @@ class Parameter:
         data: the values; never written in place once it is in a graph.
         kind: "parameter" (an nn.Parameter), "buffer" (in the state_dict) or "constant" (a tensor outside it).
         trainable: `requires_grad` of an nn.Parameter.
-        aliases: other state_dict names of the same tensor (tied weights).
+        aliases: other state_dict names of the same tensor (tied weights), each with its position in the state_dict.
     """
 
     data: torch.Tensor
     kind: ParameterKind = "parameter"
     trainable: bool = True
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, int], ...] = ()
 
     @property
     def type(self) -> TensorType:

@@ -41,6 +41,6 @@ def verify(graph: Graph) -> None:
         if name not in seen:
             raise IRError(f"graph '{graph.name}' has '{name}' as an input or output, but no such node")
     for name, parameter in graph.params.items():
-        for alias in parameter.aliases:
+        for alias, _ in parameter.aliases:
             if alias in graph.params:
                 raise IRError(f"parameter '{name}' has the alias '{alias}', which is a parameter itself")

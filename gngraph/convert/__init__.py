@@ -1,0 +1,1 @@
+"""torch in, torch out: import, lowering, files."""

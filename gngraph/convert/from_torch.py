@@ -1,0 +1,465 @@
+"""Import: any nn.Module that torch.fx can trace becomes a graph, checked to be bit-identical on example inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+from gngraph.convert.to_torch import lower
+from gngraph.convert.trace import check_module, mode_of, trace, training_literals
+from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.ir import (
+    BATCH,
+    Attr,
+    DType,
+    Flag,
+    Graph,
+    Items,
+    Node,
+    OpaqueType,
+    Parameter,
+    Ref,
+    Slice,
+    TensorType,
+    TupleType,
+    Type,
+    verify,
+)
+from gngraph.ir.types import dtype_name, refs_in
+from gngraph.ops import lookup, operands_of, spec_of_function, spec_of_module
+from gngraph.ops.conv import specialise
+from gngraph.ops.foreign import function_path
+from gngraph.ops.shape import read_shape
+from gngraph.ops.spec import REQUIRED, Call
+
+Heads = Literal["refuse", "drop"]
+"""What to do with parts that run only in train mode: refuse the model, or drop them."""
+
+
+def from_torch(module: nn.Module, example_inputs: torch.Tensor | Iterable[torch.Tensor], *, train_only: Heads = "refuse") -> Graph:
+    """The graph of an unmodified module. The module itself is not changed, and the graph has its own parameters.
+
+    Args:
+        module: any nn.Module that torch.fx can trace. Its training mode does not matter.
+        example_inputs: one tensor, or one for each argument of `forward`; axis 0 is the batch. They give the shapes, and
+            the graph is run on them to prove that it computes bit for bit what the module computes in eval mode.
+        train_only: what to do when the module computes more in train mode than in eval mode (auxiliary heads).
+
+    Raises:
+        UnsupportedModelError: the module cannot be traced, has hooks or parametrizations, or the inputs do not fit.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = from_torch(net, torch.zeros(1, 4))
+    >>> [node.op for node in graph.nodes.values()]
+    ['input', 'linear', 'relu', 'linear']
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    check_module(module)
+    traced, tracer = trace(module, training=False)
+    trained, _ = trace(module, training=True)
+    flags = training_literals(traced, trained)
+    if flags is None and train_only == "refuse":
+        raise UnsupportedModelError(
+            f"'{type(module).__name__}' computes something else in train mode than in eval mode (auxiliary heads, say); "
+            f"pass train_only='drop' (--drop-train-only) to grow what eval mode computes"
+        )
+    with mode_of(module, training=False), torch.no_grad():
+        expected = _run(module, inputs)
+        importer = _Importer(module, traced, tracer, flags or set())
+        graph = importer.build(inputs)
+        _check_equal(graph, lower(graph).module(*inputs), expected)
+    return graph
+
+
+def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+    try:
+        return module(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModelError(
+            f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason}; give the right input shape"
+        ) from error
+
+
+def _check_equal(graph: Graph, got: Any, expected: Any) -> None:
+    pairs = list(zip(_tensors(got), _tensors(expected), strict=True))
+    for mine, theirs in pairs:
+        if mine.shape != theirs.shape or not torch.equal(mine.nan_to_num(), theirs.nan_to_num()):
+            raise UnsupportedModelError(
+                f"the traced graph of '{graph.name}' does not reproduce the module's outputs bit for bit; this is a defect "
+                f"of gngraph or a forward with side effects"
+            )
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
+class _Importer:
+    """Builds one graph from one trace."""
+
+    def __init__(
+        self, module: nn.Module, traced: fx.Graph, tracer: fx.Tracer, flags: set[tuple[str, int | str]]
+    ) -> None:
+        self.module = module
+        self.traced = traced
+        self.scopes = {node: path for node, path in _scopes(traced).items()}
+        self.flags = flags
+        self.params, self.canonical = _parameters(module)
+        self.nodes: dict[str, Node] = {}
+        self.env: dict[fx.Node, Attr] = {}
+        self.reads: dict[fx.Node, str] = {}
+        self.recorded: dict[fx.Node, Type] = {}
+
+    def build(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
+        placeholders = [n for n in self.traced.nodes if n.op == "placeholder"]
+        if len(placeholders) < len(inputs) or any(not n.args for n in placeholders[len(inputs) :]):
+            names = [n.name for n in placeholders]
+            raise UnsupportedModelError(
+                f"'{type(self.module).__name__}' takes the inputs {names}, but {len(inputs)} example inputs were given"
+            )
+        self.inputs = inputs
+        names = []
+        for fx_node, tensor in zip(placeholders, inputs, strict=False):
+            type_ = TensorType(dtype_name(tensor.dtype), (BATCH, *tensor.shape[1:]))
+            self.nodes[fx_node.name] = Node(fx_node.name, "input", type=type_)
+            self.env[fx_node] = Ref(fx_node.name)
+            names.append(fx_node.name)
+        for fx_node in placeholders[len(inputs) :]:
+            self.env[fx_node] = fx_node.args[0]  # an argument left at its default
+        output: Attr = None
+        for fx_node in self.traced.nodes:
+            if fx_node.op == "output":
+                output = self.attr(fx_node.args[0])
+            elif fx_node.op != "placeholder":
+                self.convert(fx_node)
+        graph = Graph(type(self.module).__name__, self.nodes, self.params, tuple(names), output)
+        verify(graph)
+        return graph
+
+    def convert(self, fx_node: fx.Node) -> None:
+        if fx_node.op == "get_attr":
+            self.reads[fx_node] = self.parameter(str(fx_node.target))
+        elif fx_node.op == "call_module":
+            self.leaf(fx_node)
+        else:
+            key: Any = fx_node.target
+            self.call(fx_node, key)
+
+    def leaf(self, fx_node: fx.Node) -> None:
+        path = str(fx_node.target)
+        module = self.module.get_submodule(path)
+        found = spec_of_module(module)
+        assert found is not None
+        spec, kind = found
+        attrs = spec.modules[kind](module)
+        params = {}
+        for role, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                params[role] = self.canonical[f"{path}.{role}"]
+        op = spec.name
+        if "weight" in params:
+            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        args = [self.value(arg) for arg in fx_node.args]
+        self.add(fx_node, Node(fx_node.name, op, tuple(args), params, attrs, scope=self.scope(fx_node), module=path))
+        if getattr(module, "inplace", False):
+            self.redirect(fx_node)
+
+    def call(self, fx_node: fx.Node, target: Any) -> None:
+        spec = spec_of_function(target)
+        args = list(fx_node.args)
+        kwargs = dict(fx_node.kwargs)
+        node = None
+        if target in ("view", "reshape", torch.reshape):
+            node = self.reshape(fx_node, args, kwargs)
+        elif target in ("permute", torch.permute):
+            node = self.permute(fx_node, args, kwargs)
+        elif getattr(target, "__name__", "") == "getitem":
+            node = self.getitem(fx_node, args)
+        elif target is getattr and args[1] == "shape":
+            node = Node(fx_node.name, "size", (self.value(args[0]),), {}, {"dim": None})
+        elif getattr(target, "__qualname__", "").startswith("boolean_dispatch"):
+            spec = spec_of_function(_dispatched(target))
+            node = self.known(fx_node, spec, spec.functions[_dispatched(target)]) if spec else None
+        elif spec is not None:
+            node = self.known(fx_node, spec, spec.functions[target])
+        node = node or self.foreign(fx_node, target)
+        self.add(fx_node, replace(node, scope=self.scope(fx_node)))
+        if _is_inplace(target, fx_node):
+            self.redirect(fx_node)
+
+    def known(self, fx_node: fx.Node, spec: Any, call: Call) -> Node | None:
+        """The node of a call of the op table; None when its arguments do not fit (it is then foreign)."""
+        bound = _bind(call, fx_node, self.flags)
+        if bound is None:
+            return None
+        inputs: list[str] = []
+        params: dict[str, str] = {}
+        attrs: dict[str, Attr] = {}
+        for name, value in bound.items():
+            if name in call.ignored:
+                continue
+            if name in call.params:
+                if value is None:
+                    continue
+                if not isinstance(value, fx.Node) or value not in self.reads:
+                    return None
+                params[name] = self.reads[value]
+            elif name in call.operands:
+                for position, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+                    if isinstance(item, fx.Node):
+                        inputs.append(self.value(item))
+                    elif name in ("a", "b") and isinstance(item, (int, float, bool)):
+                        attrs[f"literal{('a', 'b').index(name) + position}"] = item
+                    else:
+                        return None
+            else:
+                attrs[name] = self.attr(value)
+                if any(True for _ in refs_in(attrs[name])):
+                    return None
+        if not inputs or attrs.pop("alpha", 1) != 1 or attrs.pop("return_indices", False):
+            return None
+        if any(not isinstance(self.nodes[name].type, TensorType) for name in inputs) and spec.name != "getitem":
+            return None
+        op = spec.name
+        if "weight" in params:
+            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        return Node(fx_node.name, op, tuple(inputs), params, attrs)
+
+    def reshape(self, fx_node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Node | None:
+        entries = [self.attr(a) for a in (*args[1:], *kwargs.values())]
+        shape = read_shape(entries)
+        source = self.value(args[0])
+        if shape is None or not isinstance(self.nodes[source].type, TensorType):
+            return None
+        method = fx_node.target if isinstance(fx_node.target, str) else "reshape"
+        refs = tuple(dict.fromkeys(refs_in(shape)))
+        if any(not isinstance(self.nodes[r].type, OpaqueType) or self.nodes[r].type.value is None for r in refs):  # type: ignore[union-attr]
+            return None
+        node = Node(fx_node.name, "reshape", (source, *refs), {}, {"shape": shape, "method": method})
+        return node if self.infers(node) else None
+
+    def permute(self, fx_node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Node | None:
+        dims = read_shape([self.attr(a) for a in (*args[1:], *kwargs.values())])
+        if dims is None or any(refs_in(dims)):
+            return None
+        return Node(fx_node.name, "permute", (self.value(args[0]),), {}, {"dims": dims})
+
+    def getitem(self, fx_node: fx.Node, args: list[Any]) -> Node | None:
+        source = self.value(args[0])
+        type_, index = self.nodes[source].type, args[1]
+        if not isinstance(index, int) or isinstance(type_, TensorType):
+            return None
+        if isinstance(type_, OpaqueType) and not isinstance(type_.value, tuple):
+            return None
+        return Node(fx_node.name, "getitem", (source,), {}, {"index": index})
+
+    def foreign(self, fx_node: fx.Node, target: Any) -> Node:
+        path = f".{target}" if isinstance(target, str) else function_path(target)
+        if path is None:
+            name = getattr(target, "__qualname__", repr(target))
+            raise UnsupportedModelError(
+                f"node '{fx_node.name}' calls '{getattr(target, '__module__', '?')}.{name}', which is not a function of torch "
+                f"or torchvision that a graph can name; register it as an op (gngraph.ops.register)"
+            )
+        args = tuple(self.flag(fx_node, i, self.attr(a)) for i, a in enumerate(fx_node.args))
+        kwargs = Items(tuple((k, self.flag(fx_node, k, self.attr(a))) for k, a in fx_node.kwargs.items()))
+        inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
+        attrs = {"target": path, "args": args, "kwargs": kwargs}
+        return Node(fx_node.name, "foreign", inputs, {}, attrs, type=self.record(fx_node))
+
+    def flag(self, fx_node: fx.Node, key: int | str, attr: Attr) -> Attr:
+        return Flag("training") if (fx_node.name, key) in self.flags else attr
+
+    def record(self, fx_node: fx.Node) -> Type:
+        """The type of a foreign value, from two runs of the traced network with batches of 2 and of 3 samples."""
+        if not self.recorded:
+            runs = []
+            for batch in (2, 3):
+                recorder = _Recorder(self.module, self.traced)
+                sized = [x[:1].expand(batch, *x.shape[1:]).clone() for x in self.inputs]
+                recorder.run(*sized)
+                runs.append(recorder.seen)
+            self.recorded = {node: _type_of(runs[0][node], runs[1][node]) for node in runs[0]}
+        return self.recorded[fx_node]
+
+    def infers(self, node: Node) -> bool:
+        try:
+            self.typed(node)
+        except IRError:
+            return False
+        return True
+
+    def typed(self, node: Node) -> Node:
+        operands = operands_of(node, tuple(self.nodes[i].type for i in node.inputs), self.params)
+        return replace(node, type=lookup(node.op).infer(operands))
+
+    def add(self, fx_node: fx.Node, node: Node) -> None:
+        try:
+            self.nodes[node.name] = self.typed(node)
+        except IRError as error:
+            raise UnsupportedModelError(f"'{type(self.module).__name__}' does not fit its inputs: {error}") from error
+        self.env[fx_node] = Ref(node.name)
+
+    def redirect(self, fx_node: fx.Node) -> None:
+        """After an in-place op everything that reads its operand later reads the result."""
+        operand = fx_node.args[0]
+        if isinstance(operand, fx.Node):
+            self.env[operand] = self.env[fx_node]
+
+    def scope(self, fx_node: fx.Node) -> str:
+        return self.scopes.get(fx_node, "")
+
+    def value(self, arg: Any) -> str:
+        """Name of the value that an fx argument is; a parameter read as a value becomes a node."""
+        attr = self.attr(arg)
+        if not isinstance(attr, Ref):
+            raise UnsupportedModelError(f"'{type(self.module).__name__}' passes '{arg!r}' where a tensor is expected")
+        return attr.name
+
+    def parameter(self, key: str) -> str:
+        if key not in self.canonical:
+            value: Any = self.module
+            for part in key.split("."):
+                value = getattr(value, part)
+            if not isinstance(value, torch.Tensor):
+                raise UnsupportedModelError(f"attribute '{key}' is read in forward but is not a tensor")
+            self.params[key] = Parameter(value.detach().clone(), "constant", trainable=False)
+            self.canonical[key] = key
+        return self.canonical[key]
+
+    def attr(self, arg: Any) -> Attr:
+        if isinstance(arg, fx.Node):
+            if arg in self.reads and arg not in self.env:
+                node = Node(arg.name, "parameter", (), {"value": self.reads[arg]}, scope=self.scope(arg))
+                self.add(arg, node)
+            return self.env[arg]
+        if isinstance(arg, (list, tuple)):
+            return tuple(self.attr(item) for item in arg)
+        if isinstance(arg, slice):
+            return Slice(self.attr(arg.start), self.attr(arg.stop), self.attr(arg.step))
+        if isinstance(arg, dict):
+            return Items(tuple((str(key), self.attr(value)) for key, value in arg.items()))
+        if isinstance(arg, torch.dtype):
+            return DType(dtype_name(arg))
+        if arg is None or isinstance(arg, (bool, int, float, str)):
+            return arg
+        raise UnsupportedModelError(f"'{type(self.module).__name__}' uses the constant '{arg!r}', which a graph cannot hold")
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a trace and keeps the shape and dtype of every value."""
+
+    def __init__(self, module: nn.Module, traced: fx.Graph) -> None:
+        super().__init__(module, graph=traced)
+        self.seen: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.seen[n] = _summary(result)
+        return result
+
+
+def _summary(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return TensorType(dtype_name(value.dtype), tuple(value.shape))
+    if isinstance(value, torch.Size):
+        return OpaqueType("torch.Size")
+    if isinstance(value, (tuple, list)):
+        return TupleType(tuple(_summary(item) for item in value))
+    return OpaqueType(type(value).__name__)
+
+
+def _type_of(two: Any, three: Any) -> Type:
+    """A type with a symbolic batch from the types seen with batches of 2 and 3."""
+    if isinstance(two, TensorType) and isinstance(three, TensorType):
+        dims = tuple(
+            a if a == b else (BATCH if (a, b) == (2, 3) else f"{a // 2}*{BATCH}")
+            for a, b in zip(two.shape, three.shape, strict=True)
+        )
+        return TensorType(two.dtype, dims)
+    if isinstance(two, TupleType) and isinstance(three, TupleType):
+        return TupleType(tuple(_type_of(a, b) for a, b in zip(two.items, three.items, strict=True)))
+    assert isinstance(two, OpaqueType)
+    return two
+
+
+def _parameters(module: nn.Module) -> tuple[dict[str, Parameter], dict[str, str]]:
+    """Parameters by canonical name in state_dict order, and the canonical name of every name."""
+    persistent = module.state_dict(keep_vars=True)
+    for key, value in persistent.items():
+        if not isinstance(value, torch.Tensor):
+            raise UnsupportedModelError(f"the state_dict entry '{key}' is not a tensor; gngraph cannot carry extra state")
+    held = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    order = [*persistent, *(name for name in buffers if name not in persistent)]
+    params: dict[str, Parameter] = {}
+    canonical: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for position, name in enumerate(order):
+        tensor = held.get(name, buffers.get(name))
+        assert tensor is not None
+        canonical[name] = first.setdefault(id(tensor), name)
+        if canonical[name] != name:
+            old = params[canonical[name]]
+            params[canonical[name]] = replace(old, aliases=(*old.aliases, (name, position)))
+        elif name in held:
+            params[name] = Parameter(tensor.detach().clone(), "parameter", tensor.requires_grad)
+        else:
+            params[name] = Parameter(tensor.detach().clone(), "buffer" if name in persistent else "constant", False)
+    return params, canonical
+
+
+def _scopes(traced: fx.Graph) -> dict[fx.Node, str]:
+    """The path of the module whose forward runs each node."""
+    result = {}
+    for node in traced.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        if node.op == "call_module" and path == str(node.target):
+            path = str(stack[-2][0]) if len(stack) > 1 else ""
+        result[node] = path
+    return result
+
+
+def _bind(call: Call, fx_node: fx.Node, flags: set[tuple[str, int | str]]) -> dict[str, Any] | None:
+    """Arguments of a call by name with defaults; None when they do not fit the signature."""
+    names = [name for name, _ in call.signature]
+    if len(fx_node.args) > len(names) or any(key not in names for key in fx_node.kwargs):
+        return None
+    bound = dict(call.signature)
+    given: list[tuple[str, int | str, Any]] = [(names[i], i, arg) for i, arg in enumerate(fx_node.args)]
+    given += [(key, key, arg) for key, arg in fx_node.kwargs.items()]
+    for name, key, arg in given:
+        bound[name] = Flag("training") if (fx_node.name, key) in flags else arg
+    return None if any(value is REQUIRED for value in bound.values()) else bound
+
+
+def _dispatched(function: Any) -> Any:
+    """The public function behind torch's boolean_dispatch (F.max_pool2d and its kin)."""
+    plain = inspect.getclosurevars(function).nonlocals.get("if_false")
+    name = getattr(plain, "__name__", "").lstrip("_")
+    return getattr(torch.nn.functional, name, plain)
+
+
+def _is_inplace(target: Any, fx_node: fx.Node) -> bool:
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if fx_node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
+        return True
+    if name in ("iadd", "isub", "imul", "itruediv"):
+        return True
+    spec = spec_of_function(target)
+    call = spec.functions.get(target) if spec else None
+    names = [n for n, _ in call.signature] if call else []
+    return "inplace" in names and len(fx_node.args) > names.index("inplace") and fx_node.args[names.index("inplace")] is True
+
+

@@ -1,0 +1,47 @@
+"""The op table: one family a file, each op registered with its type rule, channel rule, FLOPs and lowering.
+
+To add an op, register an `OpSpec` in the family's file (or in your own code) and import it here.
+"""
+
+from gngraph.ops import conv, foreign, linear, merge, norm, pointwise, pooling, shape
+from gngraph.ops.spec import (
+    Call,
+    ChannelRules,
+    Emitter,
+    Layout,
+    Operands,
+    OpSpec,
+    Segment,
+    layout_length,
+    lookup,
+    operands_of,
+    register,
+    signature,
+    spec_of_function,
+    spec_of_module,
+)
+
+__all__ = [
+    "Call",
+    "ChannelRules",
+    "Emitter",
+    "Layout",
+    "OpSpec",
+    "Operands",
+    "Segment",
+    "conv",
+    "foreign",
+    "layout_length",
+    "linear",
+    "lookup",
+    "merge",
+    "norm",
+    "operands_of",
+    "pointwise",
+    "pooling",
+    "register",
+    "shape",
+    "signature",
+    "spec_of_function",
+    "spec_of_module",
+]

@@ -1,0 +1,167 @@
+"""Convolutions of 1, 2 and 3 dimensions. Depthwise convolution is an op of its own, so that no width is an attribute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gngraph.errors import IRError
+from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ops.rules import spread
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+
+_MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_FUNCTIONS: dict[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def _read(module: Any) -> dict[str, Any]:
+    return {
+        "stride": tuple(module.stride),
+        "padding": module.padding if isinstance(module.padding, str) else tuple(module.padding),
+        "dilation": tuple(module.dilation),
+        "groups": module.groups,
+        "padding_mode": module.padding_mode,
+    }
+
+
+def groups_of(node: Node, weight: tuple[Dim, ...]) -> int:
+    """Number of groups: an attribute, or for depthwise convolution one for each input channel."""
+    if node.op.startswith("depthwise"):
+        return int(weight[0]) // int(node.attrs["multiplier"])
+    return int(node.attrs.get("groups", 1))
+
+
+def _infer(operands: Operands) -> Type:
+    node, x, weight = operands.node, operands.tensor(), operands.params["weight"].shape
+    rank = len(weight) - 2
+    if len(x.shape) != rank + 2:
+        raise IRError(f"node '{node.name}' ({node.op}) needs an input of {rank + 2} axes with the batch, not '{x}'")
+    channels = int(weight[1]) * groups_of(node, weight)
+    if x.shape[1] != channels:
+        raise IRError(f"node '{node.name}' ({node.op}) reads {x.shape[1]} channels, but its weight is for {channels}")
+    return TensorType(x.dtype, (x.shape[0], weight[0], *_spatial(node, x.shape[2:], weight[2:])))
+
+
+def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> list[Dim]:
+    rank = len(kernel)
+    stride, dilation = (spread(node.attrs.get(key, 1), rank) for key in ("stride", "dilation"))
+    padding = node.attrs.get("padding", 0)
+    if padding == "same":
+        return list(size)
+    pad = spread(0 if padding == "valid" else padding, rank)
+    return [
+        (int(s) + 2 * pad[i] - dilation[i] * (int(kernel[i]) - 1) - 1) // stride[i] + 1 for i, s in enumerate(size)
+    ]
+
+
+def _positions(operands: Operands, result: Type) -> int:
+    assert isinstance(result, TensorType)
+    return math.prod(int(size) for size in result.shape[2:])
+
+
+def _channels(rules: ChannelRules, operands: Operands) -> None:
+    layout = rules.layout(0, 1)
+    groups = groups_of(operands.node, operands.params["weight"].shape)
+    out = rules.produce("weight", 0)
+    if "bias" in operands.params:
+        rules.follow("bias", 0, out, "zeros")
+    if groups == 1:
+        rules.consume("weight", 1, layout)
+    else:
+        reason = f"its channels are divided among {groups} groups"
+        rules.freeze(layout, reason)
+        rules.freeze(out, reason)
+    rules.set(1, out)
+
+
+def _depthwise_channels(rules: ChannelRules, operands: Operands) -> None:
+    layout = rules.layout(0, 1)
+    multiplier = int(operands.node.attrs["multiplier"])
+    if layout is None:  # depthwise over the network's input
+        out = rules.produce("weight", 0)
+        rules.freeze(out, "its groups are the fixed channels of the input")
+        if "bias" in operands.params:
+            rules.follow("bias", 0, out, "zeros")
+        rules.set(1, out)
+        return
+    scaled = tuple(type(s)(s.var, s.size, s.inner * multiplier) for s in layout)
+    rules.follow("weight", 0, scaled, "random")
+    if "bias" in operands.params:
+        rules.follow("bias", 0, scaled, "zeros")
+    rules.set(1, scaled)
+
+
+def _emit(emitter: Emitter, node: Node) -> fx.Node:
+    x = emitter.value(node.inputs[0])
+    weight = emitter.shape(node.params["weight"])
+    rank = len(weight) - 2
+    groups = groups_of(node, weight)
+    options = {key: node.attrs[key] for key in ("stride", "padding", "dilation") if key in node.attrs}
+    mode = node.attrs.get("padding_mode", "zeros")
+    if node.module is None:
+        bias = emitter.param(node.params["bias"]) if "bias" in node.params else None
+        return emitter.call(_FUNCTIONS[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
+
+    def build() -> nn.Module:
+        make: Any = _MODULES[rank]
+        module: nn.Module = make(
+            weight[1] * groups,
+            weight[0],
+            weight[2:],
+            groups=groups,
+            bias="bias" in node.params,
+            padding_mode=mode,
+            device="meta",
+            **options,
+        )
+        return module
+
+    return emitter.module(build, x)
+
+
+for _rank in (1, 2, 3):
+    _call = Call(
+        signature("input weight bias=None stride=1 padding=0 dilation=1 groups=1"),
+        operands=("input",),
+        params=("weight", "bias"),
+    )
+    register(
+        OpSpec(
+            f"conv{_rank}d",
+            _infer,
+            _channels,
+            _emit,
+            positions=_positions,
+            linear=True,
+            modules={_MODULES[_rank]: _read},
+            functions={_FUNCTIONS[_rank]: _call},
+        )
+    )
+    register(
+        OpSpec(
+            f"depthwise_conv{_rank}d",
+            _infer,
+            _depthwise_channels,
+            _emit,
+            positions=_positions,
+            channelwise=True,
+            linear=True,
+        )
+    )
+
+
+def specialise(node_op: str, attrs: dict[str, Any], weight: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+    """A convolution with one group for each input channel becomes the depthwise op, whose groups follow its weight.
+
+    >>> specialise("conv2d", {"groups": 8}, (16, 1, 3, 3))
+    ('depthwise_conv2d', {'multiplier': 2})
+    """
+    groups = attrs.get("groups", 1)
+    if not node_op.startswith("conv") or groups == 1 or weight[1] != 1:
+        return node_op, attrs
+    kept = {key: value for key, value in attrs.items() if key != "groups"}
+    return f"depthwise_{node_op}", {**kept, "multiplier": weight[0] // groups}

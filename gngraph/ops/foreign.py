@@ -1,0 +1,107 @@
+"""Inputs, parameters as values, and foreign ops: calls that gngraph carries through without understanding them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from gngraph.errors import IRError
+from gngraph.ir import Node, Type
+from gngraph.ops.rules import freeze_inputs
+from gngraph.ops.spec import ChannelRules, Emitter, Operands, OpSpec, register
+
+ALLOWED_MODULES = ("torch", "torchvision", "_operator", "operator", "math", "builtins")
+"""Top-level packages whose functions a foreign op may name, so that loading an archive imports no other code."""
+
+_BUILTINS = {"getattr", "len", "int", "float", "abs", "max", "min", "sum", "round", "bool"}
+
+
+def _recorded(operands: Operands) -> Type:
+    """The type recorded when the network was traced; it holds because nothing that a foreign op reads may change."""
+    return operands.node.type
+
+
+def _input_channels(rules: ChannelRules, operands: Operands) -> None:
+    """The axes of an input belong to no space."""
+
+
+def _emit_input(emitter: Emitter, node: Node) -> fx.Node:
+    raise IRError(f"input '{node.name}' is lowered as a placeholder, not as an op")
+
+
+register(OpSpec("input", _recorded, _input_channels, _emit_input))
+
+
+def _infer_parameter(operands: Operands) -> Type:
+    return operands.params["value"]
+
+
+def _parameter_channels(rules: ChannelRules, operands: Operands) -> None:
+    for axis, size in enumerate(operands.params["value"].shape):
+        if size != 1:
+            rules.set(axis, rules.produce("value", axis))
+
+
+def _emit_parameter(emitter: Emitter, node: Node) -> fx.Node:
+    return emitter.param(node.params["value"])
+
+
+register(OpSpec("parameter", _infer_parameter, _parameter_channels, _emit_parameter, channelwise=True, linear=True))
+
+
+def _foreign_channels(rules: ChannelRules, operands: Operands) -> None:
+    freeze_inputs(rules, operands, f"it is read by the foreign op '{operands.node.attrs['target']}'")
+
+
+def function_path(function: Callable[..., Any]) -> str | None:
+    """Importable path of a function that a foreign op may name; None for anything else (a lambda, a user's function).
+
+    >>> import torch
+    >>> function_path(torch.einsum)
+    'torch.functional.einsum'
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__name__", None)
+    if function is getattr:
+        return "builtins.getattr"
+    for candidate in (module, "torch", "torch.nn.functional", "torch._C._nn", "operator"):
+        path = f"{candidate}.{name}"
+        try:
+            if candidate and name and resolve_function(path) is function:
+                return path
+        except IRError:
+            continue
+    return None
+
+
+def resolve_function(path: str) -> Callable[..., Any]:
+    """The function at `path`.
+
+    Raises:
+        IRError: it is not a function of the allowed packages.
+    """
+    module, _, name = path.rpartition(".")
+    if module.split(".")[0] not in ALLOWED_MODULES or (module == "builtins" and name not in _BUILTINS):
+        raise IRError(f"'{path}' is not a function that a graph may call; it must come from torch or torchvision")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise IRError(f"the function '{path}' does not exist in this installation") from error
+    if not callable(function):
+        raise IRError(f"'{path}' is not a function")
+    checked: Callable[..., Any] = function
+    return checked
+
+
+def _emit_foreign(emitter: Emitter, node: Node) -> fx.Node:
+    args = emitter.resolve(node.attrs["args"])
+    kwargs = emitter.resolve(node.attrs["kwargs"])
+    target = str(node.attrs["target"])
+    if target.startswith("."):
+        return emitter.method(target[1:], *args, **kwargs)
+    return emitter.call(resolve_function(target), *args, **kwargs)
+
+
+register(OpSpec("foreign", _recorded, _foreign_channels, _emit_foreign))

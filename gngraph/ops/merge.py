@@ -1,0 +1,110 @@
+"""Ops that bring values together: element-wise arithmetic with broadcasting, and concatenation."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from gngraph.errors import IRError
+from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ops.rules import broadcast_axes, broadcast_type
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+
+# op, operators, torch functions, methods, linear in each operand alone
+_ARITHMETIC: list[tuple[str, Callable[..., Any], tuple[Any, ...], tuple[str, ...], str]] = [
+    ("add", operator.add, (operator.iadd, torch.add), ("add", "add_", "__add__"), "alpha=1"),
+    ("sub", operator.sub, (operator.isub, torch.sub), ("sub", "sub_"), "alpha=1"),
+    ("mul", operator.mul, (operator.imul, torch.mul), ("mul", "mul_"), ""),
+    ("div", operator.truediv, (operator.itruediv, torch.div), ("div", "div_"), ""),
+    ("pow", operator.pow, (torch.pow,), ("pow",), ""),
+    ("maximum", torch.maximum, (), (), ""),
+    ("minimum", torch.minimum, (), (), ""),
+]
+
+
+def _emit_arithmetic(function: Callable[..., Any]) -> Callable[[Emitter, Node], fx.Node]:
+    def emit(emitter: Emitter, node: Node) -> fx.Node:
+        values = iter(node.inputs)
+        args = [
+            emitter.value(next(values)) if f"literal{i}" not in node.attrs else node.attrs[f"literal{i}"] for i in (0, 1)
+        ]
+        return emitter.call(function, *args)
+
+    return emit
+
+
+for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
+    _call = Call(signature(f"a b {_extra}"), operands=("a", "b"))
+    _plain = Call(signature("a b"), operands=("a", "b"))
+    register(
+        OpSpec(
+            _name,
+            broadcast_type,
+            broadcast_axes,
+            _emit_arithmetic(_operator),
+            channelwise=True,
+            linear=_name in ("add", "sub", "mul", "div"),
+            functions={
+                _operator: _plain,
+                **dict.fromkeys([f for f in _others if f.__module__ == "_operator"], _plain),
+                **dict.fromkeys([f for f in _others if f.__module__ != "_operator"], _call),
+                **dict.fromkeys(_methods, _call),
+            },
+        )
+    )
+
+
+def _infer_cat(operands: Operands) -> Type:
+    node = operands.node
+    types = [operands.tensor(i) for i in range(len(operands.inputs))]
+    rank = len(types[0].shape)
+    dim = node.attrs["dim"] % rank
+    total = 0
+    for t in types:
+        if len(t.shape) != rank or any(a != b for i, (a, b) in enumerate(zip(t.shape, types[0].shape)) if i != dim):
+            raise IRError(f"node '{node.name}' (cat) joins '{types[0]}' and '{t}' along axis {dim}, which do not fit")
+        total += int(t.shape[dim])
+    shape: list[Dim] = list(types[0].shape)
+    shape[dim] = total
+    return TensorType(types[0].dtype, tuple(shape))
+
+
+def _cat_channels(rules: ChannelRules, operands: Operands) -> None:
+    rank = len(operands.tensor().shape)
+    dim = operands.node.attrs["dim"] % rank
+    count = len(operands.inputs)
+    for axis in range(rank):
+        layouts = [rules.layout(i, axis) for i in range(count)]
+        if axis != dim:
+            rules.set(axis, rules.unify(layouts))
+            continue
+        if all(layout is not None for layout in layouts):
+            joined: Layout = tuple(segment for layout in layouts if layout is not None for segment in layout)
+            rules.set(axis, joined)
+        else:
+            for layout in layouts:
+                rules.freeze(layout, "it is concatenated with a value that belongs to no channel space")
+
+
+def _emit_cat(emitter: Emitter, node: Node) -> fx.Node:
+    return emitter.call(torch.cat, [emitter.value(name) for name in node.inputs], dim=node.attrs["dim"])
+
+
+register(
+    OpSpec(
+        "cat",
+        _infer_cat,
+        _cat_channels,
+        _emit_cat,
+        channelwise=True,
+        linear=True,
+        functions={
+            torch.cat: Call(signature("tensors dim=0"), operands=("tensors",)),
+            torch.concat: Call(signature("tensors dim=0"), operands=("tensors",)),
+        },
+    )
+)

@@ -1,0 +1,82 @@
+"""Pooling: channel by channel over the spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from gngraph.errors import IRError
+from gngraph.ir import Dim, TensorType, Type
+from gngraph.ops.rules import emit_simple, freeze_axes, read_attrs, spread
+from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
+
+
+def _window(operands: Operands) -> Type:
+    node, x = operands.node, operands.tensor()
+    rank = int(node.op[-2])
+    kernel = spread(node.attrs["kernel_size"], rank)
+    stride = node.attrs["stride"]
+    stride = kernel if stride in (None, ()) else spread(stride, rank)
+    padding, dilation = spread(node.attrs["padding"], rank), spread(node.attrs.get("dilation", 1), rank)
+    shape: list[Dim] = list(x.shape[:-rank])
+    for i, size in enumerate(x.shape[-rank:]):
+        span = int(size) + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1
+        out = span // stride[i] + 1
+        if node.attrs["ceil_mode"]:
+            out = -(-span // stride[i]) + 1
+            out -= (out - 1) * stride[i] >= int(size) + padding[i]  # the last window must start inside
+        if out < 1:
+            raise IRError(f"node '{node.name}' ({node.op}) pools '{x}' to nothing; the input is too small for the network")
+        shape.append(out)
+    return TensorType(x.dtype, tuple(shape))
+
+
+def _adaptive(operands: Operands) -> Type:
+    node, x = operands.node, operands.tensor()
+    rank = int(node.op[-2])
+    sizes = node.attrs["output_size"]
+    sizes = (sizes,) * rank if sizes is None or isinstance(sizes, int) else sizes
+    kept = [old if new is None else new for old, new in zip(x.shape[-rank:], sizes, strict=True)]
+    return TensorType(x.dtype, (*x.shape[:-rank], *kept))
+
+
+def _channels(rules: ChannelRules, operands: Operands) -> None:
+    rank, spatial = len(operands.tensor().shape), int(operands.node.op[-2])
+    freeze_axes(rules, operands, set(range(rank - spatial, rank)), "it is pooled over")
+
+
+_Entry = tuple[str, Any, Callable[..., Any], tuple[Any, ...], Callable[[Operands], Type], bool, str]
+_MAX = "kernel_size stride=None padding=0 dilation=1 ceil_mode=False"
+_AVG = "kernel_size stride=None padding=0 ceil_mode=False count_include_pad=True"
+_POOLS: list[_Entry] = [
+    ("max_pool1d", nn.MaxPool1d, F.max_pool1d, (torch.max_pool1d,), _window, False, _MAX),
+    ("max_pool2d", nn.MaxPool2d, F.max_pool2d, (torch.max_pool2d,), _window, False, _MAX),
+    ("max_pool3d", nn.MaxPool3d, F.max_pool3d, (torch.max_pool3d,), _window, False, _MAX),
+    ("avg_pool1d", nn.AvgPool1d, F.avg_pool1d, (), _window, True, _AVG),
+    ("avg_pool2d", nn.AvgPool2d, F.avg_pool2d, (), _window, True, _AVG + " divisor_override=None"),
+    ("avg_pool3d", nn.AvgPool3d, F.avg_pool3d, (), _window, True, _AVG + " divisor_override=None"),
+    ("adaptive_avg_pool1d", nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, (), _adaptive, True, "output_size"),
+    ("adaptive_avg_pool2d", nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, (), _adaptive, True, "output_size"),
+    ("adaptive_avg_pool3d", nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, (), _adaptive, True, "output_size"),
+    ("adaptive_max_pool2d", nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, (), _adaptive, False, "output_size"),
+]
+
+for _name, _module, _function, _others, _infer, _linear, _options in _POOLS:
+    _attrs = tuple(item.partition("=")[0] for item in _options.split())
+    _call = Call(signature(f"input {_options} return_indices=False" if "max" in _name else f"input {_options}"))
+    register(
+        OpSpec(
+            _name,
+            _infer,
+            _channels,
+            emit_simple(_module, _function),
+            channelwise=True,
+            linear=_linear,
+            modules={_module: read_attrs(*_attrs)},
+            functions=dict.fromkeys((_function, *_others), _call),
+        )
+    )

@@ -1,0 +1,114 @@
+"""Type and channel rules that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from gngraph.errors import IRError
+from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ops.spec import ChannelRules, Emitter, Operands
+
+IntOrPair = int | tuple[int, ...]
+
+
+def spread(value: IntOrPair, count: int) -> tuple[int, ...]:
+    """`value` once for each of `count` spatial axes.
+
+    >>> spread(3, 2)
+    (3, 3)
+    """
+    if isinstance(value, int):
+        return (value,) * count
+    return tuple(value) if len(value) == count else tuple(value) * count
+
+
+def same_type(operands: Operands) -> Type:
+    """The value has the type of the first input."""
+    return operands.tensor()
+
+
+def all_axes(rules: ChannelRules, operands: Operands) -> None:
+    """Every axis keeps the layout that it has in the first input."""
+    for axis in range(len(operands.tensor().shape)):
+        rules.set(axis, rules.layout(0, axis))
+
+
+def broadcast_dims(operands: Operands, a: Dim, b: Dim) -> Dim:
+    """One axis of two broadcast operands; IRError when they do not fit."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    raise IRError(f"node '{operands.node.name}' ({operands.node.op}) combines sizes '{a}' and '{b}', which do not broadcast")
+
+
+def broadcast_type(operands: Operands) -> Type:
+    """Type of an element-wise combination of all inputs, by torch's broadcasting."""
+    types = [operands.tensor(i) for i in range(len(operands.inputs))]
+    rank = max(len(t.shape) for t in types)
+    shape: list[Dim] = [1] * rank
+    for t in types:
+        padded = (1,) * (rank - len(t.shape)) + t.shape
+        shape = [broadcast_dims(operands, a, b) for a, b in zip(shape, padded, strict=True)]
+    widest = max(types, key=lambda t: (t.dtype.startswith("f") or t.dtype == "bf16", len(t.shape) > 0, t.dtype))
+    return TensorType(widest.dtype, tuple(shape))
+
+
+def broadcast_axes(rules: ChannelRules, operands: Operands) -> None:
+    """Axes of an element-wise combination: equal layouts are unified, a broadcast size-1 axis is frozen."""
+    types = [operands.tensor(i) for i in range(len(operands.inputs))]
+    rank = max(len(t.shape) for t in types)
+    for axis in range(rank):
+        layouts, sizes = [], []
+        for index, t in enumerate(types):
+            own = axis - (rank - len(t.shape))
+            if own >= 0:
+                layouts.append(rules.layout(index, own))
+                sizes.append(t.shape[own])
+        if len(set(sizes)) > 1:  # broadcasting: what has size 1 must keep it
+            for layout, size in zip(layouts, sizes, strict=True):
+                if size == 1:
+                    rules.freeze(layout, "its single channel is broadcast")
+            layouts = [layout for layout, size in zip(layouts, sizes, strict=True) if size != 1]
+        rules.set(axis, rules.unify(layouts))
+
+
+def freeze_inputs(rules: ChannelRules, operands: Operands, reason: str) -> None:
+    """No space that reaches this node may change."""
+    for index, type_ in enumerate(operands.inputs):
+        for axis in range(len(type_.shape) if isinstance(type_, TensorType) else 0):
+            rules.freeze(rules.layout(index, axis), reason)
+
+
+def freeze_axes(rules: ChannelRules, operands: Operands, axes: set[int], reason: str) -> None:
+    """Freeze the spaces on `axes` of the first input; the other axes keep their layouts."""
+    for axis in range(len(operands.tensor().shape)):
+        if axis in axes:
+            rules.freeze(rules.layout(0, axis), reason)
+        rules.set(axis, rules.layout(0, axis))
+
+
+def emit_simple(
+    make: Callable[..., nn.Module] | None, function: Callable[..., Any]
+) -> Callable[[Emitter, Node], fx.Node]:
+    """Lowering for an op without parameters: a module where the source had one, else a call; attributes by keyword."""
+
+    def emit(emitter: Emitter, node: Node) -> fx.Node:
+        inputs = [emitter.value(name) for name in node.inputs]
+        if node.module is not None and make is not None:
+            return emitter.module(lambda: make(**node.attrs), *inputs)
+        return emitter.call(function, *inputs, **node.attrs)
+
+    return emit
+
+
+def read_attrs(*names: str) -> Callable[[nn.Module], dict[str, Any]]:
+    """A reader of module attributes of the same names."""
+    return lambda module: {name: _frozen(getattr(module, name)) for name in names}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,279 @@
+"""`OpSpec`: everything gngraph knows of an op, in one place, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import fx, nn
+
+from gngraph.errors import IRError
+from gngraph.ir import Attr, Draft, Node, Parameter, TensorType, Type
+
+Layout = tuple["Segment", ...]
+"""An axis as a concatenation of segments; each belongs to one channel space."""
+
+Fresh = Literal["random", "zeros", "ones"]
+"""How a parameter's entries of a new channel start."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`size` channels of the space variable `var`, each of which owns `inner` consecutive entries of the axis."""
+
+    var: int
+    size: int
+    inner: int = 1
+
+    @property
+    def length(self) -> int:
+        """Entries of the axis that the segment covers."""
+        return self.size * self.inner
+
+
+def layout_length(layout: Layout) -> int:
+    """Entries of an axis with this layout."""
+    return sum(segment.length for segment in layout)
+
+
+class ChannelRules(Protocol):
+    """What a channel rule may say about a node; implemented by the channel-space analysis.
+
+    A rule reads the layouts of the inputs' axes, declares how parameters and the value are laid out, and freezes what it
+    does not understand. Axes are counted from 0. None stands for an axis that belongs to no space.
+    """
+
+    def layout(self, operand: int, axis: int) -> Layout | None:
+        """Layout of axis `axis` of input number `operand`."""
+        ...
+
+    def produce(self, role: str, axis: int) -> Layout:
+        """A layout for a parameter axis that writes channels; the same one each time the parameter is read."""
+        ...
+
+    def follow(self, role: str, axis: int, layout: Layout | None, fresh: Fresh) -> None:
+        """Parameter axis `axis` holds one entry (or `inner` of them) a channel of `layout`."""
+        ...
+
+    def consume(self, role: str, axis: int, layout: Layout | None) -> None:
+        """Parameter axis `axis` holds the weights that read the channels of `layout`."""
+        ...
+
+    def unify(self, layouts: list[Layout | None]) -> Layout | None:
+        """One layout for axes that must agree entry by entry; freezes them where they cannot."""
+        ...
+
+    def freeze(self, layout: Layout | None, reason: str) -> None:
+        """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
+        ...
+
+    def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:
+        """Axis `axis` of the value (of item `item`, where the value is a tuple) has this layout."""
+        ...
+
+    def item_layouts(self, operand: int, item: int) -> Mapping[int, Layout]:
+        """Layouts by axis of item `item` of a tuple-valued input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A node with the types of what it reads.
+
+    Attributes:
+        node: the node.
+        inputs: types of its inputs.
+        params: types of its parameters by role.
+    """
+
+    node: Node
+    inputs: tuple[Type, ...]
+    params: Mapping[str, TensorType]
+
+    def tensor(self, index: int = 0) -> TensorType:
+        """Type of input `index`; IRError when it is not a tensor."""
+        type_ = self.inputs[index] if index < len(self.inputs) else None
+        if not isinstance(type_, TensorType):
+            raise IRError(f"node '{self.node.name}' ({self.node.op}) needs a tensor as input {index}, not '{type_}'")
+        return type_
+
+
+class Emitter(Protocol):
+    """What a lowering rule writes to: a torch.fx graph under construction."""
+
+    def value(self, name: str) -> fx.Node:
+        """The fx node of an IR value."""
+        ...
+
+    def param(self, name: str) -> fx.Node:
+        """An fx node that reads a parameter."""
+        ...
+
+    def shape(self, param: str) -> tuple[int, ...]:
+        """Shape of a parameter."""
+        ...
+
+    def resolve(self, attr: Attr) -> Any:
+        """An attribute as fx arguments: references become fx nodes."""
+        ...
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """A call of a function."""
+        ...
+
+    def method(self, name: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """A call of a tensor method."""
+        ...
+
+    def module(self, build: Callable[[], nn.Module], *args: fx.Node) -> fx.Node:
+        """A call of the node's leaf module, built once a path; its parameters are filled from the graph."""
+        ...
+
+    def training(self) -> fx.Node:
+        """An fx node that reads the root's `training` flag at run time."""
+        ...
+
+
+def no_positions(operands: Operands, result: Type) -> int:
+    """For ops without weights: no multiplications with a weight."""
+    return 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """How an op is written in a forward method.
+
+    Attributes:
+        signature: names of the arguments in order; the text "input weight bias=None stride=1" gives defaults.
+        operands: arguments that are values.
+        params: arguments that are parameters, by role.
+        ignored: arguments without meaning here, such as `inplace`.
+    """
+
+    signature: tuple[tuple[str, Attr], ...]
+    operands: tuple[str, ...] = ("input",)
+    params: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Everything gngraph knows of an op.
+
+    Attributes:
+        name: the op's name in the IR.
+        infer: type rule.
+        channels: channel rule: how axes of inputs, parameters and the value are coupled.
+        emit: lowering to torch.fx.
+        positions: how often each entry of the parameter "weight" is multiplied for one sample; FLOPs are twice that.
+        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone.
+        linear: affine in its inputs in eval mode.
+        modules: module classes that are this op, each with a function that reads the attributes.
+        functions: functions (or method names) that are this op.
+    """
+
+    name: str
+    infer: Callable[[Operands], Type]
+    channels: Callable[[ChannelRules, Operands], None]
+    emit: Callable[[Emitter, Node], fx.Node]
+    positions: Callable[[Operands, Type], int] = no_positions
+    channelwise: bool = False
+    linear: bool = False
+    modules: Mapping[type[nn.Module], Callable[[Any], dict[str, Attr]]] = field(default_factory=dict)
+    functions: Mapping[Callable[..., Any] | str, Call] = field(default_factory=dict)
+
+
+_TABLE: dict[str, OpSpec] = {}
+_MODULES: dict[type[nn.Module], OpSpec] = {}
+_FUNCTIONS: dict[Callable[..., Any] | str, OpSpec] = {}
+
+
+def register(spec: OpSpec) -> OpSpec:
+    """Add an op to the table. A later registration of the same module or function wins.
+
+    Raises:
+        IRError: the name is taken.
+    """
+    if spec.name in _TABLE:
+        raise IRError(f"op '{spec.name}' is registered already")
+    _TABLE[spec.name] = spec
+    _MODULES.update(dict.fromkeys(spec.modules, spec))
+    _FUNCTIONS.update(dict.fromkeys(spec.functions, spec))
+    return spec
+
+
+def lookup(op: str) -> OpSpec:
+    """The spec of `op`.
+
+    Raises:
+        IRError: there is no such op.
+    """
+    if op not in _TABLE:
+        raise IRError(f"'{op}' is not an op of gngraph's table")
+    return _TABLE[op]
+
+
+def spec_of_module(module: nn.Module) -> tuple[OpSpec, type[nn.Module]] | None:
+    """The op that a leaf module is, and the class it counts as; None when it is traced through.
+
+    A subclass counts as its registered base only while it inherits all of the base's behaviour in `forward`.
+    """
+    kind = type(module)
+    if kind in _MODULES:
+        return _MODULES[kind], kind
+    for base in kind.__mro__:
+        if base in _MODULES:
+            own = [name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)]
+            return None if {"forward", "_conv_forward", "__call__"} & set(own) else (_MODULES[base], base)
+    return None
+
+
+def spec_of_function(function: Callable[..., Any] | str) -> OpSpec | None:
+    """The op that a function (or tensor method, by name) is."""
+    return _FUNCTIONS.get(function)
+
+
+def operands_of(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Operands:
+    """A node with the types of its inputs and parameters."""
+    return Operands(node, inputs, {role: params[name].type for role, name in node.params.items()})
+
+
+def infer_type(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Type:
+    """The type of a node's value, by its op's type rule.
+
+    Raises:
+        IRError: the inputs or parameters do not fit the op; the message names the node.
+    """
+    return lookup(node.op).infer(operands_of(node, inputs, params))
+
+
+Draft.infer_type = staticmethod(infer_type)
+
+
+def signature(text: str) -> tuple[tuple[str, Attr], ...]:
+    """Argument names with defaults from text; a name without default is required.
+
+    >>> signature("input inplace=False")
+    (('input', REQUIRED), ('inplace', False))
+    """
+    result = []
+    for item in text.split():
+        name, _, default = item.partition("=")
+        result.append((name, _DEFAULTS[default] if default in _DEFAULTS else _number(default)))
+    return tuple(result)
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = _Required()
+"""Stands for an argument that has no default."""
+
+_DEFAULTS: dict[str, Attr] = {"": REQUIRED, "None": None, "True": True, "False": False, "none": "none"}
+
+
+def _number(text: str) -> int | float:
+    return float(text) if "." in text or "e" in text else int(text)
