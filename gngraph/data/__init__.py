@@ -1,0 +1,36 @@
+"""Data sets by name or path, batches, augmentation, and the learn, judge and report splits."""
+
+from __future__ import annotations
+
+from gngraph.data.arrays import from_arrays
+from gngraph.data.augment import Augment, CropFlip
+from gngraph.data.batches import MapDataset, batches
+from gngraph.data.checks import validate
+from gngraph.data.dataset import ArrayDataset, Data, Preprocess, Sample, SampleBatch, SampleDataset
+from gngraph.data.sources import SOURCES, default_root, load_data
+from gngraph.data.sources.request import Download, Request, Source
+from gngraph.data.splits import Splits, labels_of, make_splits
+
+__all__ = [
+    "SOURCES",
+    "ArrayDataset",
+    "Augment",
+    "CropFlip",
+    "Data",
+    "Download",
+    "MapDataset",
+    "Preprocess",
+    "Request",
+    "Sample",
+    "SampleBatch",
+    "SampleDataset",
+    "Source",
+    "Splits",
+    "batches",
+    "default_root",
+    "from_arrays",
+    "labels_of",
+    "load_data",
+    "make_splits",
+    "validate",
+]

@@ -1,0 +1,113 @@
+"""Batches of any data set, in order or shuffled, repeatable to the bit for a given generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from gngraph.data.augment import Augment
+from gngraph.data.dataset import Sample, SampleBatch, SampleDataset
+from gngraph.errors import DataError
+
+
+class MapDataset(Protocol):
+    """A data set with a length, indexed from 0: every torch map-style data set of (x, y) pairs, subsets included."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+def batches(
+    dataset: MapDataset,
+    batch_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    augment: Augment | None = None,
+    device: str | torch.device = "cpu",
+    workers: int | None = None,
+) -> Iterator[Sample]:
+    """Iterates once over a data set.
+
+    Every sample comes exactly once. A last batch of a single sample is joined to the batch before it, because
+    BatchNorm cannot train on one sample: the last batch has 2 to batch_size + 1 samples. Torch's global random state is
+    neither read nor changed.
+
+    Args:
+        dataset: yields (x, y).
+        batch_size: samples a batch, at least 1.
+        generator: None: in order; else shuffled by it, and its state advances.
+        augment: applied to x on `device`, with numbers from `generator`, which must then be given.
+        device: where the batches shall lie.
+        workers: processes that read; None: what the data set asks for (`SampleDataset.workers`).
+
+    Returns:
+        Iterator of (x, y): x float32 [B, C, H, W] or [B, F], y int64 [B] or float32 [B, K].
+
+    Raises:
+        DataError: at once, if the data set is empty, the batch size is below 1, or there is no generator to augment by.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> numbers = TensorDataset(torch.arange(5.0), torch.arange(5))
+        >>> [y.tolist() for x, y in batches(numbers, 2)]
+        [[0, 1], [2, 3, 4]]
+    """
+    if batch_size < 1:
+        raise DataError(f"batch size '{batch_size}' is too small: a batch needs at least one sample")
+    if len(dataset) == 0:
+        raise DataError("the data set is empty: there is no sample to make a batch of")
+    if augment is not None and generator is None:
+        raise DataError(f"augmentation '{augment}' has no generator: pass one, so that the run can be repeated")
+    target = torch.device(device)
+    loader = DataLoader(
+        cast("Dataset[Sample]", dataset),
+        batch_sampler=_index_batches(_order(len(dataset), generator), batch_size),
+        collate_fn=_collate,
+        num_workers=_wanted_workers(dataset) if workers is None else workers,
+        pin_memory=target.type == "cuda",
+        generator=torch.Generator(),  # DataLoader would otherwise draw a seed from the global state
+    )
+    return _deliver(loader, target, augment, generator)
+
+
+def _deliver(
+    loader: DataLoader[Sample], device: torch.device, augment: Augment | None, generator: torch.Generator | None
+) -> Iterator[Sample]:
+    for x, y in loader:
+        moved = x.to(device, non_blocking=True)
+        if augment is not None and generator is not None:
+            moved = augment(moved, generator)
+        yield moved, y.to(device, non_blocking=True)
+
+
+def _order(count: int, generator: torch.Generator | None) -> list[int]:
+    if generator is None:
+        return list(range(count))
+    order: list[int] = torch.randperm(count, generator=generator, device=generator.device).tolist()
+    return order
+
+
+def _index_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    groups = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+    if batch_size > 1 and len(groups) > 1 and len(groups[-1]) == 1:
+        lone = groups.pop()
+        groups[-1] += lone
+    return groups
+
+
+def _collate(samples: Sequence[Sample]) -> Sample:
+    if isinstance(samples, SampleBatch):
+        return samples.x, samples.y
+    x, y = default_collate(list(samples))
+    return cast(Tensor, x), cast(Tensor, y)
+
+
+def _wanted_workers(dataset: object) -> int:
+    if isinstance(dataset, Subset):
+        return _wanted_workers(dataset.dataset)
+    return dataset.workers if isinstance(dataset, SampleDataset) else 0

@@ -1,0 +1,82 @@
+"""Where data comes from: data sets by name, and files and folders by path.
+
+A new named data set is one function or object in a file of its own, called with a `Request`, and one line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+from gngraph.data.checks import validate
+from gngraph.data.dataset import Data
+from gngraph.data.sources.digits import load_digits
+from gngraph.data.sources.folder import load_folder
+from gngraph.data.sources.npz import load_npz
+from gngraph.data.sources.request import Download, Request, Source
+from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
+from gngraph.errors import DataError
+
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "digits": load_digits,
+        "cifar10": load_cifar10,
+        "cifar100": load_cifar100,
+        "mnist": load_mnist,
+        "fashion-mnist": load_fashion_mnist,
+    }
+)
+
+
+def default_root() -> Path:
+    """Returns the folder for downloaded data sets, below the user's home; it need not exist yet."""
+    return Path.home() / ".cache" / "gngraph" / "data"
+
+
+def load_data(
+    spec: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    root: Path | None = None,
+    download: Download = Download.NEVER,
+) -> Data:
+    """Loads and checks a data set.
+
+    Args:
+        spec: a name in `SOURCES`, the path of an .npz archive, or the path of an image folder. A name wins over a path
+            of the same spelling; write './digits' for a folder called digits.
+        input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels.
+        root: folder of downloaded data sets; None: `default_root()`.
+        download: whether a missing data set may be fetched.
+
+    Raises:
+        DataError: if nothing answers to `spec`, or the data is missing, malformed or does not fit `input_shape`.
+
+    Example:
+        >>> data = load_data("digits")
+        >>> len(data.train), len(data.test), data.input_shape, data.outputs
+        (1437, 360, (1, 8, 8), 10)
+    """
+    request = Request(spec, input_shape, default_root() if root is None else root.expanduser(), download)
+    data = _source(spec)(request)
+    validate(data, input_shape=input_shape)
+    return data
+
+
+def _source(spec: str) -> Source:
+    if spec in SOURCES:
+        return SOURCES[spec]
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return load_folder
+    if path.is_file():
+        return load_npz
+    names = ", ".join(f"'{name}'" for name in SOURCES)
+    close = get_close_matches(spec, SOURCES, n=1)
+    hint = f"did you mean '{close[0]}'" if close else "check the spelling"
+    raise DataError(
+        f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz file, "
+        f"and the path of an image folder"
+    )

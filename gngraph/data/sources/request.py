@@ -1,0 +1,37 @@
+"""What every source of data is asked with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from gngraph.data.dataset import Data
+
+
+class Download(Enum):
+    """Whether a data set that is not on this machine may be fetched."""
+
+    NEVER = "never"
+    IF_MISSING = "if-missing"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `load_data`.
+
+    Attributes:
+        spec: the name or path that the user gave.
+        input_shape: what the network shall see; None: as stored.
+        root: folder that downloaded data sets live in.
+        download: whether to fetch what is missing.
+    """
+
+    spec: str
+    input_shape: tuple[int, ...] | None
+    root: Path
+    download: Download
+
+
+Source = Callable[[Request], Data]
