@@ -47,6 +47,7 @@ def test_missing_sets_are_not_downloaded_unasked(name: str, folder: str, tmp_pat
     with pytest.raises(DataError, match=f"'{name}' is missing or damaged in '{tmp_path / folder}': pass --download"):
         load_data(name, root=tmp_path)
     assert name in SOURCES
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,9 +44,10 @@ class TorchvisionSource:
         )
 
     def _read(self, request: Request, train: bool) -> Any:
+        wanted = request.download is Download.IF_MISSING
         try:
-            request.root.mkdir(parents=True, exist_ok=True)
-            wanted = request.download is Download.IF_MISSING
+            if wanted:
+                request.root.mkdir(parents=True, exist_ok=True)
             return self.dataset(root=str(request.root), train=train, download=wanted)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
             place = request.root / self.folder
