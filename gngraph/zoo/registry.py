@@ -1,0 +1,57 @@
+"""Seed networks by name. A new family is one file with a `BUILDERS` table and one line in `SEEDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.zoo import mlp, mobilenet, resnet, vgg
+from gngraph.zoo.from_torchvision import PREFIX, build_torchvision
+from gngraph.zoo.spec import Builder, SeedSpec, did_you_mean
+
+SEEDS: Mapping[str, Builder] = {
+    **vgg.BUILDERS,
+    **resnet.BUILDERS,
+    **mobilenet.BUILDERS,
+    **mlp.BUILDERS,
+}
+
+
+def build_seed(
+    name: str,
+    *,
+    width: float = 1.0,
+    classes: int = 10,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    seed: int = 0,
+) -> nn.Module:
+    """A freshly initialised network of the family `name`, in training mode, on the CPU.
+
+    Args:
+        name: a key of `SEEDS`, or `torchvision:NAME` for a torchvision classifier.
+        width: multiplier of every hidden channel count, rounded to at least 1; 1.0 is the family's own network.
+        classes: number of outputs.
+        input_shape: shape of one sample, `(channels, height, width)` for images.
+        seed: seed of the initial weights; the global random state is left as it was.
+
+    Raises:
+        UnsupportedModelError: the name is unknown or the family cannot be built at this size.
+
+    >>> network = build_seed("vgg11", width=0.25, classes=10, input_shape=(1, 8, 8))
+    >>> network(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+    """
+    spec = SeedSpec(width, classes, input_shape)
+    if not name.startswith(PREFIX) and name not in SEEDS:
+        raise UnsupportedModelError(
+            f'there is no seed "{name}", choose from {", ".join(SEEDS)} or {PREFIX}NAME{did_you_mean(name, SEEDS)}'
+        )
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would also reseed the GPUs, which fork_rng does not restore here.
+        torch.default_generator.manual_seed(seed)
+        if name.startswith(PREFIX):
+            return build_torchvision(name.removeprefix(PREFIX), spec)
+        return SEEDS[name](spec)

@@ -1,0 +1,122 @@
+"""Every seed family builds, runs in train and eval mode, is reproducible, and refuses what it cannot be."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.zoo import SEEDS, build_seed, vgg_with_widths
+
+SHAPES = [(3, 32, 32), (1, 8, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=["3x32x32", "1x8x8"])
+@pytest.mark.parametrize("name", SEEDS)
+def test_runs_in_train_and_eval_mode(name: str, shape: tuple[int, ...]) -> None:
+    network = build_seed(name, width=0.125, classes=7, input_shape=shape)
+    x = torch.randn(2, *shape)
+    assert network.training
+    assert network(x).shape == (2, 7)
+    network.eval()
+    scores = network(x)
+    assert scores.shape == (2, 7)
+    assert not torch.equal(scores[0], scores[1])
+    assert torch.equal(network(x), scores)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (2, 3, 5), (3, 64, 48)])
+@pytest.mark.parametrize("name", ["vgg11", "resnet20", "mobilenet", "mlp"])
+def test_odd_image_sizes(name: str, shape: tuple[int, ...]) -> None:
+    network = build_seed(name, width=0.125, classes=3, input_shape=shape)
+    assert network(torch.randn(2, *shape)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # Counted from the published layer tables; the CIFAR ResNets here have 1x1 projections (option B), the VGGs no
+    # convolution bias and one linear layer.
+    [("vgg11", 9_228_362), ("resnet20", 272_474), ("resnet32", 466_906), ("resnet56", 855_770), ("mlp", 855_050)],
+)
+def test_parameter_count_at_width_one(name: str, parameters: int) -> None:
+    network = build_seed(name)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet20", "mobilenet", "mlp"])
+def test_width_scales_every_hidden_layer(name: str) -> None:
+    full = {k: v.shape for k, v in build_seed(name).state_dict().items() if v.dim() == 1}
+    half = {k: v.shape for k, v in build_seed(name, width=0.5).state_dict().items() if v.dim() == 1}
+    assert full.keys() == half.keys()
+    assert all(half[key][0] * 2 == full[key][0] for key in full if key != "head.bias")
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (build_seed("mlp", width=0.1, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_whole_networks_can_be_saved_and_copied() -> None:
+    network = build_seed("mobilenet", width=0.1)
+    buffer = io.BytesIO()
+    torch.save(network, buffer)
+    assert list(copy.deepcopy(network).state_dict()) == list(network.state_dict())
+
+
+def test_vgg_with_widths_keeps_the_layout_of_the_family() -> None:
+    seed = build_seed("vgg13", width=0.125, classes=10, input_shape=(3, 16, 16))
+    widths = [v.shape[0] for k, v in seed.state_dict().items() if v.dim() == 4]
+    rebuilt = vgg_with_widths("vgg13", widths, classes=10, input_shape=(3, 16, 16))
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {k: v.shape for k, v in seed.state_dict().items()}
+    rebuilt.load_state_dict(seed.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(rebuilt.eval()(x), seed.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_32"])
+def test_torchvision_classifiers(name: str) -> None:
+    network = build_seed(f"torchvision:{name}", classes=4, input_shape=(3, 32, 32))
+    assert network.training
+    with torch.no_grad():
+        assert network(torch.randn(2, 3, 32, 32)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("vgg12", {}, ['"vgg12"', "mobilenet", "torchvision:NAME", 'did you mean "vgg1']),
+        ("zebra", {}, ['"zebra"', "choose from vgg11"]),
+        ("vgg11", {"input_shape": (64,)}, ['"64"', '"mlp"']),
+        ("vgg11", {"width": 0.0}, ["width multiplier", '"0.0"']),
+        ("vgg11", {"width": float("nan")}, ["width multiplier"]),
+        ("vgg11", {"classes": 0}, ["class", '"0"']),
+        ("vgg11", {"input_shape": (3, 0, 32)}, ['"3x0x32"']),
+        ("torchvision:resnet81", {}, ['"resnet81"', 'did you mean "resnet1']),
+        ("torchvision:resnet18", {"input_shape": (1, 8, 8)}, ["3 input channels", '"1x8x8"', "has 1"]),
+        ("torchvision:resnet18", {"width": 0.5}, ["fixed width", '"0.5"']),
+        ("torchvision:alexnet", {}, ["does not run on inputs of 3x32x32"]),
+        ("torchvision:vit_b_16", {"input_shape": (3, 33, 33)}, ['"torchvision:vit_b_16"']),
+    ],
+)
+def test_refusals_are_one_sentence_with_the_choices(name: str, options: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        build_seed(name, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "words"),
+    [("vgg11", [4] * 7, ["8 widths"]), ("vgg11", [0] * 8, ["at least 1"]), ("vgg15", [4] * 8, ['"vgg15"', "did you"])],
+)
+def test_vgg_with_widths_refuses_other_shapes(name: str, widths: list[int], words: list[str]) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        vgg_with_widths(name, widths, classes=10, input_shape=(3, 32, 32))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
