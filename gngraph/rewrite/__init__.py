@@ -1,0 +1,1 @@
+"""Rewriting: channel maps, weight surgery, morphisms, the pass manager."""

@@ -1,0 +1,56 @@
+"""Folding: where a constant that a pruned channel contributed on average can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpace, Role
+from gngraph.ir import Graph
+
+
+def fold_target(graph: Graph, node: str) -> tuple[str, float] | None:
+    """The parameter that takes a constant added to the output of layer `node`, and the sign with which it enters.
+
+    The layer's own bias (+1), else the running mean of a BatchNorm that alone reads the layer (-1), else None. A layer
+    whose weight is used by several nodes has no fold, for they may see different means.
+    """
+    layer = graph.nodes[node]
+    if len(graph.readers(layer.params["weight"])) > 1:
+        return None
+    if "bias" in layer.params:
+        return layer.params["bias"], 1.0
+    users = graph.users(node)
+    if len(users) == 1 and node not in graph.outputs:
+        norm = graph.nodes[users[0]]
+        if norm.op.startswith("batch_norm") and "running_mean" in norm.params:
+            mean = norm.params["running_mean"]
+            return (mean, -1.0) if len(graph.readers(mean)) == 1 else None
+    return None
+
+
+def mean_shift(
+    graph: Graph, space: ChannelSpace, channel: int, means: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Changes of biases and running means that keep the mean of a pruned channel; exact away from zero padding.
+
+    Args:
+        means: reading node -> mean of the channel's entries there, shape [inner] of that reader's slot.
+
+    Returns:
+        parameter -> tensor of its shape, to be added.
+    """
+    shift: dict[str, torch.Tensor] = {}
+    for slot in space.slots:
+        target = fold_target(graph, slot.node) if slot.role is Role.CONSUME else None
+        if target is None or slot.node not in means:
+            continue
+        param, sign = target
+        weight = graph.params[slot.param].data
+        start = slot.offset + channel * slot.inner
+        part = weight.narrow(slot.axis, start, slot.inner).flatten(2) if weight.dim() > 2 else None
+        summed = part.sum(2) if part is not None else weight.narrow(slot.axis, start, slot.inner)
+        delta = sign * (summed @ means[slot.node].to(summed))
+        shift[param] = shift[param] + delta if param in shift else delta
+    return shift

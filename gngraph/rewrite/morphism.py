@@ -1,0 +1,124 @@
+"""Morphisms: frozen descriptions of single growth steps, and their translation into space edits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.errors import PassError
+from gngraph.ir import Graph
+from gngraph.rewrite.channel_map import ChannelMap
+from gngraph.rewrite.folding import mean_shift
+from gngraph.rewrite.surgery import SpaceEdit
+
+
+@dataclass(frozen=True, eq=False)
+class SplitChannel:
+    """Split channel `channel` in two copies that share its out-weights in halves.
+
+    Attributes:
+        param: weight of the layer whose rows of the two copies are moved apart; None for equal twins.
+        d1, d2: what is added to the two copies' rows, of the shape of one row of `param`.
+    """
+
+    space: str
+    channel: int
+    param: str | None = None
+    d1: torch.Tensor | None = None
+    d2: torch.Tensor | None = None
+    kind: str = "split"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "space": self.space, "channel": self.channel, "param": self.param}
+
+
+@dataclass(frozen=True, eq=False)
+class NewChannel:
+    """Add a channel with zero out-weights.
+
+    Attributes:
+        rows: parameter -> its row for the new channel; parameters without one start at random (BatchNorm at 1 and 0).
+    """
+
+    space: str
+    rows: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kind: str = "new"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "space": self.space}
+
+
+@dataclass(frozen=True, eq=False)
+class PruneChannel:
+    """Remove channel `channel`; every reader keeps what `means` says that it read on average.
+
+    Attributes:
+        means: reading node -> mean of the channel's `inner` entries there, folded into the reader's bias, or into the
+            running mean of the BatchNorm behind it. A reader without either, or without a mean, reads 0.
+    """
+
+    space: str
+    channel: int
+    means: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kind: str = "prune"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "space": self.space, "channel": self.channel}
+
+
+Morphism = SplitChannel | NewChannel | PruneChannel
+
+
+def edits_of(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism]) -> dict[str, SpaceEdit]:
+    """One edit a space for a set of morphisms, all numbered as in `graph`.
+
+    Raises:
+        PassError: two morphisms name the same channel, or a channel does not exist.
+        FrozenSpaceError: a space is frozen.
+    """
+    groups: dict[str, list[Morphism]] = {}
+    for morphism in morphisms:
+        groups.setdefault(morphism.space, []).append(morphism)
+    return {name: _edit(graph, spaces, name, group) for name, group in groups.items()}
+
+
+def _edit(graph: Graph, spaces: ChannelSpaces, name: str, group: list[Morphism]) -> SpaceEdit:
+    space = spaces.require_free(name)
+    splits = [m for m in group if isinstance(m, SplitChannel)]
+    news = [m for m in group if isinstance(m, NewChannel)]
+    prunes = [m for m in group if isinstance(m, PruneChannel)]
+    named = [m.channel for m in (*splits, *prunes)]
+    for channel in named:
+        if not 0 <= channel < space.size:
+            raise PassError(f"channel space '{name}' has {space.size} channels and no channel {channel}")
+        if named.count(channel) > 1:
+            raise PassError(f"channel {channel} of space '{name}' is named by two morphisms; apply them one after another")
+    if len(prunes) >= space.size + len(news):
+        raise PassError(f"pruning all {space.size} channels of space '{name}' would cut the network; keep at least one")
+    whole = ChannelMap.identity(space.size).split([m.channel for m in splits]).grow(len(news))
+    rows: dict[str, dict[int, torch.Tensor]] = {}
+    axes = {slot.param: slot.axis for slot in space.slots if slot.role is not Role.CONSUME}
+    for position, m in enumerate(splits):
+        if m.param is not None and m.d1 is not None and m.d2 is not None:
+            for channel, d in ((m.channel, m.d1), (space.size + position, m.d2)):
+                rows.setdefault(m.param, {})[channel] = d.unsqueeze(axes[m.param])
+    for position, new in enumerate(news):
+        for param, row in new.rows.items():
+            rows.setdefault(param, {})[space.size + len(splits) + position] = row.unsqueeze(axes[param])
+    gone = {m.channel for m in prunes}
+    final = whole.prune(gone)
+    kept = [i for i in range(len(whole.source)) if i not in gone]
+    renumbered = {old: new for new, old in enumerate(kept)}
+    rows = {param: {renumbered[c]: row for c, row in items.items() if c in renumbered} for param, items in rows.items()}
+    shift: dict[str, torch.Tensor] = {}
+    for prune in prunes:
+        for param, delta in mean_shift(graph, space, prune.channel, prune.means).items():
+            shift[param] = shift[param] + delta if param in shift else delta
+    return SpaceEdit(final, rows, shift)

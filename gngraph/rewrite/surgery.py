@@ -1,0 +1,192 @@
+"""Weight surgery: channel maps on spaces become new parameters. O(size of the touched parameters)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces, Role, Slot
+from gngraph.errors import IRError
+from gngraph.ir import Graph
+from gngraph.rewrite.channel_map import NEW, ChannelMap
+
+
+@dataclass(frozen=True)
+class SpaceEdit:
+    """What happens to one channel space.
+
+    Attributes:
+        map: where its channels come from.
+        rows: parameter -> {channel after: tensor added to its entries}, for parameters that write or accompany the space.
+            A row has the parameter's shape *before* the rewrite, with the space's axis reduced to `inner` entries. For
+            new channels it replaces the default start.
+        shift: parameter -> tensor of its shape before the rewrite, added before anything else (folded means).
+    """
+
+    map: ChannelMap
+    rows: Mapping[str, Mapping[int, torch.Tensor]] = field(default_factory=dict)
+    shift: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """How one axis of a parameter is rebuilt: entry j comes from entry index[j] (-1: new), scaled by factor[j].
+
+    `backward[j]` is the factor on the gradient: copies of a written channel receive 1/m of the gradient each, copies of a
+    read channel the whole. It scales optimiser state that is linear in the gradient (momentum).
+    """
+
+    axis: int
+    index: torch.Tensor
+    factor: torch.Tensor
+    backward: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten graph and how its parameters were gathered, for the optimiser's state."""
+
+    graph: Graph
+    gathers: Mapping[str, tuple[Gather, ...]]
+
+
+def rewrite(
+    graph: Graph, spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit], generator: torch.Generator | None = None
+) -> Rewritten:
+    """Apply one edit a space to `graph`, all numbered as before the rewrite; the spaces do not interfere.
+
+    New channels start with random in-weights (standard deviation of the parameter's own entries) and zero out-weights,
+    unless a row says otherwise. `generator` is a CPU generator (default: seed 0).
+
+    Raises:
+        FrozenSpaceError: a space is frozen.
+        IRError: a map does not fit its space.
+    """
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    for name, edit in edits.items():
+        space = spaces.require_free(name)
+        if edit.map.size != space.size:
+            raise IRError(f"channel space '{name}' has {space.size} channels, but its map is for {edit.map.size}")
+    draft = graph.edit()
+    gathers: dict[str, list[Gather]] = {}
+    shifts: dict[str, torch.Tensor] = {}
+    for edit in edits.values():
+        for param, shift in edit.shift.items():
+            shifts[param] = shifts[param] + shift if param in shifts else shift
+    touched = sorted(_touched(spaces, edits), key=lambda key: (key[0], _is_reader(spaces, key), key[1]))
+    data = {param: graph.params[param].data + shifts[param] for param in shifts}
+    for param, axis in touched:
+        entries = spaces.axes[param, axis]
+        tensor = data.get(param, graph.params[param].data)
+        gather = _gather(entries, edits, axis, tensor.shape[axis], tensor.device)
+        gathers.setdefault(param, []).append(gather)
+        data[param] = _rebuild(tensor, gather, entries, edits, generator)
+    for param, tensor in data.items():
+        draft.set_param(param, replace(graph.params[param], data=tensor))
+    return Rewritten(draft.commit(), {param: tuple(items) for param, items in gathers.items()})
+
+
+def carry(tensor: torch.Tensor, gathers: tuple[Gather, ...], power: int) -> torch.Tensor:
+    """Optimiser state of a parameter after a rewrite; new entries start at 0.
+
+    Args:
+        tensor: state of the parameter's shape before.
+        gathers: the parameter's entry of `Rewritten.gathers`.
+        power: 1 for state linear in the gradient (momentum), 2 for squares (Adam's second moment).
+    """
+    for gather in gathers:
+        tensor = tensor.index_select(gather.axis, gather.index.clamp(min=0))
+        factor = torch.where(gather.index < 0, torch.zeros_like(gather.backward), gather.backward**power)
+        tensor = tensor * _along(factor.to(tensor.dtype), gather.axis, tensor.dim())
+    return tensor
+
+
+def _touched(spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[tuple[str, int]]:
+    return {(slot.param, slot.axis) for name in edits for slot in spaces[name].slots}
+
+
+def _is_reader(spaces: ChannelSpaces, key: tuple[str, int]) -> bool:
+    return spaces.axes[key][0][1].role is Role.CONSUME
+
+
+def _entries_of(slot: Slot, channel: int) -> range:
+    return range(slot.offset + channel * slot.inner, slot.offset + (channel + 1) * slot.inner)
+
+
+def _gather(
+    entries: tuple[tuple[str, Slot], ...],
+    edits: Mapping[str, SpaceEdit],
+    axis: int,
+    length: int,
+    device: torch.device,
+) -> Gather:
+    index: list[int] = []
+    factor: list[float] = []
+    backward: list[float] = []
+    ends = [slot.offset for _, slot in entries[1:]] + [length]
+    for (name, slot), end in zip(entries, ends, strict=True):
+        if name not in edits:
+            index += range(slot.offset, end)
+            factor += [1.0] * (end - slot.offset)
+            backward += [1.0] * (end - slot.offset)
+            continue
+        reads = slot.role is Role.CONSUME
+        for source, weight in zip(edits[name].map.source, edits[name].map.weight, strict=True):
+            index += [NEW] * slot.inner if source == NEW else _entries_of(slot, source)
+            factor += [weight if reads else 1.0] * slot.inner
+            backward += [1.0 if reads else weight] * slot.inner
+    return Gather(
+        axis,
+        torch.tensor(index, device=device),
+        torch.tensor(factor, dtype=torch.float64, device=device),
+        torch.tensor(backward, dtype=torch.float64, device=device),
+    )
+
+
+def _along(vector: torch.Tensor, axis: int, rank: int) -> torch.Tensor:
+    return vector.view([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _rebuild(
+    tensor: torch.Tensor,
+    gather: Gather,
+    entries: tuple[tuple[str, Slot], ...],
+    edits: Mapping[str, SpaceEdit],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    result = tensor.index_select(gather.axis, gather.index.clamp(min=0))
+    if bool((gather.factor != 1).any()):
+        result = result * _along(gather.factor.to(result.dtype), gather.axis, result.dim())
+    position = 0
+    for name, slot in entries:
+        edit = edits.get(name)
+        if edit is None:
+            position += _width(entries, slot, tensor.shape[gather.axis])
+            continue
+        rows = edit.rows.get(slot.param, {}) if slot.role is not Role.CONSUME else {}
+        for channel, source in enumerate(edit.map.source):
+            view = result.narrow(gather.axis, position, slot.inner)
+            if source == NEW:
+                view.copy_(_fresh(tensor, view, slot, generator) if channel not in rows else rows[channel])
+            elif channel in rows:
+                view.add_(rows[channel])
+            position += slot.inner
+    return result
+
+
+def _width(entries: tuple[tuple[str, Slot], ...], slot: Slot, length: int) -> int:
+    later = [other.offset for _, other in entries if other.offset > slot.offset]
+    return (min(later) if later else length) - slot.offset
+
+
+def _fresh(tensor: torch.Tensor, view: torch.Tensor, slot: Slot, generator: torch.Generator) -> torch.Tensor:
+    """Entries of a new channel: readers at zero, so that the function is preserved; writers at random."""
+    if slot.role is Role.CONSUME or slot.fresh == "zeros":
+        return torch.zeros_like(view)
+    if slot.fresh == "ones":
+        return torch.ones_like(view)
+    spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
+    spread = spread or 1.0 / max(1, tensor[0].numel()) ** 0.5
+    return torch.randn(view.shape, generator=generator).to(view) * spread
