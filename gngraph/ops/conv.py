@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -123,6 +124,18 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.module(build, x)
 
 
+def _apply(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    rank = weight.dim() - 2
+    options = {key: node.attrs[key] for key in ("stride", "padding", "dilation") if key in node.attrs}
+    mode = node.attrs.get("padding_mode", "zeros")
+    if mode != "zeros" and not isinstance(options["padding"], str):
+        pad = [p for p in reversed(spread(options["padding"], rank)) for _ in (0, 1)]
+        x, options["padding"] = F.pad(x, pad, mode=mode), 0
+    groups = weight.shape[0] // node.attrs["multiplier"] if "multiplier" in node.attrs else node.attrs.get("groups", 1)
+    result: torch.Tensor = _FUNCTIONS[rank](x, weight, None, groups=groups, **options)
+    return result
+
+
 for _rank in (1, 2, 3):
     _call = Call(
         signature("input weight bias=None stride=1 padding=0 dilation=1 groups=1"),
@@ -136,6 +149,7 @@ for _rank in (1, 2, 3):
             _channels,
             _emit,
             positions=_positions,
+            apply=_apply,
             linear=True,
             modules={_MODULES[_rank]: _read},
             functions={_FUNCTIONS[_rank]: _call},
@@ -148,6 +162,7 @@ for _rank in (1, 2, 3):
             _depthwise_channels,
             _emit,
             positions=_positions,
+            apply=_apply,
             channelwise=True,
             linear=True,
         )

@@ -50,6 +50,7 @@ register(
         _channels,
         _emit,
         positions=_positions,
+        apply=lambda node, x, weight: F.linear(x, weight),
         linear=True,
         modules={nn.Linear: lambda module: {}},
         functions={F.linear: Call(signature("input weight bias=None"), params=("weight", "bias"))},

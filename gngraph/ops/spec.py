@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
@@ -167,6 +168,7 @@ class OpSpec:
         channels: channel rule: how axes of inputs, parameters and the value are coupled.
         emit: lowering to torch.fx.
         positions: how often each entry of the parameter "weight" is multiplied for one sample; FLOPs are twice that.
+        apply: the layer without its bias for another weight, as a function of (node, input, weight); None for other ops.
         channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone.
         linear: affine in its inputs in eval mode.
         modules: module classes that are this op, each with a function that reads the attributes.
@@ -178,6 +180,7 @@ class OpSpec:
     channels: Callable[[ChannelRules, Operands], None]
     emit: Callable[[Emitter, Node], fx.Node]
     positions: Callable[[Operands, Type], int] = no_positions
+    apply: Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     channelwise: bool = False
     linear: bool = False
     modules: Mapping[type[nn.Module], Callable[[Any], dict[str, Attr]]] = field(default_factory=dict)

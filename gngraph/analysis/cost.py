@@ -1,0 +1,146 @@
+"""Cost of a network in parameters and FLOPs, as a polynomial in the widths of its channel spaces, and budgets on it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.errors import BudgetError
+from gngraph.ir import Graph
+from gngraph.ops import lookup, operands_of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Entries of all nn.Parameters, and FLOPs (two for each multiply-add of a layer's weight) of one sample."""
+
+    params: int
+    flops: int
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.params - other.params, self.flops - other.flops)
+
+
+def positions_of(graph: Graph, node: str) -> int:
+    """How often each entry of the node's weight is multiplied for one sample; 0 for nodes without a weight."""
+    entry = graph.nodes[node]
+    operands = operands_of(entry, tuple(graph.nodes[i].type for i in entry.inputs), graph.params)
+    return lookup(entry.op).positions(operands, entry.type)
+
+
+def cost(graph: Graph) -> Cost:
+    """Cost of `graph`; FLOPs agree with torch's FlopCounterMode for convolutions and linear layers."""
+    flops = 0
+    for node in graph.nodes.values():
+        if "weight" in node.params:
+            flops += 2 * positions_of(graph, node.name) * graph.params[node.params["weight"]].data.numel()
+    return Cost(graph.num_params(), flops)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One parameter: the product of its axes, each a constant plus entries a channel of some spaces."""
+
+    params: int
+    flops: int
+    axes: tuple[tuple[int, tuple[tuple[str, int], ...]], ...]
+
+    def size(self, widths: Mapping[str, int]) -> int:
+        return math.prod(const + sum(inner * widths[space] for space, inner in parts) for const, parts in self.axes)
+
+
+class CostModel:
+    """Cost of a graph as a function of the widths of its channel spaces; no graph is built to evaluate it.
+
+    >>> import torch, gngraph
+    >>> from gngraph.analysis.channels import ChannelSpaces
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> graph = gngraph.from_torch(net, torch.zeros(1, 4))
+    >>> model = CostModel(graph, ChannelSpaces.of(graph))
+    >>> model.marginal("0", model.widths)
+    Cost(params=7, flops=12)
+    """
+
+    def __init__(self, graph: Graph, spaces: ChannelSpaces) -> None:
+        self.widths: dict[str, int] = {space.name: space.size for space in spaces}
+        self._terms: list[_Term] = []
+        self._of_space: dict[str, list[_Term]] = {name: [] for name in self.widths}
+        for name, parameter in graph.params.items():
+            users = [node for node, role in graph.readers(name) if role == "weight"]
+            flops = sum(2 * positions_of(graph, node) for node in users)
+            counts = int(parameter.kind == "parameter")
+            if not counts and not flops:
+                continue
+            axes = []
+            for axis, length in enumerate(parameter.data.shape):
+                entries = [(s, slot.inner) for s, slot in spaces.axes.get((name, axis), ())]
+                covered = sum(inner * self.widths[s] for s, inner in entries)
+                axes.append((length - covered, tuple(entries)))
+            term = _Term(counts, flops, tuple(axes))
+            self._terms.append(term)
+            for space in {s for _, parts in axes for s, _ in parts}:
+                self._of_space[space].append(term)
+
+    def of(self, widths: Mapping[str, int]) -> Cost:
+        """Cost at the given widths; O(#parameters)."""
+        sizes = [(term, term.size(widths)) for term in self._terms]
+        return Cost(sum(t.params * n for t, n in sizes), sum(t.flops * n for t, n in sizes))
+
+    def marginal(self, space: str, widths: Mapping[str, int], delta: int = 1) -> Cost:
+        """Cost of `delta` more channels of `space` at the given widths; O(#parameters of the space)."""
+        moved = {**widths, space: widths[space] + delta}
+        changes = [(t, t.size(moved) - t.size(widths)) for t in self._of_space[space]]
+        return Cost(sum(t.params * n for t, n in changes), sum(t.flops * n for t, n in changes))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Largest cost that a network may have; None leaves a side open."""
+
+    max_params: int | None = None
+    max_flops: int | None = None
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether `cost` lies within the budget."""
+        return (self.max_params is None or cost.params <= self.max_params) and (
+            self.max_flops is None or cost.flops <= self.max_flops
+        )
+
+    def share(self, change: Cost) -> float:
+        """A change of cost as a share of the budget, both sides added; parameters count where nothing is bounded."""
+        total = 0.0
+        if self.max_params is not None:
+            total += change.params / self.max_params
+        if self.max_flops is not None:
+            total += change.flops / self.max_flops
+        return total if (self.max_params, self.max_flops) != (None, None) else float(change.params)
+
+    @cached_property
+    def text(self) -> str:
+        """The budget in words."""
+        sides = [(self.max_params, "parameters"), (self.max_flops, "FLOPs")]
+        return " and ".join(f"{limit:,} {what}" for limit, what in sides if limit is not None) or "no limit"
+
+
+_COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*$")
+_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+def parse_count(text: str) -> int:
+    """A count such as 250k, 1.5M or 40M.
+
+    Raises:
+        BudgetError: it is not a positive count.
+
+    >>> parse_count("1.5M")
+    1500000
+    """
+    match = _COUNT.match(text)
+    value = round(float(match[1]) * _SCALE[match[2].lower()]) if match else 0
+    if value <= 0:
+        raise BudgetError(f"'{text}' is not a count; write a positive number such as 250k or 1.5M")
+    return value
