@@ -1,7 +1,10 @@
 """The graph IR: immutable snapshots of networks, edited through drafts."""
 
+from gngraph.ir.diff import diff
+from gngraph.ir.diff_types import GraphDiff
 from gngraph.ir.draft import Draft
 from gngraph.ir.graph import Graph
+from gngraph.ir.text import format_graph, parse, same_structure
 from gngraph.ir.types import (
     BATCH,
     Attr,
@@ -28,6 +31,7 @@ __all__ = [
     "Draft",
     "Flag",
     "Graph",
+    "GraphDiff",
     "Items",
     "Node",
     "OpaqueType",
@@ -37,5 +41,9 @@ __all__ = [
     "TensorType",
     "TupleType",
     "Type",
+    "diff",
+    "format_graph",
+    "parse",
+    "same_structure",
     "verify",
 ]

@@ -1,0 +1,127 @@
+"""The readable rendering of a `GraphDiff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gngraph.ir.lexer import with_sigil
+
+if TYPE_CHECKING:
+    from gngraph.ir.diff_types import FieldChange, GraphDiff, Lineage, Resize, SpaceChange
+
+_SHOWN = 6
+"""Channels listed by number before "..."."""
+
+
+def render(diff: GraphDiff) -> str:
+    """The account that `GraphDiff.render` documents; it ends without a newline."""
+    if diff.is_empty and not diff.weights.differing:
+        return "no differences"
+    lines = [_summary(diff)]
+    for change in diff.header:
+        lines += ["", *_header(change)]
+    for space in diff.spaces:
+        lines += ["", *_space(space)]
+    lines += _titled("parameters", _parameters(diff))
+    lines += _titled("nodes", _nodes(diff))
+    lines += ["", _weights(diff)]
+    lines += _titled("resized, in no space" if diff.spaces else "resized", _by_axis(diff.unassigned, None))
+    return "\n".join(lines)
+
+
+def _titled(title: str, body: Iterator[str]) -> list[str]:
+    lines = list(body)
+    return ["", f"{title}:", *lines] if lines else []
+
+
+def describe_lineage(lineage: Lineage) -> str:
+    """What became of a space's channels, such as "+5 split from 3, 9, 11, 20, 41, +3 new, -1 pruned (7)"."""
+    parts = []
+    if lineage.split:
+        parts.append(f"+{len(lineage.split)} split from {_listed(lineage.split)}")
+    if lineage.new:
+        parts.append(f"+{lineage.new} new")
+    if lineage.pruned:
+        parts.append(f"-{len(lineage.pruned)} pruned ({_listed(lineage.pruned)})")
+    if lineage.moved:
+        parts.append("reordered")
+    return ", ".join(parts)
+
+
+def _summary(diff: GraphDiff) -> str:
+    old, new = diff.num_params
+    share = f", {(new - old) / old:+.1%}" if old else ""
+    names = diff.a_name if diff.a_name == diff.b_name else f"{diff.a_name} -> {diff.b_name}"
+    if diff.is_empty:
+        return f"{names}: no structural differences, {new:,} parameters"
+    changed = sum(not edit.is_consequence for edit in diff.nodes_changed)
+    nodes = f"+{len(diff.nodes_added)} -{len(diff.nodes_removed)} ~{changed}"
+    count = len(diff.spaces)
+    spaces = f"; {count} channel space{'s' if count > 1 else ''} changed" if count else ""
+    return (
+        f"{names}: {old:,} -> {new:,} parameters ({new - old:+,}{share}); "
+        f"{diff.num_nodes[0]} -> {diff.num_nodes[1]} nodes ({nodes}){spaces}"
+    )
+
+
+def _header(change: FieldChange) -> Iterator[str]:
+    if change.field.startswith("order"):
+        yield f"{change.field} differs"
+    else:
+        yield f"{change.field}:"
+        yield f"- {change.old}"
+        yield f"+ {change.new}"
+
+
+def _space(space: SpaceChange) -> Iterator[str]:
+    origin = f", {describe_lineage(space.lineage)}" if space.lineage else ""
+    yield f"{space.name}: {space.old} -> {space.new}{origin}"
+    yield from _by_axis(space.resizes, (space.old, space.new))
+
+
+def _by_axis(resizes: Sequence[Resize], usual: tuple[int, int] | None) -> Iterator[str]:
+    """One line an axis and size change; the sizes are left out where they are the usual ones."""
+    groups: dict[tuple[int, int, int], list[str]] = {}
+    for resize in resizes:
+        groups.setdefault((resize.axis, resize.old, resize.new), []).append(with_sigil("@", resize.param))
+    for (axis, old, new), params in groups.items():
+        sizes = "" if (old, new) == usual else f", {old} -> {new}"
+        yield f"    axis {axis}{sizes}: {', '.join(params)}"
+
+
+def _parameters(diff: GraphDiff) -> Iterator[str]:
+    yield from (f"- {line}" for line in diff.params_removed.values())
+    yield from (f"+ {line}" for line in diff.params_added.values())
+    for param in diff.params_changed:
+        for change in param.fields:
+            yield f"~ {with_sigil('@', param.name)} {change.field}: {change.old or 'none'} -> {change.new or 'none'}"
+
+
+def _nodes(diff: GraphDiff) -> Iterator[str]:
+    """Hunks as in a unified diff; nodes that differ only as a consequence are counted."""
+    last: str | None = None
+    shown = [edit for edit in diff.nodes if not edit.is_consequence]
+    for index, edit in enumerate(shown):
+        if index == 0 or edit.after != last:
+            yield "@@ at the start @@" if edit.after is None else f"@@ after {with_sigil('%', edit.after)} @@"
+        if edit.old:
+            yield f"- {edit.old}"
+        if edit.new:
+            yield f"+ {edit.new}"
+        last = edit.name
+    if len(shown) < len(diff.nodes):
+        yield f"({len(diff.nodes) - len(shown)} nodes differ only in the type of their value)"
+
+
+def _weights(diff: GraphDiff) -> str:
+    weights = diff.weights
+    if not weights.compared:
+        return "weights: no tensors of equal shape to compare"
+    return f"weights: {len(weights.differing)} of {weights.compared} tensors of equal shape differ in values"
+
+
+def _listed(items: Iterable[int]) -> str:
+    numbers = list(items)
+    text = ", ".join(str(number) for number in numbers[:_SHOWN])
+    return f"{text}, ..." if len(numbers) > _SHOWN else text
