@@ -1,0 +1,1 @@
+"""Gauss-Newton scoring of morphisms, and the selection of sets."""

@@ -1,0 +1,143 @@
+"""Collection: one forward and a few activation-only backward passes give gradients at every edge that a site needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from gngraph.scoring.sites import Band, Edge
+from gngraph.convert.to_torch import lower
+from gngraph.curvature import Curvature, Loss
+from gngraph.errors import GnGraphError
+from gngraph.ir import Graph
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one mini-batch of N samples gave.
+
+    Attributes:
+        values: node -> value, detached.
+        gradient: edge -> gradient of the per-sample losses there.
+        factors: edge -> [R, ...]: gradients of the curvature's R factors there.
+        losses: [N] per-sample losses.
+    """
+
+    values: Mapping[str, Any]
+    gradient: Mapping[Edge, torch.Tensor]
+    factors: Mapping[Edge, torch.Tensor]
+    losses: torch.Tensor
+
+
+class Collector:
+    """Runs a graph in eval mode and differentiates by activations; parameters get no gradients.
+
+    Cost of a batch: one forward pass, and 1 + R backward passes without weight gradients (about a third of a training
+    step each). Memory: the activations of one batch, and 1 + R gradients at the edges asked for.
+    """
+
+    def __init__(self, graph: Graph, edges: Iterable[Edge], loss: Loss, curvature: Curvature) -> None:
+        self.graph = graph
+        self.loss = loss
+        self.curvature = curvature
+        self.lowered = lower(graph)
+        self.lowered.module.requires_grad_(False)
+        self._interpreter = fx.Interpreter(self.lowered.module)
+        edges = set(edges)
+        self._wanted = tuple(sorted(edges, key=lambda e: (e.value, e.reader)))
+        # a value with a single reader has the same gradient on its edge as in itself: no view is needed
+        self._plain = {e for e in edges if not e.reader or self._single(e)}
+
+    def _single(self, edge: Edge) -> bool:
+        reads = self.graph.nodes[edge.reader].inputs.count(edge.value)
+        return self.graph.users(edge.value) == (edge.reader,) and reads == 1 and edge.value not in self.graph.outputs
+
+    def collect(self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> Collected:
+        """Values and gradients for one batch.
+
+        Raises:
+            GnGraphError: the loss is not finite.
+        """
+        values, held = self._forward(x)
+        output = values[self.graph.outputs[0]]
+        losses = self.loss.per_sample(output, y)
+        if not bool(torch.isfinite(losses).all()):
+            raise GnGraphError(f"the loss of '{self.graph.name}' is not finite on the data; train it with a lower rate first")
+        wanted = [held[edge] for edge in self._wanted]
+        factors = self.curvature.factors(self.loss, output.detach(), y, generator)
+        (slope,) = torch.autograd.grad(losses.sum(), output, retain_graph=True)
+        passes = [slope, *factors]
+        grads = [
+            torch.autograd.grad(output, wanted, grad_outputs=v, retain_graph=v is not passes[-1], allow_unused=True)
+            for v in passes
+        ]
+        filled = [[torch.zeros_like(w) if g is None else g for g, w in zip(row, wanted, strict=True)] for row in grads]
+        return Collected(
+            {name: v.detach() if isinstance(v, torch.Tensor) else v for name, v in values.items()},
+            dict(zip(self._wanted, filled[0], strict=True)),
+            {e: torch.stack([row[i] for row in filled[1:]]) for i, e in enumerate(self._wanted)},
+            losses.detach(),
+        )
+
+    def _forward(self, x: torch.Tensor) -> tuple[dict[str, Any], dict[Edge, torch.Tensor]]:
+        env = self._interpreter.env
+        env.clear()
+        held: dict[Edge, torch.Tensor] = {}
+        values: dict[str, Any] = {}
+        by_reader: dict[str, list[Edge]] = {}
+        for edge in self._wanted:
+            if edge not in self._plain:
+                by_reader.setdefault(edge.reader, []).append(edge)
+        marks = {edge.value for edge in self._plain}
+        for name in self.graph.nodes:
+            if name in self.graph.inputs:
+                value: Any = x
+                env[self.lowered.values[name]] = x
+            else:
+                original = {}
+                for edge in by_reader.get(name, ()):
+                    key = self.lowered.values[edge.value]
+                    original[key] = env[key]
+                    env[key] = _tracked(env[key])
+                    held[edge] = env[key]
+                for step in self.lowered.steps[name]:
+                    env[step] = self._interpreter.run_node(step)
+                env.update(original)
+                value = env[self.lowered.values[name]]
+            if name in marks and not value.requires_grad:
+                value.requires_grad_(True)
+            values[name] = value
+        held.update({edge: values[edge.value] for edge in self._plain})
+        return values, held
+
+    def segment(self, nodes: Sequence[str], changed: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Recompute `nodes` with the values in `changed` in place of the recorded ones; results go into `changed`."""
+        env = self._interpreter.env
+        env.clear()
+        for name in nodes:
+            for source in self.graph.nodes[name].inputs:
+                env[self.lowered.values[source]] = changed[source] if source in changed else values[source]
+            for step in self.lowered.steps[name]:
+                env[step] = self._interpreter.run_node(step)
+            changed[name] = env[self.lowered.values[name]]
+
+
+def _tracked(value: torch.Tensor) -> torch.Tensor:
+    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_(True)
+
+
+def per_channel(product: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
+    """Sum of a product over everything but `lead` leading axes and the band's channels.
+
+    Args:
+        product: [*lead, ...] with the band's axis counted from the batch axis, which is the last of the leading ones.
+
+    Returns:
+        [*lead, band.size]
+    """
+    part = product.narrow(band.axis + lead - 1, band.start, band.size * band.inner).movedim(band.axis + lead - 1, lead)
+    return part.reshape(*part.shape[:lead], band.size, -1).sum(-1)

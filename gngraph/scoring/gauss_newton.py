@@ -1,0 +1,211 @@
+"""The Gauss-Newton analysis: what each morphism would do to the loss, from a few passes over data.
+
+Splits are learned on one part of the training data, scored on a second (which selection uses), and what is reported is
+predicted on a third, so that no number was fitted on the samples it is shown for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.scoring.collect import Collected, Collector
+from gngraph.analysis.cost import Cost, CostModel
+from gngraph.scoring.removal import Removal
+from gngraph.scoring.sites import ReadSite, read_sites, split_sites
+from gngraph.scoring.split_learning import LearnOptions, SplitLearner
+from gngraph.curvature import curvature_named, fallback, predicted_change
+from gngraph.data import batches
+from gngraph.errors import PassError
+from gngraph.ir import Graph
+from gngraph.rewrite.morphism import Morphism, PruneChannel, SplitChannel
+
+if TYPE_CHECKING:
+    from gngraph.analysis.manager import AnalysisManager, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Per-sample effects of C candidates on N samples, with R curvature factors.
+
+    Attributes:
+        s: [N, C] first-order changes of the losses.
+        q: [R, N, C] changes along the factors; the second-order change is half the sum of their squares.
+    """
+
+    s: torch.Tensor
+    q: torch.Tensor
+
+    def changes(self) -> torch.Tensor:
+        """Predicted mean change of the loss for each candidate alone, [C]."""
+        return predicted_change(self.s, self.q).mean(0)
+
+    def errors(self) -> torch.Tensor:
+        """Standard error of `changes` over the samples, [C]."""
+        return predicted_change(self.s, self.q).std(0) / self.s.shape[0] ** 0.5
+
+    def change_of(self, chosen: Iterable[int]) -> float:
+        """Predicted mean change of the loss for a set of candidates together."""
+        index = list(chosen)
+        return float(predicted_change(self.s[:, index].sum(1), self.q[:, :, index].sum(2)).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A morphism with its numbers.
+
+    Attributes:
+        morphism: what would be done.
+        site: the layer that a split moves, or the space that a prune shrinks.
+        gain: predicted decrease of the mean loss on the judge split.
+        error: standard error of the gain over samples.
+        cost: cost of this morphism alone.
+    """
+
+    morphism: Morphism
+    site: str
+    gain: float
+    error: float
+    cost: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The result of a Gauss-Newton analysis.
+
+    Attributes:
+        candidates: every candidate, in the order of the columns of the moments.
+        judge: effects on the judge split, for selection.
+        report: effects on the report split, for what is reported.
+        capacity: space -> mean predicted increase of the loss when one of its channels is removed with its mean kept.
+        notes: what the analysis could not do, and why.
+    """
+
+    candidates: tuple[Candidate, ...]
+    judge: Moments = field(repr=False)
+    report: Moments = field(repr=False)
+    capacity: dict[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Scores splits and prunes of every free space; the model of Lawton et al. (arXiv 2411.05855) and its extensions.
+
+    Cost: `epochs` passes over the learn split, each one forward pass, 1 + R backward passes without weight gradients, and
+    four convolutions a layer; then one pass over the judge and one over the report split.
+
+    Attributes:
+        curvature: "mc", "mc{draws=4}", "exact" or "rank1".
+        epochs: passes over the learn split.
+        rate, decay, start: see `LearnOptions`.
+
+    Raises:
+        PassError: the problem has no data, or the graph has no free space.
+    """
+
+    curvature: str = "mc"
+    epochs: int = 4
+    rate: float = LearnOptions.rate
+    decay: float = LearnOptions.decay
+    start: float = LearnOptions.start
+
+    def run(self, graph: Graph, analyses: AnalysisManager) -> Scores:
+        """Learn and score every candidate of `graph`."""
+        return _Run(self, graph, analyses).scores()
+
+
+class _Run:
+    def __init__(self, options: GaussNewton, graph: Graph, analyses: AnalysisManager) -> None:
+        self.options = options
+        self.problem: Problem = analyses.problem
+        self.graph = graph.to(device=self.problem.device)
+        self.spaces = analyses.get(ChannelSpaces, graph)
+        if not self.spaces.free:
+            reasons = "; ".join(f"{s.name}: {s.frozen}" for s in self.spaces)
+            raise PassError(f"'{graph.name}' has no free channel space to score ({reasons})")
+        self.curvature, note = fallback(self.problem.loss_fn, curvature_named(options.curvature))
+        self.notes = [note] if note else []
+        self.generator = torch.Generator().manual_seed(self.problem.seed)
+        self.noise = torch.Generator(self.problem.device).manual_seed(self.problem.seed)
+        self.sites = tuple(s for s in split_sites(self.graph, self.spaces) if not s.linear and s.taps)
+        self._note_linear()
+        self.removals = self._removals()
+        edges = [edge for site in self.sites for edge, _ in site.taps]
+        edges += [edge for removal in self.removals.values() for edge in removal.edges()]
+        self.collector = Collector(self.graph, edges, self.problem.loss_fn, self.curvature)
+        learn = LearnOptions(options.rate, options.decay, options.start)
+        self.learners = [SplitLearner(self.collector, site, learn, self.generator) for site in self.sites]
+
+    def _note_linear(self) -> None:
+        for site in split_sites(self.graph, self.spaces):
+            if site.linear:
+                where = self.graph.nodes[site.node].module or site.node
+                self.notes.append(f"'{where}' writes '{site.space}' without a non-linearity behind it: splits gain nothing")
+
+    def _removals(self) -> dict[str, Removal]:
+        groups: dict[str, list[ReadSite]] = {}
+        for site in read_sites(self.graph, self.spaces):
+            groups.setdefault(site.space, []).append(site)
+        return {name: Removal(self.graph, tuple(sites)) for name, sites in groups.items()}
+
+    def scores(self) -> Scores:
+        for epoch in range(self.options.epochs):
+            observers: list[Callable[[Collected], None]] = [learner.step for learner in self.learners]
+            if epoch == 0:
+                observers += [removal.observe for removal in self.removals.values()]
+            self._pass(self.problem.splits.learn, self.generator, observers)
+        judge, report = self._moments(self.problem.splits.judge), self._moments(self.problem.splits.report)
+        gains, errors = -judge.changes(), judge.errors()
+        model = CostModel(self.graph, self.spaces)
+        unit = {s.name: model.marginal(s.name, model.widths) for s in self.spaces.free}
+        less = {s.name: model.marginal(s.name, model.widths, -1) for s in self.spaces.free}
+        candidates = []
+        for i, (morphism, site) in enumerate(self._morphisms()):
+            cost = less[morphism.space] if isinstance(morphism, PruneChannel) else unit[morphism.space]
+            candidates.append(Candidate(morphism, site, float(gains[i]), float(errors[i]), cost))
+        return Scores(tuple(candidates), judge, report, self._capacity(candidates), tuple(self.notes))
+
+    def _pass(
+        self, data: Any, shuffle: torch.Generator | None, observers: Iterable[Callable[[Collected], None]]
+    ) -> None:
+        for x, y in batches(data, self.problem.batch_size, generator=shuffle, device=str(self.problem.device)):
+            batch = self.collector.collect(x, y, self.noise)
+            for observe in observers:
+                observe(batch)
+
+    def _moments(self, data: Any) -> Moments:
+        rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def judge(batch: Collected) -> None:
+            with torch.no_grad():
+                effects = [learner.effect(batch, learner.rows()) for learner in self.learners]
+                effects += [removal.effect(batch) for removal in self.removals.values()]
+                s, q = torch.cat([e[0] for e in effects], 1), torch.cat([e[1] for e in effects], 2)
+                rows.append((s.cpu().float(), q.cpu().float()))
+
+        self._pass(data, None, [judge])
+        return Moments(torch.cat([s for s, _ in rows]), torch.cat([q for _, q in rows], 1))
+
+    def _morphisms(self) -> Iterable[tuple[Morphism, str]]:
+        for site, learner in zip(self.sites, self.learners, strict=True):
+            d = learner.rows().cpu()
+            where = self.graph.nodes[site.node].module or site.node
+            for channel in range(self.spaces[site.space].size):
+                row = site.slot.offset + channel
+                yield SplitChannel(site.space, channel, site.slot.param, d[0, row], d[1, row]), where
+        for space, removal in self.removals.items():
+            for channel in range(self.spaces[space].size):
+                yield PruneChannel(space, channel, removal.means(channel)), space
+
+    def _capacity(self, candidates: list[Candidate]) -> dict[str, float]:
+        values: dict[str, list[float]] = {}
+        for candidate in candidates:
+            if isinstance(candidate.morphism, PruneChannel):
+                values.setdefault(candidate.morphism.space, []).append(max(0.0, -candidate.gain))
+        return {space: sum(v) / len(v) for space, v in values.items()}
+

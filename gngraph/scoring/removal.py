@@ -1,0 +1,94 @@
+"""Removal: what the loss model says of removing a channel while its readers keep its mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gngraph.scoring.collect import Collected, per_channel
+from gngraph.scoring.sites import Edge, ReadSite
+from gngraph.ir import Graph
+from gngraph.rewrite.folding import fold_target
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A read site with what a fold needs: the weight summed over its kernel, [out, C, inner], or None without a fold."""
+
+    site: ReadSite
+    summed: torch.Tensor | None
+
+
+class Removal:
+    """The effect of removing each channel of one space, exactly as the rewrite does it (also at zero-padded borders).
+
+    With y the reader's output before its bias, a the channel, m its mean and W_c the weights that read it, the reader's
+    output changes by (sum of W_c) m - W_c * a.
+    """
+
+    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...]) -> None:
+        self.graph = graph
+        self.reads = tuple(_Read(site, _summed_weight(graph, site)) for site in sites)
+        self.size = sites[0].bands[0].size
+        self._totals: list[torch.Tensor | None] = [None] * len(sites)
+        self._count = 0
+
+    def edges(self) -> list[Edge]:
+        """Edges whose gradients are needed."""
+        folded = [Edge(r.site.edge.reader) for r in self.reads if r.summed is not None]
+        return [r.site.edge for r in self.reads] + folded
+
+    def observe(self, batch: Collected) -> None:
+        """Add a batch to the running means."""
+        self._count += len(batch.losses)
+        for i, read in enumerate(self.reads):
+            band = read.site.bands[0]
+            a = batch.values[read.site.edge.value].movedim(band.axis, 1)
+            a = a.narrow(1, band.start, band.size * band.inner).flatten(2) if a.dim() > 2 else a.narrow(
+                1, band.start, band.size * band.inner
+            ).unsqueeze(2)
+            total = a.mean(2).sum(0).view(band.size, band.inner)
+            known = self._totals[i]
+            self._totals[i] = total if known is None else known + total
+
+    def means(self, channel: int) -> dict[str, torch.Tensor]:
+        """Reading node -> mean of a channel's entries, shape [inner], for the readers that can keep it."""
+        kept = {}
+        for read, total in zip(self.reads, self._totals, strict=True):
+            if read.summed is not None and total is not None:
+                kept[read.site.edge.reader] = total[channel] / self._count
+        return kept
+
+    def effect(self, batch: Collected) -> tuple[torch.Tensor, torch.Tensor]:
+        """First- and second-order effect on every sample: s [N, C], q [R, N, C]."""
+        s: torch.Tensor | float = 0.0
+        q: torch.Tensor | float = 0.0
+        for read, total in zip(self.reads, self._totals, strict=True):
+            edge, band = read.site.edge, read.site.bands[0]
+            a = batch.values[edge.value]
+            s = s - per_channel(batch.gradient[edge] * a, band, 1)
+            q = q - per_channel(batch.factors[edge] * a, band, 2)
+            if read.summed is None or total is None:
+                continue
+            kept = torch.einsum("oci,ci->oc", read.summed, total / self._count)
+            g, v = batch.gradient[Edge(edge.reader)], batch.factors[Edge(edge.reader)]
+            s = s + _over_positions(g, band.axis, 1) @ kept
+            q = q + _over_positions(v, band.axis, 2) @ kept
+        assert isinstance(s, torch.Tensor) and isinstance(q, torch.Tensor)
+        return s, q
+
+
+def _over_positions(gradient: torch.Tensor, axis: int, lead: int) -> torch.Tensor:
+    """Sum of a gradient over everything but the leading axes and the channel axis."""
+    moved = gradient.movedim(axis + lead - 1, lead)
+    return moved.flatten(lead + 1).sum(-1) if moved.dim() > lead + 1 else moved
+
+
+def _summed_weight(graph: Graph, site: ReadSite) -> torch.Tensor | None:
+    if fold_target(graph, site.edge.reader) is None:
+        return None
+    weight, slot, band = graph.params[site.slot.param].data, site.slot, site.bands[0]
+    part = weight.narrow(slot.axis, slot.offset, band.size * band.inner)
+    part = part.flatten(2).sum(2) if part.dim() > 2 else part
+    return part.reshape(part.shape[0], band.size, band.inner)
