@@ -1,0 +1,152 @@
+"""What a graph from outside must satisfy before code is generated from it.
+
+Lowering writes Python source, so a graph is code as well: names end up in that source, and foreign ops name functions.
+A graph that passes `vet` can call only functions that compute with tensors, and no name in it can close a string or add
+an expression.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+from torch.overrides import get_overridable_functions
+
+from gngraph.errors import IRError
+from gngraph.ir import Draft, Graph, Items, Node, TensorType, TupleType, Type
+
+_PATH_PART = re.compile(r"(?!__)\w[\w -]*")
+_METHODS = frozenset({"stride", "unflatten", "new_zeros", "new_ones", "new_full", "new_empty", "is_floating_point"})
+"""Methods that torch's table of overridable functions lacks."""
+_NO_METHODS = frozenset(
+    {"apply_", "map_", "map2_", "backward", "set_", "share_memory_", "numpy", "data_ptr", "storage"}
+)
+"""Methods in that table that call back, or reach memory past the tensor."""
+_FACTORIES = frozenset({"_assert", "arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros"})
+_TENSOR_MODULES = frozenset(
+    {"torch", "torch.functional", "torch.nn.functional", "torch._C._nn", "torch.linalg", "torch.fft", "torch.special"}
+)
+_TORCHVISION = re.compile(
+    r"torchvision\.ops\.(\w+\.)?[a-z]\w*"
+    r"|torchvision\.models\.swin_transformer\.(_get_relative_position_bias|shifted_window_attention|_patch_merging_pad)"
+)
+_BUILTINS = frozenset({"abs", "bool", "float", "getattr", "int", "len", "max", "min", "round", "sum"})
+_ATTRIBUTES = frozenset({"H", "T", "data", "device", "dtype", "imag", "is_cuda", "mH", "mT", "ndim", "real", "shape"})
+
+
+def vet(graph: Graph) -> None:
+    """Check that `graph` is safe to lower and that every op has the attributes it needs; in O(#nodes + #parameters).
+
+    The rules: names are identifiers (parts of module paths may hold blanks and hyphens as well); every op is in the
+    table; a foreign op calls a tensor method, or a function of torch, torchvision, operator, math or builtins that
+    computes with tensors and numbers; each type rule gives the shapes that the graph records.
+
+    Raises:
+        IRError: the first rule that is broken, with the node or parameter.
+    """
+    _identifier(graph.name, "the graph's name")
+    for name, parameter in graph.params.items():
+        for path in (name, *(alias for alias, _ in parameter.aliases)):
+            _path(path, "parameter")
+    for node in graph.nodes.values():
+        _vet_names(node)
+        if node.op == "foreign":
+            _vet_call(node)
+        _vet_type(node, graph)
+
+
+def _vet_names(node: Node) -> None:
+    for name in (node.name, *node.attrs, *node.params):
+        _identifier(name, f"a name in node '{node.name}'")
+    for path in (node.scope, node.module):
+        if path:
+            _path(path, f"node '{node.name}' with the module")
+
+
+def _identifier(name: str, what: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise IRError(f"{what} is {name[:80]!r}, which is not a Python identifier")
+
+
+def _path(path: str, what: str) -> None:
+    if not all(_PATH_PART.fullmatch(part) for part in path.split(".")):
+        raise IRError(
+            f"{what} {path[:80]!r} has a name with characters other than letters, digits, '_', '-' and blanks"
+        )
+
+
+def _vet_call(node: Node) -> None:
+    target, args, kwargs = (node.attrs.get(key) for key in ("target", "args", "kwargs"))
+    if not (isinstance(target, str) and isinstance(args, tuple) and isinstance(kwargs, Items)):
+        raise IRError(f"foreign op '{node.name}' must have a target (text), args (a tuple) and kwargs (items)")
+    for key, _ in kwargs.pairs:
+        _identifier(key, f"an argument of foreign op '{node.name}'")
+    if not _may_call(target) or (target.startswith(".") and not args):
+        raise IRError(
+            f"foreign op '{node.name}' calls {target[:80]!r}, which is not known to compute with tensors only"
+        )
+    if target == "builtins.getattr" and not (len(args) > 1 and isinstance(args[1], str) and args[1] in _ATTRIBUTES):
+        raise IRError(f"foreign op '{node.name}' reads an attribute other than {', '.join(sorted(_ATTRIBUTES))}")
+
+
+def _may_call(target: str) -> bool:
+    module, _, name = target.rpartition(".")
+    if module in ("operator", "_operator"):
+        return name in _operators()
+    if module in _TENSOR_MODULES:
+        return name in _FACTORIES or name in _tensor_functions()
+    if module == "math":
+        return not name.startswith("_") and callable(getattr(math, name, None))
+    if module == "builtins":
+        return name in _BUILTINS
+    return name in _tensor_methods() if not module else _TORCHVISION.fullmatch(target) is not None
+
+
+@cache
+def _operators() -> frozenset[str]:
+    """Functions of `operator` that torch.fx itself records for Python's operators."""
+    names = (*fx.graph.magic_methods, *fx.graph.inplace_methods, "getitem", "setitem", "truth", "not_")
+    return frozenset((*names, "and_", "or_", "contains", "concat", "is_", "is_not", "index", "abs"))
+
+
+@cache
+def _tensor_functions() -> frozenset[str]:
+    table = get_overridable_functions()
+    return frozenset(_names(f for owner, functions in table.items() if owner is not torch.Tensor for f in functions))
+
+
+@cache
+def _tensor_methods() -> frozenset[str]:
+    found = frozenset(_names(get_overridable_functions()[torch.Tensor]))
+    return frozenset(name for name in found if not name.startswith("register")) - _NO_METHODS | _METHODS
+
+
+def _names(functions: Iterable[Any]) -> Iterator[str]:
+    for function in functions:
+        name = getattr(function, "__name__", "_")  # properties have none
+        if not name.startswith("_"):
+            yield name
+
+
+def _vet_type(node: Node, graph: Graph) -> None:
+    try:
+        inferred = Draft.infer_type(node, tuple(graph[name].type for name in node.inputs), graph.params)
+    except IRError:
+        raise
+    except Exception as error:  # a type rule may trust attributes, and here an attribute can be missing or of any kind
+        raise IRError(f"node '{node.name}' lacks what op '{node.op}' needs: {type(error).__name__}: {error}") from error
+    if _shapes(inferred) != _shapes(node.type):
+        raise IRError(f"node '{node.name}' is recorded as '{node.type}', but op '{node.op}' gives '{inferred}'")
+
+
+def _shapes(kind: Type) -> object:
+    """A type without its dtypes: these follow the parameters when a graph is cast, and the record does not."""
+    if isinstance(kind, TupleType):
+        return tuple(_shapes(item) for item in kind.items)
+    return kind.shape if isinstance(kind, TensorType) else kind
