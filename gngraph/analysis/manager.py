@@ -1,0 +1,168 @@
+"""`Problem`: the data and loss that analyses are about. `AnalysisManager`: results of analyses, cached per snapshot."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from torch.utils.data import TensorDataset
+
+from gngraph.curvature import Loss, loss_named
+from gngraph.data import MapDataset, Splits, make_splits
+from gngraph.errors import DataError, PassError
+from gngraph.ir import Graph
+
+Result = TypeVar("Result", covariant=True)
+
+
+@runtime_checkable
+class TrainAndTest(Protocol):
+    """What a problem needs of a data set, `gngraph.data.Data` for one."""
+
+    @property
+    def train(self) -> MapDataset:
+        """Training samples (x, y)."""
+        ...
+
+    @property
+    def test(self) -> MapDataset:
+        """Held-out samples (x, y)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """Samples given as tensors: the same ones to train and to test on."""
+
+    train: MapDataset
+    test: MapDataset
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a network is for: data, a loss, and where and with which seed to compute.
+
+    Attributes:
+        data: a `gngraph.data.Data`, anything with `train` and `test` data sets, or a pair of tensors (x, y), which then
+            serve for both.
+        loss: a `Loss`, or the name of one: "cross-entropy", "mse", "bce-with-logits".
+        device: a torch device; "auto" is the GPU where there is one, else the CPU.
+        seed: of the splits and of everything random in an analysis.
+        learn, judge, report: samples of the three splits of the training set (`gngraph.data.make_splits`); a small
+            training set is shared in this proportion.
+        batch_size: samples a batch in analyses.
+
+    Raises:
+        DataError: the data has no training set, or the two tensors of a pair differ in length.
+        GnGraphError: there is no such loss.
+
+    >>> problem = Problem((torch.zeros(60, 4), torch.arange(60) % 3), device="cpu")
+    >>> [len(split) for split in problem.splits], problem.loss_fn
+    ([20, 20, 20], CrossEntropy())
+    """
+
+    data: Any
+    loss: Loss | str = "cross-entropy"
+    device: str | torch.device = "auto"
+    seed: int = 0
+    learn: int = 1024
+    judge: int = 1024
+    report: int = 1024
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", _normalised(self.data))
+        if isinstance(self.loss, str):
+            loss_named(self.loss)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        object.__setattr__(self, "device", torch.device(device if self.device == "auto" else self.device))
+
+    @property
+    def train(self) -> MapDataset:
+        """Training samples."""
+        return cast(TrainAndTest, self.data).train
+
+    @property
+    def test(self) -> MapDataset:
+        """Held-out samples."""
+        return cast(TrainAndTest, self.data).test
+
+    @property
+    def loss_fn(self) -> Loss:
+        """The loss itself."""
+        return loss_named(self.loss) if isinstance(self.loss, str) else self.loss
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The learn, judge and report splits of the training set, drawn once."""
+        return make_splits(self.train, self.learn, self.judge, self.report, self.seed)
+
+
+def _normalised(data: Any) -> TrainAndTest:
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, torch.Tensor) for part in data):
+        x, y = data
+        if len(x) != len(y):
+            raise DataError(f"the data has '{len(x)}' samples but '{len(y)}' targets: give one target a sample")
+        both = cast(MapDataset, TensorDataset(x, y))
+        return _Tensors(both, both)
+    if isinstance(data, TrainAndTest):
+        return data
+    raise DataError(
+        f"data of type '{type(data).__name__}' has no 'train' and 'test' data sets: "
+        f"pass a gngraph.data.Data, an object with both, or a pair of tensors (x, y)"
+    )
+
+
+class Analysis(Protocol[Result]):
+    """Anything hashable with `run`: an instance whose fields are its options, or a class with a class method."""
+
+    def run(self, graph: Graph, analyses: AnalysisManager) -> Result:
+        """The result for `graph`; other results come from `analyses.get`."""
+        ...
+
+
+class AnalysisManager:
+    """Runs analyses and keeps their results for as long as the snapshot lives.
+
+    Graphs never change and are equal only to themselves, so a result cannot go stale; it is dropped with its graph
+    (unless the result itself holds the graph). Equal analyses share a result. Not for several threads.
+
+    >>> import gngraph
+    >>> from gngraph.analysis.channels import ChannelSpaces
+    >>> graph = gngraph.from_torch(torch.nn.Linear(2, 3), torch.zeros(1, 2))
+    >>> analyses = AnalysisManager()
+    >>> analyses.get(ChannelSpaces, graph) is analyses.get(ChannelSpaces, graph)
+    True
+    """
+
+    def __init__(self, problem: Problem | None = None) -> None:
+        self._problem = problem
+        self._results: weakref.WeakKeyDictionary[Graph, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that the analyses are about.
+
+        Raises:
+            PassError: there is none.
+        """
+        if self._problem is None:
+            raise PassError("this needs data and a loss, but no problem was given: pass AnalysisManager(Problem(data))")
+        return self._problem
+
+    @property
+    def has_problem(self) -> bool:
+        """Whether there is a problem."""
+        return self._problem is not None
+
+    def get(self, analysis: Analysis[Result], graph: Graph) -> Result:
+        """The result of `analysis` for `graph`, computed at most once. What an analysis raises is not kept."""
+        results = self._results.setdefault(graph, {})
+        key = cast(Hashable, analysis)
+        if key not in results:
+            results[key] = analysis.run(graph, self)
+        return cast(Result, results[key])
