@@ -1,0 +1,103 @@
+"""Whether two graphs compute the same: a float64 comparison on a random probe, and the mean loss on data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gngraph.convert.to_torch import lower
+from gngraph.data import MapDataset, batches
+from gngraph.errors import IRError
+from gngraph.ir import Graph, TensorType
+from gngraph.ir.types import dtype_of
+
+if TYPE_CHECKING:
+    from gngraph.analysis.manager import Problem
+
+PROBE_SAMPLES = 2
+"""Samples of a probe: two, so that a mix-up of the batch axis shows."""
+
+
+def probe_of(graph: Graph, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Random inputs for `graph` on the CPU, one a network input, with a batch of 2.
+
+    Floating-point inputs are standard normal in float64, integers and flags are zeros, which every embedding table and
+    mask takes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    probe = []
+    for name in graph.inputs:
+        type_ = graph.nodes[name].type
+        if not isinstance(type_, TensorType):
+            raise IRError(f"input '{name}' has type '{type_}'; an input must be a tensor")
+        shape = [PROBE_SAMPLES if isinstance(size, str) else size for size in type_.shape]
+        dtype = dtype_of(type_.dtype)
+        if dtype.is_floating_point:
+            probe.append(torch.randn(shape, generator=generator, dtype=torch.float64))
+        else:
+            probe.append(torch.zeros(shape, dtype=dtype))
+    return tuple(probe)
+
+
+def outputs64(graph: Graph, probe: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Every output tensor of `graph` in eval mode, computed in float64 on the CPU."""
+    inputs = [x.to(device="cpu", dtype=torch.float64 if x.is_floating_point() else None) for x in probe]
+    with torch.no_grad():
+        result = lower(graph.to(torch.float64, "cpu")).module(*inputs)
+    return list(_tensors(result))
+
+
+def relative_error(a: Graph, b: Graph, probe: Sequence[torch.Tensor] | None = None) -> float:
+    """How far `b` is from computing what `a` does: the largest |a - b| / max |a| over the outputs, in float64.
+
+    Cost: one forward pass of each graph on the CPU, and a float64 copy of its parameters.
+
+    Args:
+        probe: one tensor a network input; default `probe_of(a)`.
+
+    Returns:
+        0.0 for bit-identical outputs; infinity when the outputs differ in number or shape, or are not finite.
+    """
+    probe = probe_of(a) if probe is None else probe
+    left, right = outputs64(a, probe), outputs64(b, probe)
+    if [x.shape for x in left] != [x.shape for x in right]:
+        return float("inf")
+    return max((_error(x, y) for x, y in zip(left, right, strict=True)), default=0.0)
+
+
+def _error(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.numel() == 0:
+        return 0.0
+    difference, size = float((a - b).abs().max()), float(a.abs().max())
+    if difference == 0.0:
+        return 0.0
+    error = difference / size if size > 0.0 else float("inf")
+    return error if error == error else float("inf")  # not a number: nothing can be vouched for
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value if value.is_floating_point() or value.is_complex() else value.to(torch.float64)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
+    """Mean of the problem's loss over the samples of `dataset`, in eval mode, summed in float64.
+
+    Cost: one forward pass over `dataset` on the problem's device.
+    """
+    module = lower(graph.to(device=problem.device)).module
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(dataset, problem.batch_size, device=problem.device):
+            losses = problem.loss_fn.per_sample(module(x), y)
+            total += float(losses.double().sum().cpu())
+            count += len(losses)
+    return total / count
