@@ -151,7 +151,7 @@ class Parser:
         if depth > MAX_DEPTH:
             raise self._error(self._next, f"types are nested more than {MAX_DEPTH} levels")
         if self._accept("mark", "!"):
-            return OpaqueType(self._word("the name of a Python type"))
+            return OpaqueType(self._word("the name of a Python type"), self._opaque_value())
         if self._accept("mark", "("):
             return TupleType(tuple(self._sequence(")", lambda: self._type(depth + 1))))
         where = self._next
@@ -160,8 +160,16 @@ class Parser:
             dtype_of(dtype)
         except KeyError as error:
             raise self._error(where, f"'{dtype}' is not the name of a dtype; f32, bf16 and i64 are examples") from error
+        return TensorType(dtype, self._dims())
+
+    def _opaque_value(self) -> Dim | tuple[Dim, ...] | None:
+        if not self._accept("mark", "="):
+            return None
+        return self._dims() if self._peek("mark", "[") else self._dim()
+
+    def _dims(self) -> tuple[Dim, ...]:
         self._mark("[")
-        return TensorType(dtype, tuple(self._sequence("]", self._dim)))
+        return tuple(self._sequence("]", self._dim))
 
     def _dim(self) -> Dim:
         return self._word("a size") if self._next.kind in ("name", "string") else self._natural("a size")

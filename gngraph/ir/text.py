@@ -10,7 +10,8 @@ r"""The text form of a graph: one line a node, which parses back to the same gra
 Values carry `%`, parameters `@`; names that are not plain words are quoted with JSON escapes. `#` starts a comment. The
 text is canonical: two graphs have the same text exactly when they are the same up to the values of their parameters.
 Attributes are None, True, False, numbers, "strings", `%references`, `(tuples,)`, `{key=value}`, `dtype(f32)`,
-`flag(training)` and `slice(start, stop, step)`; types are `f32[N,3]`, `(tuples)` and `!opaque`.
+`flag(training)` and `slice(start, stop, step)`; types are `f32[N,3]`, `(tuples)` and `!opaque`, with what is
+known of the value as in `!int=3` and `!torch.Size=[N,3]`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gngraph.errors import IRError
 from gngraph.ir.graph import Graph
 from gngraph.ir.lexer import bare_or_quoted, quote, with_sigil
 from gngraph.ir.parser import KINDS, MAX_DEPTH, Parser
-from gngraph.ir.types import Attr, DType, Flag, Items, Node, Parameter, Ref, Slice, TensorType, TupleType, Type
+from gngraph.ir.types import Attr, Dim, DType, Flag, Items, Node, Parameter, Ref, Slice, TensorType, TupleType, Type
 from gngraph.ir.verify import verify
 
 _WORDS = {kind: word for word, kind in KINDS.items()}
@@ -85,11 +86,21 @@ def format_type(kind: Type, depth: int = 0) -> str:
     if depth > MAX_DEPTH:
         raise IRError(f"a type is nested more than {MAX_DEPTH} levels and cannot be written as text")
     if isinstance(kind, TensorType):
-        dims = ",".join(bare_or_quoted(d) if isinstance(d, str) else str(d) for d in kind.shape)
-        return f"{bare_or_quoted(kind.dtype)}[{dims}]"
+        return bare_or_quoted(kind.dtype) + _format_dims(kind.shape)
     if isinstance(kind, TupleType):
         return f"({', '.join(format_type(item, depth + 1) for item in kind.items)})"
-    return f"!{bare_or_quoted(kind.text)}"
+    text = f"!{bare_or_quoted(kind.text)}"
+    if kind.value is None:
+        return text
+    return f"{text}={_format_dims(kind.value) if isinstance(kind.value, tuple) else _format_dim(kind.value)}"
+
+
+def _format_dims(dims: tuple[Dim, ...]) -> str:
+    return f"[{','.join(_format_dim(dim) for dim in dims)}]"
+
+
+def _format_dim(dim: Dim) -> str:
+    return bare_or_quoted(dim) if isinstance(dim, str) else str(dim)
 
 
 def format_attr(attr: Attr, depth: int = 0) -> str:

@@ -66,9 +66,11 @@ def nested(inner: st.SearchStrategy[Attr]) -> st.SearchStrategy[Attr]:
 
 
 attrs = st.recursive(leaves, nested, max_leaves=8)
-tensor_types = st.builds(TensorType, dtypes, st.lists(st.integers(0, 9) | names, max_size=3).map(tuple))
+dims = st.integers(0, 9) | names
+shapes = st.lists(dims, max_size=3).map(tuple)
+tensor_types = st.builds(TensorType, dtypes, shapes)
 types: st.SearchStrategy[Type] = st.recursive(
-    tensor_types | st.builds(OpaqueType, names),
+    tensor_types | st.builds(OpaqueType, names, st.none() | dims | shapes),
     lambda inner: st.builds(TupleType, st.lists(inner, max_size=3).map(tuple)),
     max_leaves=4,
 )
@@ -139,6 +141,13 @@ def test_attributes_keep_value_and_type(attr: Attr) -> None:
 def test_floats_read_back_bit_by_bit(value: float) -> None:
     text = NET.replace("chunks=2", f"chunks={format_attr(value)}")
     assert repr(parse(text)["pair"].attrs["chunks"]) == repr(value)
+
+
+def test_known_values_of_opaque_types() -> None:
+    text = NET.replace('!"tuple[int, ...]"', "!torch.Size=[N,3]")
+    assert format_graph(parse(text)) == text
+    assert parse(text)["a b"].type == OpaqueType("torch.Size", ("N", 3))
+    assert parse(text.replace("[N,3]\n", "7\n"))["a b"].type == OpaqueType("torch.Size", 7)
 
 
 def test_comments_and_line_breaks_do_not_matter() -> None:
