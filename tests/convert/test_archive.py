@@ -15,6 +15,8 @@ import torch
 
 from gngraph.convert import archive
 from gngraph.convert.archive import load, load_history, save
+from gngraph.convert.from_torch import from_torch
+from gngraph.convert.to_torch import to_torch
 from gngraph.errors import ArchiveError
 from gngraph.ir import Graph, diff, parse, same_structure
 
@@ -82,6 +84,27 @@ def test_round_trip(saved: Path) -> None:
     assert diff(graph, network()).weights.compared == len(graph.params)
     assert load_history(saved) == HISTORY
     graph.params["fc.weight"].data.add_(1)  # the values are the graph's own
+
+
+def test_a_traced_network_computes_the_same(tmp_path: Path) -> None:
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 6, 3, padding=1)
+            self.bn = torch.nn.BatchNorm2d(6)
+            self.head = torch.nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b = self.bn(self.conv(x)).chunk(2, dim=1)
+            y = torch.einsum("nchw,nchw->nc", a, b.sigmoid())
+            result: torch.Tensor = self.head(torch.cat([y, y.view(x.shape[0], -1)], 1))
+            return result
+
+    x = torch.randn(2, 3, 8, 8)
+    module = Block().eval()
+    save(from_torch(module, x), tmp_path / "a.gng")
+    back = to_torch(load(tmp_path / "a.gng"))
+    assert torch.equal(back(x), module(x)) and list(back.state_dict()) == list(module.state_dict())
 
 
 def test_members_can_be_read_without_gngraph(saved: Path) -> None:
