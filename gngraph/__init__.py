@@ -1,0 +1,83 @@
+"""gngraph grows and shrinks PyTorch networks: graph rewrites, chosen by a Gauss-Newton model of the loss.
+
+    graph = gngraph.from_torch(module, example_inputs)
+    result = gngraph.grow(graph, data, max_params=500_000)
+    module = gngraph.to_torch(result.graph)
+
+Names are imported when they are first used, so that `import gngraph` itself costs next to nothing. The passes are in
+`gngraph.passes`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gngraph import passes as passes
+    from gngraph.analysis.channels import ChannelSpaces
+    from gngraph.analysis.cost import Budget
+    from gngraph.analysis.manager import AnalysisManager, Problem
+    from gngraph.api import diff, grow, load, save
+    from gngraph.convert.from_torch import from_torch
+    from gngraph.convert.to_onnx import export_onnx
+    from gngraph.convert.to_torch import to_torch
+    from gngraph.ir.graph import Graph
+    from gngraph.ir.text import parse
+    from gngraph.rewrite.pass_manager import PassManager
+    from gngraph.scoring.gauss_newton import GaussNewton
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnalysisManager",
+    "Budget",
+    "ChannelSpaces",
+    "GaussNewton",
+    "Graph",
+    "PassManager",
+    "Problem",
+    "__version__",
+    "diff",
+    "export_onnx",
+    "from_torch",
+    "grow",
+    "load",
+    "parse",
+    "passes",
+    "save",
+    "to_torch",
+]
+
+_HOMES = {
+    "AnalysisManager": "gngraph.analysis.manager",
+    "Budget": "gngraph.analysis.cost",
+    "ChannelSpaces": "gngraph.analysis.channels",
+    "GaussNewton": "gngraph.scoring.gauss_newton",
+    "Graph": "gngraph.ir.graph",
+    "PassManager": "gngraph.rewrite.pass_manager",
+    "Problem": "gngraph.analysis.manager",
+    "diff": "gngraph.api",
+    "export_onnx": "gngraph.convert.to_onnx",
+    "from_torch": "gngraph.convert.from_torch",
+    "grow": "gngraph.api",
+    "load": "gngraph.api",
+    "parse": "gngraph.ir.text",
+    "save": "gngraph.api",
+    "to_torch": "gngraph.convert.to_torch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name `name` from its home, once: it is then an attribute of the module (PEP 562)."""
+    if name == "passes":
+        return importlib.import_module("gngraph.passes")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gngraph' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
