@@ -1,0 +1,123 @@
+"""The history of a run: one JSON record a round, written as the rounds end, and where every channel comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.errors import GnGraphError
+from gngraph.growth.training import EpochRecord
+from gngraph.rewrite.channel_map import ChannelMap
+from gngraph.rewrite.morphism import Morphism, NewChannel
+from gngraph.rewrite.surgery import SpaceEdit
+
+Record = dict[str, Any]
+"""One round as JSON; the keys are those that `gngraph.growth.loop` writes. Only entries called "seconds" differ between
+two runs with one seed."""
+
+HISTORY_FILE = "history.jsonl"
+
+
+def epoch_entries(epochs: Iterable[EpochRecord]) -> list[Record]:
+    """Epochs as JSON."""
+    return [asdict(epoch) for epoch in epochs]
+
+
+def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
+    """Morphisms by space and kind: the channels that were split or pruned, and how many are new.
+
+    >>> morphism_entries([NewChannel("0"), NewChannel("0")])
+    {'0': {'new': 2}}
+    """
+    table: dict[str, Record] = {}
+    for morphism in morphisms:
+        entry = table.setdefault(morphism.space, {})
+        if isinstance(morphism, NewChannel):
+            entry["new"] = entry.get("new", 0) + 1
+        else:
+            entry.setdefault(morphism.kind, []).append(morphism.channel)
+    return table
+
+
+def without_seconds(value: Any) -> Any:
+    """A record without its wall-clock times, at any depth: what must repeat for the same seed."""
+    if isinstance(value, Mapping):
+        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+class HistoryWriter:
+    """Appends records to `history.jsonl`, each on the disk before the next round starts.
+
+    Raises:
+        GnGraphError: the folder holds the history of another run, or cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / HISTORY_FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.touch(exist_ok=False)
+        except FileExistsError:
+            raise GnGraphError(f"folder '{folder}' holds the history of another run; name another folder") from None
+        except OSError as error:
+            raise GnGraphError(f"folder '{folder}' cannot be written: {error.strerror or error}") from error
+
+    def append(self, record: Record) -> None:
+        """Write one record as one line."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(_line(record))
+            file.flush()
+
+    @staticmethod
+    def replace(folder: Path, records: Iterable[Record]) -> Path:
+        """Write a whole history at once, in place of the one that `folder` holds."""
+        path = folder / HISTORY_FILE
+        path.write_text("".join(map(_line, records)), encoding="utf-8")
+        return path
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def read_history(path: Path) -> list[Record]:
+    """The records of a `history.jsonl`, in order.
+
+    Raises:
+        GnGraphError: the file cannot be read or is not one JSON object a line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GnGraphError(f"history '{path}' cannot be read: {error}") from error
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise GnGraphError(f"line {number} of history '{path}' is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise GnGraphError(f"line {number} of history '{path}' is not a JSON object; one record a line is expected")
+        records.append(record)
+    return records
+
+
+class Lineage:
+    """Where every channel comes from: space -> for each channel now its source in the seed, or -1 for a new one."""
+
+    def __init__(self, spaces: ChannelSpaces) -> None:
+        self._maps = {space.name: ChannelMap.identity(space.size) for space in spaces.free}
+
+    def follow(self, edits: Mapping[str, SpaceEdit]) -> None:
+        """Take in one rewrite."""
+        for name, edit in edits.items():
+            self._maps[name] = self._maps[name].then(edit.map)
+
+    def sources(self) -> dict[str, list[int]]:
+        """The lineage as `gngraph.ir.diff` takes it."""
+        return {name: list(whole.source) for name, whole in self._maps.items()}

@@ -1,0 +1,261 @@
+"""The growth loop: train, analyse, select, rewrite, carry the optimiser's state, re-estimate BatchNorm, and so on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.analysis.equivalence import mean_loss
+from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.data import MapDataset
+from gngraph.errors import UnsupportedModelError
+from gngraph.growth.batchnorm import reestimate
+from gngraph.growth.evaluation import evaluate
+from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
+from gngraph.growth.observer import Observer, Unobserved
+from gngraph.growth.optimizer_state import OptimizerState, carry_state
+from gngraph.growth.options import Stretch, TrainOptions
+from gngraph.growth.run_folder import RunFolder
+from gngraph.growth.schedule import round_budgets
+from gngraph.growth.seeding import mixed
+from gngraph.growth.step import Change, Step, apply, exact_plan, plan, standard_error
+from gngraph.growth.training import EpochRecord, Trainer
+from gngraph.ir import Graph, Ref
+from gngraph.scoring.gauss_newton import GaussNewton, Scores
+from gngraph.scoring.selection import Selection, select
+
+STAGES = ("train", "analyse", "select", "rewrite", "measure", "batchnorm", "evaluate")
+"""Stages of a round in order. "measure" and "rewrite" come twice when the learned morphisms are refused, and "evaluate"
+(the held-out data) comes after "train" as well."""
+
+
+@dataclass(frozen=True, eq=False)
+class GrowthResult:
+    """What a run gave.
+
+    Attributes:
+        seed: the network as it was given.
+        graph: the grown and trained network.
+        history: a record a round, and the record of the final training; see `gngraph.growth.history`.
+        lineage: space -> for each channel of `graph` its source channel in `seed`, or -1 for a new one.
+    """
+
+    seed: Graph
+    graph: Graph
+    history: list[Record]
+    lineage: dict[str, list[int]]
+
+
+def grow(
+    graph: Graph,
+    problem: Problem,
+    *,
+    max_params: int | None = None,
+    max_flops: int | None = None,
+    rounds: int = 6,
+    epochs: int = 3,
+    final_epochs: int = 10,
+    curvature: str = "mc",
+    selection: str = "joint",
+    out: Path | None = None,
+    observer: Observer | None = None,
+    train: TrainOptions | None = None,
+) -> GrowthResult:
+    """Grow `graph` in rounds until it uses up a budget, and train the result.
+
+    Each round trains for `epochs` at a constant rate, scores splits and prunes by the Gauss-Newton model, applies the
+    set that the selection wants within the round's share of the budget, and fills the rest of that share with exact new
+    channels. Where the measured loss on the judge split rises beyond what was predicted, the set is refused, and exact
+    new channels are added instead. The same seed and options give the same run, on one device.
+
+    Cost: `rounds * epochs + final_epochs` epochs of training, of which the early ones are of small networks; an
+    analysis a round (see `GaussNewton`); forward passes over the judge, report and held-out data.
+
+    Args:
+        graph: the seed network.
+        problem: data, loss, device and seed.
+        max_params, max_flops: the budget; at least one of them. It is never exceeded.
+        rounds: number of rewrites.
+        epochs: training before each of them.
+        final_epochs: training after the last, with a rate that falls to 0 along a cosine.
+        curvature: see `GaussNewton`.
+        selection: "joint" or "additive".
+        out: folder for `seed.gng`, and `history.jsonl` and `model.gng` after every round; None: nothing is written.
+        observer: told what goes on.
+        train: optimiser, rate and batch size.
+
+    Raises:
+        BudgetError: the budget is missing or below the seed's size.
+        TrainingError: the loss became non-finite; what `out` holds is that of the last finished round.
+        PassError: no channel space is free.
+        UnsupportedModelError: the network returns more than one tensor.
+    """
+    budget = Budget(max_params, max_flops)
+    targets = round_budgets(cost(graph), budget, rounds)
+    if not isinstance(graph.output, Ref):
+        raise UnsupportedModelError(
+            f"network '{graph.name}' returns several values; wrap it so that it returns one tensor"
+        )
+    run = _Run(graph, problem, budget, train or TrainOptions(), GaussNewton(curvature), selection, observer, out)
+    for number, target in enumerate(targets, 1):
+        run.round(number, rounds, target, epochs)
+    run.finish(rounds + 1, rounds, final_epochs)
+    return GrowthResult(graph, run.graph, run.history, run.lineage.sources())
+
+
+class _Run:
+    def __init__(
+        self,
+        graph: Graph,
+        problem: Problem,
+        budget: Budget,
+        options: TrainOptions,
+        analysis: GaussNewton,
+        rule: str,
+        observer: Observer | None,
+        out: Path | None,
+    ) -> None:
+        self.graph = graph
+        self.problem = problem
+        self.budget = budget
+        self.options = options
+        self.analysis = analysis
+        self.rule = rule
+        self.observer = observer or Unobserved()
+        self.analyses = AnalysisManager(problem)
+        self.trainer = Trainer(problem, options)
+        self.state = OptimizerState({})
+        self.lineage = Lineage(self.analyses.get(ChannelSpaces, graph))
+        self.history: list[Record] = []
+        self.epochs_done = 0
+        self.number = 0
+        self.seconds: dict[str, float] = {}
+        self.folder = RunFolder.start(out, graph) if out is not None else None
+
+    def round(self, number: int, rounds: int, target: Budget, epochs: int) -> None:
+        """One round; `self.graph` changes only when it is complete."""
+        self._begin(number)
+        record: Record = {"kind": "round", "round": number, "rounds": rounds}
+        graph = self._train(epochs, "constant", record)
+        spaces = self.analyses.get(ChannelSpaces, graph)
+        model = CostModel(graph, spaces)
+        with self._stage("analyse"):
+            scores = self.analyses.get(self.analysis, graph)
+        with self._stage("select"):
+            selection = select(scores, model, budget=target, rule=self.rule)
+            wish = plan(scores, selection, spaces, model, target)
+        step = self._apply(graph, spaces, wish)
+        judged, reported = self._measure(graph, step, scores, selection)
+        refused, applied, after = None, step, reported.after
+        if wish.learned and judged.broken:
+            refused = f"the judge loss changed by {judged.actual:+.4g} where {judged.predicted:+.4g} was predicted"
+            applied = self._apply(graph, spaces, exact_plan(scores, spaces, model, target))
+            after = self._loss(applied.rewritten.graph, self.problem.splits.report)
+        self.lineage.follow(applied.edits)
+        self.state = carry_state(self.state, applied.rewritten.gathers)
+        with self._stage("batchnorm"):
+            self.graph = reestimate(applied.rewritten.graph, self.problem)
+        record |= {
+            "morphisms": morphism_entries(applied.morphisms),
+            "predicted": reported.predicted,
+            "predicted_error": reported.error,
+            "actual": reported.actual,
+            "judge": {"predicted": judged.predicted, "predicted_error": judged.error, "actual": judged.actual},
+            "refused": refused,
+            "refused_morphisms": morphism_entries(wish.learned) if refused else {},
+            "report_loss": {
+                "before": reported.before,
+                "after": after,
+                "reestimated": self._loss(self.graph, self.problem.splits.report),
+            },
+            "target": _sides(target),
+            "notes": list(scores.notes),
+        }
+        self._close(record)
+
+    def finish(self, number: int, rounds: int, epochs: int) -> None:
+        """The final training."""
+        self._begin(number)
+        record: Record = {"kind": "final", "round": number, "rounds": rounds}
+        self.graph = self._train(epochs, "cosine", record)
+        self._close(record)
+
+    def _begin(self, number: int) -> None:
+        self.number = number
+        self.seconds = {}
+
+    def _train(self, epochs: int, schedule: Any, record: Record) -> Graph:
+        warmup = self.options.warmup if self.epochs_done == 0 else 0.0
+        stretch = Stretch(epochs, schedule, warmup, self.epochs_done)
+
+        def tell(epoch: EpochRecord) -> None:
+            self.observer.epoch_finished(self.number, epoch)
+
+        with self._stage("train"):
+            trained = self.trainer.train(self.graph, stretch, self.state, tell)
+        self.state = trained.state
+        self.epochs_done += epochs
+        record["epochs"] = epoch_entries(trained.epochs)
+        record["trained"] = self._standing(trained.graph)
+        return trained.graph
+
+    def _apply(self, graph: Graph, spaces: ChannelSpaces, wish: Any) -> Step:
+        with self._stage("rewrite"):
+            generator = torch.Generator().manual_seed(mixed(self.problem.seed, self.number))
+            return apply(graph, spaces, wish, self.budget, generator)
+
+    def _measure(self, graph: Graph, step: Step, scores: Scores, selection: Selection) -> tuple[Change, Change]:
+        splits, chosen, after = self.problem.splits, selection.chosen, step.rewritten.graph
+        judge_error, report_error = (standard_error(m, chosen) for m in (scores.judge, scores.report))
+        return (
+            Change(selection.predicted, judge_error, self._loss(graph, splits.judge), self._loss(after, splits.judge)),
+            Change(
+                selection.predicted_report,
+                report_error,
+                self._loss(graph, splits.report),
+                self._loss(after, splits.report),
+            ),
+        )
+
+    def _loss(self, graph: Graph, split: MapDataset) -> float:
+        with self._stage("measure"):
+            return mean_loss(graph, self.problem, split)
+
+    def _standing(self, graph: Graph) -> Record:
+        """Size, widths, and loss and accuracy on the held-out data."""
+        with self._stage("evaluate"):
+            loss, accuracy = evaluate(graph, self.problem, self.problem.test)
+        size = cost(graph)
+        spaces = self.analyses.get(ChannelSpaces, graph)
+        widths = {space.name: space.size for space in spaces.free}
+        return {"params": size.params, "flops": size.flops, "loss": loss, "accuracy": accuracy, "widths": widths}
+
+    def _close(self, record: Record) -> None:
+        record |= self._standing(self.graph)
+        record["budget"] = _sides(self.budget)
+        record["seconds"] = {stage: round(self.seconds[stage], 4) for stage in STAGES if stage in self.seconds}
+        self.history.append(record)
+        if self.folder is not None:
+            self.folder.append(record, self.graph, self.history, self.lineage.sources())
+        self.observer.round_finished(record)
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[None]:
+        self.observer.stage_started(self.number, stage)
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.observer.stage_finished(self.number, stage, seconds)
+
+
+def _sides(budget: Budget) -> Record:
+    return {"params": budget.max_params, "flops": budget.max_flops}

@@ -1,0 +1,44 @@
+"""What a run tells while it goes on; growth itself prints nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gngraph.growth.history import Record
+from gngraph.growth.training import EpochRecord
+
+
+class Observer(Protocol):
+    """Receives the events of a run, in order. Rounds count from 1; the final training is round `rounds + 1`."""
+
+    def stage_started(self, number: int, stage: str) -> None:
+        """Stage `stage` of round `number` begins; the stages are those of `gngraph.growth.loop.STAGES`."""
+        ...
+
+    def stage_finished(self, number: int, stage: str, seconds: float) -> None:
+        """It ended after `seconds`."""
+        ...
+
+    def epoch_finished(self, number: int, epoch: EpochRecord) -> None:
+        """An epoch of training ended."""
+        ...
+
+    def round_finished(self, record: Record) -> None:
+        """A round ended, and its record is written."""
+        ...
+
+
+class Unobserved:
+    """An observer that ignores everything; a base for those that want a few events."""
+
+    def stage_started(self, number: int, stage: str) -> None:
+        """Ignore it."""
+
+    def stage_finished(self, number: int, stage: str, seconds: float) -> None:
+        """Ignore it."""
+
+    def epoch_finished(self, number: int, epoch: EpochRecord) -> None:
+        """Ignore it."""
+
+    def round_finished(self, record: Record) -> None:
+        """Ignore it."""

@@ -1,0 +1,94 @@
+"""Optimiser state by parameter name, so that it survives a rewrite of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from gngraph.errors import TrainingError
+from gngraph.rewrite.surgery import Gather, carry
+
+POWERS: Mapping[str, int] = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
+"""Entry of torch's SGD or AdamW -> the power of the gradient that it averages."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """What an optimiser remembers.
+
+    Attributes:
+        entries: parameter name -> entry -> tensor, of the parameter's shape for the entries of `POWERS`, else a scalar.
+    """
+
+    entries: Mapping[str, Mapping[str, torch.Tensor]]
+
+
+def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> OptimizerState:
+    """A copy of what `optimizer` remembers of each parameter, on the CPU; parameters never stepped are left out."""
+    entries: dict[str, dict[str, torch.Tensor]] = {}
+    for name, parameter in parameters.items():
+        held = optimizer.state.get(parameter, {})
+        tensors = {k: v.detach().cpu().clone() for k, v in held.items() if isinstance(v, torch.Tensor)}
+        if tensors:
+            entries[name] = tensors
+    return OptimizerState(entries)
+
+
+def carry_state(state: OptimizerState, gathers: Mapping[str, tuple[Gather, ...]]) -> OptimizerState:
+    """The state after a rewrite: what training the rewritten network would have left behind.
+
+    For exact twins this holds to rounding (copies of a written channel receive half of the gradient each, copies of a
+    read channel all of it); new channels start at 0, and step counts are kept.
+
+    Args:
+        state: of the parameters before the rewrite.
+        gathers: `Rewritten.gathers`, on the CPU or wherever the graph's parameters lie.
+
+    Raises:
+        TrainingError: an entry is of no known power of the gradient.
+    """
+    carried: dict[str, Mapping[str, torch.Tensor]] = {}
+    for name, entries in state.entries.items():
+        moves = tuple(_on_cpu(g) for g in gathers.get(name, ()))
+        carried[name] = {key: _carried(name, key, value, moves) for key, value in entries.items()} if moves else entries
+    return OptimizerState(carried)
+
+
+def restore(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: OptimizerState) -> None:
+    """Give `optimizer` a copy of `state`, on each parameter's device; parameters without an entry start afresh.
+
+    Raises:
+        TrainingError: an entry does not have its parameter's shape.
+    """
+    for name, entries in state.entries.items():
+        parameter = parameters.get(name)
+        if parameter is None:
+            continue
+        for key, value in entries.items():
+            if key in POWERS and value.shape != parameter.shape:
+                raise TrainingError(
+                    f"optimiser entry '{key}' of parameter '{name}' has shape {tuple(value.shape)}, but the parameter "
+                    f"has shape {tuple(parameter.shape)}; carry the state through the rewrite by carry_state"
+                )
+        # step counts stay on the CPU, where torch's default optimisers keep them
+        optimizer.state[parameter] = {
+            key: value.to(parameter.device).clone() if key in POWERS else value.clone()
+            for key, value in entries.items()
+        }
+
+
+def _carried(name: str, key: str, value: torch.Tensor, gathers: tuple[Gather, ...]) -> torch.Tensor:
+    if value.dim() == 0:
+        return value
+    if key not in POWERS:
+        raise TrainingError(
+            f"optimiser entry '{key}' of parameter '{name}' cannot be carried; known are {', '.join(POWERS)}"
+        )
+    return carry(value, gathers, POWERS[key])
+
+
+def _on_cpu(gather: Gather) -> Gather:
+    return Gather(gather.axis, gather.index.cpu(), gather.factor.cpu(), gather.backward.cpu())

@@ -1,0 +1,108 @@
+"""The folder of a run: what every round leaves behind, and the exports at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gngraph.convert.archive import save
+from gngraph.convert.source import export_source
+from gngraph.convert.to_onnx import OnnxReport, export_onnx
+from gngraph.growth.history import HistoryWriter, Record
+from gngraph.ir import Graph
+
+if TYPE_CHECKING:
+    from gngraph.growth.loop import GrowthResult
+
+SEED_FILE = "seed.gng"
+MODEL_FILE = "model.gng"
+ONNX_FILE = "model.onnx"
+
+Draw = Callable[[Sequence[Record], Path], Sequence[Path]]
+"""Draws pictures of a history into a folder and gives their paths, as `gngraph.report.figures.draw_history` does."""
+
+
+class RunFolder:
+    """`history.jsonl`, `seed.gng` and `model.gng` of a run that goes on."""
+
+    def __init__(self, path: Path, history: HistoryWriter) -> None:
+        self.path = path
+        self._history = history
+
+    @classmethod
+    def start(cls, path: Path, seed: Graph) -> RunFolder:
+        """A folder for a new run, made if need be, with the seed in it.
+
+        Raises:
+            GnGraphError: it holds another run, or cannot be written.
+        """
+        folder = cls(path, HistoryWriter(path))
+        save(seed, path / SEED_FILE)
+        return folder
+
+    def append(
+        self, record: Record, graph: Graph, history: Sequence[Record], lineage: Mapping[str, Sequence[int]]
+    ) -> None:
+        """What a round gave: the network first, so that a record is never ahead of it."""
+        save(graph, self.path / MODEL_FILE, history=archived(history, lineage))
+        self._history.append(record)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds at the end.
+
+    Attributes:
+        seed, model: archives of the network before and after.
+        source, weights: the network as plain Python, and its values.
+        onnx: the network for onnxruntime, with how it was checked.
+        history: a record a line.
+        pictures: PNG files.
+    """
+
+    seed: Path
+    model: Path
+    source: Path
+    weights: Path
+    onnx: OnnxReport
+    history: Path
+    pictures: tuple[Path, ...]
+
+
+def write_run_folder(
+    result: GrowthResult,
+    folder: Path,
+    *,
+    draw: Draw,
+    samples: torch.Tensor | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> RunFiles:
+    """Everything about a finished run in `folder`, made if need be; files of these names are replaced.
+
+    Args:
+        result: what `grow` gave.
+        folder: may be the `out` of that run.
+        draw: `gngraph.report.figures.draw_history`.
+        samples: real network inputs, f32 [N, ...], on which the ONNX file is compared with torch.
+        preprocessing: how inputs are made, kept in `model.py`.
+
+    Raises:
+        GnGraphError: an export is refused; what was written before stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    history = HistoryWriter.replace(folder, result.history)
+    seed, model = folder / SEED_FILE, folder / MODEL_FILE
+    save(result.seed, seed)
+    save(result.graph, model, history=archived(result.history, result.lineage))
+    source = export_source(result.graph, folder, preprocessing=preprocessing)
+    onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples)
+    return RunFiles(seed, model, source.model, source.weights, onnx, history, tuple(draw(result.history, folder)))
+
+
+def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The history as an archive keeps it: the records, and where every channel of the network comes from."""
+    return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}}

@@ -1,0 +1,109 @@
+"""One growth step: what the analysis learned is tried, kept or refused, and the rest of the budget filled exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.curvature import predicted_change
+from gngraph.errors import BudgetError
+from gngraph.ir import Graph
+from gngraph.rewrite.morphism import Morphism, edits_of
+from gngraph.rewrite.surgery import Rewritten, SpaceEdit, rewrite
+from gngraph.scoring.gauss_newton import Moments, Scores
+from gngraph.scoring.selection import Selection, fill
+
+SIGMAS = 2.0
+"""Standard errors on either side of a predicted change that its interval covers."""
+
+_ROUNDING = 1e-6  # of the loss: what float32 forward passes may differ by although the function is the same
+
+
+@dataclass(frozen=True)
+class Change:
+    """Predicted and actual change of the mean loss on one split, for the learned morphisms of a round.
+
+    Attributes:
+        predicted: by the quadratic model; 0 for exact morphisms alone.
+        error: standard error of `predicted` over the samples.
+        before, after: the measured losses.
+    """
+
+    predicted: float
+    error: float
+    before: float
+    after: float
+
+    @property
+    def actual(self) -> float:
+        """The measured change."""
+        return self.after - self.before
+
+    @property
+    def broken(self) -> bool:
+        """Whether the loss rose, and beyond what the prediction allows."""
+        return self.actual > max(_ROUNDING * self.before, self.predicted + SIGMAS * self.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A rewrite that a round applies.
+
+    Attributes:
+        morphisms: what is applied, learned morphisms and exact new channels.
+        edits: the same by space.
+        rewritten: the result.
+    """
+
+    morphisms: tuple[Morphism, ...]
+    edits: Mapping[str, SpaceEdit]
+    rewritten: Rewritten
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A round's wish: the learned selection, and exact new channels for the rest of the round's budget."""
+
+    learned: tuple[Morphism, ...]
+    exact: tuple[Morphism, ...]
+
+
+def plan(scores: Scores, selection: Selection, spaces: ChannelSpaces, model: CostModel, target: Budget) -> Plan:
+    """The selection, and new channels until nothing more fits `target`."""
+    rest = fill(spaces, model, selection.widths, target, scores.capacity)
+    return Plan(tuple(selection.morphisms(scores)), tuple(rest))
+
+
+def exact_plan(scores: Scores, spaces: ChannelSpaces, model: CostModel, target: Budget) -> Plan:
+    """Nothing but exact new channels within `target`."""
+    return Plan((), tuple(fill(spaces, model, model.widths, target, scores.capacity)))
+
+
+def apply(graph: Graph, spaces: ChannelSpaces, chosen: Plan, budget: Budget, generator: torch.Generator) -> Step:
+    """Rewrite `graph` by a plan.
+
+    Raises:
+        BudgetError: the result would exceed `budget`, which would be a defect of the selection; `graph` is unchanged.
+    """
+    morphisms = (*chosen.learned, *chosen.exact)
+    edits = edits_of(graph, spaces, morphisms)
+    rewritten = rewrite(graph, spaces, edits, generator)
+    after = cost(rewritten.graph)
+    if not budget.allows(after):
+        raise BudgetError(
+            f"the rewritten network has {after.params:,} parameters and {after.flops:,} FLOPs, beyond the budget of "
+            f"{budget.text}; the round was not applied"
+        )
+    return Step(morphisms, edits, rewritten)
+
+
+def standard_error(moments: Moments, chosen: Sequence[int]) -> float:
+    """Standard error, over the samples, of the joint change that is predicted for a set of candidates."""
+    index = list(chosen)
+    changes: torch.Tensor = predicted_change(moments.s[:, index].sum(1), moments.q[:, :, index].sum(2))
+    return float(changes.std()) / math.sqrt(len(changes))
