@@ -55,7 +55,7 @@ _HOMES = {
     "ChannelSpaces": "gngraph.analysis.channels",
     "GaussNewton": "gngraph.scoring.gauss_newton",
     "Graph": "gngraph.ir.graph",
-    "PassManager": "gngraph.rewrite.pass_manager",
+    "PassManager": "gngraph.passes",  # so that pass texts are known wherever there is a pass manager
     "Problem": "gngraph.analysis.manager",
     "diff": "gngraph.api",
     "export_onnx": "gngraph.convert.to_onnx",

@@ -9,4 +9,21 @@ if __name__ == "passes":
     # Imported under this name every pass class would exist twice, and the copies would not be equal.
     raise ImportError("import gngraph.passes, not passes: the folder passes/ belongs to the package gngraph")
 
-__all__: list[str] = []
+from gngraph.passes.cleanup import Cleanup
+from gngraph.passes.new_channels import NewChannels
+from gngraph.passes.prune_channels import PruneChannels
+from gngraph.passes.split_channels import SplitChannels
+from gngraph.rewrite.graph_pass import Pass
+from gngraph.rewrite.pass_manager import PassManager
+from gngraph.rewrite.pass_text import format_passes, parse_passes
+
+__all__ = [
+    "Cleanup",
+    "NewChannels",
+    "Pass",
+    "PassManager",
+    "PruneChannels",
+    "SplitChannels",
+    "format_passes",
+    "parse_passes",
+]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, Node, TupleType
-from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
+from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.spec import Fresh
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ class _Builder:
             for item in self.values[name]:
                 for layout in item.values():
                     self.freeze(layout, "it is the network's output")
-
 
     # --- gngraph.ops.ChannelRules
 

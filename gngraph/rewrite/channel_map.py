@@ -69,9 +69,7 @@ class ChannelMap:
         if other.size != len(self.source):
             raise IRError(f"a channel map of {other.size} channels cannot follow one that leaves {len(self.source)}")
         source = tuple(NEW if s == NEW else self.source[s] for s in other.source)
-        weight = tuple(
-            w if s == NEW else w * self.weight[s] for s, w in zip(other.source, other.weight, strict=True)
-        )
+        weight = tuple(w if s == NEW else w * self.weight[s] for s, w in zip(other.source, other.weight, strict=True))
         return ChannelMap(self.size, source, weight)
 
     def preserves_function(self) -> bool:

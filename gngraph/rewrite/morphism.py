@@ -94,12 +94,14 @@ def _edit(graph: Graph, spaces: ChannelSpaces, name: str, group: list[Morphism])
     splits = [m for m in group if isinstance(m, SplitChannel)]
     news = [m for m in group if isinstance(m, NewChannel)]
     prunes = [m for m in group if isinstance(m, PruneChannel)]
-    named = [m.channel for m in (*splits, *prunes)]
+    named = [m.channel for m in splits] + [m.channel for m in prunes]
     for channel in named:
         if not 0 <= channel < space.size:
             raise PassError(f"channel space '{name}' has {space.size} channels and no channel {channel}")
         if named.count(channel) > 1:
-            raise PassError(f"channel {channel} of space '{name}' is named by two morphisms; apply them one after another")
+            raise PassError(
+                f"channel {channel} of space '{name}' is named by two morphisms; apply them one after another"
+            )
     if len(prunes) >= space.size + len(news):
         raise PassError(f"pruning all {space.size} channels of space '{name}' would cut the network; keep at least one")
     whole = ChannelMap.identity(space.size).split([m.channel for m in splits]).grow(len(news))

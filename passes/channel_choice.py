@@ -1,0 +1,62 @@
+"""Which spaces and channels a pass acts on."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
+from gngraph.errors import PassError
+from gngraph.ir import Graph
+from gngraph.rewrite.pass_text import choices
+
+
+def matching_spaces(name: str, spaces: ChannelSpaces, pattern: str) -> tuple[ChannelSpace, ...]:
+    """The free spaces whose names match `pattern` (as file names do: `*`, `?`, `[abc]`).
+
+    Frozen spaces are left out when free ones match too.
+
+    Args:
+        name: of the pass, for messages.
+
+    Raises:
+        PassError: no space matches, or only frozen ones; the message gives their reasons.
+    """
+    matching = [space for space in spaces if fnmatchcase(space.name, pattern)]
+    if not matching:
+        known = [space.name for space in spaces.free]
+        raise PassError(f"pass '{name}' found no channel space that matches '{pattern}'{choices(pattern, known)}")
+    free = tuple(space for space in matching if space.frozen is None)
+    if not free:
+        reasons = "; ".join(f"'{space.name}' because {space.frozen}" for space in matching)
+        raise PassError(
+            f"pass '{name}' may change none of the spaces that match '{pattern}', they are frozen: {reasons}"
+        )
+    return free
+
+
+def out_norms(graph: Graph, space: ChannelSpace) -> torch.Tensor:
+    """Norm of all weights that read each channel, float64 [channels]; a shared weight counts once."""
+    total = torch.zeros(space.size, dtype=torch.float64)
+    for slot in space.slots:
+        if slot.role is Role.CONSUME:
+            weight = graph.params[slot.param].data.detach().to("cpu", torch.float64)
+            part = weight.narrow(slot.axis, slot.offset, space.size * slot.inner).movedim(slot.axis, 0)
+            total += part.reshape(space.size, -1).square().sum(1)
+    return total.sqrt()
+
+
+def require_positive(name: str, option: str, value: int | None) -> None:
+    """PassError unless `value` is None or at least 1."""
+    if value is not None and value < 1:
+        raise PassError(f"option '{option}' of pass '{name}' is '{value}', but must be at least 1")
+
+
+def require_at_most(name: str, space: ChannelSpace, count: int, most: int) -> None:
+    """PassError when `count` channels of `space` are more than `most`."""
+    if count > most:
+        raise PassError(
+            f"pass '{name}' would take '{count}' channels of space '{space.name}', which allows '{most}' of its "
+            f"'{space.size}'; lower count, or narrow the space pattern"
+        )
