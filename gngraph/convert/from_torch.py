@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from gngraph.convert.fx_calls import bind, dispatched, is_inplace, scopes
+from gngraph.convert.recorded_types import record_types
 from gngraph.convert.to_torch import lower
 from gngraph.convert.trace import check_module, mode_of, trace, training_literals
 from gngraph.errors import IRError, UnsupportedModelError
@@ -26,7 +27,6 @@ from gngraph.ir import (
     Ref,
     Slice,
     TensorType,
-    TupleType,
     Type,
     verify,
 )
@@ -35,13 +35,15 @@ from gngraph.ops import lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.conv import specialise
 from gngraph.ops.foreign import function_path
 from gngraph.ops.shape import read_shape
-from gngraph.ops.spec import REQUIRED, Call
+from gngraph.ops.spec import Call
 
 Heads = Literal["refuse", "drop"]
 """What to do with parts that run only in train mode: refuse the model, or drop them."""
 
 
-def from_torch(module: nn.Module, example_inputs: torch.Tensor | Iterable[torch.Tensor], *, train_only: Heads = "refuse") -> Graph:
+def from_torch(
+    module: nn.Module, example_inputs: torch.Tensor | Iterable[torch.Tensor], *, train_only: Heads = "refuse"
+) -> Graph:
     """The graph of an unmodified module. The module itself is not changed, and the graph has its own parameters.
 
     Args:
@@ -112,7 +114,7 @@ class _Importer:
     ) -> None:
         self.module = module
         self.traced = traced
-        self.scopes = {node: path for node, path in _scopes(traced).items()}
+        self.scopes = scopes(traced)
         self.flags = flags
         self.params, self.canonical = _parameters(module)
         self.nodes: dict[str, Node] = {}
@@ -188,18 +190,18 @@ class _Importer:
         elif target is getattr and args[1] == "shape":
             node = Node(fx_node.name, "size", (self.value(args[0]),), {}, {"dim": None})
         elif getattr(target, "__qualname__", "").startswith("boolean_dispatch"):
-            spec = spec_of_function(_dispatched(target))
-            node = self.known(fx_node, spec, spec.functions[_dispatched(target)]) if spec else None
+            spec = spec_of_function(dispatched(target))
+            node = self.known(fx_node, spec, spec.functions[dispatched(target)]) if spec else None
         elif spec is not None:
             node = self.known(fx_node, spec, spec.functions[target])
         node = node or self.foreign(fx_node, target)
         self.add(fx_node, replace(node, scope=self.scope(fx_node)))
-        if _is_inplace(target, fx_node):
+        if is_inplace(target, fx_node):
             self.redirect(fx_node)
 
     def known(self, fx_node: fx.Node, spec: Any, call: Call) -> Node | None:
         """The node of a call of the op table; None when its arguments do not fit (it is then foreign)."""
-        bound = _bind(call, fx_node, self.flags)
+        bound = bind(call, fx_node, self.flags)
         if bound is None:
             return None
         inputs: list[str] = []
@@ -283,13 +285,7 @@ class _Importer:
     def record(self, fx_node: fx.Node) -> Type:
         """The type of a foreign value, from two runs of the traced network with batches of 2 and of 3 samples."""
         if not self.recorded:
-            runs = []
-            for batch in (2, 3):
-                recorder = _Recorder(self.module, self.traced)
-                sized = [x[:1].expand(batch, *x.shape[1:]).clone() for x in self.inputs]
-                recorder.run(*sized)
-                runs.append(recorder.seen)
-            self.recorded = {node: _type_of(runs[0][node], runs[1][node]) for node in runs[0]}
+            self.recorded = record_types(self.module, self.traced, self.inputs)
         return self.recorded[fx_node]
 
     def infers(self, node: Node) -> bool:
@@ -351,46 +347,11 @@ class _Importer:
             return Items(tuple((str(key), self.attr(value)) for key, value in arg.items()))
         if isinstance(arg, torch.dtype):
             return DType(dtype_name(arg))
-        if arg is None or isinstance(arg, (bool, int, float, str)):
+        if arg is None or isinstance(arg, (bool, int, float, str, Flag)):
             return arg
-        raise UnsupportedModelError(f"'{type(self.module).__name__}' uses the constant '{arg!r}', which a graph cannot hold")
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a trace and keeps the shape and dtype of every value."""
-
-    def __init__(self, module: nn.Module, traced: fx.Graph) -> None:
-        super().__init__(module, graph=traced)
-        self.seen: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        self.seen[n] = _summary(result)
-        return result
-
-
-def _summary(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return TensorType(dtype_name(value.dtype), tuple(value.shape))
-    if isinstance(value, torch.Size):
-        return OpaqueType("torch.Size")
-    if isinstance(value, (tuple, list)):
-        return TupleType(tuple(_summary(item) for item in value))
-    return OpaqueType(type(value).__name__)
-
-
-def _type_of(two: Any, three: Any) -> Type:
-    """A type with a symbolic batch from the types seen with batches of 2 and 3."""
-    if isinstance(two, TensorType) and isinstance(three, TensorType):
-        dims = tuple(
-            a if a == b else (BATCH if (a, b) == (2, 3) else f"{a // 2}*{BATCH}")
-            for a, b in zip(two.shape, three.shape, strict=True)
+        raise UnsupportedModelError(
+            f"'{type(self.module).__name__}' uses the constant '{arg!r}', which a graph cannot hold"
         )
-        return TensorType(two.dtype, dims)
-    if isinstance(two, TupleType) and isinstance(three, TupleType):
-        return TupleType(tuple(_type_of(a, b) for a, b in zip(two.items, three.items, strict=True)))
-    assert isinstance(two, OpaqueType)
-    return two
 
 
 def _parameters(module: nn.Module) -> tuple[dict[str, Parameter], dict[str, str]]:
@@ -398,7 +359,9 @@ def _parameters(module: nn.Module) -> tuple[dict[str, Parameter], dict[str, str]
     persistent = module.state_dict(keep_vars=True)
     for key, value in persistent.items():
         if not isinstance(value, torch.Tensor):
-            raise UnsupportedModelError(f"the state_dict entry '{key}' is not a tensor; gngraph cannot carry extra state")
+            raise UnsupportedModelError(
+                f"the state_dict entry '{key}' is not a tensor; gngraph cannot carry extra state"
+            )
     held = dict(module.named_parameters(remove_duplicate=False))
     buffers = dict(module.named_buffers(remove_duplicate=False))
     order = [*persistent, *(name for name in buffers if name not in persistent)]
@@ -417,49 +380,3 @@ def _parameters(module: nn.Module) -> tuple[dict[str, Parameter], dict[str, str]
         else:
             params[name] = Parameter(tensor.detach().clone(), "buffer" if name in persistent else "constant", False)
     return params, canonical
-
-
-def _scopes(traced: fx.Graph) -> dict[fx.Node, str]:
-    """The path of the module whose forward runs each node."""
-    result = {}
-    for node in traced.nodes:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path = str(stack[-1][0]) if stack else ""
-        if node.op == "call_module" and path == str(node.target):
-            path = str(stack[-2][0]) if len(stack) > 1 else ""
-        result[node] = path
-    return result
-
-
-def _bind(call: Call, fx_node: fx.Node, flags: set[tuple[str, int | str]]) -> dict[str, Any] | None:
-    """Arguments of a call by name with defaults; None when they do not fit the signature."""
-    names = [name for name, _ in call.signature]
-    if len(fx_node.args) > len(names) or any(key not in names for key in fx_node.kwargs):
-        return None
-    bound = dict(call.signature)
-    given: list[tuple[str, int | str, Any]] = [(names[i], i, arg) for i, arg in enumerate(fx_node.args)]
-    given += [(key, key, arg) for key, arg in fx_node.kwargs.items()]
-    for name, key, arg in given:
-        bound[name] = Flag("training") if (fx_node.name, key) in flags else arg
-    return None if any(value is REQUIRED for value in bound.values()) else bound
-
-
-def _dispatched(function: Any) -> Any:
-    """The public function behind torch's boolean_dispatch (F.max_pool2d and its kin)."""
-    plain = inspect.getclosurevars(function).nonlocals.get("if_false")
-    name = getattr(plain, "__name__", "").lstrip("_")
-    return getattr(torch.nn.functional, name, plain)
-
-
-def _is_inplace(target: Any, fx_node: fx.Node) -> bool:
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    if fx_node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
-        return True
-    if name in ("iadd", "isub", "imul", "itruediv"):
-        return True
-    spec = spec_of_function(target)
-    call = spec.functions.get(target) if spec else None
-    names = [n for n, _ in call.signature] if call else []
-    return "inplace" in names and len(fx_node.args) > names.index("inplace") and fx_node.args[names.index("inplace")] is True
-
-

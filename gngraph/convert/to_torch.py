@@ -14,6 +14,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, DType, Flag, Graph, Items, Node, Parameter, Ref, Slice
 from gngraph.ir.types import dtype_of
 from gngraph.ops import lookup
+from gngraph.ops.vet import vet
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def to_torch(graph: Graph) -> nn.Module:
     for name, parameter in graph.params.items():
         if parameter.data.is_meta:
             raise IRError(f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)")
+    vet(graph)  # torch.fx turns names into source code that it executes
     return copy.deepcopy(lower(graph).module)
 
 
@@ -154,7 +156,9 @@ class _Emitter:
             own = getattr(leaf, table)
             for key, tensor in own.items():
                 if tensor is not None and key not in held:
-                    raise IRError(f"module '{path}' needs a tensor '{key}', but the graph has no parameter '{path}.{key}'")
+                    raise IRError(
+                        f"module '{path}' needs a tensor '{key}', but the graph has no parameter '{path}.{key}'"
+                    )
             own.update(held)
         if holder is not None:
             leaf._modules.update(holder._modules)

@@ -66,7 +66,9 @@ def check_module(module: nn.Module) -> None:
             raise UnsupportedModelError(f"{where} has hooks ({hooks[0]}), which tracing would lose; remove them first")
         lazy = [name for name, p in child.named_parameters(recurse=False) if isinstance(p, nn.UninitializedParameter)]
         if lazy:
-            raise UnsupportedModelError(f"{where} has the uninitialised parameter '{lazy[0]}'; run the model once first")
+            raise UnsupportedModelError(
+                f"{where} has the uninitialised parameter '{lazy[0]}'; run the model once first"
+            )
 
 
 @contextmanager
@@ -111,7 +113,9 @@ def training_literals(evaluated: fx.Graph, trained: fx.Graph) -> set[tuple[str, 
     for a, b in zip(evaluated.nodes, trained.nodes, strict=True):
         if (a.op, a.target, len(a.args), sorted(a.kwargs)) != (b.op, b.target, len(b.args), sorted(b.kwargs)):
             return None
-        pairs: list[tuple[int | str, Any, Any]] = [(i, x, y) for i, (x, y) in enumerate(zip(a.args, b.args, strict=True))]
+        pairs: list[tuple[int | str, Any, Any]] = [
+            (i, x, y) for i, (x, y) in enumerate(zip(a.args, b.args, strict=True))
+        ]
         pairs += [(key, a.kwargs[key], b.kwargs[key]) for key in a.kwargs]
         for key, x, y in pairs:
             if x is False and y is True:

@@ -92,9 +92,24 @@ class Draft:
         users = [n.name for n in self._nodes.values() if name in n.inputs]
         if users or name in refs_in(self._output):
             raise IRError(f"node '{name}' is still read by {users or 'the output'}; replace its uses first")
+        self._reanchor(name)
         del self._nodes[name]
         for nodes in self._pending.values():
             nodes[:] = [n for n in nodes if n.name != name]
+
+    def _reanchor(self, name: str) -> None:
+        """What was added behind `name` stays in its place: behind what `name` itself stands behind."""
+        behind = self._pending.pop(name, None)
+        if not behind:
+            return
+        for nodes in self._pending.values():
+            for i, node in enumerate(nodes):
+                if node.name == name:
+                    nodes[i + 1 : i + 1] = behind
+                    return
+        base = [n for n in self._base.nodes if n in self._nodes]
+        before = base[base.index(name) - 1]  # an input comes first and is never removed
+        self._pending.setdefault(before, [])[:0] = behind
 
     def replace_uses(self, old: str, new: str, *, except_in: tuple[str, ...] = ()) -> None:
         """Make every reader of `old` (nodes not in `except_in`, and the output) read `new`; O(#nodes)."""
@@ -166,8 +181,6 @@ class Draft:
         added = {n.name for group in self._pending.values() for n in group}
         place([name for name in self._nodes if name not in added])
         place([n.name for n in self._pending.get(None, ())])
-        for nodes in self._pending.values():  # behind a node that was removed again
-            place([n.name for n in nodes if n.name in self._nodes and n.name not in order])
         return order
 
     def _infer(self, nodes: dict[str, Node]) -> dict[str, Node]:

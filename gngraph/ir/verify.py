@@ -31,7 +31,9 @@ def verify(graph: Graph) -> None:
         for attr, value in node.attrs.items():
             for name in refs_in(value):
                 if name not in node.inputs:
-                    raise IRError(f"node '{key}' refers to '{name}' in attribute '{attr}' but does not list it as input")
+                    raise IRError(
+                        f"node '{key}' refers to '{name}' in attribute '{attr}' but does not list it as input"
+                    )
         if (node.op == "input") != (key in graph.inputs):
             raise IRError(f"node '{key}' has op '{node.op}', which does not agree with the inputs {graph.inputs}")
         if node.op == "input" and not isinstance(node.type, TensorType):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
@@ -54,9 +54,7 @@ def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> list
     if padding == "same":
         return list(size)
     pad = spread(0 if padding == "valid" else padding, rank)
-    return [
-        (int(s) + 2 * pad[i] - dilation[i] * (int(kernel[i]) - 1) - 1) // stride[i] + 1 for i, s in enumerate(size)
-    ]
+    return [(int(s) + 2 * pad[i] - dilation[i] * (int(kernel[i]) - 1) - 1) // stride[i] + 1 for i, s in enumerate(size)]
 
 
 def _positions(operands: Operands, result: Type) -> int:

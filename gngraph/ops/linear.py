@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import fx, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
@@ -15,7 +15,9 @@ from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, regi
 def _infer(operands: Operands) -> Type:
     x, weight = operands.tensor(), operands.params["weight"].shape
     if x.shape[-1] != weight[1]:
-        raise IRError(f"node '{operands.node.name}' (linear) reads {x.shape[-1]} features, but its weight is for {weight[1]}")
+        raise IRError(
+            f"node '{operands.node.name}' (linear) reads {x.shape[-1]} features, but its weight is for {weight[1]}"
+        )
     return TensorType(x.dtype, (*x.shape[:-1], weight[0]))
 
 

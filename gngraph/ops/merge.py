@@ -30,7 +30,8 @@ def _emit_arithmetic(function: Callable[..., Any]) -> Callable[[Emitter, Node], 
     def emit(emitter: Emitter, node: Node) -> fx.Node:
         values = iter(node.inputs)
         args = [
-            emitter.value(next(values)) if f"literal{i}" not in node.attrs else node.attrs[f"literal{i}"] for i in (0, 1)
+            emitter.value(next(values)) if f"literal{i}" not in node.attrs else node.attrs[f"literal{i}"]
+            for i in (0, 1)
         ]
         return emitter.call(function, *args)
 
@@ -65,7 +66,9 @@ def _infer_cat(operands: Operands) -> Type:
     dim = node.attrs["dim"] % rank
     total = 0
     for t in types:
-        if len(t.shape) != rank or any(a != b for i, (a, b) in enumerate(zip(t.shape, types[0].shape)) if i != dim):
+        if len(t.shape) != rank or any(
+            a != b for i, (a, b) in enumerate(zip(t.shape, types[0].shape, strict=True)) if i != dim
+        ):
             raise IRError(f"node '{node.name}' (cat) joins '{types[0]}' and '{t}' along axis {dim}, which do not fit")
         total += int(t.shape[dim])
     shape: list[Dim] = list(types[0].shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from gngraph.ir import Flag, Node
@@ -39,7 +39,19 @@ _LINEAR: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = [
     ("neg", None, torch.neg, ("neg",), ""),
     ("contiguous", None, torch.Tensor.contiguous, ("contiguous",), ""),
 ]
-_INPLACE = {"relu", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh"}
+_INPLACE = {
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "silu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+}
 
 
 def _register(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, TensorType, Type
@@ -30,7 +30,9 @@ def _window(operands: Operands) -> Type:
             out = -(-span // stride[i]) + 1
             out -= (out - 1) * stride[i] >= int(size) + padding[i]  # the last window must start inside
         if out < 1:
-            raise IRError(f"node '{node.name}' ({node.op}) pools '{x}' to nothing; the input is too small for the network")
+            raise IRError(
+                f"node '{node.name}' ({node.op}) pools '{x}' to nothing; the input is too small for the network"
+            )
         shape.append(out)
     return TensorType(x.dtype, tuple(shape))
 

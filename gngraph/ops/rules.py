@@ -42,7 +42,9 @@ def broadcast_dims(operands: Operands, a: Dim, b: Dim) -> Dim:
         return a
     if a == 1:
         return b
-    raise IRError(f"node '{operands.node.name}' ({operands.node.op}) combines sizes '{a}' and '{b}', which do not broadcast")
+    raise IRError(
+        f"node '{operands.node.name}' ({operands.node.op}) combines sizes '{a}' and '{b}', which do not broadcast"
+    )
 
 
 def broadcast_type(operands: Operands) -> Type:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from gngraph.scoring.sites import Band, Edge
 from gngraph.convert.to_torch import lower
 from gngraph.curvature import Curvature, Loss
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
+from gngraph.scoring.sites import Band, Edge
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class Collector:
         output = values[self.graph.outputs[0]]
         losses = self.loss.per_sample(output, y)
         if not bool(torch.isfinite(losses).all()):
-            raise GnGraphError(f"the loss of '{self.graph.name}' is not finite on the data; train it with a lower rate first")
+            raise GnGraphError(
+                f"the loss of '{self.graph.name}' is not finite on the data; train it with a lower rate first"
+            )
         wanted = [held[edge] for edge in self._wanted]
         factors = self.curvature.factors(self.loss, output.detach(), y, generator)
         (slope,) = torch.autograd.grad(losses.sum(), output, retain_graph=True)

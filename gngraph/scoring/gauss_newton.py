@@ -6,6 +6,7 @@ predicted on a third, so that no number was fitted on the samples it is shown fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.scoring.collect import Collected, Collector
 from gngraph.analysis.cost import Cost, CostModel
-from gngraph.scoring.removal import Removal
-from gngraph.scoring.sites import ReadSite, read_sites, split_sites
-from gngraph.scoring.split_learning import LearnOptions, SplitLearner
 from gngraph.curvature import curvature_named, fallback, predicted_change
 from gngraph.data import batches
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism, PruneChannel, SplitChannel
+from gngraph.scoring.collect import Collected, Collector
+from gngraph.scoring.removal import Removal
+from gngraph.scoring.sites import ReadSite, read_sites, split_sites
+from gngraph.scoring.split_learning import LearnOptions, SplitLearner
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager, Problem
@@ -46,7 +47,8 @@ class Moments:
 
     def errors(self) -> torch.Tensor:
         """Standard error of `changes` over the samples, [C]."""
-        return predicted_change(self.s, self.q).std(0) / self.s.shape[0] ** 0.5
+        spread: torch.Tensor = predicted_change(self.s, self.q).std(0)
+        return spread / math.sqrt(self.s.shape[0])
 
     def change_of(self, chosen: Iterable[int]) -> float:
         """Predicted mean change of the loss for a set of candidates together."""
@@ -109,7 +111,7 @@ class GaussNewton:
     """
 
     curvature: str = "mc"
-    epochs: int = 4
+    epochs: int = 1
     rate: float = LearnOptions.rate
     decay: float = LearnOptions.decay
     start: float = LearnOptions.start
@@ -145,7 +147,9 @@ class _Run:
         for site in split_sites(self.graph, self.spaces):
             if site.linear:
                 where = self.graph.nodes[site.node].module or site.node
-                self.notes.append(f"'{where}' writes '{site.space}' without a non-linearity behind it: splits gain nothing")
+                self.notes.append(
+                    f"'{where}' writes '{site.space}' without a non-linearity behind it: splits gain nothing"
+                )
 
     def _removals(self) -> dict[str, Removal]:
         groups: dict[str, list[ReadSite]] = {}
@@ -208,4 +212,3 @@ class _Run:
             if isinstance(candidate.morphism, PruneChannel):
                 values.setdefault(candidate.morphism.space, []).append(max(0.0, -candidate.gain))
         return {space: sum(v) / len(v) for space, v in values.items()}
-

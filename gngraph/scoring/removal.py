@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gngraph.scoring.collect import Collected, per_channel
-from gngraph.scoring.sites import Edge, ReadSite
 from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
+from gngraph.scoring.collect import Collected, per_channel
+from gngraph.scoring.sites import Edge, ReadSite
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class Removal:
         for i, read in enumerate(self.reads):
             band = read.site.bands[0]
             a = batch.values[read.site.edge.value].movedim(band.axis, 1)
-            a = a.narrow(1, band.start, band.size * band.inner).flatten(2) if a.dim() > 2 else a.narrow(
-                1, band.start, band.size * band.inner
-            ).unsqueeze(2)
+            a = (
+                a.narrow(1, band.start, band.size * band.inner).flatten(2)
+                if a.dim() > 2
+                else a.narrow(1, band.start, band.size * band.inner).unsqueeze(2)
+            )
             total = a.mean(2).sum(0).view(band.size, band.inner)
             known = self._totals[i]
             self._totals[i] = total if known is None else known + total

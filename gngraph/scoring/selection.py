@@ -14,11 +14,14 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel
-from gngraph.scoring.gauss_newton import Moments, Scores
 from gngraph.errors import PassError
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel
+from gngraph.scoring.gauss_newton import Moments, Scores
 
 Rule = Literal["joint", "additive"]
+CAUTION = 2.0
+"""Standard errors by which the joint rule lowers every gain before it compares them; predictions are not lowered."""
+
 RULES: tuple[Rule, ...] = ("joint", "additive")
 
 
@@ -77,7 +80,9 @@ def _sum(moments: Moments, chosen: list[int]) -> float:
 
 
 class _State:
-    def __init__(self, scores: Scores, model: CostModel, budget: Budget | None, kinds: set[str], *, joint: bool) -> None:
+    def __init__(
+        self, scores: Scores, model: CostModel, budget: Budget | None, kinds: set[str], *, joint: bool
+    ) -> None:
         self.scores = scores
         self.model = model
         self.budget = budget
@@ -93,6 +98,8 @@ class _State:
         self.prunes = torch.tensor([isinstance(m, PruneChannel) for m in morphisms])
         self.open = torch.tensor([m.kind in kinds for m in morphisms])
         self.slope = scores.judge.s.mean(0)
+        if joint:  # the best of thousands of noisy estimates is too good to be true: demand a gain beyond the noise
+            self.slope = self.slope + CAUTION * scores.judge.errors()
         rows = scores.judge.q.flatten(0, 1)
         self.rows = rows
         self.samples = scores.judge.s.shape[0]
@@ -112,7 +119,9 @@ class _State:
         # a prune is worth its loss when the cost it frees buys at least twice that loss elsewhere
         saved = torch.where(usable & self.prunes, gain - 0.5 * price * costs, torch.full_like(gain, -1.0))
         prune = int(saved.argmax())
-        if float(saved[prune]) > 0 and (best is None or self.budget is not None or float(gain[prune]) > float(gain[best])):
+        if float(saved[prune]) > 0 and (
+            best is None or self.budget is not None or float(gain[prune]) > float(gain[best])
+        ):
             best = prune
         if best is None:
             return False

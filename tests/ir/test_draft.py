@@ -159,7 +159,6 @@ def test_added_nodes_keep_their_order(base: Graph) -> None:
     assert order(draft.commit()) == "x a b c e fc1 relu fc2 d"
 
 
-@pytest.mark.xfail(strict=True, reason="Draft.remove forgets what was added behind the removed node")
 def test_a_node_can_be_replaced(base: Graph) -> None:
     """Add the new node behind the old one, move the uses, drop the old one: the new one stands in its place."""
     draft = base.edit()

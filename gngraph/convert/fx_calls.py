@@ -1,0 +1,61 @@
+"""Reading torch.fx nodes: arguments by name, in-place calls, the module whose forward runs a node."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx
+
+from gngraph.ir import Flag
+from gngraph.ops import Call, spec_of_function
+from gngraph.ops.spec import REQUIRED
+
+
+def scopes(traced: fx.Graph) -> dict[fx.Node, str]:
+    """The path of the module whose forward runs each node."""
+    result = {}
+    for node in traced.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        if node.op == "call_module" and path == str(node.target):
+            path = str(stack[-2][0]) if len(stack) > 1 else ""
+        result[node] = path
+    return result
+
+
+def bind(call: Call, fx_node: fx.Node, flags: set[tuple[str, int | str]]) -> dict[str, Any] | None:
+    """Arguments of a call by name with defaults; None when they do not fit the signature."""
+    names = [name for name, _ in call.signature]
+    if len(fx_node.args) > len(names) or any(key not in names for key in fx_node.kwargs):
+        return None
+    bound = dict(call.signature)
+    given: list[tuple[str, int | str, Any]] = [(names[i], i, arg) for i, arg in enumerate(fx_node.args)]
+    given += [(key, key, arg) for key, arg in fx_node.kwargs.items()]
+    for name, key, arg in given:
+        bound[name] = Flag("training") if (fx_node.name, key) in flags else arg
+    return None if any(value is REQUIRED for value in bound.values()) else bound
+
+
+def dispatched(function: Any) -> Any:
+    """The public function behind torch's boolean_dispatch (F.max_pool2d and its kin)."""
+    plain = inspect.getclosurevars(function).nonlocals.get("if_false")
+    name = getattr(plain, "__name__", "").lstrip("_")
+    return getattr(torch.nn.functional, name, plain)
+
+
+def is_inplace(target: Any, fx_node: fx.Node) -> bool:
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if fx_node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
+        return True
+    if name in ("iadd", "isub", "imul", "itruediv"):
+        return True
+    spec = spec_of_function(target)
+    call = spec.functions.get(target) if spec else None
+    names = [n for n, _ in call.signature] if call else []
+    return (
+        "inplace" in names
+        and len(fx_node.args) > names.index("inplace")
+        and fx_node.args[names.index("inplace")] is True
+    )
