@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,19 +21,19 @@ from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.observer import Observer, Unobserved
 from gngraph.growth.optimizer_state import OptimizerState, carry_state
-from gngraph.growth.options import Stretch, TrainOptions
+from gngraph.growth.options import Schedule, Stretch, TrainOptions
 from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import round_budgets
 from gngraph.growth.seeding import mixed
-from gngraph.growth.step import Change, Step, apply, exact_plan, plan, standard_error
+from gngraph.growth.step import Change, Plan, Step, apply, exact_plan, plan, standard_error
 from gngraph.growth.training import EpochRecord, Trainer
 from gngraph.ir import Graph, Ref
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import Selection, select
 
-STAGES = ("train", "analyse", "select", "rewrite", "measure", "batchnorm", "evaluate")
-"""Stages of a round in order. "measure" and "rewrite" come twice when the learned morphisms are refused, and "evaluate"
-(the held-out data) comes after "train" as well."""
+STAGES = ("train", "batchnorm", "evaluate", "analyse", "select", "rewrite", "measure")
+"""Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data) follow both the
+training and the rewrite, and "rewrite" and "measure" come again when the learned morphisms are refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +160,7 @@ class _Run:
             after = self._loss(applied.rewritten.graph, self.problem.splits.report)
         self.lineage.follow(applied.edits)
         self.state = carry_state(self.state, applied.rewritten.gathers)
-        with self._stage("batchnorm"):
-            self.graph = reestimate(applied.rewritten.graph, self.problem)
+        self.graph = self._reestimated(applied.rewritten.graph)
         record |= {
             "morphisms": morphism_entries(applied.morphisms),
             "predicted": reported.predicted,
@@ -192,7 +190,7 @@ class _Run:
         self.number = number
         self.seconds = {}
 
-    def _train(self, epochs: int, schedule: Any, record: Record) -> Graph:
+    def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
         warmup = self.options.warmup if self.epochs_done == 0 else 0.0
         stretch = Stretch(epochs, schedule, warmup, self.epochs_done)
 
@@ -203,11 +201,17 @@ class _Run:
             trained = self.trainer.train(self.graph, stretch, self.state, tell)
         self.state = trained.state
         self.epochs_done += epochs
+        # Running averages lag behind the weights; an analysis of a stale network would spend channels on repairing that.
+        graph = self._reestimated(trained.graph)
         record["epochs"] = epoch_entries(trained.epochs)
-        record["trained"] = self._standing(trained.graph)
-        return trained.graph
+        record["trained"] = self._standing(graph)
+        return graph
 
-    def _apply(self, graph: Graph, spaces: ChannelSpaces, wish: Any) -> Step:
+    def _reestimated(self, graph: Graph) -> Graph:
+        with self._stage("batchnorm"):
+            return reestimate(graph, self.problem)
+
+    def _apply(self, graph: Graph, spaces: ChannelSpaces, wish: Plan) -> Step:
         with self._stage("rewrite"):
             generator = torch.Generator().manual_seed(mixed(self.problem.seed, self.number))
             return apply(graph, spaces, wish, self.budget, generator)

@@ -1,0 +1,1 @@
+"""Reports: pictures of a growth run."""
