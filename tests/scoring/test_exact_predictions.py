@@ -1,0 +1,164 @@
+"""Where everything behind the tap is linear and the loss is a square, the exact model is not an approximation at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.convert.from_torch import from_torch
+from gngraph.convert.to_torch import lower
+from gngraph.ir import Graph
+from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
+from gngraph.rewrite.surgery import rewrite
+from gngraph.scoring.gauss_newton import GaussNewton, Scores
+
+
+class Concat(nn.Module):
+    """A concatenation whose parts meet their non-linearity behind it, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+        self.b = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(7)
+        self.head = nn.Conv2d(7, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.a(x), self.b(x)], 1)
+        out: Tensor = self.head(torch.relu(self.norm(y))).flatten(1)
+        return out
+
+
+class Residual(nn.Module):
+    """Two layers that write one space; the non-linearity follows the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.side = nn.Conv2d(2, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.norm(self.stem(x)) + self.side(x))
+        out: Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+def chain() -> nn.Module:
+    """Zero padding, flatten to linear, and a reader with neither bias nor BatchNorm."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, padding=1, bias=False),
+        nn.BatchNorm2d(5),
+        nn.Flatten(),
+        nn.Linear(5 * 36, 3),
+    )
+
+
+def padded() -> nn.Module:
+    """A reader with zero padding and a bias: the folded mean is wrong at the border, and the prediction knows it."""
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 3, 3, padding=1), nn.Flatten())
+
+
+def depthwise() -> nn.Module:
+    """A depthwise layer inside the space, which is a site of its own."""
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU6(), nn.Conv2d(6, 2, 1), nn.Flatten()
+    )
+
+
+CASES = {"chain": chain, "concat": Concat, "residual": Residual, "padded": padded, "depthwise": depthwise}
+
+
+def setting(name: str) -> tuple[Graph, AnalysisManager]:
+    torch.manual_seed(0)
+    module = CASES[name]()
+    x = torch.randn(72, 2, 6, 6)
+    module.train()
+    with torch.no_grad():
+        for _ in range(20):
+            module(x + 0.1)
+        outputs = module.eval()(x)
+    y = outputs + torch.randn_like(outputs)
+    graph = from_torch(module, x[:1]).to(torch.float64)
+    problem = Problem((x.double(), y.double()), loss="mse", device="cpu", learn=24, judge=24, report=24, batch_size=16)
+    return from_double(graph), AnalysisManager(problem)
+
+
+def from_double(graph: Graph) -> Graph:
+    """The graph with types that say float64, as an import of the float64 module would give."""
+    return from_torch(lower(graph).module, torch.zeros(1, 2, 6, 6, dtype=torch.float64))
+
+
+def report_loss(graph: Graph, analyses: AnalysisManager) -> float:
+    report = analyses.problem.splits.report
+    x = torch.stack([report[i][0] for i in range(len(report))])
+    y = torch.stack([report[i][1] for i in range(len(report))])
+    with torch.no_grad():
+        return float((lower(graph).module(x) - y).square().mean())
+
+
+def after(graph: Graph, morphism: object) -> Graph:
+    spaces = ChannelSpaces.of(graph)
+    assert isinstance(morphism, (SplitChannel, PruneChannel))
+    return rewrite(graph, spaces, edits_of(graph, spaces, [morphism])).graph
+
+
+def worst(graph: Graph, analyses: AnalysisManager, scores: Scores, kind: str) -> tuple[float, float]:
+    """Largest deviation of predicted from actual, and largest actual change, over all candidates of a kind."""
+    base = report_loss(graph, analyses)
+    predicted = scores.report.changes()
+    pairs = [
+        (float(predicted[i]), report_loss(after(graph, c.morphism), analyses) - base)
+        for i, c in enumerate(scores.candidates)
+        if c.morphism.kind == kind
+    ]
+    assert pairs
+    return max(abs(p - a) for p, a in pairs), max(abs(a) for _, a in pairs)
+
+
+@pytest.mark.parametrize("kind", ["split", "prune"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_exact_curvature_predicts_exactly(name: str, kind: str) -> None:
+    graph, analyses = setting(name)
+    scores = analyses.get(GaussNewton("exact", epochs=3, start=1.0), graph)
+    if name == "chain":  # the second space is behind a linear chain up to the loss: its splits are no candidates
+        spaces = {c.morphism.space for c in scores.candidates if isinstance(c.morphism, SplitChannel)}
+        assert spaces == {"0"} and any("without a non-linearity" in note for note in scores.notes)
+    deviation, size = worst(graph, analyses, scores, kind)
+    assert size > 1e-4, "nothing happens, so nothing is proved"
+    assert deviation < 2e-6 * max(1.0, size)  # moments are kept in float32
+
+
+def test_learning_lowers_the_predicted_loss() -> None:
+    graph, analyses = setting("residual")
+    first = analyses.get(GaussNewton("exact", epochs=0), graph)
+    later = analyses.get(GaussNewton("exact", epochs=30), graph)
+
+    def total(scores: Scores) -> float:
+        return sum(c.gain for c in scores.candidates if c.morphism.kind == "split")
+
+    assert total(later) > total(first)
+
+
+@pytest.mark.parametrize("curvature", ["mc{draws=64}", "rank1"])
+def test_other_curvatures_agree_to_first_order(curvature: str) -> None:
+    graph, analyses = setting("padded")
+    exact = analyses.get(GaussNewton("exact", epochs=0, start=1.0), graph)
+    other = analyses.get(GaussNewton(curvature, epochs=0, start=1.0), graph)
+    assert torch.allclose(exact.report.s, other.report.s, atol=1e-6)
+    if curvature.startswith("mc"):
+        a, b = exact.report.changes(), other.report.changes()
+        assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) > 0.98
+
+
+def test_a_depthwise_layer_is_a_site_of_its_own() -> None:
+    graph, analyses = setting("depthwise")
+    sites = {c.site for c in analyses.get(GaussNewton(epochs=0), graph).candidates if c.morphism.kind == "split"}
+    assert sites == {"0", "1"}
