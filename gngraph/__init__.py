@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from gngraph.analysis.channels import ChannelSpaces
     from gngraph.analysis.cost import Budget
     from gngraph.analysis.manager import AnalysisManager, Problem
-    from gngraph.api import diff, grow, load, save
+    from gngraph.api import diff, grow, load
+    from gngraph.convert.archive import save
     from gngraph.convert.from_torch import from_torch
     from gngraph.convert.to_onnx import export_onnx
     from gngraph.convert.to_torch import to_torch
     from gngraph.ir.graph import Graph
     from gngraph.ir.text import parse
-    from gngraph.rewrite.pass_manager import PassManager
+    from gngraph.passes import PassManager
     from gngraph.scoring.gauss_newton import GaussNewton
 
 __version__ = "0.1.0"
@@ -63,7 +64,7 @@ _HOMES = {
     "grow": "gngraph.api",
     "load": "gngraph.api",
     "parse": "gngraph.ir.text",
-    "save": "gngraph.api",
+    "save": "gngraph.convert.archive",
     "to_torch": "gngraph.convert.to_torch",
 }
 

@@ -1,0 +1,96 @@
+"""The command line. Commands are thin: they read options, call the library and print.
+
+Heavy packages are imported inside the commands, so that `gngraph --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import click
+
+from gngraph import __version__
+from gngraph.cli.learning import grow, score, train
+from gngraph.cli.networks import apply, diff, export, inspect, seed
+from gngraph.errors import GnGraphError
+
+__all__ = ["gngraph", "main"]
+
+TROUBLE = 1
+"""Exit status of a refusal; `gngraph diff` uses 2, as diff(1) does, and so do wrong command lines."""
+
+
+class _Ordered(click.Group):
+    """A group that lists its commands in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="gngraph %(version)s")
+@click.option("--traceback", is_flag=True, help="Show where in the code an error came from.")
+def gngraph(traceback: bool) -> None:
+    """Grow and shrink PyTorch networks by graph rewrites that a Gauss-Newton model of the loss chooses.
+
+    MODEL is a gngraph archive, a whole module saved by torch.save, a state dict with --arch, or pkg.module:factory.
+    """
+
+
+for _command in (seed, inspect, train, score, apply, grow, diff, export):
+    gngraph.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 refused, 2 wrong usage (`diff`: 0 same, 1 different, 2 trouble).
+
+    Args:
+        arguments: words after the program's name; by default those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(given))
+
+
+def _run(arguments: list[str]) -> int:
+    trouble = 2 if next((word for word in arguments if not word.startswith("-")), "") == "diff" else TROUBLE
+    if "--traceback" not in arguments:
+        warnings.simplefilter("ignore")  # of libraries about themselves; a person can do nothing about them
+    try:
+        status = gngraph.main(arguments, prog_name="gngraph", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if "--traceback" in arguments:
+            raise
+        return _refused(error, trouble)
+    except KeyboardInterrupt:
+        return _say("interrupted", trouble)
+
+
+def _refused(error: Exception, trouble: int) -> int:
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx is not None else "gngraph"
+        return _say(f"{error.format_message().rstrip('.')} (see {command} --help)", 2)
+    if isinstance(error, click.ClickException):
+        return _say(error.format_message(), trouble)
+    if isinstance(error, click.Abort):
+        return _say("interrupted", trouble)
+    if isinstance(error, GnGraphError):
+        return _say(str(error), trouble)
+    if isinstance(error, OSError):
+        where = f"'{error.filename}': " if error.filename is not None else ""
+        return _say(f"{where}{error.strerror or error}", trouble)
+    return _say(
+        f"unexpected {type(error).__name__}: {error}; please report it with the output of gngraph --traceback", trouble
+    )
+
+
+def _say(message: str, status: int) -> int:
+    print(f"gngraph: error: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,149 @@
+"""Commands that learn from data: train, score, grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gngraph.cli.options import (
+    COUNT,
+    DataOptions,
+    ModelOptions,
+    TrainingOptions,
+    data_options,
+    json_option,
+    model_argument,
+    model_options,
+    open_both,
+    output_option,
+    training_options,
+)
+
+curvature_option = click.option(
+    "--curvature", default="mc", show_default=True, help='Model of the loss: mc, "mc{draws=4}", exact or rank1.'
+)
+
+
+@click.command(short_help="Train a network.")
+@model_argument
+@model_options
+@data_options
+@training_options
+@click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Passes over the training set.")
+@output_option
+def train(
+    model: str, how: ModelOptions, what: DataOptions, training: TrainingOptions, epochs: int, output: Path
+) -> None:
+    """Train MODEL with a learning rate that falls to 0 along a cosine."""
+    from gngraph.cli.progress import EpochLines, percent
+    from gngraph.convert.archive import save
+    from gngraph.growth.evaluation import evaluate
+    from gngraph.growth.options import Stretch
+    from gngraph.growth.training import Trainer
+
+    options = training.build()
+    graph, problem = open_both(model, how, what)
+    with EpochLines(epochs) as lines:
+        trained = Trainer(problem, options).train(
+            graph, Stretch(epochs, "cosine", options.warmup), None, lines.finished
+        )
+    save(trained.graph, output)
+    loss, accuracy = evaluate(trained.graph, problem, problem.test)
+    click.echo(f"{output}: test loss {loss:.4f}{percent(', test accuracy ', accuracy)}")
+
+
+@click.command(short_help="Predict what splitting and pruning each channel would do.")
+@model_argument
+@model_options
+@data_options
+@curvature_option
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Candidates to show.")
+@click.option("--all", "show_all", is_flag=True, help="Show every candidate.")
+@json_option
+def score(
+    model: str, how: ModelOptions, what: DataOptions, curvature: str, top: int, show_all: bool, as_json: bool
+) -> None:
+    """Score every candidate of MODEL by the Gauss-Newton model of the loss: predicted gain, standard error, cost."""
+    from gngraph.analysis.manager import AnalysisManager
+    from gngraph.cli.tables import candidate_rows, print_candidates, print_json
+    from gngraph.scoring.gauss_newton import GaussNewton
+
+    graph, problem = open_both(model, how, what)
+    scores = AnalysisManager(problem).get(GaussNewton(curvature), graph)
+    rows = candidate_rows(scores, None if show_all else top)
+    if as_json:
+        print_json({"curvature": curvature, "candidates": rows, "of": len(scores.candidates), "notes": scores.notes})
+    else:
+        print_candidates(rows, len(scores.candidates), scores.notes)
+
+
+@click.command(short_help="Grow a network up to a budget.")
+@model_argument
+@model_options
+@data_options
+@training_options
+@click.option("--max-params", type=COUNT, help="Largest number of parameters, such as 500k.")
+@click.option("--max-flops", type=COUNT, help="Largest number of FLOPs a sample, such as 40M.")
+@click.option("--rounds", type=click.IntRange(1), default=6, show_default=True, help="Number of rewrites.")
+@click.option("--epochs", type=click.IntRange(0), default=3, show_default=True, help="Epochs before each rewrite.")
+@click.option("--final-epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs after the last.")
+@curvature_option
+@click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run."
+)
+@click.option("--force", is_flag=True, help="Write into a folder that is not empty, replacing the run in it.")
+def grow(
+    model: str,
+    how: ModelOptions,
+    what: DataOptions,
+    training: TrainingOptions,
+    max_params: int | None,
+    max_flops: int | None,
+    rounds: int,
+    epochs: int,
+    final_epochs: int,
+    curvature: str,
+    selection: str,
+    output: Path,
+    force: bool,
+) -> None:
+    """Grow MODEL on data D in rounds of training, analysis and rewriting; the budget is never exceeded.
+
+    The folder then holds seed.gng, model.gng, model.py with weights.safetensors, model.onnx, history.jsonl and pictures.
+    """
+    from gngraph import api
+    from gngraph.cli.networks import describe_onnx
+    from gngraph.cli.progress import RunProgress
+    from gngraph.growth.loop import grow as grow_graph
+
+    if max_params is None and max_flops is None:
+        raise click.UsageError("name a budget: --max-params 500k, --max-flops 40M, or both")
+    options = training.build()
+    if not force:
+        api.require_free_folder(output)
+    graph, problem = open_both(model, how, what)
+    api.set_history_aside(output)
+    with RunProgress(rounds, epochs, final_epochs) as progress:
+        result = grow_graph(
+            graph,
+            problem,
+            max_params=max_params,
+            max_flops=max_flops,
+            rounds=rounds,
+            epochs=epochs,
+            final_epochs=final_epochs,
+            curvature=curvature,
+            selection=selection,
+            out=output,
+            observer=progress,
+            train=options,
+        )
+        progress.exporting()
+        files = api.write_run(result, problem, output)
+    click.echo(describe_onnx(files.onnx))
+    click.echo(
+        f"{output}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl and "
+        f"{len(files.pictures)} pictures"
+    )

@@ -1,0 +1,137 @@
+"""Commands about networks alone: seed, inspect, apply, diff, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gngraph.cli.options import SHAPE, ModelOptions, json_option, model_argument, model_options, output_option
+
+if TYPE_CHECKING:
+    from gngraph.ir import Graph, GraphDiff
+
+
+@click.command(short_help="Make a small network to start from.")
+@click.argument("name")
+@click.option("--width", default=1.0, show_default=True, help="Multiplier of every hidden channel count.")
+@click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of outputs.")
+@click.option("--input-shape", type=SHAPE, default="3x32x32", show_default=True, help="Shape of one sample.")
+@click.option("--seed", "number", default=0, show_default=True, help="Seed of the initial weights.")
+@output_option
+def seed(name: str, width: float, classes: int, input_shape: tuple[int, ...], number: int, output: Path) -> None:
+    """Make the network NAME with fresh weights.
+
+    NAME is vgg11, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp or torchvision:NAME.
+    """
+    from gngraph.api import example
+    from gngraph.convert.archive import save
+    from gngraph.convert.from_torch import from_torch
+    from gngraph.zoo import build_seed
+
+    module = build_seed(name, width=width, classes=classes, input_shape=input_shape, seed=number)
+    # Classifiers of torchvision may have heads for training alone; a seed is for growing, and grows without them.
+    graph = from_torch(module, example(input_shape), train_only="drop")
+    save(graph, output)
+    click.echo(f"{output}: {name} with {graph.num_params():,} parameters")
+
+
+@click.command(short_help="Show size and channel spaces of a network.")
+@model_argument
+@model_options
+@click.option("--text", is_flag=True, help="Print the graph as text instead.")
+@json_option
+def inspect(model: str, how: ModelOptions, text: bool, as_json: bool) -> None:
+    """Show parameters, FLOPs and channel spaces of MODEL: sizes, slots, and why a space is frozen."""
+    from gngraph.cli.tables import describe, print_description, print_json
+    from gngraph.ir import format_graph
+
+    graph = how.open(model)
+    if text:
+        click.echo(format_graph(graph), nl=False)
+    elif as_json:
+        print_json(describe(graph))
+    else:
+        print_description(describe(graph))
+
+
+@click.command(short_help="Rewrite a network by passes.")
+@click.argument("passes")
+@model_argument
+@model_options
+@output_option
+@click.option("--diff", "show_diff", is_flag=True, help="Show what the passes changed.")
+def apply(passes: str, model: str, how: ModelOptions, output: Path, show_diff: bool) -> None:
+    """Apply PASSES, such as "split-channels{count=8},prune-channels", to MODEL; every promise is checked in float64."""
+    from gngraph.api import diff as compare
+    from gngraph.convert.archive import save
+    from gngraph.passes import PassManager
+    from gngraph.rewrite.pass_manager import printing
+
+    manager = PassManager(passes, observers=[printing(click.echo)])
+    graph = how.open(model)
+    result = manager.run(graph)
+    save(result.graph, output)
+    if show_diff:
+        click.echo(compare(graph, result.graph).render())
+    click.echo(f"{output}: {result.graph.num_params():,} parameters")
+
+
+@click.command(short_help="Show what differs between two networks.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@model_options
+@json_option
+@click.pass_context
+def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json: bool) -> None:
+    """Show what differs from network A to network B, grouped by channel space.
+
+    Exit status: 0 the same in structure and values, 1 different, 2 trouble.
+    """
+    from gngraph import api
+    from gngraph.cli.tables import print_json
+
+    a, b = how.open(first), how.open(second)
+    found: GraphDiff = api.diff(a, b, lineage=api.recorded_lineage(a, second))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo(found.render())
+    ctx.exit(0 if found.is_empty and not found.weights.differing else 1)
+
+
+@click.command(short_help="Write a network as ONNX or as Python source.")
+@model_argument
+@model_options
+@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file to write.")
+@click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="Folder for model.py and its weights.")
+def export(model: str, how: ModelOptions, onnx: Path | None, source: Path | None) -> None:
+    """Write MODEL as an ONNX file, checked in onnxruntime, or as a Python class that needs no gngraph, or both."""
+    if onnx is None and source is None:
+        raise click.UsageError("name what to write: --onnx FILE, --source FOLDER, or both")
+    if onnx is not None and not onnx.absolute().parent.is_dir():
+        raise click.UsageError(f"'{onnx}' cannot be written: its folder does not exist")
+    graph = how.open(model)
+    if onnx is not None:
+        click.echo(describe_onnx(_to_onnx(graph, onnx)))
+    if source is not None:
+        from gngraph.convert.source import export_source
+
+        files = export_source(graph, source)
+        click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
+
+
+def _to_onnx(graph: Graph, path: Path) -> Any:
+    from gngraph.convert.to_onnx import export_onnx
+
+    return export_onnx(graph, path)
+
+
+def describe_onnx(report: Any) -> str:
+    """One line about an exported ONNX file and its check."""
+    return (
+        f"{report.path}: ONNX opset {report.opset}, {report.nodes} nodes, {report.bytes:,} bytes; differs from torch by "
+        f"at most {report.max_abs_difference:.1e} (largest output {report.max_abs_output:.3g}) on batches of "
+        f"{', '.join(map(str, report.batches))} in {' + '.join(report.providers)}"
+    )

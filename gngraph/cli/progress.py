@@ -1,0 +1,141 @@
+"""Progress of training and growth: bars on a terminal, one line an epoch or round everywhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gngraph.cli.tables import console
+
+if TYPE_CHECKING:
+    from gngraph.growth.training import EpochRecord
+
+Record = dict[str, Any]
+
+
+def percent(label: str, share: float | None) -> str:
+    """`label` and a share in percent; nothing for None.
+
+    >>> percent("accuracy ", 0.975)
+    'accuracy 97.50 %'
+    """
+    return "" if share is None else f"{label}{100 * share:.2f} %"
+
+
+def describe_epoch(epoch: EpochRecord) -> str:
+    """An epoch in one line."""
+    accuracy = percent(", accuracy ", epoch.accuracy)
+    return f"epoch {epoch.epoch}: training loss {epoch.loss:.4f}{accuracy}, {epoch.seconds:.1f} s"
+
+
+def describe_round(record: Record) -> str:
+    """A round in one line: size against budget, predicted against actual change of the loss, accuracy.
+
+    >>> describe_round({
+    ...     "kind": "round", "round": 1, "rounds": 2, "params": 1500, "flops": 9000, "accuracy": 0.5, "loss": 1.25,
+    ...     "budget": {"params": 2000, "flops": None}, "predicted": -0.02, "predicted_error": 0.001, "actual": -0.019,
+    ...     "refused": None, "morphisms": {"0": {"split": [1, 2]}}, "seconds": {"train": 2.0},
+    ... })
+    'round 1/2: 1,500 of 2,000 parameters (75 %); loss change -0.0200 ± 0.0010 predicted, -0.0190 actual; 2 split; test
+    accuracy 50.00 %; 2.0 s'
+    """
+    parts = [_size(record)]
+    if record["kind"] == "round":
+        error = record.get("predicted_error") or 0.0
+        parts.append(f"loss change {record['predicted']:+.4f} ± {error:.4f} predicted, {record['actual']:+.4f} actual")
+        if record["refused"]:
+            parts.append(f"refused ({record['refused']}), exact new channels instead")
+        parts.append(_changes(record["morphisms"]))
+    parts.append(percent("test accuracy ", record["accuracy"]) or f"test loss {record['loss']:.4f}")
+    parts.append(f"{sum(record['seconds'].values()):.1f} s")
+    title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
+    return f"{title}: {'; '.join(parts)}"
+
+
+def _size(record: Record) -> str:
+    sides = []
+    for key, unit in (("params", "parameters"), ("flops", "FLOPs")):
+        limit = record["budget"][key]
+        if limit is not None:
+            sides.append(f"{record[key]:,} of {limit:,} {unit} ({100 * record[key] / limit:.0f} %)")
+    return ", ".join(sides)
+
+
+def _changes(morphisms: dict[str, Record]) -> str:
+    counts: dict[str, int] = {}
+    for entry in morphisms.values():
+        for kind, what in entry.items():
+            counts[kind] = counts.get(kind, 0) + (what if isinstance(what, int) else len(what))
+    words = {"split": "split", "new": "new", "prune": "pruned"}
+    return ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items()) or "no change"
+
+
+class _Bars:
+    """A context with a progress display, which shows nothing where the output is no terminal."""
+
+    def __init__(self) -> None:
+        out = console()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.progress.console.print(text, markup=False, soft_wrap=True)
+
+
+class EpochLines(_Bars):
+    """A bar over the epochs of one training, and a line for each."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._task = self.progress.add_task("training", total=max(1, epochs))
+
+    def finished(self, epoch: EpochRecord) -> None:
+        """An epoch ended."""
+        self.say(describe_epoch(epoch))
+        self.progress.advance(self._task)
+
+
+class RunProgress(_Bars):
+    """Observer of a growth run: a bar over all epochs, one over the stages of the round, and a line a round."""
+
+    def __init__(self, rounds: int, epochs: int, final_epochs: int) -> None:
+        super().__init__()
+        self._rounds = rounds
+        self._whole = self.progress.add_task("growing", total=max(1, rounds * epochs + final_epochs))
+        self._stage = self.progress.add_task("starting", total=None)
+
+    def stage_started(self, number: int, stage: str) -> None:
+        """Name the stage."""
+        title = f"round {number}/{self._rounds}" if number <= self._rounds else "final training"
+        self.progress.update(self._stage, description=f"{title}: {stage}")
+
+    def stage_finished(self, number: int, stage: str, seconds: float) -> None:
+        """Nothing to show: the round's line has the seconds."""
+
+    def epoch_finished(self, number: int, epoch: EpochRecord) -> None:
+        """Move the bar; in a log, where no bar shows, print a line."""
+        self.progress.advance(self._whole)
+        if self.progress.disable:
+            self.say(f"  {describe_epoch(epoch)}")
+
+    def round_finished(self, record: Record) -> None:
+        """Print the round's line."""
+        self.say(describe_round(record))
+
+    def exporting(self) -> None:
+        """The run is over, its files are being written."""
+        self.progress.update(self._stage, description="exporting (source, ONNX, pictures)")
+        if self.progress.disable:
+            self.say("exporting (source, ONNX, pictures)")

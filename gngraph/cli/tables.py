@@ -1,0 +1,127 @@
+"""What commands print: rich tables for people and the same content as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gngraph.ir import Graph
+    from gngraph.scoring.gauss_newton import Scores
+
+PIPE_WIDTH = 160
+"""Columns where the output is no terminal, so that a pipe sees whole reasons."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that does not break lines at 80 columns when it writes to a file."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """What `gngraph inspect` tells about a network, as JSON values."""
+    from gngraph.analysis.channels import ChannelSpaces
+    from gngraph.analysis.cost import CostModel, cost
+
+    size, spaces = cost(graph), ChannelSpaces.of(graph)
+    model = CostModel(graph, spaces)
+    return {
+        "name": graph.name,
+        "inputs": {name: str(graph.nodes[name].type) for name in graph.inputs},
+        "outputs": {name: str(graph.nodes[name].type) for name in graph.outputs},
+        "params": size.params,
+        "flops": size.flops,
+        "nodes": len(graph.nodes),
+        "spaces": [
+            {
+                "name": space.name,
+                "size": space.size,
+                "frozen": space.frozen,
+                "params_per_channel": model.marginal(space.name, model.widths).params,
+                "flops_per_channel": model.marginal(space.name, model.widths).flops,
+                "slots": [
+                    {"param": s.param, "axis": s.axis, "offset": s.offset, "inner": s.inner, "role": s.role.value}
+                    for s in space.slots
+                ],
+            }
+            for space in spaces
+        ],
+    }
+
+
+def print_description(told: dict[str, Any]) -> None:
+    """The result of `describe` as a heading and a table of the channel spaces."""
+    out = console()
+    shapes = " -> ".join(", ".join(told[side].values()) for side in ("inputs", "outputs"))
+    out.print(f"[bold]{told['name']}[/bold]  {shapes}", markup=True)
+    out.print(f"{told['params']:,} parameters, {told['flops']:,} FLOPs a sample, {told['nodes']} nodes")
+    table = Table(header_style="bold")
+    table.add_column("channel space", overflow="fold")
+    for title in ("channels", "params each", "FLOPs each"):
+        table.add_column(title, justify="right")
+    table.add_column("slots", overflow="fold")
+    table.add_column("frozen because", overflow="fold")
+    for space in told["spaces"]:
+        numbers = [f"{space[key]:,}" for key in ("size", "params_per_channel", "flops_per_channel")]
+        table.add_row(space["name"], *numbers, _slots(space["slots"]), space["frozen"] or "")
+    out.print(table)
+    free = [space for space in told["spaces"] if space["frozen"] is None]
+    channels = sum(space["size"] for space in free)
+    out.print(f"{len(free)} of {len(told['spaces'])} channel spaces are free, with {channels:,} channels in all")
+
+
+def _slots(slots: Sequence[dict[str, Any]]) -> str:
+    """Weights that write and read the space; what follows it (biases, BatchNorm) is counted."""
+    shown = []
+    for role, word in (("produce", "written by"), ("consume", "read by")):
+        names = list(dict.fromkeys(s["param"].removesuffix(".weight") for s in slots if s["role"] == role))
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            shown.append(f"{word} {', '.join(names[:3])}{more}")
+    followers = sum(s["role"] == "follow" for s in slots)
+    return "; ".join([*shown, f"{followers} follow"] if followers else shown)
+
+
+def candidate_rows(scores: Scores, limit: int | None) -> list[dict[str, Any]]:
+    """Candidates as JSON values, those with the greatest predicted gain first."""
+    order = sorted(scores.candidates, key=lambda candidate: -candidate.gain)
+    return [
+        {
+            **candidate.morphism.record(),
+            "site": candidate.site,
+            "gain": candidate.gain,
+            "standard_error": candidate.error,
+            "params": candidate.cost.params,
+            "flops": candidate.cost.flops,
+        }
+        for candidate in order[:limit]
+    ]
+
+
+def print_candidates(rows: Sequence[dict[str, Any]], total: int, notes: Sequence[str]) -> None:
+    """The rows of `candidate_rows` as a table."""
+    out = console()
+    table = Table(header_style="bold", title=f"{len(rows)} of {total:,} candidates", title_justify="left")
+    for title in ("kind", "channel space", "site"):
+        table.add_column(title, overflow="fold")
+    for title in ("channel", "predicted gain", "standard error", "params", "FLOPs"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        gain, error = f"{row['gain']:+.5f}", f"{row['standard_error']:.5f}"
+        channel = str(row.get("channel", ""))
+        cost = (f"{row['params']:+,}", f"{row['flops']:+,}")
+        table.add_row(row["kind"], row["space"], row["site"], channel, gain, error, *cost)
+    out.print(table)
+    for note in notes:
+        out.print(f"note: {note}", markup=False)
