@@ -21,7 +21,8 @@ from gngraph.scoring.selection import Selection, fill
 SIGMAS = 2.0
 """Standard errors on either side of a predicted change that its interval covers."""
 
-_ROUNDING = 1e-6  # of the loss: what float32 forward passes may differ by although the function is the same
+NEGLIGIBLE = 1e-3
+"""Share of the loss by which it may rise unpredicted: noise of a few samples, not worth refusing a round for."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Change:
     @property
     def broken(self) -> bool:
         """Whether the loss rose, and beyond what the prediction allows."""
-        return self.actual > max(_ROUNDING * self.before, self.predicted + SIGMAS * self.error)
+        return self.actual > max(NEGLIGIBLE * self.before, self.predicted + SIGMAS * self.error)
 
 
 @dataclass(frozen=True, eq=False)

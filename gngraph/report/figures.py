@@ -143,7 +143,7 @@ def training(history: Sequence[Record]) -> Figure:
     if rounds:
         x = [end for end, _ in rounds]
         y = [record[key] for _, record in rounds]
-        upper.plot(x, y, "s", color=ORANGE, markerfacecolor="none", label="held-out, right after the rewrite")
+        upper.plot(x, y, "s", color=ORANGE, markerfacecolor="none", label="held-out, after the rewrite")
     upper.set_ylabel(label)
     _cost_panel(middle, history, ends, "params", "parameters", BLUE)
     _cost_panel(lower, history, ends, "flops", "FLOPs a sample", GREEN)

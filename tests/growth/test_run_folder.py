@@ -1,0 +1,76 @@
+"""A run folder holds the network in every form, its history, and pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gngraph.analysis.cost import cost
+from gngraph.convert.archive import load
+from gngraph.convert.to_torch import run
+from gngraph.errors import GnGraphError
+from gngraph.growth.history import read_history
+from gngraph.growth.loop import GrowthResult, grow
+from gngraph.growth.options import TrainOptions
+from gngraph.growth.run_folder import RunFiles, write_run_folder
+from gngraph.report.figures import draw_history
+from tests.growth.problems import digits, problem, small_vgg
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[GrowthResult, RunFiles, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    seed = small_vgg()
+    result = grow(
+        seed,
+        problem(),
+        max_params=2 * cost(seed).params,
+        rounds=1,
+        epochs=1,
+        final_epochs=1,
+        out=folder,
+        train=TrainOptions(batch_size=32),
+    )
+    data = digits()
+    samples = torch.stack([data.test[i][0] for i in range(4)])
+    files = write_run_folder(result, folder, draw=draw_history, samples=samples, preprocessing={"mean": data.mean})
+    return result, files, samples
+
+
+def test_archives_hold_the_seed_and_the_result(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
+    result, files, x = finished
+    assert torch.equal(run(load(files.model), x), run(result.graph, x))
+    assert torch.equal(run(load(files.seed), x), run(result.seed, x))
+
+
+def test_the_source_needs_no_gngraph_and_computes_the_same(
+    finished: tuple[GrowthResult, RunFiles, torch.Tensor],
+) -> None:
+    result, files, x = finished
+    spec = importlib.util.spec_from_file_location("grown_model", files.source)
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert "gngraph" not in "".join(line for line in files.source.read_text().splitlines() if "import" in line)
+    with torch.no_grad():
+        torch.testing.assert_close(module.load()(x), run(result.graph, x))
+
+
+def test_onnx_history_and_pictures_are_there(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
+    result, files, _ = finished
+    assert files.onnx.path.is_file() and 4 in files.onnx.batches and files.weights.is_file()
+    assert read_history(files.history) == result.history
+    assert sorted(p.name for p in files.pictures) == ["predicted_vs_actual.png", "training.png", "widths.png"]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in files.pictures)
+
+
+def test_a_second_run_into_the_folder_is_refused(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
+    result, files, _ = finished
+    before = files.model.read_bytes()
+    with pytest.raises(GnGraphError, match="holds the history of another run; name another folder"):
+        grow(result.seed, problem(), max_params=10**6, out=Path(files.model.parent))
+    assert files.model.read_bytes() == before
