@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, Node, TupleType
@@ -28,8 +28,7 @@ class Role(Enum):
     CONSUME = "consume"
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A stretch of a parameter axis that belongs to a channel space.
 
     Channel c owns the entries offset + c * inner ... offset + (c + 1) * inner - 1.
@@ -152,6 +151,9 @@ class _Builder:
         self.bound: dict[tuple[str, int], Layout | None] = {}
         self.raw: dict[tuple[str, int], _RawSlot] = {}
         self.node: Node = next(iter(graph.nodes.values()))
+        # id of a layout -> (that layout, what it resolves to): long concatenations are passed on by many nodes
+        self.resolved: dict[int, tuple[Layout, Layout]] = {}
+        self.named: dict[int, tuple[tuple[str, int, int], ...]] = {}
 
     def build(self) -> None:
         for node in self.graph.nodes.values():
@@ -222,7 +224,10 @@ class _Builder:
         return var
 
     def _resolve(self, layout: Layout) -> Layout:
-        """The layout in terms of roots that are not cut."""
+        """The layout in terms of roots that are not cut; the same object while it need not change."""
+        known = self.resolved.get(id(layout))
+        if known is not None:
+            return known[1]
         result: list[Segment] = []
         for segment in layout:
             root = self._find(segment.var)
@@ -231,10 +236,15 @@ class _Builder:
                 result += [Segment(p.var, p.size, p.inner * segment.inner) for p in parts]
             else:
                 result.append(segment if root == segment.var else Segment(root, segment.size, segment.inner))
-        return tuple(result)
+        new = tuple(result)
+        new = layout if new == layout else new
+        self.resolved[id(layout)] = (layout, new)
+        self.resolved[id(new)] = (new, new)
+        return new
 
     def _cut(self, var: int, size: int) -> None:
         """Cut a variable into its first `size` channels and the rest."""
+        self.resolved.clear()
         first, second = self._new(size), self._new(self.sizes[var] - size)
         self.parts[var] = (Segment(first, size), Segment(second, self.sizes[var] - size))
         if var in self.reasons:
@@ -265,6 +275,7 @@ class _Builder:
     def _union(self, a: int, b: int) -> None:
         if a == b:
             return
+        self.resolved.clear()
         keep, gone = min(a, b), max(a, b)
         self.parent[gone] = keep
         if gone in self.reasons:
@@ -301,12 +312,18 @@ class _Builder:
                 reason = "no layer reads it"
             spaces[name] = ChannelSpace(name, self.sizes[var], tuple(slots[var]), reason)
         layouts = {
-            (node, axis): tuple((names[s.var], s.size, s.inner) for s in self._resolve(layout))
+            (node, axis): self._named(self._resolve(layout), names)
             for node, items in self.values.items()
             for axis, layout in (items[0].items() if len(items) == 1 else ())
         }
         named = {key: tuple((names[var], slot) for var, slot in entries) for key, entries in axes.items()}
         return ChannelSpaces(spaces, layouts, named)
+
+    def _named(self, layout: Layout, names: Mapping[int, str]) -> tuple[tuple[str, int, int], ...]:
+        known = self.named.get(id(layout))
+        if known is None:
+            known = self.named[id(layout)] = tuple((names[s.var], s.size, s.inner) for s in layout)
+        return known
 
     def _names(self, slots: dict[int, list[Slot]]) -> dict[int, str]:
         """A name for every space: the module that writes it first, numbered where it writes several."""

@@ -14,13 +14,14 @@ def fold_target(graph: Graph, node: str) -> tuple[str, float] | None:
     """The parameter that takes a constant added to the output of layer `node`, and the sign with which it enters.
 
     The layer's own bias (+1), else the running mean of a BatchNorm that alone reads the layer (-1), else None. A layer
-    whose weight is used by several nodes has no fold, for they may see different means.
+    whose weight or bias is used by several nodes has no fold, for they may see different means.
     """
     layer = graph.nodes[node]
     if len(graph.readers(layer.params["weight"])) > 1:
         return None
     if "bias" in layer.params:
-        return layer.params["bias"], 1.0
+        bias = layer.params["bias"]
+        return (bias, 1.0) if len(graph.readers(bias)) == 1 else None
     users = graph.users(node)
     if len(users) == 1 and node not in graph.outputs:
         norm = graph.nodes[users[0]]

@@ -71,6 +71,7 @@ def rewrite(
             raise IRError(f"channel space '{name}' has {space.size} channels, but its map is for {edit.map.size}")
     draft = graph.edit()
     gathers: dict[str, list[Gather]] = {}
+    known: dict[tuple[object, ...], Gather] = {}
     shifts: dict[str, torch.Tensor] = {}
     for edit in edits.values():
         for param, shift in edit.shift.items():
@@ -80,7 +81,10 @@ def rewrite(
     for param, axis in touched:
         entries = spaces.axes[param, axis]
         tensor = data.get(param, graph.params[param].data)
-        gather = _gather(entries, edits, axis, tensor.shape[axis], tensor.device)
+        key = (tensor.shape[axis], tensor.device, *((n, s.offset, s.inner, s.role) for n, s in entries if n in edits))
+        if key not in known:  # the parameters of a BatchNorm, for one, are gathered alike
+            known[key] = _gather(entries, edits, axis, tensor.shape[axis], tensor.device)
+        gather = replace(known[key], axis=axis)
         gathers.setdefault(param, []).append(gather)
         data[param] = _rebuild(tensor, gather, entries, edits, generator)
     for param, tensor in data.items():
@@ -111,10 +115,6 @@ def _is_reader(spaces: ChannelSpaces, key: tuple[str, int]) -> bool:
     return spaces.axes[key][0][1].role is Role.CONSUME
 
 
-def _entries_of(slot: Slot, channel: int) -> range:
-    return range(slot.offset + channel * slot.inner, slot.offset + (channel + 1) * slot.inner)
-
-
 def _gather(
     entries: tuple[tuple[str, Slot], ...],
     edits: Mapping[str, SpaceEdit],
@@ -122,27 +122,32 @@ def _gather(
     length: int,
     device: torch.device,
 ) -> Gather:
-    index: list[int] = []
-    factor: list[float] = []
-    backward: list[float] = []
-    ends = [slot.offset for _, slot in entries[1:]] + [length]
-    for (name, slot), end in zip(entries, ends, strict=True):
+    index: list[torch.Tensor] = []
+    factor: list[torch.Tensor] = []
+    backward: list[torch.Tensor] = []
+
+    def keep(start: int, end: int) -> None:
+        if end > start:
+            index.append(torch.arange(start, end))
+            factor.append(torch.ones(end - start, dtype=torch.float64))
+            backward.append(factor[-1])
+
+    done = 0
+    for name, slot in entries:
         if name not in edits:
-            index += range(slot.offset, end)
-            factor += [1.0] * (end - slot.offset)
-            backward += [1.0] * (end - slot.offset)
             continue
+        channel_map = edits[name].map
+        keep(done, slot.offset)
+        done = slot.offset + channel_map.size * slot.inner
+        source = torch.tensor(channel_map.source).unsqueeze(1)
+        spread = torch.where(source == NEW, NEW, source * slot.inner + slot.offset + torch.arange(slot.inner))
+        index.append(spread.flatten())
+        weight = torch.tensor(channel_map.weight, dtype=torch.float64).repeat_interleave(slot.inner)
         reads = slot.role is Role.CONSUME
-        for source, weight in zip(edits[name].map.source, edits[name].map.weight, strict=True):
-            index += [NEW] * slot.inner if source == NEW else _entries_of(slot, source)
-            factor += [weight if reads else 1.0] * slot.inner
-            backward += [1.0 if reads else weight] * slot.inner
-    return Gather(
-        axis,
-        torch.tensor(index, device=device),
-        torch.tensor(factor, dtype=torch.float64, device=device),
-        torch.tensor(backward, dtype=torch.float64, device=device),
-    )
+        factor.append(weight if reads else torch.ones_like(weight))
+        backward.append(torch.ones_like(weight) if reads else weight)
+    keep(done, length)
+    return Gather(axis, *(torch.cat(parts).to(device) for parts in (index, factor, backward)))
 
 
 def _along(vector: torch.Tensor, axis: int, rank: int) -> torch.Tensor:
@@ -159,26 +164,21 @@ def _rebuild(
     result = tensor.index_select(gather.axis, gather.index.clamp(min=0))
     if bool((gather.factor != 1).any()):
         result = result * _along(gather.factor.to(result.dtype), gather.axis, result.dim())
-    position = 0
+    grown = 0  # entries by which the axis is longer than before, up to the slot at hand
     for name, slot in entries:
         edit = edits.get(name)
         if edit is None:
-            position += _width(entries, slot, tensor.shape[gather.axis])
             continue
         rows = edit.rows.get(slot.param, {}) if slot.role is not Role.CONSUME else {}
-        for channel, source in enumerate(edit.map.source):
-            view = result.narrow(gather.axis, position, slot.inner)
-            if source == NEW:
-                view.copy_(_fresh(tensor, view, slot, generator) if channel not in rows else rows[channel])
-            elif channel in rows:
-                view.add_(rows[channel])
-            position += slot.inner
+        new = {channel for channel, source in enumerate(edit.map.source) if source == NEW}
+        for channel in sorted(new.union(rows)):
+            view = result.narrow(gather.axis, slot.offset + grown + channel * slot.inner, slot.inner)
+            if channel in rows:
+                view.copy_(rows[channel]) if channel in new else view.add_(rows[channel])
+            else:
+                view.copy_(_fresh(tensor, view, slot, generator))
+        grown += (len(edit.map.source) - edit.map.size) * slot.inner
     return result
-
-
-def _width(entries: tuple[tuple[str, Slot], ...], slot: Slot, length: int) -> int:
-    later = [other.offset for _, other in entries if other.offset > slot.offset]
-    return (min(later) if later else length) - slot.offset
 
 
 def _fresh(tensor: torch.Tensor, view: torch.Tensor, slot: Slot, generator: torch.Generator) -> torch.Tensor:

@@ -1,0 +1,114 @@
+"""How far each morphism of a space is from what it promises, in float64, by two independent routes for prunes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
+from gngraph.convert.to_torch import lower
+from gngraph.ir import Graph
+from gngraph.rewrite.masking import masked
+from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
+from gngraph.rewrite.surgery import rewrite
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Relative output errors: of a split, of a new channel, and of a prune against masked weights and masked values."""
+
+    split: float
+    new: float
+    masked: float
+    values: float
+
+    def worst(self, other: Errors) -> Errors:
+        """The larger of each."""
+        return Errors(*(max(getattr(self, f), getattr(other, f)) for f in ("split", "new", "masked", "values")))
+
+
+class _ValueMask(fx.Interpreter):
+    """Runs a graph in which each reader of one channel finds constants in its place; no weight is touched."""
+
+    def __init__(self, graph: Graph, spaces: ChannelSpaces, space: str, channel: int, kept: Mapping[str, torch.Tensor]):
+        lowered = lower(graph)
+        super().__init__(lowered.module)
+        self.patches: dict[fx.Node, list[tuple[fx.Node, int, int, torch.Tensor]]] = {}
+        for reader in spaces[space].nodes(Role.CONSUME):
+            for call in {
+                name for slot in spaces[space].slots if slot.node == reader for name in _calls(graph, slot.param)
+            }:
+                source = graph.nodes[call].inputs[0]
+                for axis, start, inner in _stretches(spaces, source, space, channel):
+                    for step in lowered.steps[call]:
+                        constant = kept.get(call, torch.zeros(inner, dtype=torch.float64))
+                        self.patches.setdefault(step, []).append((lowered.values[source], axis, start, constant))
+
+    def run_node(self, n: fx.Node) -> Any:
+        originals = dict(self.env)
+        for source, axis, start, constant in self.patches.get(n, ()):
+            patched = self.env[source].clone()
+            shape = [-1 if i == axis else 1 for i in range(patched.dim())]
+            patched.narrow(axis, start, len(constant)).copy_(
+                constant.view(shape).expand_as(patched.narrow(axis, start, len(constant)))
+            )
+            self.env[source] = patched
+        result = super().run_node(n)
+        self.env.update({key: originals[key] for key, *_ in self.patches.get(n, ())})
+        return result
+
+
+def _calls(graph: Graph, param: str) -> list[str]:
+    return [node for node, role in graph.readers(param) if role == "weight" and graph.nodes[node].op != "parameter"]
+
+
+def _stretches(spaces: ChannelSpaces, value: str, space: str, channel: int) -> Iterable[tuple[int, int, int]]:
+    for (name, axis), segments in spaces.layouts.items():
+        start = 0
+        for owner, size, inner in segments:
+            if name == value and owner == space:
+                yield axis, start + channel * inner, inner
+            start += size * inner
+
+
+def value_masked(
+    graph: Graph, spaces: ChannelSpaces, space: str, channel: int, kept: Mapping[str, torch.Tensor] | None = None
+) -> list[torch.Tensor]:
+    """Outputs (as `outputs64` gives them) when readers of a channel find 0, or what `kept` says, in its place."""
+    graph = graph.to(torch.float64)
+    with torch.no_grad():
+        result = _ValueMask(graph, spaces, space, channel, kept or {}).run(*probe_of(graph))
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def difference(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+    """Largest |a - b| / max |a| over the outputs."""
+    assert [x.shape for x in a] == [x.shape for x in b]
+    return max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def applied(graph: Graph, spaces: ChannelSpaces, morphisms: Sequence[Morphism]) -> Graph:
+    """`graph` after `morphisms`."""
+    return rewrite(graph, spaces, edits_of(graph, spaces, morphisms)).graph
+
+
+def errors_of(graph: Graph, spaces: ChannelSpaces, space: str, channel: int = 0) -> Errors:
+    """All four errors for one channel of one space; infinity where a space of one channel cannot be pruned is 0."""
+    graph = graph.to(torch.float64)
+    split = relative_error(graph, applied(graph, spaces, [SplitChannel(space, channel)]))
+    new = relative_error(graph, applied(graph, spaces, [NewChannel(space)]))
+    if spaces[space].size == 1:
+        return Errors(split, new, 0.0, 0.0)
+    prune = PruneChannel(space, channel)
+    pruned = outputs64(applied(graph, spaces, [prune]), probe_of(graph))
+    return Errors(
+        split,
+        new,
+        difference(outputs64(masked(graph, spaces, [prune]), probe_of(graph)), pruned),
+        difference(value_masked(graph, spaces, space, channel), pruned),
+    )
