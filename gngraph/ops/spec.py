@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import fx, nn
@@ -19,8 +19,7 @@ Fresh = Literal["random", "zeros", "ones"]
 """How a parameter's entries of a new channel start."""
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """`size` channels of the space variable `var`, each of which owns `inner` consecutive entries of the axis."""
 
     var: int

@@ -103,7 +103,7 @@ class PassManager:
     >>> import gngraph
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> graph = gngraph.from_torch(net, torch.zeros(1, 4))
-    >>> grown = PassManager("split-channels{count=2},new-channels").run(graph).graph
+    >>> grown = gngraph.PassManager("split-channels{count=2},new-channels").run(graph).graph
     >>> grown.params["0.weight"].data.shape
     torch.Size([11, 4])
     """
