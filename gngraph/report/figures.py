@@ -136,9 +136,7 @@ def training(history: Sequence[Record]) -> Figure:
     epochs = [epoch for record in history for epoch in record["epochs"]]
     upper.plot([e["epoch"] for e in epochs], [e[key] for e in epochs], color=GREY, label="training, during the epoch")
     ends = _ends(history)
-    upper.plot(
-        ends, [record["trained"][key] for record in history], "o-", color=BLUE, label="held-out, after training"
-    )
+    upper.plot(ends, [record["trained"][key] for record in history], "o-", color=BLUE, label="held-out, after training")
     rounds = [(end, record) for end, record in zip(ends, history, strict=True) if record["kind"] == "round"]
     if rounds:
         x = [end for end, _ in rounds]
