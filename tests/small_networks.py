@@ -18,7 +18,7 @@ def calibrated(network: nn.Module, *shape: int) -> nn.Module:
     momenta = [norm.momentum for norm in norms]
     with torch.no_grad():
         for parameter in network.parameters():
-            if not parameter.any() or parameter.std() == 0:
+            if parameter.min() == parameter.max():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
         for norm in norms:
             norm.momentum = None  # the plain average over what it sees

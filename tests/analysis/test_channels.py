@@ -1,0 +1,172 @@
+"""Channel spaces: which axes are coupled, what is frozen and why, and that every free space can really be changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.convert.from_torch import from_torch
+from gngraph.errors import FrozenSpaceError, IRError
+from gngraph.ir import Graph
+from tests.morphism_errors import errors_of
+from tests.small_networks import NETWORKS, build
+
+
+def graph_of(name: str) -> Graph:
+    return from_torch(*build(name))
+
+
+def spaces_of(module: nn.Module, *shape: int) -> ChannelSpaces:
+    return ChannelSpaces.of(from_torch(module.eval(), torch.randn(2, *shape)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_channel_of_every_free_space_can_be_split_added_and_pruned(name: str) -> None:
+    graph = graph_of(name)
+    spaces = ChannelSpaces.of(graph)
+    for space in spaces.free:
+        for channel in range(space.size):
+            errors = errors_of(graph, spaces, space.name, channel)
+            assert max(errors.split, errors.new) <= 1e-12, (space.name, channel, errors)
+            assert max(errors.masked, errors.values) <= 1e-10, (space.name, channel, errors)
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("plain", {"0": 5, "2": 6}),
+        ("residual", {"stem.0": 6, "inner.0": 5}),
+        ("dense", {"stem.0": 4, "grow1.0": 3, "grow2": 2}),
+        ("cat then add", {"a": 2, "b": 4}),
+        ("cat with itself", {"a.0": 4}),
+        ("depthwise", {"0": 4, "6": 6}),
+        ("depthwise multiplier 2", {"0": 4}),
+        ("squeeze-excite", {"stem.0": 6, "down": 3, "last.0": 5}),
+        ("batch norm after flatten", {"0": 4, "4": 7}),
+        ("shared module", {"stem.0": 5}),
+        ("shared reader", {"a.0": 4, "shared": 5}),
+        ("tied weights", {"first": 8}),
+        ("layer scale", {"stem.0": 6}),
+        ("attention map", {"stem.0": 5}),
+        ("token mlp", {"up": 9}),
+        ("two outputs", {}),
+    ],
+)
+def test_free_spaces(name: str, free: dict[str, int]) -> None:
+    assert {space.name: space.size for space in ChannelSpaces.of(graph_of(name)).free} == free
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "reason"),
+    [
+        ("plain", "6", "it is the network's output (node '6')"),
+        ("attention map", "map", "its single channel is broadcast (node 'mul')"),
+        ("token mlp", "embed", "LayerNorm normalises across it (node 'norm')"),
+        ("two outputs", "stem.0", "sum reduces over it (node 'sum_1')"),
+    ],
+)
+def test_frozen_spaces_say_why_and_where(name: str, space: str, reason: str) -> None:
+    spaces = ChannelSpaces.of(graph_of(name))
+    assert spaces[space].frozen == reason
+    with pytest.raises(FrozenSpaceError, match="is frozen: ") as caught:
+        spaces.require_free(space)
+    assert reason in str(caught.value)
+
+
+class Viewed(nn.Module):
+    """Reshaped with a constant that is a width in disguise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).view(-1, 144))  # type: ignore[no-any-return]
+
+
+class AddedToInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.conv(x))  # type: ignore[no-any-return]
+
+
+class PaddedChannels(nn.Module):
+    """The parameter-free shortcut of the CIFAR ResNets: channels padded with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.head(nn.functional.pad(x, (0, 0, 0, 0, 1, 1)) + self.wide(x))  # type: ignore[no-any-return]
+
+
+class TransposedTie(nn.Module):
+    """An autoencoder whose decoder is its encoder's weight, transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.encoder(x)) @ self.encoder.weight
+
+
+def _grouped() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+
+def _group_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "space", "words"),
+    [
+        (Viewed(), (3, 8, 8), "conv", "reshaped with constant sizes (node 'view')"),
+        (AddedToInput(), (3, 8, 8), "conv", "combined with a value of fixed size (node 'add')"),
+        (PaddedChannels(), (3, 8, 8), "conv", "(node 'pad')"),
+        (TransposedTie(), (6,), "encoder", "(node "),
+        (_grouped(), (3, 8, 8), "0", "divided among 2 groups (node '2')"),
+        (_grouped(), (3, 8, 8), "2", "divided among 2 groups (node '2')"),
+        (_group_norm(), (3, 8, 8), "0", "GroupNorm normalises across groups of it (node '1')"),
+    ],
+)
+def test_what_is_not_understood_is_frozen(module: nn.Module, shape: tuple[int, ...], space: str, words: str) -> None:
+    frozen = spaces_of(module, *shape)[space].frozen
+    assert frozen is not None and words in frozen
+
+
+def test_roles_and_slots_of_a_residual_stream() -> None:
+    space = ChannelSpaces.of(graph_of("residual"))["stem.0"]
+    roles = {(slot.param, slot.axis): slot.role for slot in space.slots}
+    assert roles["stem.0.weight", 0] is roles["back.weight", 0] is Role.PRODUCE
+    assert roles["norm.running_var", 0] is roles["back.bias", 0] is Role.FOLLOW
+    assert roles["inner.0.weight", 1] is roles["head.weight", 1] is Role.CONSUME
+
+
+def test_a_channel_owns_several_entries_behind_a_flatten() -> None:
+    spaces = ChannelSpaces.of(graph_of("batch norm after flatten"))
+    inner = {(slot.param, slot.axis): slot.inner for slot in spaces["0"].slots}
+    assert inner["0.weight", 0] == 1
+    assert inner["3.weight", 0] == inner["4.weight", 1] == 9
+
+
+def test_a_concatenation_holds_stretches_of_several_spaces() -> None:
+    spaces = ChannelSpaces.of(graph_of("dense"))
+    assert [(name, slot.offset) for name, slot in spaces.axes["head.weight", 1]] == [
+        ("stem.0", 0),
+        ("grow1.0", 4),
+        ("grow2", 7),
+    ]
+
+
+def test_an_unknown_space_is_refused_with_the_names() -> None:
+    with pytest.raises(IRError, match=r"no channel space 'stem'; the spaces are .*stem\.0"):
+        ChannelSpaces.of(graph_of("residual"))["stem"]
