@@ -37,8 +37,9 @@ class ChannelMap:
             raise IRError(f"a channel map has {len(self.source)} sources but {len(self.weight)} weights")
         if not self.source:
             raise IRError("a channel map must leave at least one channel")
-        if any(s != NEW and not 0 <= s < self.size for s in self.source):
-            raise IRError(f"a channel map of {self.size} channels names the source {max(self.source)}")
+        for source in self.source:
+            if source != NEW and not 0 <= source < self.size:
+                raise IRError(f"a channel map of {self.size} channels names the source {source}")
 
     @classmethod
     def identity(cls, size: int) -> ChannelMap:
