@@ -28,24 +28,26 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
     return Layer(frozenset(gngraph.split()), frozenset(third_party.split()))
 
 
-BELOW_PASSES = "errors ir ops convert curvature data zoo analysis rewrite"
+BELOW_PASSES = "errors ir ops convert curvature data zoo analysis rewrite scoring"
 LAYERS = {
     "errors": layer(),
     "ir": layer("errors", "torch"),
     "ops": layer("errors ir", "torch torchvision"),
-    "convert": layer("errors ir ops", "torch torchvision numpy onnx onnxruntime onnxscript safetensors"),
+    "convert": layer("errors ir ops zoo", "torch torchvision numpy onnx onnxruntime onnxscript safetensors"),
     "curvature": layer("errors", "torch"),
     "data": layer("errors", "torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
     "analysis": layer("errors ir ops convert curvature data", "torch numpy networkx"),
     "rewrite": layer("errors ir ops convert analysis", "torch"),
+    "scoring": layer("errors ir ops convert curvature data analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
     "growth": layer(f"{BELOW_PASSES} passes", "torch accelerate safetensors numpy rich"),
     "report": layer(f"{BELOW_PASSES} passes growth", "torch numpy matplotlib rich"),
     # `gngraph` is the package's own root: its public names and version.
-    "cli": layer(f"gngraph {BELOW_PASSES} passes growth report", "torch click rich"),
+    "api": layer(f"{BELOW_PASSES} passes growth report", "torch"),
+    "cli": layer(f"gngraph {BELOW_PASSES} passes growth report api", "torch click rich"),
     "__main__": layer("cli"),
-    "__init__": layer(f"{BELOW_PASSES} passes growth report"),
+    "__init__": layer(f"{BELOW_PASSES} passes growth report api"),
 }
 
 

@@ -1,1 +1,18 @@
-"""Analyses of graphs: channel spaces, costs, Gauss-Newton scores, selection. Results are cached per snapshot."""
+"""Analyses of graphs, cached per snapshot: channel spaces, costs, equivalence."""
+
+from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role, Slot
+from gngraph.analysis.cost import Budget, Cost, CostModel, parse_count
+from gngraph.analysis.manager import AnalysisManager, Problem
+
+__all__ = [
+    "AnalysisManager",
+    "Budget",
+    "ChannelSpace",
+    "ChannelSpaces",
+    "Cost",
+    "CostModel",
+    "Problem",
+    "Role",
+    "Slot",
+    "parse_count",
+]

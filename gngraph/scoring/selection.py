@@ -160,29 +160,38 @@ class _State:
             self.cross += self.rows.T @ self.rows[:, index] / self.samples
 
 
+TRUST = 1.5
+"""Factor by which exact filling widens a space in one round before every other space had its share: capacity values were
+measured at the widths of the round's start and say little about widths far from them."""
+
+
 def fill(
     spaces: ChannelSpaces, model: CostModel, widths: Mapping[str, int], budget: Budget, capacity: Mapping[str, float]
 ) -> list[NewChannel]:
     """Exact new channels that use up a budget, where capacity value says that the network should be wider.
 
     Each goes to the space with the greatest value per share of budget, the value discounted by (n0 / n)^2 as the space
-    grows from n0 to n channels, until no space's next channel fits.
+    grows from n0 to n channels, first within the trust region, then without, until no space's next channel fits.
     """
-    free = [s.name for s in spaces.free]
     now = dict(widths)
     added: list[NewChannel] = []
     floor = max(capacity.values(), default=0.0) * 1e-3 or 1.0
-    while True:
-        cost = model.of(now)
-        best: tuple[float, str] | None = None
-        for name in free:
-            marginal = model.marginal(name, now)
-            if not budget.allows(Cost(cost.params + marginal.params, cost.flops + marginal.flops)):
-                continue
-            value = max(capacity.get(name, 0.0), floor) * (model.widths[name] / now[name]) ** 2
-            rank = value / max(budget.share(marginal), 1e-12)
-            best = max(best, (rank, name)) if best else (rank, name)
-        if best is None:
-            return added
-        now[best[1]] += 1
-        added.append(NewChannel(best[1]))
+    for limit in (TRUST, float("inf")):
+        open_names = {s.name for s in spaces.free}
+        while open_names:
+            cost = model.of(now)
+            best: tuple[float, str] | None = None
+            for name in sorted(open_names):
+                marginal = model.marginal(name, now)
+                after = Cost(cost.params + marginal.params, cost.flops + marginal.flops)
+                # a channel only gets dearer as its neighbours grow, so what does not fit now never will
+                if now[name] >= limit * model.widths[name] or not budget.allows(after):
+                    open_names.discard(name)
+                else:
+                    value = max(capacity.get(name, 0.0), floor) * (model.widths[name] / now[name]) ** 2
+                    rank = (value / max(budget.share(marginal), 1e-12), name)
+                    best = max(best, rank) if best else rank
+            if best is not None:
+                now[best[1]] += 1
+                added.append(NewChannel(best[1]))
+    return added

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -29,14 +31,14 @@ def model(graph: Graph) -> CostModel:
     return CostModel(graph, ChannelSpaces.of(graph))
 
 
-def scores_of(s: torch.Tensor, q: torch.Tensor, morphisms: list[Morphism]) -> Scores:
+def scores_of(s: torch.Tensor, q: torch.Tensor, morphisms: Sequence[Morphism]) -> Scores:
     moments = Moments(s, q)
     gains = -moments.changes()
     candidates = tuple(Candidate(m, m.space, float(gains[i]), 0.0, Cost(1, 1)) for i, m in enumerate(morphisms))
     return Scores(candidates, moments, moments, {"0": 1.0, "2": 2.0}, ())
 
 
-def splits() -> list[Morphism]:
+def splits() -> Sequence[Morphism]:
     return [SplitChannel("0", c) for c in range(6)] + [SplitChannel("2", c) for c in range(5)]
 
 

@@ -80,3 +80,6 @@ def _source(spec: str) -> Source:
         f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz file, "
         f"and the path of an image folder"
     )
+
+
+__all__ = ["SOURCES", "Download", "Request", "Source", "default_root", "load_data"]

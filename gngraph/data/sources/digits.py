@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits as sklearn_digits
-from sklearn.model_selection import train_test_split
 
 from gngraph.data.arrays import from_arrays
 from gngraph.data.dataset import Data
@@ -17,6 +15,9 @@ _LARGEST_PIXEL = 16.0
 
 def load_digits(request: Request) -> Data:
     """Returns 1437 training and 360 test digits, each class in proportion; needs no network."""
+    from sklearn.datasets import load_digits as sklearn_digits  # a second of imports that few commands need
+    from sklearn.model_selection import train_test_split
+
     bunch = sklearn_digits()
     x_train, x_test, y_train, y_test = train_test_split(
         bunch.images.astype(np.uint8),
