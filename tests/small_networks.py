@@ -100,7 +100,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
-        gate = torch.sigmoid(self.up(torch.relu(self.down(nn.functional.adaptive_avg_pool2d(x, 1)))))
+        gate = torch.sigmoid(self.up(nn.functional.silu(self.down(nn.functional.adaptive_avg_pool2d(x, 1)))))
         return self.head(self.last(x * gate).mean((2, 3)))  # type: ignore[no-any-return]
 
 

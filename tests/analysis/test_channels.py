@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.equivalence import outputs64, probe_of
 from gngraph.convert.from_torch import from_torch
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph
-from tests.morphism_errors import errors_of
+from tests.morphism_errors import difference, errors_of, value_masked
 from tests.small_networks import NETWORKS, build
 
 
@@ -31,6 +32,15 @@ def test_every_channel_of_every_free_space_can_be_split_added_and_pruned(name: s
             errors = errors_of(graph, spaces, space.name, channel)
             assert max(errors.split, errors.new) <= 1e-12, (space.name, channel, errors)
             assert max(errors.masked, errors.values) <= 1e-10, (space.name, channel, errors)
+
+
+def test_the_masks_that_prunes_are_compared_with_do_change_the_outputs() -> None:
+    for name in NETWORKS:
+        graph = graph_of(name)
+        spaces = ChannelSpaces.of(graph)
+        for space in spaces.free:
+            plain = outputs64(graph, probe_of(graph))
+            assert difference(plain, value_masked(graph, spaces, space.name, 0)) > 1e-6, (name, space.name)
 
 
 @pytest.mark.parametrize(
