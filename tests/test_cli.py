@@ -1,0 +1,143 @@
+"""The command line, as a person uses it: every command once on a small network, and its promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from torch import nn
+
+from gngraph.cli import gngraph as group
+from gngraph.cli import main
+from gngraph.convert.archive import load
+from gngraph.zoo import build_seed
+from tests.command_line import Commands, write_bars
+
+MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
+COMMANDS = ["seed", "inspect", "train", "score", "apply", "grow", "diff", "export"]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    """The command line in an empty folder that holds `bars.npz` and `seed.gng`."""
+    monkeypatch.chdir(tmp_path)
+    write_bars(tmp_path / "bars.npz")
+    commands = Commands(capsys)
+    commands.ok(*MLP, "-o", "seed.gng")
+    return commands
+
+
+def test_help_is_fast_to_import_and_lists_every_command() -> None:
+    code = "import sys\nfrom gngraph.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", "gngraph --help must not import torch"
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    plain = {"--optimizer", "--batch-size", "--selection"}  # their name, choices and default say it all
+    for parameter in group.commands[name].params:
+        if isinstance(parameter, click.Option) and not plain & set(parameter.opts):
+            assert parameter.help, f"{name} {parameter.opts}"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("gngraph 0.")
+
+
+def test_inspect_prints_spaces_text_and_json(command: Commands) -> None:
+    table = command.ok("inspect", "seed.gng")
+    assert "2 of 3 channel spaces are free" in table
+    assert "it is the network's output" in table
+    told = json.loads(command.ok("inspect", "seed.gng", "--json"))
+    assert told["params"] == load("seed.gng").num_params()
+    assert [space["size"] for space in told["spaces"]] == [8, 8, 3]
+    assert told["spaces"][0]["params_per_channel"] == 64 + 1 + 8
+    assert "linear" in command.ok("inspect", "seed.gng", "--text")
+
+
+def test_train_learns(command: Commands) -> None:
+    said = command.ok(
+        "train", "seed.gng", "--data", "bars.npz", "--epochs", 30, "--batch-size", 16, "-o", "trained.gng"
+    )
+    assert said.count("epoch ") == 30
+    accuracy = float(said.rsplit("test accuracy ", 1)[1].removesuffix(" %\n"))
+    assert accuracy > 90
+    assert command("diff", "seed.gng", "trained.gng").status == 1, "values differ"
+
+
+def test_score_prints_a_table_and_json(command: Commands) -> None:
+    table = command.ok("score", "seed.gng", "--data", "bars.npz", "--top", 3)
+    assert "3 of 32 candidates" in table
+    told = json.loads(command.ok("score", "seed.gng", "--data", "bars.npz", "--curvature", "exact", "--all", "--json"))
+    gains = [row["gain"] for row in told["candidates"]]
+    assert len(gains) == told["of"] == 32
+    assert gains == sorted(gains, reverse=True)
+    assert {row["kind"] for row in told["candidates"]} == {"split", "prune"}
+
+
+def test_apply_and_diff(command: Commands) -> None:
+    said = command.ok("apply", "split-channels{count=2},new-channels", "seed.gng", "-o", "wide.gng", "--diff")
+    assert "split-channels{count=2}: " in said
+    assert "hidden.0: 8 -> 11" in said
+    assert load("wide.gng").params["hidden.0.weight"].data.shape[0] == 11
+    same = command("diff", "wide.gng", "wide.gng")
+    assert (same.status, same.out) == (0, "no differences\n")
+    different = command("diff", "seed.gng", "wide.gng")
+    assert different.status == 1
+    assert "hidden.0: 8 -> 11" in different.out
+    assert json.loads(command("diff", "seed.gng", "wide.gng", "--json").out)["is_empty"] is False
+    assert command("diff", "seed.gng", "absent.gng").status == 2
+
+
+def test_export_source_and_onnx(command: Commands) -> None:
+    said = command.ok("export", "seed.gng", "--source", "out", "--onnx", "seed.onnx")
+    assert "seed.onnx: ONNX opset" in said
+    assert Path("out/model.py").is_file()
+    assert Path("out/weights.safetensors").is_file()
+
+
+def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Commands) -> None:
+    words = ("grow", "seed.gng", "--data", "bars.npz", "--max-params", "1.2k", "--rounds", 2, "--epochs", 1)
+    said = command.ok(*words, "--final-epochs", 1, "-o", "run")
+    assert "round 2/2: " in said
+    assert " of 1,200 parameters" in said
+    assert {path.name for path in Path("run").iterdir()} >= {
+        "seed.gng",
+        "model.gng",
+        "model.py",
+        "weights.safetensors",
+        "model.onnx",
+        "history.jsonl",
+    }
+    assert list(Path("run").glob("*.png"))
+    assert 600 < load("run/model.gng").num_params() <= 1200
+    assert " new" in command("diff", "run/seed.gng", "run/model.gng").out
+    assert "is not empty" in command.refused(*words, "-o", "run")
+    before = Path("run/history.jsonl").read_text()
+    command.ok(*words, "--final-epochs", 0, "-o", "run", "--force")
+    assert Path("run/history.jsonl.old").read_text() == before
+
+
+def test_models_as_people_have_them(command: Commands) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
+    torch.save(net, "whole.pt")
+    assert "1 of 2 channel spaces" in command.ok("inspect", "whole.pt", "--input-shape", "1x8x8")
+    command.ok("score", "whole.pt", "--data", "bars.npz")
+    Path("mynets.py").write_text(
+        "from torch import nn\n\ndef small():\n    return nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))\n"
+    )
+    assert "6" in command.ok("inspect", "mynets:small", "--input-shape", "4")
+    torch.save(build_seed("mlp", width=0.03, classes=3, input_shape=(1, 8, 8)).state_dict(), "state.pt")
+    named = ("--arch", "mlp", "--width", "0.03", "--input-shape", "1x8x8")
+    assert "2 of 3 channel spaces" in command.ok("inspect", "state.pt", *named)
+    assert "no differences" in command.ok("diff", "state.pt", "seed.gng", *named)
