@@ -120,6 +120,8 @@ class _Importer:
         self.nodes: dict[str, Node] = {}
         self.env: dict[fx.Node, Attr] = {}
         self.reads: dict[fx.Node, str] = {}
+        self.defaults: dict[Any, Attr] = {}
+        self.aliases: dict[fx.Node, list[fx.Node]] = {}
         self.recorded: dict[fx.Node, Type] = {}
 
     def build(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
@@ -137,7 +139,7 @@ class _Importer:
             self.env[fx_node] = Ref(fx_node.name)
             names.append(fx_node.name)
         for fx_node in placeholders[len(inputs) :]:
-            self.env[fx_node] = fx_node.args[0]  # an argument left at its default
+            self.env[fx_node] = self.defaults[fx_node] = fx_node.args[0]  # an argument left at its default
         output: Attr = None
         for fx_node in self.traced.nodes:
             if fx_node.op == "output":
@@ -218,6 +220,7 @@ class _Importer:
                 params[name] = self.reads[value]
             elif name in call.operands:
                 for position, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+                    item = self.defaults.get(item, item)
                     if isinstance(item, fx.Node):
                         inputs.append(self.value(item))
                     elif name in ("a", "b") and isinstance(item, (int, float, bool)):
@@ -307,10 +310,16 @@ class _Importer:
         self.env[fx_node] = Ref(node.name)
 
     def redirect(self, fx_node: fx.Node) -> None:
-        """After an in-place op everything that reads its operand later reads the result."""
+        """After an in-place op everything that reads its operand later, under any of its names, reads the result.
+
+        Views are not followed: where one is read after its base has changed, the final comparison refuses the model.
+        """
         operand = fx_node.args[0]
         if isinstance(operand, fx.Node):
-            self.env[operand] = self.env[fx_node]
+            names = self.aliases.setdefault(operand, [operand])
+            names.append(fx_node)
+            self.aliases[fx_node] = names
+            self.env.update(dict.fromkeys(names, self.env[fx_node]))
 
     def scope(self, fx_node: fx.Node) -> str:
         return self.scopes.get(fx_node, "")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
+from torchvision.ops import stochastic_depth
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.ops import spec_of_module
@@ -22,7 +23,10 @@ _HOOKS = (
 
 
 class _Tracer(fx.Tracer):
-    """Stops at modules of the op table and looks into all others, also those of torch.nn."""
+    """Stops at modules and functions of the op table and looks into all others, also modules of torch.nn."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(stochastic_depth,))  # torch's own functions stop by themselves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return spec_of_module(m) is not None
