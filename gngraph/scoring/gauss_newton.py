@@ -104,7 +104,7 @@ class GaussNewton:
     Attributes:
         curvature: "mc", "mc{draws=4}", "exact" or "rank1".
         epochs: passes over the learn split.
-        rate, decay, start: see `LearnOptions`.
+        rate, decay, start, trust: see `LearnOptions`.
 
     Raises:
         PassError: the problem has no data, or the graph has no free space.
@@ -115,6 +115,7 @@ class GaussNewton:
     rate: float = LearnOptions.rate
     decay: float = LearnOptions.decay
     start: float = LearnOptions.start
+    trust: float = LearnOptions.trust
 
     def run(self, graph: Graph, analyses: AnalysisManager) -> Scores:
         """Learn and score every candidate of `graph`."""
@@ -140,7 +141,7 @@ class _Run:
         edges = [edge for site in self.sites for edge, _ in site.taps]
         edges += [edge for removal in self.removals.values() for edge in removal.edges()]
         self.collector = Collector(self.graph, edges, self.problem.loss_fn, self.curvature)
-        learn = LearnOptions(options.rate, options.decay, options.start)
+        learn = LearnOptions(options.rate, options.decay, options.start, options.trust)
         self.learners = [SplitLearner(self.collector, site, learn, self.generator) for site in self.sites]
 
     def _note_linear(self) -> None:

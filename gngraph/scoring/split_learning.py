@@ -19,6 +19,8 @@ class LearnOptions:
         rate: Adam's step on d, as a share of the root-mean-square entry of the channel's own weights.
         decay: weight of the mean square of d (relative to the channel's) in the objective.
         start: spread of the first d1 = -d2, in the same unit.
+        trust: largest root mean square of a channel's d, in the same unit: what lies behind the tap is linearised, so that
+            predictions of large changes do not come true.
 
     The two copies move in opposite directions: a common move would be a step of training, which training does better, and
     whose gain on unseen samples is mostly noise.
@@ -26,7 +28,8 @@ class LearnOptions:
 
     rate: float = 0.03
     decay: float = 1e-3
-    start: float = 0.15
+    start: float = 0.1
+    trust: float = 0.2
 
 
 class SplitLearner:
@@ -71,7 +74,9 @@ class SplitLearner:
         corrected = (self._square / (1 - 0.98**self._steps)).sqrt().clamp(min=1e-30)
         direction = self._mean / (1 - 0.9**self._steps) / corrected.view(self.scale.shape)
         direction = 0.5 * (direction[0] - direction[1])
-        self.u = self.u - self.options.rate * torch.stack([direction, -direction])
+        u = self.u - self.options.rate * torch.stack([direction, -direction])
+        size = u.square().flatten(2).mean((0, 2)).sqrt().view(self.scale.shape)
+        self.u = u * (self.options.trust / size.clamp(min=self.options.trust))
 
     def effect(self, batch: Collected, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First- and second-order effect of every channel's split on every sample: s [N, C], q [R, N, C]."""

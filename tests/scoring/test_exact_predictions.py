@@ -127,7 +127,7 @@ def worst(graph: Graph, analyses: AnalysisManager, scores: Scores, kind: str) ->
 @pytest.mark.parametrize("name", list(CASES))
 def test_exact_curvature_predicts_exactly(name: str, kind: str) -> None:
     graph, analyses = setting(name)
-    scores = analyses.get(GaussNewton("exact", epochs=3, start=1.0), graph)
+    scores = analyses.get(GaussNewton("exact", epochs=3, start=1.0, trust=2.0), graph)
     if name == "chain":  # the second space is behind a linear chain up to the loss: its splits are no candidates
         spaces = {c.morphism.space for c in scores.candidates if isinstance(c.morphism, SplitChannel)}
         assert spaces == {"0"} and any("without a non-linearity" in note for note in scores.notes)
@@ -139,7 +139,7 @@ def test_exact_curvature_predicts_exactly(name: str, kind: str) -> None:
 def test_learning_lowers_the_predicted_loss() -> None:
     graph, analyses = setting("residual")
     first = analyses.get(GaussNewton("exact", epochs=0), graph)
-    later = analyses.get(GaussNewton("exact", epochs=30), graph)
+    later = analyses.get(GaussNewton("exact", epochs=30, trust=2.0), graph)
 
     def total(scores: Scores) -> float:
         return sum(c.gain for c in scores.candidates if c.morphism.kind == "split")
@@ -150,8 +150,8 @@ def test_learning_lowers_the_predicted_loss() -> None:
 @pytest.mark.parametrize("curvature", ["mc{draws=64}", "rank1"])
 def test_other_curvatures_agree_to_first_order(curvature: str) -> None:
     graph, analyses = setting("padded")
-    exact = analyses.get(GaussNewton("exact", epochs=0, start=1.0), graph)
-    other = analyses.get(GaussNewton(curvature, epochs=0, start=1.0), graph)
+    exact = analyses.get(GaussNewton("exact", epochs=0, start=1.0, trust=2.0), graph)
+    other = analyses.get(GaussNewton(curvature, epochs=0, start=1.0, trust=2.0), graph)
     assert torch.allclose(exact.report.s, other.report.s, atol=1e-6)
     if curvature.startswith("mc"):
         a, b = exact.report.changes(), other.report.changes()
