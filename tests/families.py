@@ -32,13 +32,12 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Family:
-    """A calibrated network, its graph and its spaces, with the seconds that trace and analysis took."""
+    """A calibrated network, its graph and its spaces."""
 
     network: nn.Module
     example: torch.Tensor
     graph: Graph
     spaces: ChannelSpaces
-    seconds: float
 
 
 def load(name: str) -> Family:
@@ -47,13 +46,18 @@ def load(name: str) -> Family:
     size = FAMILIES[name]
     network = calibrated(torchvision.models.get_model(name, weights=None, num_classes=10), 3, size, size)
     example = torch.randn(2, 3, size, size)
+    graph = from_torch(network, example)
+    return Family(network, example, graph, ChannelSpaces.of(graph))
+
+
+def seconds_to_analyse(family: Family) -> float:
+    """Seconds to trace and analyse: the fastest of three, for the machine may be busy and memory is cold at first."""
     seconds = []
-    for _ in range(3):  # the fastest of three, for the machine may be busy and memory is cold at first
+    for _ in range(3):
         start = time.perf_counter()
-        graph = from_torch(network, example)
-        spaces = ChannelSpaces.of(graph)
+        ChannelSpaces.of(from_torch(family.network, family.example))
         seconds.append(time.perf_counter() - start)
-    return Family(network, example, graph, spaces, min(seconds))
+    return min(seconds)
 
 
 def round_trip_differences(family: Family) -> list[str]:

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from gngraph.errors import FrozenSpaceError, IRError
-from gngraph.ir import Graph, Node, TupleType
+from gngraph.ir import Graph, Node, TensorType, TupleType
 from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.spec import Fresh
 
@@ -331,7 +331,8 @@ class _Builder:
         layouts = {
             (node, axis): self._named(self._resolve(layout), names)
             for node, items in self.values.items()
-            for axis, layout in (items[0].items() if len(items) == 1 else ())
+            if isinstance(self.graph.nodes[node].type, TensorType)
+            for axis, layout in items[0].items()
         }
         named = {
             key: tuple(zip((names[s.var] for s in self._resolve(self.raw[key].layout)), own, strict=True))

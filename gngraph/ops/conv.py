@@ -62,7 +62,13 @@ def _positions(operands: Operands, result: Type) -> int:
     return math.prod(int(size) for size in result.shape[2:])
 
 
+def _freeze_positions(rules: ChannelRules, operands: Operands) -> None:
+    for axis in range(2, len(operands.tensor().shape)):
+        rules.freeze(rules.layout(0, axis), "it is convolved over")
+
+
 def _channels(rules: ChannelRules, operands: Operands) -> None:
+    _freeze_positions(rules, operands)
     layout = rules.layout(0, 1)
     groups = groups_of(operands.node, operands.params["weight"].shape)
     out = rules.produce("weight", 0)
@@ -78,6 +84,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
 
 
 def _depthwise_channels(rules: ChannelRules, operands: Operands) -> None:
+    _freeze_positions(rules, operands)
     layout = rules.layout(0, 1)
     multiplier = int(operands.node.attrs["multiplier"])
     if layout is None:  # depthwise over the network's input

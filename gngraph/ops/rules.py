@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ir import Dim, Node, OpaqueType, TensorType, Type
 from gngraph.ops.spec import ChannelRules, Emitter, Operands
 
 IntOrPair = int | tuple[int, ...]
@@ -79,10 +79,20 @@ def broadcast_axes(rules: ChannelRules, operands: Operands) -> None:
 
 
 def freeze_inputs(rules: ChannelRules, operands: Operands, reason: str) -> None:
-    """No space that reaches this node may change."""
+    """No space that reaches this node may change, be it through a tensor or through a size."""
     for index, type_ in enumerate(operands.inputs):
-        for axis in range(len(type_.shape) if isinstance(type_, TensorType) else 0):
-            rules.freeze(rules.layout(index, axis), reason)
+        if isinstance(type_, TensorType):
+            for axis in range(len(type_.shape)):
+                rules.freeze(rules.layout(index, axis), reason)
+    freeze_sizes(rules, operands, reason)
+
+
+def freeze_sizes(rules: ChannelRules, operands: Operands, reason: str) -> None:
+    """No space may change whose number of channels reaches this node as a size."""
+    for index, type_ in enumerate(operands.inputs):
+        if isinstance(type_, OpaqueType):
+            for axis in range(len(type_.value) if isinstance(type_.value, tuple) else 1):
+                rules.freeze(rules.layout(index, axis), reason)
 
 
 def freeze_axes(rules: ChannelRules, operands: Operands, axes: set[int], reason: str) -> None:

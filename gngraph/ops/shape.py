@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, OpaqueType, Ref, TensorType, TupleType, Type
-from gngraph.ops.rules import emit_simple, freeze_axes, freeze_inputs, read_attrs
+from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, freeze_inputs, freeze_sizes, read_attrs
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 
 
@@ -116,6 +116,7 @@ def _infer_reshape(operands: Operands) -> Type:
 
 
 def _reshape_channels(rules: ChannelRules, operands: Operands) -> None:
+    freeze_sizes(rules, operands, "a shape is computed from its size")
     old, new = operands.tensor().shape, _reshaped(operands)
     shape = operands.node.attrs["shape"]
     merges_tail = len(new) >= 1 and old[: len(new) - 1] == new[:-1] and shape[-1] == -1
@@ -179,7 +180,12 @@ def _infer_size(operands: Operands) -> Type:
 
 
 def _size_channels(rules: ChannelRules, operands: Operands) -> None:
-    """Reading a size changes nothing; what uses the number answers for it (see reshape), or is foreign and freezes."""
+    """Reading a size changes nothing; it carries the axis's layout, which whatever uses the number freezes."""
+    dim = operands.node.attrs["dim"]
+    if dim is not None:
+        rules.set(0, rules.layout(0, dim % len(operands.tensor().shape)))
+        return
+    all_axes(rules, operands)
 
 
 def _emit_size(emitter: Emitter, node: Node) -> fx.Node:
@@ -210,6 +216,8 @@ def _getitem_channels(rules: ChannelRules, operands: Operands) -> None:
     if isinstance(operands.inputs[0], TupleType):
         for axis, layout in rules.item_layouts(0, operands.node.attrs["index"]).items():
             rules.set(axis, layout)
+    elif isinstance(operands.inputs[0], OpaqueType) and isinstance(operands.inputs[0].value, tuple):
+        rules.set(0, rules.layout(0, operands.node.attrs["index"] % len(operands.inputs[0].value)))
 
 
 def _emit_getitem(emitter: Emitter, node: Node) -> fx.Node:

@@ -128,6 +128,41 @@ class TransposedTie(nn.Module):
         return torch.relu(self.encoder(x)) @ self.encoder.weight
 
 
+class ScaledBySize(nn.Module):
+    """A width that leaves the graph as a number and comes back behind the layer that reads the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x))
+        return self.head(x) * x.shape[1]  # type: ignore[no-any-return]
+
+
+class ViewedByAnotherSize(nn.Module):
+    """The width of one value shapes another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.conv(x))
+        return self.head(y) + x.view(x.size(0), y.size(1), -1).mean()  # type: ignore[no-any-return]
+
+
+class WidthOfTheImage(nn.Module):
+    """A linear layer along the image's width, whose outputs are positions to the convolution behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.along, self.head = nn.Linear(8, 7), nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.along(x)))  # type: ignore[no-any-return]
+
+
 def _grouped() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 2, 1))
 
@@ -143,6 +178,9 @@ def _group_norm() -> nn.Module:
         (AddedToInput(), (3, 8, 8), "conv", "combined with a value of fixed size (node 'add')"),
         (PaddedChannels(), (3, 8, 8), "conv", "(node 'pad')"),
         (TransposedTie(), (6,), "encoder", "(node "),
+        (ScaledBySize(), (3, 8, 8), "conv", "(node 'mul')"),
+        (ViewedByAnotherSize(), (3, 8, 8), "conv", "a shape is computed from its size (node 'view')"),
+        (WidthOfTheImage(), (3, 8, 8), "along", "it is convolved over (node 'head')"),
         (_grouped(), (3, 8, 8), "0", "divided among 2 groups (node '2')"),
         (_grouped(), (3, 8, 8), "2", "divided among 2 groups (node '2')"),
         (_group_norm(), (3, 8, 8), "0", "GroupNorm normalises across groups of it (node '1')"),
