@@ -98,7 +98,7 @@ def applied(graph: Graph, spaces: ChannelSpaces, morphisms: Sequence[Morphism]) 
 
 
 def errors_of(graph: Graph, spaces: ChannelSpaces, space: str, channel: int = 0) -> Errors:
-    """All four errors for one channel of one space; infinity where a space of one channel cannot be pruned is 0."""
+    """All four errors for one channel of one space; a space of one channel cannot be pruned, which counts as 0."""
     graph = graph.to(torch.float64)
     split = relative_error(graph, applied(graph, spaces, [SplitChannel(space, channel)]))
     new = relative_error(graph, applied(graph, spaces, [NewChannel(space)]))

@@ -101,9 +101,9 @@ def carry(tensor: torch.Tensor, gathers: tuple[Gather, ...], power: int) -> torc
         power: 1 for state linear in the gradient (momentum), 2 for squares (Adam's second moment).
     """
     for gather in gathers:
-        tensor = tensor.index_select(gather.axis, gather.index.clamp(min=0))
+        tensor = tensor.index_select(gather.axis, gather.index.clamp(min=0).to(tensor.device))
         factor = torch.where(gather.index < 0, torch.zeros_like(gather.backward), gather.backward**power)
-        tensor = tensor * _along(factor.to(tensor.dtype), gather.axis, tensor.dim())
+        tensor = tensor * _along(factor.to(tensor), gather.axis, tensor.dim())
     return tensor
 
 
@@ -174,7 +174,8 @@ def _rebuild(
         for channel in sorted(new.union(rows)):
             view = result.narrow(gather.axis, slot.offset + grown + channel * slot.inner, slot.inner)
             if channel in rows:
-                view.copy_(rows[channel]) if channel in new else view.add_(rows[channel])
+                row = rows[channel].to(view)
+                view.copy_(row) if channel in new else view.add_(row)
             else:
                 view.copy_(_fresh(tensor, view, slot, generator))
         grown += (len(edit.map.source) - edit.map.size) * slot.inner
