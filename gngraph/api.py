@@ -174,11 +174,28 @@ def check_fit(graph: Graph, problem: Problem) -> None:
             f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
         )
     result = graph.nodes[graph.output.name].type if isinstance(graph.output, Ref) else None
-    if not isinstance(result, TensorType) or len(result.shape) < 2 or not isinstance(result.shape[1], int):
+    sizes = result.shape[1:] if isinstance(result, TensorType) else ()
+    if not isinstance(result, TensorType) or not sizes or not all(isinstance(size, int) for size in sizes):
         raise DataError(
             f"network '{graph.name}' returns '{result}', but data sets need one tensor with an axis of outputs"
         )
-    _check_outputs(graph.name, result.shape[1], name, problem)
+    _check_outputs(graph.name, int(sizes[0]), name, problem)
+    _check_loss(graph.name, result, name, problem)
+
+
+def _check_loss(network: str, result: TensorType, name: str, problem: Problem) -> None:
+    """Try the loss on two targets: whether shapes and dtypes fit is the loss's own affair."""
+    y = torch.stack([torch.as_tensor(problem.train[index][1]) for index in range(min(2, len(problem.train)))])
+    outputs = torch.zeros(len(y), *(int(size) for size in result.shape[1:]))
+    try:
+        problem.loss_fn.per_sample(outputs, y)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise DataError(
+            f"loss '{problem.loss_fn.name}' cannot compare the outputs of network '{network}', of shape "
+            f"'{shape_text(tuple(outputs.shape[1:]))}', with the targets of {name}, of type '{y.dtype}' and shape "
+            f"'{shape_text(tuple(y.shape[1:])) or 'one number'}'; choose another loss (cross-entropy for classes, mse for "
+            f"a regression)"
+        ) from error
 
 
 def _check_outputs(network: str, outputs: int, name: str, problem: Problem) -> None:

@@ -104,6 +104,25 @@ def test_network_and_data_that_do_not_fit(command: Commands) -> None:
     assert not Path("run").exists()
 
 
+def test_loss_that_does_not_fit(command: Commands) -> None:
+    for loss in ("mse", "bce-with-logits"):
+        line = command.refused("score", "seed.gng", *ON_BARS, "--loss", loss)
+        assert f"loss '{loss}' cannot compare" in line
+    arrays = dict(np.load("bars.npz"))
+    for name in ("y_train", "y_test"):
+        arrays[name] = np.eye(3, dtype="float32")[arrays[name]]
+    np.savez("regression.npz", **arrays)
+    command.ok("score", "seed.gng", "--data", "regression.npz", "--loss", "bce-with-logits")
+    command.ok("score", "seed.gng", "--data", "regression.npz")
+
+
+def test_no_command_shows_the_help(command: Commands) -> None:
+    done = command()
+    assert done.status == 2
+    assert "Commands:" in done.err
+    assert "error:" not in done.err
+
+
 def test_labels_out_of_range(command: Commands) -> None:
     arrays = dict(np.load("bars.npz"))
     arrays["y_test"][5] = 7

@@ -58,7 +58,7 @@ print("run/model.py works without gngraph")
 CLI_RUN = (
     ("--version",),
     ("--help",),
-    ("seed", "mlp", "--width", "8", "--classes", "3", "--input-shape", "1x8x8", "-o", "seed.gng"),
+    ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8", "-o", "seed.gng"),
     ("inspect", "seed.gng"),
     ("grow", "seed.gng", "--data", "own.npz", "--max-params", "2k", "--rounds", "1", "--epochs", "1", "-o", "run"),
     ("inspect", "run/model.gng"),

@@ -74,6 +74,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _refused(error: Exception, trouble: int) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return 2
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx is not None else "gngraph"
         return _say(f"{error.format_message().rstrip('.')} (see {command} --help)", 2)
