@@ -12,6 +12,7 @@ from gngraph.cli.options import (
     ModelOptions,
     TrainingOptions,
     data_options,
+    describe_setting,
     json_option,
     model_argument,
     model_options,
@@ -44,6 +45,7 @@ def train(
 
     options = training.build()
     graph, problem = open_both(model, how, what)
+    click.echo(describe_setting(graph, problem))
     with EpochLines(epochs) as lines:
         trained = Trainer(problem, options).train(
             graph, Stretch(epochs, "cosine", options.warmup), None, lines.finished
@@ -66,11 +68,12 @@ def score(
 ) -> None:
     """Score every candidate of MODEL by the Gauss-Newton model of the loss: predicted gain, standard error, cost."""
     from gngraph.analysis.manager import AnalysisManager
-    from gngraph.cli.tables import candidate_rows, print_candidates, print_json
+    from gngraph.cli.tables import candidate_rows, console, print_candidates, print_json
     from gngraph.scoring.gauss_newton import GaussNewton
 
     graph, problem = open_both(model, how, what)
-    scores = AnalysisManager(problem).get(GaussNewton(curvature), graph)
+    with console(stderr=True).status(f"scoring {graph.name}"):  # nothing where that is no terminal
+        scores = AnalysisManager(problem).get(GaussNewton(curvature), graph)
     rows = candidate_rows(scores, None if show_all else top)
     if as_json:
         print_json({"curvature": curvature, "candidates": rows, "of": len(scores.candidates), "notes": scores.notes})
@@ -125,6 +128,7 @@ def grow(
         api.require_free_folder(output)
     graph, problem = open_both(model, how, what)
     api.set_history_aside(output)
+    click.echo(describe_setting(graph, problem))
     with RunProgress(rounds, epochs, final_epochs) as progress:
         result = grow_graph(
             graph,

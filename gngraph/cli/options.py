@@ -104,6 +104,16 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     return graph, problem
 
 
+def describe_setting(graph: Graph, problem: Problem) -> str:
+    """One line about what a command works on."""
+    from gngraph.api import input_shape_of
+    from gngraph.data.checks import shape_text
+
+    shape = shape_text(input_shape_of(graph))
+    samples = f"{len(problem.train):,} training and {len(problem.test):,} test samples of {shape}"
+    return f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}"
+
+
 def _gathering(
     record: type[Any], name: str, options: list[Callable[[Command], Command]]
 ) -> Callable[[Command], Command]:
