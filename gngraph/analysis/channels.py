@@ -313,19 +313,23 @@ class _Builder:
     def result(self) -> ChannelSpaces:
         slots: dict[int, list[Slot]] = {}
         axes: dict[tuple[str, int], list[Slot]] = {}
+        read: set[int] = set()
         for key, raw in self.raw.items():
             offset = 0
             axes[key] = own = []
-            for segment in self._resolve(raw.layout):
-                slot = Slot(raw.param, raw.axis, offset, segment.inner, raw.role, raw.fresh, raw.node)
-                slots.setdefault(segment.var, []).append(slot)
+            layout = self._resolve(raw.layout)
+            for var, size, inner in layout:
+                slot = Slot(raw.param, raw.axis, offset, inner, raw.role, raw.fresh, raw.node)
+                slots.setdefault(var, []).append(slot)
                 own.append(slot)
-                offset += segment.length
+                offset += size * inner
+            if raw.role is Role.CONSUME:
+                read.update(segment.var for segment in layout)
         names = self._names(slots)
         spaces = {}
         for var, name in names.items():
             reason = self.reasons.get(var)
-            if reason is None and not any(s.role is Role.CONSUME for s in slots[var]):
+            if reason is None and var not in read:
                 reason = "no layer reads it"
             spaces[name] = ChannelSpace(name, self.sizes[var], tuple(slots[var]), reason)
         layouts = {
@@ -335,7 +339,7 @@ class _Builder:
             for axis, layout in items[0].items()
         }
         named = {
-            key: tuple(zip((names[s.var] for s in self._resolve(self.raw[key].layout)), own, strict=True))
+            key: tuple(zip([names[s.var] for s in self._resolve(self.raw[key].layout)], own, strict=True))
             for key, own in axes.items()
         }
         return ChannelSpaces(spaces, layouts, named)
