@@ -95,7 +95,8 @@ def sets(graph: Graph, problem: Problem, scores: Scores, counts: tuple[int, ...]
 @click.option("--curvature", "curvatures", multiple=True, default=("mc", "exact", "rank1"), show_default=True)
 @click.option("--candidates", default=120, show_default=True, help="candidates of each kind measured one at a time")
 @click.option("--counts", default="8,16,32,64", show_default=True, help="sizes of the chosen sets")
-@click.option("--samples", default="8192,4096,2048", show_default=True, help="learn, judge and report samples")
+@click.option("--samples", default="6144,4096,2048", show_default=True, help="learn, judge and report samples")
+@click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), help="write every figure as JSON lines")
 def main(
     data: str,
@@ -107,10 +108,11 @@ def main(
     candidates: int,
     counts: str,
     samples: str,
+    threads: int,
     out: Path | None,
 ) -> None:
     """Print predicted against actual changes of the report loss."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     source = load_data(data)
     learn, judge, report = (int(n) for n in samples.split(","))
     rows: list[Row] = []

@@ -39,11 +39,11 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", default="resnet20", help="seed network: resnet20, vgg11, ... (default resnet20)")
-    parser.add_argument("--width", type=float, default=0.125, help="width multiplier of the seed (default 0.125)")
+    parser.add_argument("--width", type=float, default=0.0625, help="width multiplier of the seed (default 0.0625)")
     parser.add_argument("--max-params", default="25k", help="budget (default 25k)")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of growth (default 4)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs before each rewrite (default 2)")
-    parser.add_argument("--final-epochs", type=int, default=8, help="epochs after the last rewrite (default 8)")
+    parser.add_argument("--final-epochs", type=int, default=10, help="epochs after the last rewrite (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     # Networks this small gain nothing from a second thread, and lose much where other programs want the cores too.
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
