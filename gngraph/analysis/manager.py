@@ -69,9 +69,9 @@ class Problem:
     loss: Loss | str = "cross-entropy"
     device: str | torch.device = "auto"
     seed: int = 0
-    learn: int = 1024
-    judge: int = 1024
-    report: int = 1024
+    learn: int = 2048
+    judge: int = 2048
+    report: int = 2048
     batch_size: int = 128
 
     def __post_init__(self) -> None:

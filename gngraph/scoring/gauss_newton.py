@@ -18,7 +18,7 @@ from gngraph.analysis.cost import Cost, CostModel
 from gngraph.curvature import curvature_named, fallback, predicted_change
 from gngraph.data import batches
 from gngraph.errors import PassError
-from gngraph.ir import Graph
+from gngraph.ir import Graph, Ref
 from gngraph.rewrite.morphism import Morphism, PruneChannel, SplitChannel
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.removal import Removal
@@ -107,7 +107,7 @@ class GaussNewton:
         rate, decay, start, trust: see `LearnOptions`.
 
     Raises:
-        PassError: the problem has no data, or the graph has no free space.
+        PassError: the problem has no data, the graph has no free space, or returns several values.
     """
 
     curvature: str = "mc"
@@ -131,12 +131,17 @@ class _Run:
         if not self.spaces.free:
             reasons = "; ".join(f"{s.name}: {s.frozen}" for s in self.spaces)
             raise PassError(f"'{graph.name}' has no free channel space to score ({reasons})")
+        if not isinstance(graph.output, Ref):
+            raise PassError(
+                f"'{graph.name}' returns several values; wrap it so that it returns the tensor that the loss reads"
+            )
         self.curvature, note = fallback(self.problem.loss_fn, curvature_named(options.curvature))
         self.notes = [note] if note else []
         self.generator = torch.Generator().manual_seed(self.problem.seed)
         self.noise = torch.Generator(self.problem.device).manual_seed(self.problem.seed)
         self.sites = tuple(s for s in split_sites(self.graph, self.spaces) if not s.linear and s.taps)
         self._note_linear()
+        self._note_batch_statistics()
         self.removals = self._removals()
         edges = [edge for site in self.sites for edge, _ in site.taps]
         edges += [edge for removal in self.removals.values() for edge in removal.edges()]
@@ -150,6 +155,14 @@ class _Run:
                 where = self.graph.nodes[site.node].module or site.node
                 self.notes.append(
                     f"'{where}' writes '{site.space}' without a non-linearity behind it: splits gain nothing"
+                )
+
+    def _note_batch_statistics(self) -> None:
+        for node in self.graph.nodes.values():
+            if node.op.startswith("batch_norm") and "running_mean" not in node.params:
+                where = node.module or node.name
+                self.notes.append(
+                    f"'{where}' normalises by the batch at hand, so samples are not independent: predictions may be off"
                 )
 
     def _removals(self) -> dict[str, Removal]:

@@ -10,6 +10,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.convert.from_torch import from_torch
 from gngraph.convert.to_torch import lower
+from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
@@ -162,3 +163,22 @@ def test_a_depthwise_layer_is_a_site_of_its_own() -> None:
     graph, analyses = setting("depthwise")
     sites = {c.site for c in analyses.get(GaussNewton(epochs=0), graph).candidates if c.morphism.kind == "split"}
     assert sites == {"0", "1"}
+
+
+def test_batch_statistics_are_noted_and_several_outputs_refused() -> None:
+    problem = Problem((torch.randn(60, 3), torch.arange(60) % 2), device="cpu", learn=20, judge=20, report=20)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.ReLU(), nn.Linear(4, 2))
+    scores = AnalysisManager(problem).get(GaussNewton(), from_torch(net, torch.randn(2, 3)))
+    assert any("'1' normalises by the batch at hand" in note for note in scores.notes)
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = torch.relu(self.a(x))
+            return self.b(y), x
+
+    with pytest.raises(PassError, match="returns several values"):
+        AnalysisManager(problem).get(GaussNewton(), from_torch(Two(), torch.randn(1, 3)))
