@@ -74,7 +74,7 @@ def from_torch(
         expected = _run(module, inputs)
         importer = _Importer(module, traced, tracer, flags or set())
         graph = importer.build(inputs)
-        _check_equal(graph, lower(graph).module(*inputs), expected)
+        _check_equal(graph, _run_lowered(graph, inputs), expected)
     return graph
 
 
@@ -86,6 +86,17 @@ def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
             f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason}; give the right input shape"
+        ) from error
+
+
+def _run_lowered(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> Any:
+    try:
+        return lower(graph).module(*inputs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModelError(
+            f"'{graph.name}' was traced, but the traced graph does not run: {reason}; it uses an op that gngraph cannot "
+            f"carry through yet"
         ) from error
 
 

@@ -95,7 +95,8 @@ def export_source(
 def _save_weights(graph: Graph, path: Path) -> None:
     tensors = {name: p.data.detach().cpu().contiguous().clone() for name, p in graph.params.items() if _is_stored(p)}
     try:
-        safetensors.torch.save_file(tensors, path, {"format": "pt"})
+        # not save_file, which makes a file that only its owner can read
+        path.write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
     except Exception as error:  # the Rust writer's own class, KeyError for a dtype it lacks, OSError
         raise IRError(f"the weights of graph '{graph.name}' cannot be written: {error}") from error
 
