@@ -14,6 +14,10 @@ from gngraph.ir import Graph
 from gngraph.ops import lookup
 
 
+PRODUCTS = ("mul", "div")
+"""Ops that are linear in each operand alone: a non-linearity where both operands change."""
+
+
 @dataclass(frozen=True)
 class Edge:
     """Node `reader` reads the value of node `value`. With reader "" the value itself, whoever reads it."""
@@ -112,7 +116,8 @@ def _walk(graph: Graph, bands: dict[tuple[str, str], tuple[Band, ...]], space: s
             taps += [(Edge(source, name), bands[source, space]) for source in sources if (source, space) in bands]
             continue
         segment.append(name)
-        if spec.linear:
+        product = node.op in PRODUCTS and sum(i in moved for i in node.inputs) > 1
+        if spec.linear and not product:
             moved.add(name)
         else:
             linear = False

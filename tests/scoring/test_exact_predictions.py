@@ -49,6 +49,20 @@ class Residual(nn.Module):
         return out
 
 
+class Square(nn.Module):
+    """A product of a value with itself is a non-linearity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 4, 1)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        out: Tensor = self.head(y * y).flatten(1)
+        return out
+
+
 def chain() -> nn.Module:
     """Zero padding, flatten to linear, and a reader with neither bias nor BatchNorm."""
     return nn.Sequential(
@@ -74,7 +88,14 @@ def depthwise() -> nn.Module:
     )
 
 
-CASES = {"chain": chain, "concat": Concat, "residual": Residual, "padded": padded, "depthwise": depthwise}
+CASES = {
+    "chain": chain,
+    "concat": Concat,
+    "residual": Residual,
+    "padded": padded,
+    "depthwise": depthwise,
+    "square": Square,
+}
 
 
 def setting(name: str) -> tuple[Graph, AnalysisManager]:
