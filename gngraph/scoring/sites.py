@@ -13,7 +13,6 @@ from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.ir import Graph
 from gngraph.ops import lookup
 
-
 PRODUCTS = ("mul", "div")
 """Ops that are linear in each operand alone: a non-linearity where both operands change."""
 
