@@ -21,6 +21,7 @@ from gngraph.ir import (
     Flag,
     Graph,
     Items,
+    Listed,
     Node,
     OpaqueType,
     Parameter,
@@ -287,11 +288,18 @@ class _Importer:
                 f"node '{fx_node.name}' calls '{getattr(target, '__module__', '?')}.{name}', which is not a function of torch "
                 f"or torchvision that a graph can name; register it as an op (gngraph.ops.register)"
             )
-        args = tuple(self.flag(fx_node, i, self.attr(a)) for i, a in enumerate(fx_node.args))
-        kwargs = Items(tuple((k, self.flag(fx_node, k, self.attr(a))) for k, a in fx_node.kwargs.items()))
+        args = tuple(self.flag(fx_node, i, self.foreign_attr(a)) for i, a in enumerate(fx_node.args))
+        kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
         attrs = {"target": path, "args": args, "kwargs": kwargs}
         return Node(fx_node.name, "foreign", inputs, {}, attrs, type=self.record(fx_node))
+
+    def foreign_attr(self, arg: Any) -> Attr:
+        """An argument of a foreign op, in which a list stays a list."""
+        if isinstance(arg, (list, tuple)):
+            items = tuple(self.foreign_attr(item) for item in arg)
+            return Listed(items) if isinstance(arg, list) else items
+        return self.attr(arg)
 
     def flag(self, fx_node: fx.Node, key: int | str, attr: Attr) -> Attr:
         return Flag("training") if (fx_node.name, key) in self.flags else attr

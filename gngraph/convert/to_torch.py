@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, DType, Flag, Graph, Items, Node, Parameter, Ref, Slice
+from gngraph.ir import Attr, DType, Flag, Graph, Items, Listed, Node, Parameter, Ref, Slice
 from gngraph.ir.types import dtype_of
 from gngraph.ops import lookup
 from gngraph.ops.vet import vet
@@ -118,6 +118,8 @@ class _Emitter:
             return dtype_of(attr.name)
         if isinstance(attr, Slice):
             return slice(self.resolve(attr.start), self.resolve(attr.stop), self.resolve(attr.step))
+        if isinstance(attr, Listed):
+            return [self.resolve(item) for item in attr.items]
         if isinstance(attr, Items):
             return {key: self.resolve(value) for key, value in attr.pairs}
         return tuple(self.resolve(item) for item in attr) if isinstance(attr, tuple) else attr

@@ -19,6 +19,7 @@ from gngraph.ir.types import (
     DType,
     Flag,
     Items,
+    Listed,
     Node,
     OpaqueType,
     Parameter,
@@ -195,6 +196,8 @@ class Parser:
             return self._items(depth)
         if self._accept("mark", "("):
             return self._tuple(depth)
+        if self._accept("mark", "["):
+            return Listed(tuple(self._sequence("]", lambda: self._attr(depth + 1))))
         if token.kind == "name" and token.text in _CONSTANTS:
             return _CONSTANTS[self._take("name", "a constant").text]
         if token.kind == "name" and token.text in _CALLS:

@@ -20,7 +20,21 @@ from gngraph.errors import IRError
 from gngraph.ir.graph import Graph
 from gngraph.ir.lexer import bare_or_quoted, quote, with_sigil
 from gngraph.ir.parser import KINDS, MAX_DEPTH, Parser
-from gngraph.ir.types import Attr, Dim, DType, Flag, Items, Node, Parameter, Ref, Slice, TensorType, TupleType, Type
+from gngraph.ir.types import (
+    Attr,
+    Dim,
+    DType,
+    Flag,
+    Items,
+    Listed,
+    Node,
+    Parameter,
+    Ref,
+    Slice,
+    TensorType,
+    TupleType,
+    Type,
+)
 from gngraph.ir.verify import verify
 
 _WORDS = {kind: word for word, kind in KINDS.items()}
@@ -133,6 +147,8 @@ def format_attr(attr: Attr, depth: int = 0) -> str:
     if isinstance(attr, Items):
         pairs = (f"{bare_or_quoted(key)}={format_attr(value, depth + 1)}" for key, value in attr.pairs)
         return f"{{{', '.join(pairs)}}}"
+    if isinstance(attr, Listed):
+        return f"[{', '.join(format_attr(item, depth + 1) for item in attr.items)}]"
     if isinstance(attr, tuple):
         items = [format_attr(item, depth + 1) for item in attr]
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"

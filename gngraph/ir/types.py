@@ -101,7 +101,7 @@ class Ref:
 
 
 Attr = Any
-"""An attribute value: None, bool, int, float, str, `Ref`, `Flag`, `Slice`, `DType`, or tuples / `Items` of attributes."""
+"""An attribute value: None, bool, int, float, str, `Ref`, `Flag`, `Slice`, `DType`, or tuples / `Listed` / `Items` of them."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,13 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A list as an attribute, for calls that want no tuple."""
+
+    items: tuple[Attr, ...]
+
+
+@dataclass(frozen=True)
 class Items:
     """An ordered mapping with string keys as an attribute (keyword arguments, dictionary outputs)."""
 
@@ -141,6 +148,8 @@ def refs_in(attr: Attr) -> Iterator[str]:
     elif isinstance(attr, tuple):
         for item in attr:
             yield from refs_in(item)
+    elif isinstance(attr, Listed):
+        yield from refs_in(attr.items)
     elif isinstance(attr, Slice):
         yield from refs_in((attr.start, attr.stop, attr.step))
     elif isinstance(attr, Items):
@@ -154,6 +163,8 @@ def replace_refs(attr: Attr, renaming: Mapping[str, str]) -> Attr:
         return Ref(renaming.get(attr.name, attr.name))
     if isinstance(attr, tuple):
         return tuple(replace_refs(item, renaming) for item in attr)
+    if isinstance(attr, Listed):
+        return Listed(replace_refs(attr.items, renaming))
     if isinstance(attr, Slice):
         return Slice(*(replace_refs(a, renaming) for a in (attr.start, attr.stop, attr.step)))
     if isinstance(attr, Items):

@@ -17,6 +17,7 @@ from gngraph.ir import (
     Flag,
     Graph,
     Items,
+    Listed,
     Node,
     OpaqueType,
     Parameter,
@@ -62,7 +63,12 @@ leaves = (
 def nested(inner: st.SearchStrategy[Attr]) -> st.SearchStrategy[Attr]:
     """Attributes made of other attributes."""
     pairs = st.dictionaries(names, inner, max_size=3).map(lambda d: Items(tuple(d.items())))
-    return st.lists(inner, max_size=3).map(tuple) | st.builds(Slice, inner, inner, inner) | pairs
+    return (
+        st.lists(inner, max_size=3).map(tuple)
+        | st.lists(inner, max_size=3).map(lambda x: Listed(tuple(x)))
+        | st.builds(Slice, inner, inner, inner)
+        | pairs
+    )
 
 
 attrs = st.recursive(leaves, nested, max_leaves=8)
