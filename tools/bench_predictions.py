@@ -134,10 +134,9 @@ def main(
                          "slope": slope, "points": len(actual), "seconds": seconds}
                     )  # fmt: skip
                     console.print(rows[-1])
-                if curvature == "mc":
-                    for row in sets(graph, problem, scores, tuple(int(n) for n in counts.split(","))):
-                        rows.append({"network": network, "seed": seed, "kind": "set", **row})
-                        console.print(rows[-1])
+                for row in sets(graph, problem, scores, tuple(int(n) for n in counts.split(","))):
+                    rows.append({"network": network, "seed": seed, "curvature": curvature, "kind": "set", **row})
+                    console.print(rows[-1])
                 if out is not None:
                     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary(rows)
@@ -149,7 +148,7 @@ def summary(rows: list[Row]) -> None:
     groups: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
         if row["kind"] == "set":
-            name = f"{row['rule']} {row['asked']}"
+            name = f"{row['curvature']} {row['rule']} {row['asked']}"
             figures = {"predicted": row["predicted"], "actual": row["actual"]}
         else:
             name, figures = str(row["curvature"]), {"pearson": row["pearson"], "slope": row["slope"]}

@@ -120,12 +120,6 @@ def render(expr: Expr, names: Iterator[str | None]) -> str:
     return f"{expr.callee}{expr.brackets[0]}{', '.join(written)}{expr.brackets[1]}"
 
 
-def no_names() -> Iterator[None]:
-    """For `render`: every slot shows its value."""
-    while True:
-        yield None
-
-
 def same(a: Any, b: Any) -> bool:
     """Equality that tells True from 1 and 1 from 1.0."""
     return type(a) is type(b) and bool(a == b)

@@ -40,10 +40,9 @@ class Collector:
     step each). Memory: the activations of one batch, and 1 + R gradients at the edges asked for.
     """
 
-    def __init__(self, graph: Graph, edges: Iterable[Edge], loss: Loss, curvature: Curvature) -> None:
+    def __init__(self, graph: Graph, edges: Iterable[Edge], loss: Loss) -> None:
         self.graph = graph
         self.loss = loss
-        self.curvature = curvature
         self.lowered = lower(graph)
         self.lowered.module.requires_grad_(False)
         self._interpreter = fx.Interpreter(self.lowered.module)
@@ -56,8 +55,8 @@ class Collector:
         reads = self.graph.nodes[edge.reader].inputs.count(edge.value)
         return self.graph.users(edge.value) == (edge.reader,) and reads == 1 and edge.value not in self.graph.outputs
 
-    def collect(self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> Collected:
-        """Values and gradients for one batch.
+    def collect(self, x: torch.Tensor, y: torch.Tensor, curvature: Curvature, generator: torch.Generator) -> Collected:
+        """Values and gradients for one batch, with R factors of the curvature.
 
         Raises:
             GnGraphError: the loss is not finite.
@@ -70,7 +69,7 @@ class Collector:
                 f"the loss of '{self.graph.name}' is not finite on the data; train it with a lower rate first"
             )
         wanted = [held[edge] for edge in self._wanted]
-        factors = self.curvature.factors(self.loss, output.detach(), y, generator)
+        factors = curvature.factors(self.loss, output.detach(), y, generator)
         (slope,) = torch.autograd.grad(losses.sum(), output, retain_graph=True)
         passes = [slope, *factors]
         grads = [

@@ -15,7 +15,7 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Cost, CostModel
-from gngraph.curvature import curvature_named, fallback, predicted_change
+from gngraph.curvature import Curvature, MonteCarlo, curvature_named, fallback, predicted_change
 from gngraph.data import batches
 from gngraph.errors import PassError
 from gngraph.ir import Graph, Ref
@@ -27,6 +27,10 @@ from gngraph.scoring.split_learning import LearnOptions, SplitLearner
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager, Problem
+
+
+JUDGE_DRAWS = 4
+"""Draws on the judge and report splits for each draw while learning; a draw is one backward pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +103,8 @@ class GaussNewton:
     """Scores splits and prunes of every free space; the model of Lawton et al. (arXiv 2411.05855) and its extensions.
 
     Cost: `epochs` passes over the learn split, each one forward pass, 1 + R backward passes without weight gradients, and
-    four convolutions a layer; then one pass over the judge and one over the report split.
+    four convolutions a layer; then one pass over the judge and one over the report split, with `JUDGE_DRAWS` times the
+    draws, since what is shown there should not carry the noise of the draws.
 
     Attributes:
         curvature: "mc", "mc{draws=4}", "exact" or "rank1".
@@ -145,7 +150,7 @@ class _Run:
         self.removals = self._removals()
         edges = [edge for site in self.sites for edge, _ in site.taps]
         edges += [edge for removal in self.removals.values() for edge in removal.edges()]
-        self.collector = Collector(self.graph, edges, self.problem.loss_fn, self.curvature)
+        self.collector = Collector(self.graph, edges, self.problem.loss_fn)
         learn = LearnOptions(options.rate, options.decay, options.start, options.trust)
         self.learners = [SplitLearner(self.collector, site, learn, self.generator) for site in self.sites]
 
@@ -176,7 +181,7 @@ class _Run:
             observers: list[Callable[[Collected], None]] = [learner.step for learner in self.learners]
             if epoch == 0:
                 observers += [removal.observe for removal in self.removals.values()]
-            self._pass(self.problem.splits.learn, self.generator, observers)
+            self._pass(self.problem.splits.learn, self.generator, self.curvature, observers)
         judge, report = self._moments(self.problem.splits.judge), self._moments(self.problem.splits.report)
         gains, errors = -judge.changes(), judge.errors()
         model = CostModel(self.graph, self.spaces)
@@ -189,10 +194,14 @@ class _Run:
         return Scores(tuple(candidates), judge, report, self._capacity(candidates), tuple(self.notes))
 
     def _pass(
-        self, data: Any, shuffle: torch.Generator | None, observers: Iterable[Callable[[Collected], None]]
+        self,
+        data: Any,
+        shuffle: torch.Generator | None,
+        curvature: Curvature,
+        observers: Iterable[Callable[[Collected], None]],
     ) -> None:
         for x, y in batches(data, self.problem.batch_size, generator=shuffle, device=str(self.problem.device)):
-            batch = self.collector.collect(x, y, self.noise)
+            batch = self.collector.collect(x, y, curvature, self.noise)
             for observe in observers:
                 observe(batch)
 
@@ -206,7 +215,10 @@ class _Run:
                 s, q = torch.cat([e[0] for e in effects], 1), torch.cat([e[1] for e in effects], 2)
                 rows.append((s.cpu().float(), q.cpu().float()))
 
-        self._pass(data, None, [judge])
+        curvature = self.curvature
+        if isinstance(curvature, MonteCarlo):
+            curvature = MonteCarlo(curvature.draws * JUDGE_DRAWS)
+        self._pass(data, None, curvature, [judge])
         return Moments(torch.cat([s for s, _ in rows]), torch.cat([q for _, q in rows], 1))
 
     def _morphisms(self) -> Iterable[tuple[Morphism, str]]:

@@ -29,7 +29,7 @@ class LearnOptions:
     rate: float = 0.03
     decay: float = 1e-3
     start: float = 0.1
-    trust: float = 0.2
+    trust: float = 0.15
 
 
 class SplitLearner:
