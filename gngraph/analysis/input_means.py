@@ -48,12 +48,13 @@ class InputMeans:
         return cls({name: total / count for name, total in observer.totals.items()})
 
     def of_channel(self, space: ChannelSpace, channel: int) -> dict[str, torch.Tensor]:
-        """Layer -> mean of the entries [inner] of a channel of `space`, as `PruneChannel.means` wants them."""
-        means = {}
+        """Layer -> mean of the entries of a channel of `space`, slot by slot, as `PruneChannel.means` wants them."""
+        means: dict[str, torch.Tensor] = {}
         for slot in space.slots:
             if slot.role is Role.CONSUME and slot.node in self.values:
                 start = slot.offset + channel * slot.inner
-                means[slot.node] = self.values[slot.node][start : start + slot.inner]
+                mean = self.values[slot.node][start : start + slot.inner]
+                means[slot.node] = torch.cat([means[slot.node], mean]) if slot.node in means else mean
         return means
 
 

@@ -102,9 +102,13 @@ def _run_lowered(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> Any:
 
 
 def _check_equal(graph: Graph, got: Any, expected: Any) -> None:
-    pairs = list(zip(_tensors(got), _tensors(expected), strict=True))
-    for mine, theirs in pairs:
-        if mine.shape != theirs.shape or not torch.equal(mine.nan_to_num(), theirs.nan_to_num()):
+    mine, theirs = _tensors(got), _tensors(expected)
+    if len(mine) != len(theirs):
+        raise UnsupportedModelError(
+            f"the traced graph of '{graph.name}' returns {len(mine)} tensors where the module returns {len(theirs)}"
+        )
+    for a, b in zip(mine, theirs, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype or not torch.allclose(a, b, rtol=0, atol=0, equal_nan=True):
             raise UnsupportedModelError(
                 f"the traced graph of '{graph.name}' does not reproduce the module's outputs bit for bit; this is a defect "
                 f"of gngraph or a forward with side effects"

@@ -37,12 +37,14 @@ def mean_shift(
     """Changes of biases and running means that keep the mean of a pruned channel; exact away from zero padding.
 
     Args:
-        means: reading node -> mean of the channel's entries there, shape [inner] of that reader's slot.
+        means: reading node -> mean of the channel's entries there, in order of its slots (a layer may read a space
+            more than once, behind different non-linearities): shape [inner], or the sum of the slots' inner.
 
     Returns:
         parameter -> tensor of its shape, to be added.
     """
     shift: dict[str, torch.Tensor] = {}
+    used = dict.fromkeys(means, 0)
     for slot in space.slots:
         target = fold_target(graph, slot.node) if slot.role is Role.CONSUME else None
         if target is None or slot.node not in means:
@@ -52,6 +54,8 @@ def mean_shift(
         start = slot.offset + channel * slot.inner
         part = weight.narrow(slot.axis, start, slot.inner).flatten(2) if weight.dim() > 2 else None
         summed = part.sum(2) if part is not None else weight.narrow(slot.axis, start, slot.inner)
-        delta = sign * (summed @ means[slot.node].to(summed))
+        mean = means[slot.node].narrow(0, used[slot.node], slot.inner)
+        used[slot.node] += slot.inner
+        delta = sign * (summed @ mean.to(summed))
         shift[param] = shift[param] + delta if param in shift else delta
     return shift

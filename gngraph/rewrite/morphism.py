@@ -59,7 +59,7 @@ class PruneChannel:
     """Remove channel `channel`; every reader keeps what `means` says that it read on average.
 
     Attributes:
-        means: reading node -> mean of the channel's `inner` entries there, folded into the reader's bias, or into the
+        means: reading node -> mean of the channel's entries there, slot by slot, folded into the reader's bias, or into the
             running mean of the BatchNorm behind it. A reader without either, or without a mean, reads 0.
     """
 

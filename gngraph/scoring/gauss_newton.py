@@ -22,7 +22,7 @@ from gngraph.ir import Graph, Ref
 from gngraph.rewrite.morphism import Morphism, PruneChannel, SplitChannel
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.removal import Removal
-from gngraph.scoring.sites import ReadSite, read_sites, split_sites
+from gngraph.scoring.sites import ReadSite, SplitSite, read_sites, split_sites
 from gngraph.scoring.split_learning import LearnOptions, SplitLearner
 
 if TYPE_CHECKING:
@@ -144,8 +144,9 @@ class _Run:
         self.notes = [note] if note else []
         self.generator = torch.Generator().manual_seed(self.problem.seed)
         self.noise = torch.Generator(self.problem.device).manual_seed(self.problem.seed)
-        self.sites = tuple(s for s in split_sites(self.graph, self.spaces) if not s.linear and s.taps)
-        self._note_linear()
+        sites = tuple(split_sites(self.graph, self.spaces))
+        self.sites = tuple(s for s in sites if not s.linear and s.taps)
+        self._note_linear(sites)
         self._note_batch_statistics()
         self.removals = self._removals()
         edges = [edge for site in self.sites for edge, _ in site.taps]
@@ -154,8 +155,8 @@ class _Run:
         learn = LearnOptions(options.rate, options.decay, options.start, options.trust)
         self.learners = [SplitLearner(self.collector, site, learn, self.generator) for site in self.sites]
 
-    def _note_linear(self) -> None:
-        for site in split_sites(self.graph, self.spaces):
+    def _note_linear(self, sites: Iterable[SplitSite]) -> None:
+        for site in sites:
             if site.linear:
                 where = self.graph.nodes[site.node].module or site.node
                 self.notes.append(

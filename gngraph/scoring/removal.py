@@ -55,11 +55,12 @@ class Removal:
             self._totals[i] = total if known is None else known + total
 
     def means(self, channel: int) -> dict[str, torch.Tensor]:
-        """Reading node -> mean of a channel's entries, shape [inner], for the readers that can keep it."""
-        kept = {}
+        """Reading node -> mean of a channel's entries, slot by slot, for the readers that can keep it."""
+        kept: dict[str, torch.Tensor] = {}
         for read, total in zip(self.reads, self._totals, strict=True):
             if read.summed is not None and total is not None:
-                kept[read.site.edge.reader] = total[channel] / self._count
+                reader, mean = read.site.edge.reader, total[channel] / self._count
+                kept[reader] = torch.cat([kept[reader], mean]) if reader in kept else mean
         return kept
 
     def effect(self, batch: Collected) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,7 +67,10 @@ class ReadSite:
 
 
 def split_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[SplitSite]:
-    """Every layer that writes a free space by one row a channel and whose weight no other node uses; O(#nodes) each."""
+    """Every layer that writes a free space by exactly one row a channel and whose weight no other node uses.
+
+    O(#nodes) each. A layer that writes a space twice would move both rows of a channel at once, and is no site.
+    """
     bands = _band_table(spaces)
     for space in spaces.free:
         for slot in space.slots:
@@ -75,7 +78,8 @@ def split_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[SplitSite]:
             writes = slot.role is Role.PRODUCE or (slot.role is Role.FOLLOW and lookup(node.op).channelwise)
             if not writes or lookup(node.op).apply is None or node.params.get("weight") != slot.param:
                 continue
-            if slot.axis != 0 or slot.inner != 1 or len(graph.readers(slot.param)) > 1:
+            rows = sum(other.param == slot.param and other.axis == 0 for other in space.slots)
+            if slot.axis != 0 or slot.inner != 1 or rows > 1 or len(graph.readers(slot.param)) > 1:
                 continue
             yield _walk(graph, bands, space.name, slot)
 

@@ -18,8 +18,9 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 from torchvision.models import VisionTransformer, mobilenet_v3_small, resnet18
 
 from gngraph.convert.checkpoint import FileFormat, Trust, load_module, sniff
-from gngraph.errors import GnGraphError, ModelFileError
+from gngraph.errors import GnGraphError
 from gngraph.zoo import SEEDS, build_seed
+from tests.convert.model_files import message_of, saved, small
 
 
 class Custom(nn.Module):
@@ -32,24 +33,6 @@ class Custom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layer(x)
         return y
-
-
-def small() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-
-
-def saved(value: object, path: Path, **options: Any) -> Path:
-    torch.save(value, path, **options)
-    return path
-
-
-def message_of(call: Callable[[], object]) -> str:
-    """The text of the ModelFileError that `call` raises: one line without a traceback in it."""
-    with pytest.raises(ModelFileError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture(autouse=True)

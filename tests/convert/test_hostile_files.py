@@ -16,6 +16,7 @@ from torch import nn
 
 from gngraph.convert.checkpoint import Trust, load_module
 from gngraph.errors import ModelFileError
+from tests.convert.model_files import message_of, saved, small
 
 MARKER = "code-was-executed"
 
@@ -28,24 +29,6 @@ class Reduces:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.result
-
-
-def small() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-
-
-def saved(value: object, path: Path, **options: Any) -> Path:
-    torch.save(value, path, **options)
-    return path
-
-
-def message_of(call: Callable[[], object]) -> str:
-    """The text of the ModelFileError that `call` raises: one line without a traceback in it."""
-    with pytest.raises(ModelFileError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,20 @@ class Residual(nn.Module):
         return out
 
 
+class Twice(nn.Module):
+    """One layer reads the space twice, through different non-linearities and so with different means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 4, 1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        out: Tensor = self.head(torch.cat([torch.relu(y), torch.sigmoid(y)], 1)).flatten(1)
+        return out
+
+
 class Square(nn.Module):
     """A product of a value with itself is a non-linearity."""
 
@@ -95,6 +109,7 @@ CASES = {
     "padded": padded,
     "depthwise": depthwise,
     "square": Square,
+    "twice": Twice,
 }
 
 
