@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import Problem
+from gngraph.convert.from_torch import from_torch
 from gngraph.data import load_data
-from gngraph.rewrite.morphism import PruneChannel
+from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, PruneChannel, SplitChannel
 from tools import fig3
-from tools.measuring import Agreement, Samples, apply, changes, sample, trained, unanalysed
+from tools.measuring import Agreement, Samples, alike, apply, changes, sample, trained, unanalysed
 
 
 def test_agreement() -> None:
@@ -42,14 +44,39 @@ def test_changes_are_those_of_the_mean_loss_and_unanalysed_samples_are_in_no_spl
     assert sorted(sample(problem, range(5), 9)) == [0, 1, 2, 3, 4] and len(set(sample(problem, range(9), 3))) == 3
 
 
+def test_a_change_is_measured_from_the_first_node_that_differs() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 10)
+    )
+    problem = Problem(load_data("digits"), device="cpu", learn=30, judge=30, report=150)
+    graph = from_torch(net.eval(), torch.zeros(1, 1, 8, 8))
+    first, second = (space.name for space in ChannelSpaces.of(graph).free)
+    morphisms: list[Morphism] = [
+        PruneChannel(first, 1), SplitChannel(second, 2), PruneChannel(second, 0), NewChannel(first),
+        InsertLayer(next(node.name for node in graph.nodes.values() if node.op == "relu")),
+    ]  # fmt: skip
+    others = [apply(graph, [morphism]) for morphism in morphisms] * 4  # more than are measured at once
+    report = problem.splits.report
+    found = list(changes(graph, others, {"report": Samples(problem, report)}))
+    base = mean_loss(graph, problem, report)
+    assert [c["report"].mean for c in found] == pytest.approx(
+        [mean_loss(other, problem, report) - base for other in others], abs=1e-9
+    )
+    assert abs(found[0]["report"].mean) > 1e-5 and abs(found[2]["report"].mean) > 1e-5
+    assert [len(alike(graph, other)) for other in others[:3]] == [1, 4, 4]
+
+
 def test_coverage_counts_the_noise_of_the_actual_change_where_asked() -> None:
     def point(unseen: float) -> fig3.Point:
-        return fig3.Point("n", 0, "split", "s", 0, "0", 0.0, 1.0, 0.5, unseen, 2.0, 9.0, 0.0)
+        return fig3.Point("n", 0, "split", "s", 0, "0", 0.0, 1.0, 0.0, 0.1, 0.5, unseen, 2.0, 9.0, 0.0)
 
     points = [point(0.0), point(3.0), point(5.0), point(-3.0)]
     assert fig3.coverage(points, "unseen", noisy=False) == 0.25
-    assert fig3.coverage(points, "unseen", noisy=True) == 0.75
-    assert fig3.coverage(points, "test", noisy=True) == 0.0
+    assert fig3.coverage(points, "unseen") == 0.75
+    assert fig3.coverage(points, "test") == 0.0
+    assert fig3.coverage(points, "actual") == 1.0
+    assert fig3.coverage(points, "actual", error="sampling") == 0.0
 
 
 def test_fig3_writes_points_that_agree(tmp_path: Path) -> None:
@@ -69,3 +96,5 @@ def test_fig3_writes_points_that_agree(tmp_path: Path) -> None:
         assert Agreement.of(*zip(*pairs, strict=True)).pearson > 0.95
     result = CliRunner().invoke(fig3.main, [*arguments.split(), "--kinds", "graft", "--out", str(out)])
     assert result.exit_code == 2 and "there is no kind 'graft'" in result.output
+    assert fig3.scored_together(["split", "new"]) == [("split", "new")]
+    assert fig3.scored_together(["split", "split-firefly"]) == [("split",), ("split-firefly",)]

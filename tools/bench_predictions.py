@@ -1,7 +1,8 @@
-"""Predicted against actual: single splits under each curvature, and sets chosen jointly and additively.
+"""Predicted against actual: single candidates under each curvature, and sets, chosen jointly, additively and at random.
 
-For each network and seed: train, score, apply candidates one at a time (and chosen sets at once), and measure the change of
-the mean loss on the report split, which neither learning nor selection saw.
+For each network and seed: train (a saved network is taken as it is), score, apply candidates one at a time (and sets at once),
+and measure the change of the mean loss on the report split, which neither learning nor selection saw. How often the actual
+change lies in the predicted interval is measured on training samples outside the splits.
 
     tools/bench_predictions.py --data cifar10.npz --network vgg11 --network resnet20 --epochs 6 --seeds 3
 """
@@ -12,10 +13,10 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -24,60 +25,78 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
-from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import load_data
 from gngraph.ir import Graph
+from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
+from tools.fig3 import Point, coverage, held_samples, points_of
 from tools.measuring import Agreement, Samples, apply, changes, sample, trained
 
 console = Console()
 Row = dict[str, object]
 
 
-def singles(graph: Graph, problem: Problem, scores: Scores, count: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and actual changes of a random sample of candidates of one kind."""
-    index = [i for i, c in enumerate(scores.candidates) if c.morphism.kind == kind]
-    chosen = sample(problem, index, count)
-    changed = (apply(graph, [scores.candidates[i].morphism]) for i in chosen)
-    held = {"report": Samples(problem, problem.splits.report)}
-    actual = [found["report"].mean for found in changes(graph, changed, held)]
-    return scores.report.changes().numpy()[chosen], np.array(actual)
+def singles(points: Sequence[Point]) -> Row:
+    """Agreement of the points, and how often actual changes lie in the predicted intervals."""
+    met = Agreement.of([point.predicted for point in points], [point.actual for point in points])
+    return {
+        "pearson": met.pearson, "spearman": met.spearman, "slope": met.slope, "points": met.points,
+        "coverage": coverage(points, "unseen"), "coverage, samples alone": coverage(points, "unseen", error="sampling"),
+    }  # fmt: skip
 
 
 def sets(graph: Graph, problem: Problem, scores: Scores, counts: tuple[int, ...]) -> list[Row]:
-    """For each size the joint set, and the additive set of the same number of splits."""
+    """For each size the joint set, the additive set of as many splits, and a random one of exactly that size.
+
+    The additive set is predicted by the sum, as its rule does, and together; the others together.
+    """
     model = CostModel(graph, ChannelSpaces.of(graph))
-    base = mean_loss(graph, problem, problem.splits.report)
-    rows: list[Row] = []
+    splits = [i for i, candidate in enumerate(scores.candidates) if candidate.morphism.kind == "split"]
+    found: list[tuple[int, str, Sequence[int], float]] = []
     for count in counts:
         joint = select(scores, model, count=count, kinds=("split",))
-        for rule in ("joint", "additive"):
-            chosen = (
-                joint
-                if rule == "joint"
-                else select(scores, model, count=len(joint.chosen), rule=rule, kinds=("split",))
-            )
-            if chosen.chosen:
-                after = mean_loss(apply(graph, chosen.morphisms(scores)), problem, problem.splits.report)
-                rows.append(
-                    {"asked": count, "rule": rule, "splits": len(chosen.chosen), "predicted": chosen.predicted_report,
-                     "actual": after - base}
-                )  # fmt: skip
-    return rows
+        added = select(scores, model, count=len(joint.chosen), rule="additive", kinds=("split",))
+        drawn = one_a_channel(scores, sample(problem, splits, len(splits)), count)
+        found += [
+            (count, "joint", joint.chosen, joint.predicted_report),
+            (count, "additive", added.chosen, added.predicted_report),
+            (count, "random", drawn, scores.report.change_of(drawn)),
+        ]
+    found = [row for row in found if row[2]]
+    others = (apply(graph, [scores.candidates[i].morphism for i in chosen]) for _, _, chosen, _ in found)
+    actual = changes(graph, others, {"report": Samples(problem, problem.splits.report)})
+    return [
+        {"asked": count, "rule": rule, "splits": len(chosen), "predicted": predicted,
+         "together": scores.report.change_of(chosen), "actual": change["report"].mean}
+        for (count, rule, chosen, predicted), change in zip(found, actual, strict=True)
+    ]  # fmt: skip
+
+
+def one_a_channel(scores: Scores, index: Sequence[int], count: int) -> list[int]:
+    """The first `count` of some splits of which no two are of the same channel."""
+    channels: dict[tuple[str, int], int] = {}
+    for i in index:
+        split = scores.candidates[i].morphism
+        assert isinstance(split, SplitChannel)
+        channels.setdefault((split.space, split.channel), i)
+    return list(channels.values())[:count]
 
 
 @click.command()
 @click.option("--data", required=True, help="data set by name or path")
-@click.option("--network", "networks", multiple=True, default=("vgg11", "resnet20"), show_default=True)
+@click.option("--network", "networks", multiple=True, default=("vgg11", "resnet20"), show_default=True,
+              help="of the zoo, or a saved network, which is not trained")  # fmt: skip
 @click.option("--width", default=0.25, show_default=True)
 @click.option("--epochs", default=6, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--curvature", "curvatures", multiple=True, default=("mc", "exact", "rank1"), show_default=True)
+@click.option("--kinds", default="split,prune", show_default=True, help="kinds of single candidates")
 @click.option("--candidates", default=120, show_default=True, help="candidates of each kind measured one at a time")
 @click.option("--counts", default="8,16,32,64", show_default=True, help="sizes of the chosen sets")
 @click.option("--samples", default="6144,4096,2048", show_default=True, help="learn, judge and report samples")
+@click.option("--unseen", default=2048, show_default=True, help="training samples outside the splits, for the coverage")
 @click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), help="write every figure as JSON lines")
 def main(
@@ -87,9 +106,11 @@ def main(
     epochs: int,
     seeds: int,
     curvatures: tuple[str, ...],
+    kinds: str,
     candidates: int,
     counts: str,
     samples: str,
+    unseen: int,
     threads: int,
     out: Path | None,
 ) -> None:
@@ -103,17 +124,16 @@ def main(
             torch.manual_seed(seed)
             problem = Problem(source, seed=seed, learn=learn, judge=judge, report=report)
             graph = trained(network, width, problem, epochs)
+            held = held_samples(problem, unseen, 0)
             for curvature in curvatures:
                 start = time.perf_counter()
-                scores = AnalysisManager(problem).get(GaussNewton(curvature), graph)
+                options = GaussNewton(curvature, kinds=tuple(kinds.split(",")))
+                scores = AnalysisManager(problem).get(options, graph)
                 seconds = time.perf_counter() - start
-                for kind in ("split", "prune"):
-                    predicted, actual = singles(graph, problem, scores, candidates, kind)
-                    met = Agreement.of(predicted.tolist(), actual.tolist())
-                    rows.append(
-                        {"network": network, "seed": seed, "curvature": curvature, "kind": kind, "pearson": met.pearson,
-                         "slope": met.slope, "points": met.points, "seconds": seconds}
-                    )  # fmt: skip
+                for kind in options.kinds:
+                    figures = singles(points_of(graph, problem, network, kind, scores, candidates, held))
+                    rows.append({"network": network, "seed": seed, "curvature": curvature, "kind": kind,
+                                 **figures, "seconds": seconds})  # fmt: skip
                     console.print(rows[-1])
                 for row in sets(graph, problem, scores, tuple(int(n) for n in counts.split(","))):
                     rows.append({"network": network, "seed": seed, "curvature": curvature, "kind": "set", **row})
@@ -130,9 +150,9 @@ def summary(rows: list[Row]) -> None:
     for row in rows:
         if row["kind"] == "set":
             name = f"{row['curvature']} {row['rule']} {row['asked']}"
-            figures = {"predicted": row["predicted"], "actual": row["actual"]}
+            figures = {name: row[name] for name in ("splits", "predicted", "together", "actual")}
         else:
-            name, figures = str(row["curvature"]), {"pearson": row["pearson"], "slope": row["slope"]}
+            name, figures = str(row["curvature"]), {k: v for k, v in row.items() if isinstance(v, float)}
         for figure, value in figures.items():
             groups.setdefault((str(row["network"]), str(row["kind"]), name, figure), []).append(float(str(value)))
     for key, values in groups.items():

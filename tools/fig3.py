@@ -2,11 +2,11 @@
 
 For each network and seed: train (a saved network is taken as it is), score, apply candidates one at a time, and measure the
 change of the mean loss. The scatter is of predicted and actual change on the report split, which neither learning nor
-selection saw. A predicted change has a standard error, and the interval of 1.96 of them on either side is a statement about
-unseen samples. So its coverage is measured on training samples outside the splits, and on the test samples, which are samples
-of something else where the network overfits. Two figures for each: how often the actual change lies in the interval, which
-counts the noise of the actual change as a miss, and how often when that noise is added to the interval (95 % if only samples
-make a difference).
+selection saw. The interval of 1.96 errors on either side of a predicted change is a statement about unseen samples. So its
+coverage is measured on training samples outside the splits, and on the test samples, which are samples of something else
+where the network overfits. How often the actual change lies in the interval counts the noise of the actual change as a miss;
+where that noise is added to the interval, 95 % should lie inside. Beside it stands the same for the error of the samples
+alone, without that of the model.
 
     tools/fig3.py --data cifar10.npz --network vgg11 --network resnet20 --epochs 6 --seeds 2 --out fig3
     tools/fig3.py --data cifar100 --network vgg19 --width 1 --epochs 60 --candidates 500 --device cuda --out fig3
@@ -14,6 +14,7 @@ make a difference).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,9 +36,9 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import Download, load_data
 from gngraph.ir import Graph
-from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.proposer import PROPOSERS
-from tools.measuring import Agreement, Samples, apply, changes, sample, trained, unanalysed, write_csv
+from tools.measuring import Agreement, Change, Samples, apply, changes, sample, trained, unanalysed, write_csv
 
 console = Console(width=120)
 REACH = 1.96
@@ -52,10 +53,12 @@ class Point:
         site: the layer, space or value that it changes.
         depth: place of the site in the network's order, for its colour.
         channel: which channel of the site; empty for what acts on none.
-        predicted, error: on the report split, with the standard error.
+        predicted, error: on the report split, with its error: that of the samples and of the model.
+        second_order: the part of the predicted change that is of second order.
+        sampling: the error of the samples alone.
         actual: on the report split.
         unseen, unseen_error: on training samples outside of the splits.
-        test, test_error: on test samples.
+        test, test_error: on test samples; nan where they were not measured.
     """
 
     network: str
@@ -66,6 +69,8 @@ class Point:
     channel: str
     predicted: float
     error: float
+    second_order: float
+    sampling: float
     actual: float
     unseen: float
     unseen_error: float
@@ -73,25 +78,62 @@ class Point:
     test_error: float
 
 
+def held_samples(problem: Problem, unseen: int, test: int) -> dict[str, Samples]:
+    """The report split, at most `unseen` training samples outside the splits, and the first `test` test samples, if any.
+
+    Raises:
+        click.UsageError: the splits leave no training samples.
+    """
+    rest = unanalysed(problem, unseen)
+    if len(rest) < 2:
+        raise click.UsageError(
+            f"the splits of {','.join(str(len(split)) for split in problem.splits)} samples leave {len(rest)} of "
+            f"{len(problem.train)} training samples for the coverage: lower --samples"
+        )
+    held = {"report": Samples(problem, problem.splits.report), "unseen": Samples(problem, rest)}
+    if test:
+        first = range(min(test, len(problem.test)))
+        held["test"] = Samples(problem, Subset(problem.test, first))  # type: ignore[arg-type]
+    return held
+
+
+def scored_together(kinds: Sequence[str]) -> list[tuple[str, ...]]:
+    """Kinds in groups, an analysis each: one, unless candidates of several kinds would be told apart by nothing.
+
+    Raises:
+        click.UsageError: there is no such kind.
+    """
+    for kind in kinds:
+        if kind not in PROPOSERS:
+            raise click.UsageError(f"there is no kind '{kind}': choose among {', '.join(PROPOSERS)}")
+    distinct = len({_deed(kind) for kind in kinds}) == len(kinds)
+    return [tuple(kinds)] if distinct else [(kind,) for kind in kinds]
+
+
+def _deed(kind: str) -> str:
+    """What candidates of a kind do: those of "split-firefly" are splits."""
+    return kind.partition("-")[0]
+
+
 def points_of(
     graph: Graph,
     problem: Problem,
     network: str,
     kind: str,
-    options: GaussNewton,
+    scores: Scores,
     count: int,
     held: dict[str, Samples],
 ) -> list[Point]:
-    """At most `count` random candidates of one kind, predicted and measured."""
-    scores = AnalysisManager(problem).get(options, graph)
-    for note in scores.notes:
-        console.print(f"{network}, {kind}: {note}", style="dim")
-    chosen = sample(problem, range(len(scores.candidates)), count)
+    """At most `count` random candidates of one of the kinds that were scored, predicted and measured."""
+    chosen = sample(problem, [i for i, c in enumerate(scores.candidates) if c.morphism.kind == _deed(kind)], count)
     changed = (apply(graph, [scores.candidates[i].morphism]) for i in chosen)
-    predicted, errors = scores.report.changes().tolist(), scores.report.errors().tolist()
+    report = scores.report
+    predicted, second_order = report.changes().tolist(), report.second_order().tolist()
+    total, sampling = report.total_errors().tolist(), report.errors().tolist()
     order = list(graph.nodes)
     places = {graph.nodes[name].module or name: i for i, name in reversed(list(enumerate(order)))}
     spaces = {space.name: min(order.index(slot.node) for slot in space.slots) for space in ChannelSpaces.of(graph)}
+    unmeasured = Change(math.nan, math.nan)
     return [
         Point(
             network,
@@ -101,28 +143,32 @@ def points_of(
             places[candidate.site] if candidate.site in places else spaces[candidate.site],
             str(getattr(candidate.morphism, "channel", "")),
             predicted[i],
-            errors[i],
+            total[i],
+            second_order[i],
+            sampling[i],
             actual["report"].mean,
             actual["unseen"].mean,
             actual["unseen"].error,
-            actual["test"].mean,
-            actual["test"].error,
+            actual.get("test", unmeasured).mean,
+            actual.get("test", unmeasured).error,
         )
         for i, actual in zip(chosen, changes(graph, changed, held), strict=True)
         for candidate in (scores.candidates[i],)
     ]
 
 
-def coverage(points: Iterable[Point], where: str, noisy: bool) -> float:
-    """Share of the points whose actual change lies in the predicted interval.
+def coverage(points: Iterable[Point], where: str, *, error: str = "error", noisy: bool = True) -> float:
+    """Share of the points whose actual change lies within `REACH` errors of the predicted one.
 
     Args:
-        where: "actual" (the report split itself), "unseen" or "test".
+        where: "actual" (the report split itself, which has no noise of its own), "unseen" or "test".
+        error: "error", or "sampling" for that of the samples alone.
         noisy: whether the interval counts the standard error of the actual change as well.
     """
     inside = []
     for point in points:
-        width = np.hypot(point.error, getattr(point, f"{where}_error")) if noisy else point.error
+        width = getattr(point, error)
+        width = math.hypot(width, getattr(point, f"{where}_error")) if noisy and where != "actual" else width
         inside.append(abs(getattr(point, where) - point.predicted) <= REACH * width)
     return float(np.mean(inside)) if inside else float("nan")
 
@@ -151,7 +197,7 @@ def draw(points: Sequence[Point]) -> Figure:
                 low, high = min(*x, *y, 0.0), max(*x, *y, 0.0)
                 axes.plot([low, high], [low, high], color="#D55E00", linewidth=1, zorder=0)
             axes.set_title(f"{Path(network).stem}, {kind}\n{Agreement.of(x, y)}", fontsize=9)
-            axes.set_xlabel("predicted change of the loss (bar: standard error)", fontsize=8)
+            axes.set_xlabel("predicted change of the loss (bar: its error)", fontsize=8)
             axes.set_ylabel("actual change, report split", fontsize=8)
             axes.tick_params(labelsize=7)
             axes.locator_params(nbins=5)
@@ -173,16 +219,17 @@ def show(points: Sequence[Point]) -> None:
         "network", "kind", "points", "Pearson", "Spearman", "slope", title="predicted against actual, report split"
     )
     covered = Table(
-        "network", "kind", "report split", "unseen", "unseen, its error counted", "test", "test, its error counted",
-        title=f"share of actual changes within ±{REACH} standard errors of the predicted one",
+        "network", "kind", "report split", "unseen", "unseen, its noise counted", "test, its noise counted",
+        "unseen, error of the samples alone",
+        title=f"share of actual changes within ±{REACH} errors of the predicted one (bar 95 %)",
     )  # fmt: skip
     for network, kind in dict.fromkeys((p.network, p.kind) for p in points):
         own = [p for p in points if (p.network, p.kind) == (network, kind)]
         agreed = Agreement.of([p.predicted for p in own], [p.actual for p in own])
         figures = (agreed.pearson, agreed.spearman, agreed.slope)
         met.add_row(network, kind, str(agreed.points), *(f"{v:.3f}" for v in figures))
-        shares = [coverage(own, "actual", False)]
-        shares += [coverage(own, where, noisy) for where in ("unseen", "test") for noisy in (False, True)]
+        shares = [coverage(own, "actual"), coverage(own, "unseen", noisy=False)]
+        shares += [coverage(own, where) for where in ("unseen", "test")] + [coverage(own, "unseen", error="sampling")]
         covered.add_row(network, kind, *(f"{v:.0%}" for v in shares))
     console.print(met)
     console.print(covered)
@@ -233,6 +280,7 @@ def main(
     torch.set_num_threads(threads)
     source = load_data(data, download=Download.IF_MISSING if download else Download.NEVER)
     learn, judge, report = (int(n) for n in samples.split(","))
+    groups = scored_together(kinds.split(","))
     points: list[Point] = []
     for network in networks:
         for seed in range(seeds):
@@ -240,23 +288,14 @@ def main(
             problem = Problem(
                 source, seed=seed, learn=learn, judge=judge, report=report, batch_size=batch, device=device
             )
-            rest = unanalysed(problem, unseen)
-            if len(rest) < 2:
-                raise click.UsageError(
-                    f"the splits of {samples} leave {len(rest)} of {len(problem.train)} training samples for the "
-                    "coverage: lower --samples"
-                )
-            held = {
-                "report": Samples(problem, problem.splits.report),
-                "unseen": Samples(problem, rest),
-                "test": Samples(problem, Subset(source.test, range(min(held_out, len(source.test))))),
-            }
+            held = held_samples(problem, unseen, held_out)
             graph = trained(network, width, problem, epochs, lr)
-            for kind in kinds.split(","):
-                if kind not in PROPOSERS:
-                    raise click.UsageError(f"there is no kind '{kind}': choose among {', '.join(PROPOSERS)}")
-                options = GaussNewton(curvature, epochs=passes, kinds=(kind,))
-                points += points_of(graph, problem, network, kind, options, candidates, held)
+            for group in groups:
+                scores = AnalysisManager(problem).get(GaussNewton(curvature, epochs=passes, kinds=group), graph)
+                for note in scores.notes:
+                    console.print(f"{network}: {note}", style="dim")
+                for kind in group:
+                    points += points_of(graph, problem, network, kind, scores, candidates, held)
                 _write(points, out)
             console.print(f"{network}, seed {seed}: {len(points)} points so far")
     show(points)

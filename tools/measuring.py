@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import Problem
 from gngraph.api import load
 from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import lower
+from gngraph.convert.interpreter import Interpreter
+from gngraph.convert.to_torch import Lowered, lower
 from gngraph.data import MapDataset, batches
 from gngraph.growth.options import Stretch, TrainOptions
 from gngraph.growth.training import Trainer
@@ -26,21 +29,36 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.zoo import build_seed
 
+SEED = "{seed}"
+"""Stands for the problem's seed in the name of a saved network: there is one for each."""
+
+
+def untrained(network: str, width: float, problem: Problem) -> Graph:
+    """A network of the zoo as it starts, or a saved one.
+
+    Args:
+        network: a name of the zoo, or a file that `gngraph.load` reads, with `SEED` for the problem's seed.
+        width: width multiplier of a network of the zoo.
+        problem: the data, and the seed of the weights.
+    """
+    data, file = problem.data, network.replace(SEED, str(problem.seed))
+    if Path(file).exists():
+        return load(file, input_shape=None if file.endswith(".gng") else data.input_shape)
+    module = build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape, seed=problem.seed)
+    return from_torch(module, torch.zeros(1, *data.input_shape))
+
 
 def trained(network: str, width: float, problem: Problem, epochs: int, lr: float | None = None) -> Graph:
     """A network of the zoo, trained for some epochs with the default options; a saved network is taken as it is.
 
     Args:
-        network: a name of the zoo, or a file that `gngraph.load` reads.
-        width: width multiplier of a network of the zoo.
+        network, width: as for `untrained`.
         problem: the data, and the seed of the weights and of the order of samples.
         lr: learning rate; None: the default.
     """
-    data = problem.data
-    if Path(network).exists():
-        return load(network, input_shape=None if network.endswith(".gng") else data.input_shape)
-    module = build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape, seed=problem.seed)
-    graph = from_torch(module, torch.zeros(1, *data.input_shape))
+    graph = untrained(network, width, problem)
+    if Path(network.replace(SEED, str(problem.seed))).exists():
+        return graph
     return Trainer(problem, TrainOptions(lr=lr)).train(graph, Stretch(epochs, "cosine")).graph
 
 
@@ -70,23 +88,65 @@ class Change:
 class Samples:
     """Samples held on the problem's device, for many networks to be measured on."""
 
-    def __init__(self, problem: Problem, dataset: MapDataset, batch_size: int = 512) -> None:
+    def __init__(self, problem: Problem, dataset: MapDataset, batch_size: int = 128) -> None:
         self.problem = problem
         self.held: list[tuple[torch.Tensor, Any]] = list(batches(dataset, batch_size, device=problem.device))
 
-    def losses(self, graph: Graph) -> torch.Tensor:
-        """The loss of every sample in eval mode, [N] in float64 on the CPU. Cost: one forward pass."""
-        module = lower(graph.to(device=self.problem.device)).module
+    def losses(self, graph: Graph, others: Sequence[Graph] = ()) -> torch.Tensor:
+        """The loss of every sample in eval mode under `graph` and each of `others`, [1 + len(others), N] in float64.
+
+        Cost: one forward pass of `graph`, and of each other one what lies behind its first node that differs.
+        """
+        base = lower(graph.to(device=self.problem.device))
+        whole = Interpreter(base.module, garbage_collect_values=False)
+        rests = [_Rest(base, alike(graph, other), other.to(device=self.problem.device)) for other in others]
+        rows = torch.empty(1 + len(others), sum(len(x) for x, _ in self.held), dtype=torch.float64)
+        done = 0
         with torch.no_grad():
-            return torch.cat([self.problem.loss_fn.per_sample(module(x), y).double().cpu() for x, y in self.held])
+            for x, y in self.held:
+                own = slice(done, done + len(x))
+                done = own.stop
+                rows[0, own] = self.problem.loss_fn.per_sample(whole.run(x), y).cpu()
+                for row, rest in zip(rows[1:], rests, strict=True):
+                    row[own] = self.problem.loss_fn.per_sample(rest.run(x, whole.env), y).cpu()
+        return rows
+
+
+class _Rest:
+    """A network of which the nodes `alike` compute what they compute in another one."""
+
+    def __init__(self, base: Lowered, alike: Sequence[str], graph: Graph) -> None:
+        own = lower(graph)
+        self.interpreter = Interpreter(own.module)
+        self.known = [pair for name in alike for pair in zip(own.steps[name], base.steps[name], strict=True)]
+
+    def run(self, x: torch.Tensor, values: Mapping[fx.Node, Any]) -> Any:
+        """The outputs for x; `values` are those of the other network's nodes."""
+        return self.interpreter.run(x, initial_env={own: values[theirs] for own, theirs in self.known})
+
+
+def alike(graph: Graph, other: Graph) -> list[str]:
+    """The first nodes of two networks, as far as they are equal and have the same parameters."""
+    names = []
+    for mine, theirs in zip(graph.nodes.values(), other.nodes.values(), strict=False):
+        if mine != theirs or any(graph.params[p].data is not other.params[p].data for p in mine.params.values()):
+            break
+        names.append(mine.name)
+    return names
+
+
+TOGETHER = 16
+"""Networks that are measured at once: they share the forward pass of the one that they differ from."""
 
 
 def changes(graph: Graph, others: Iterable[Graph], held: Mapping[str, Samples]) -> Iterator[dict[str, Change]]:
     """For each of `others`, how its mean loss differs from that of `graph`, on each of the named samples."""
-    base = {name: samples.losses(graph) for name, samples in held.items()}
-    for other in others:
-        differences = {name: samples.losses(other) - base[name] for name, samples in held.items()}
-        yield {name: Change(float(d.mean()), float(d.std()) / math.sqrt(len(d))) for name, d in differences.items()}
+    left = iter(others)
+    while group := list(itertools.islice(left, TOGETHER)):
+        found = {name: samples.losses(graph, group) for name, samples in held.items()}
+        for i in range(1, 1 + len(group)):
+            differences = {name: rows[i] - rows[0] for name, rows in found.items()}
+            yield {name: Change(float(d.mean()), float(d.std()) / math.sqrt(len(d))) for name, d in differences.items()}
 
 
 def sample(problem: Problem, index: Sequence[int], count: int) -> list[int]:

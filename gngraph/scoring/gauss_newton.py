@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,9 +29,21 @@ if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager, Problem
 
 
+MODEL_ERROR = 0.25
+"""Error of the quadratic model itself, as a share of the second-order change that it predicts.
+
+Measured on what has a large second order, prunes and merges: the root mean square of (actual - predicted) / second-order
+change, on the very samples of the prediction, was .12 to .18 on VGG-11s and .25 to .33 on ResNet-20s of width .25 trained on
+CIFAR-10 (`tools/fig3.py` writes all three)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Per-sample effects of C candidates on N samples, with R curvature factors.
+
+    A predicted change is wrong in two ways: the samples are not all that there are, and a network is no quadratic function.
+    `errors` count the first alone, `total_errors` both: about 95 % of actual changes on unseen samples lie within 1.96 of
+    them of the predicted change (`tools/bench_predictions.py` prints how many do).
 
     Attributes:
         s: [N, C] first-order changes of the losses.
@@ -44,9 +57,17 @@ class Moments:
         """Predicted mean change of the loss for each candidate alone, [C]."""
         return self._over_samples(lambda changes: changes.mean(0))
 
+    def second_order(self) -> torch.Tensor:
+        """The part of `changes` that is of second order, [C]; never negative."""
+        return self.changes() - self.s.mean(0)
+
     def errors(self) -> torch.Tensor:
         """Standard error of `changes` over the samples, [C]."""
         return self._over_samples(lambda changes: changes.std(0)) / math.sqrt(self.s.shape[0])
+
+    def total_errors(self) -> torch.Tensor:
+        """Standard error of `changes` as predictions of what happens, [C]: `errors`, and with them that of the model."""
+        return torch.hypot(self.errors(), MODEL_ERROR * self.second_order())
 
     def _over_samples(self, statistic: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         # block by block of candidates, so that nothing as large as q is made
@@ -69,7 +90,7 @@ class Candidate:
         morphism: what would be done.
         site: the layer that a split moves, or the space that a prune shrinks.
         gain: predicted decrease of the mean loss on the judge split.
-        error: standard error of the gain over samples.
+        error: standard error of the gain, over samples and of the model itself (`Moments.total_errors`).
         cost: cost of this morphism alone.
     """
 
@@ -88,7 +109,9 @@ class Scores:
         candidates: every candidate, in the order of the columns of the moments.
         judge: effects on the judge split, for selection.
         report: effects on the report split, for what is reported.
-        capacity: space -> mean predicted increase of the loss when one of its channels is removed with its mean kept.
+        capacity: space -> median over its channels of the predicted increase of the loss when one is removed: merged into
+            the others where merges are scored, else with its mean kept. The median, since one channel that everything hangs
+            on says little of what the next one would be worth.
         notes: what the analysis could not do, and why.
     """
 
@@ -191,7 +214,7 @@ class _Run:
         for _ in range(self.options.epochs):
             self._pass(self.problem.splits.learn, self.generator, [p.learn for p in self.proposers])
         judge, report = self._moments(self.problem.splits.judge), self._moments(self.problem.splits.report)
-        gains, errors = (-judge.changes()).tolist(), judge.errors().tolist()
+        gains, errors = (-judge.changes()).tolist(), judge.total_errors().tolist()
         model = CostModel(self.graph, self.spaces)
         found = [(*pair, cost) for p in self.proposers for cost in (p.cost(model),) for pair in p.morphisms()]
         candidates = tuple(
@@ -233,8 +256,9 @@ class _Run:
 
 
 def _capacity(candidates: Iterable[Candidate]) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
+    values: dict[str, dict[str, list[float]]] = {}
     for candidate in candidates:
-        if candidate.morphism.kind == "prune":
-            values.setdefault(candidate.morphism.space, []).append(max(0.0, -candidate.gain))
-    return {space: sum(v) / len(v) for space, v in values.items()}
+        kind, space = candidate.morphism.kind, candidate.morphism.space
+        if kind in ("merge", "prune"):
+            values.setdefault(space, {}).setdefault(kind, []).append(max(0.0, -candidate.gain))
+    return {space: median(kinds.get("merge") or kinds["prune"]) for space, kinds in values.items()}

@@ -1,0 +1,65 @@
+"""Intervals of predicted changes: what the samples leave open, and what the quadratic model does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.convert.from_torch import from_torch
+from gngraph.ir import Graph
+from gngraph.scoring.gauss_newton import MODEL_ERROR, GaussNewton, Moments
+from tools.measuring import Samples, apply, changes, unanalysed
+
+
+def test_errors_are_of_the_samples_and_of_the_model() -> None:
+    generator = torch.Generator().manual_seed(0)
+    s, q = torch.randn(50, 200, generator=generator), torch.randn(2, 50, 200, generator=generator)
+    moments = Moments(s, q)
+    by_sample = s + 0.5 * q.square().sum(0)
+    second = 0.5 * q.square().sum(0).mean(0)
+    torch.testing.assert_close(moments.second_order(), second, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moments.errors(), by_sample.std(0) / 50**0.5)
+    expected = (by_sample.var(0) / 50 + (MODEL_ERROR * second).square()).sqrt()
+    torch.testing.assert_close(moments.total_errors(), expected, atol=1e-5, rtol=1e-5)
+
+
+def learned(seed: int) -> tuple[Graph, Problem]:
+    """A narrow perceptron that was taught three classes: the loss of one without a channel is far from quadratic."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    x = torch.randn(6000, 6)
+    y = (x @ torch.randn(6, 3) + torch.sin(2 * x) @ torch.randn(6, 3)).argmax(1)
+    optimizer = torch.optim.Adam(net.parameters(), 0.03)
+    for start in range(0, 6000, 200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x[start : start + 200]), y[start : start + 200]).backward()
+        optimizer.step()
+    problem = Problem((x, y), device="cpu", seed=seed, learn=800, judge=1600, report=8, batch_size=400)
+    return from_torch(net.eval(), x[:2]), problem
+
+
+def misses(seed: int) -> Iterator[tuple[float, float, float]]:
+    """For each prune and merge: distance of the actual change from the predicted one, and what either error allows."""
+    graph, problem = learned(seed)
+    scores = AnalysisManager(problem).get(GaussNewton(kinds=("prune", "merge")), graph)
+    judge = scores.judge
+    assert [c.error for c in scores.candidates] == pytest.approx(judge.total_errors().tolist())
+    others = (apply(graph, [candidate.morphism]) for candidate in scores.candidates)
+    unseen = {"unseen": Samples(problem, unanalysed(problem, 3000), 3000)}
+    columns = zip(judge.changes().tolist(), judge.total_errors().tolist(), judge.errors().tolist(), strict=True)
+    for (predicted, total, alone), found in zip(columns, changes(graph, others, unseen), strict=True):
+        change = found["unseen"]
+        yield abs(change.mean - predicted), *(float(1.96 * np.hypot(e, change.error)) for e in (total, alone))
+
+
+def test_actual_changes_lie_in_the_interval_only_with_the_error_of_the_model() -> None:
+    found = np.array([miss for seed in range(8) for miss in misses(seed)])
+    assert len(found) >= 100
+    total, alone = (float((found[:, 0] <= found[:, i]).mean()) for i in (1, 2))
+    assert total >= 0.88
+    assert alone <= total - 0.05  # the samples alone leave out what the model does not see
