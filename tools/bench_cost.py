@@ -20,10 +20,13 @@ import itertools
 import math
 import multiprocessing
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,6 +35,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
@@ -43,16 +48,19 @@ from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
-from gngraph.zoo import build_seed
+from tools.measuring import untrained
 
 console = Console(width=120)
 
 
-def network(name: str, width: float, problem: Problem) -> Graph:
-    """A network of the zoo; its weights play no part in what is measured here."""
-    data = problem.data
-    module = build_seed(name, width=width, classes=data.outputs, input_shape=data.input_shape, seed=problem.seed)
-    return from_torch(module, torch.zeros(1, *data.input_shape))
+def named(text: str) -> tuple[str, float]:
+    """Name and width multiplier of NAME:WIDTH, or of a saved network.
+
+    >>> named("vgg16:0.5"), named("resnet20"), named("nets/a.gng")
+    (('vgg16', 0.5), ('resnet20', 1.0), ('nets/a.gng', 1.0))
+    """
+    name, colon, width = text.rpartition(":")
+    return (name, float(width)) if colon else (text, 1.0)
 
 
 def train(graph: Graph, problem: Problem) -> None:
@@ -100,23 +108,37 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+@dataclass(frozen=True)
+class Times:
+    """Seconds of an epoch of training, and what scoring and judging take in epochs on as many samples."""
+
+    epoch: float
+    score: float
+    judge: float
+    candidates: int
+
+
+def timed(graph: Graph, problem: Problem, repeats: int) -> list[Times]:
+    """Training, scoring and judging in turns."""
+    splits, once = problem.splits, judge(graph, problem)
+    once()  # the first call of an operator on a shape may search for the fastest kernel
+    count = len(score(graph, problem).candidates)
+    train(graph, problem)
+    found = []
+    for _ in range(repeats):
+        epoch = seconds(partial(train, graph, problem))
+        scored = seconds(partial(score, graph, problem)) / epoch
+        found.append(Times(epoch, scored, seconds(once) / (epoch * len(splits.judge) / sum(map(len, splits))), count))
+    return found
+
+
 def times(names: list[tuple[str, float]], problems: list[Problem], repeats: int) -> None:
-    """Epochs that scoring and judging cost."""
+    """Print the epochs that scoring and judging cost."""
     table = Table("network", "candidates", "epoch s", "score / epoch (bar 4)", "judge / epoch (bar 1.5)")
     for name, width in names:
-        epochs, scored, judged, count = [], [], [], 0
-        for problem in problems:
-            graph = network(name, width, problem)
-            splits, once = problem.splits, judge(graph, problem)
-            once()  # the first call of an operator on a shape may search for the fastest kernel
-            count = len(score(graph, problem).candidates)
-            train(graph, problem)
-            for _ in range(repeats):
-                epoch = seconds(partial(train, graph, problem))
-                epochs.append(epoch)
-                scored.append(seconds(partial(score, graph, problem)) / epoch)
-                judged.append(seconds(once) / (epoch * len(splits.judge) / sum(map(len, splits))))
-        table.add_row(f"{name} x {width:g}", str(count), spread(epochs), spread(scored), spread(judged))
+        found = [t for problem in problems for t in timed(untrained(name, width, problem), problem, repeats)]
+        columns = [[getattr(t, column) for t in found] for column in ("epoch", "score", "judge")]
+        table.add_row(f"{name} x {width:g}", str(found[0].candidates), *map(spread, columns))
     console.print(table)
 
 
@@ -128,7 +150,7 @@ def _resident() -> float:
 def _peak(work: Callable[[Graph, Problem], object], name: str, width: float, problem: Problem, into: Any) -> None:
     """Growth of memory in MB, of the GPU where there is one, sampled every 2 ms while `work` runs."""
     torch.set_num_threads(1)
-    graph = network(name, width, problem)
+    graph = untrained(name, width, problem)  # its weights play no part in what is measured
     if torch.cuda.is_available():
         allocated = torch.cuda.memory_allocated()
         work(graph, problem)
@@ -148,19 +170,25 @@ def _peak(work: Callable[[Graph, Problem], object], name: str, width: float, pro
     into.put(peak[0] - before)
 
 
-def memory(names: list[tuple[str, float]], problem: Problem) -> None:
-    """Peak memory of scoring beside that of training, each in a process of its own."""
+def peaks(name: str, width: float, problem: Problem) -> tuple[float, float]:
+    """Peak memory in MB of training and of scoring, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
+    found = list[float]()
+    for work in (train, score):
+        queue: Any = context.Queue()
+        process = context.Process(target=_peak, args=(work, name, width, problem, queue))
+        process.start()
+        found.append(queue.get())
+        process.join()
+    return found[0], found[1]
+
+
+def memory(names: list[tuple[str, float]], problem: Problem) -> None:
+    """Print the peak memory of scoring beside that of training."""
     table = Table("network", "batch", "training MB", "scoring MB", "1.5 x training + 300")
     for name, width in names:
-        found = list[float]()
-        for work in (train, score):
-            queue: Any = context.Queue()
-            process = context.Process(target=_peak, args=(work, name, width, problem, queue))
-            process.start()
-            found.append(queue.get())
-            process.join()
-        row = (f"{found[0]:.0f}", f"{found[1]:.0f}", f"{1.5 * found[0] + 300:.0f}")
+        training, scoring = peaks(name, width, problem)
+        row = (f"{training:.0f}", f"{scoring:.0f}", f"{1.5 * training + 300:.0f}")
         table.add_row(f"{name} x {width:g}", str(problem.batch_size), *row)
     console.print(table)
 
@@ -201,16 +229,48 @@ class Scaled(nn.Module):
         return logits
 
 
-def products(name: str, width: float, problem: Problem, count: int) -> None:
-    """Seconds and values of products with curvlinops' operator, a candidate each."""
+@dataclass(frozen=True)
+class Products:
+    """What curvlinops takes for what scoring finds.
+
+    Attributes:
+        candidates: of the network.
+        rate: seconds of a product, one candidate's.
+        ours, exact: seconds of scoring all of them, learning and two judged splits included, sampled and exact.
+        difference: largest relative difference of exact values.
+    """
+
+    candidates: int
+    rate: float
+    ours: float
+    exact: float
+    difference: float
+
+    @property
+    def times(self) -> float:
+        """How many times faster scoring is than a product for every candidate."""
+        return self.rate * self.candidates / self.ours
+
+
+def products(name: str, width: float, problem: Problem, count: int) -> Products:
+    """Products with curvlinops' operator, for `count` splits of a convolution near the input."""
     from curvlinops import GGNLinearOperator
 
-    graph = network(name, width, problem)
+    graph = untrained(name, width, problem)
     start = time.perf_counter()
     scores = AnalysisManager(problem).get(GaussNewton("exact"), graph)
     exact = time.perf_counter() - start
     ours = seconds(lambda: AnalysisManager(problem).get(GaussNewton(), graph))
-    node = [n.name for n in graph.nodes.values() if n.op.startswith("conv")][2]
+    nodes = list(graph.nodes.values())
+    followed = [
+        four[0].name for four in zip(nodes, nodes[1:], nodes[2:], nodes[3:], strict=False)
+        if [node.op for node in four] == ["conv2d", "batch_norm2d", "relu", "conv2d"]  # a pooling would be passed apart
+    ]  # fmt: skip
+    if not followed:
+        raise click.UsageError(
+            f"'{name}' has no convolution with BatchNorm, ReLU and a convolution behind it, whose splits are compared"
+        )
+    node = followed[:3][-1]
     weight = graph.nodes[node].params["weight"]
     splits = {i: c.morphism for i, c in enumerate(scores.candidates) if isinstance(c.morphism, SplitChannel)}
     own = {i: split.d1 for i, split in splits.items() if split.param == weight and split.d1 is not None}
@@ -227,18 +287,11 @@ def products(name: str, width: float, problem: Problem, count: int) -> None:
         each.append(time.perf_counter() - begun)
         judged = float(scores.report.q[:, :, i].square().sum(0).mean())
         differences.append(abs(found - judged) / judged)
-    rate = statistics.median(each[1:])
-    total = rate * len(scores.candidates)
-    console.print(
-        f"curvlinops, {name} x {width:g}, {len(scores.candidates)} candidates on {len(problem.splits.report)} samples: "
-        f"{rate:.2f} s a product, {total:.0f} s for all; score {ours:.1f} s (exact {exact:.1f} s) with learning and two judged "
-        f"splits: {total / ours:.0f} times faster (bar 50); largest relative difference of {len(each)} exact values "
-        f"{max(differences):.1e} (bar 1e-4)"
-    )
+    return Products(len(scores.candidates), statistics.median(each[1:]), ours, exact, max(differences))
 
 
-def perceptrons(problem: Problem, hidden: int, layers: int) -> None:
-    """gromo's statistics and updates of a perceptron beside the score of its new channels, on as many samples."""
+def perceptrons(problem: Problem, hidden: int, layers: int) -> list[tuple[float, float]]:
+    """Seconds of gromo's statistics and updates of a perceptron, and of the score of 4 new channels a layer, in turns."""
     from gromo.containers.growing_mlp import GrowingMLP
     from gromo.utils.training_utils import compute_statistics
 
@@ -262,17 +315,13 @@ def perceptrons(problem: Problem, hidden: int, layers: int) -> None:
     def scored() -> None:
         AnalysisManager(problem).get(GaussNewton(kinds=("new",)), ours)
 
-    pairs = [(seconds(updates), seconds(scored)) for _ in range(4)][1:]
-    console.print(
-        f"gromo, perceptron {' '.join(map(str, widths))} {classes} on {len(whole)} samples: statistics and updates "
-        f"{spread([a for a, _ in pairs])} s, score of 4 new channels a layer {spread([b for _, b in pairs])} s: ratio "
-        f"{statistics.median([b / a for a, b in pairs]):.2f} (bar 1)"
-    )
+    return [(seconds(updates), seconds(scored)) for _ in range(4)][1:]
 
 
 @click.command()
 @click.option("--data", required=True, help="data set by name or path")
-@click.option("--network", "networks", multiple=True, default=("vgg16:0.5", "resnet20:1"), show_default=True)
+@click.option("--network", "networks", multiple=True, default=("vgg16:0.5", "resnet20:1"), show_default=True,
+              help="NAME:WIDTH of the zoo, or a saved network")  # fmt: skip
 @click.option("--samples", default="2048,1024,1024", show_default=True, help="learn, judge and report samples")
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
@@ -299,15 +348,25 @@ def main(
         Problem(source, seed=seed, learn=learn, judge=judged, report=report, batch_size=batch_size)
         for seed in range(seeds)
     ]
-    names = [(name, float(width or 1)) for name, _, width in (n.partition(":") for n in networks)]
+    names = [named(text) for text in networks]
     times(names, problems, repeats)
     memory(names, problems[0])
     if importlib.util.find_spec("curvlinops"):
-        products(*names[0], problems[0], count)
+        met = products(*names[0], problems[0], count)
+        console.print(
+            f"curvlinops, {networks[0]}, {met.candidates} candidates on {report} samples: {met.rate:.2f} s a product; score "
+            f"{met.ours:.1f} s (exact {met.exact:.1f} s) with learning and two judged splits: {met.times:.0f} times faster "
+            f"(bar 50); largest relative difference of {count} exact values {met.difference:.1e} (bar 1e-4)"
+        )
     else:
         console.print("curvlinops is not installed (pip install 'gngraph[bench]'): no comparison with its products")
     if importlib.util.find_spec("gromo"):
-        perceptrons(problems[0], hidden, 3)
+        pairs = perceptrons(problems[0], hidden, 3)
+        console.print(
+            f"gromo, perceptron of 3 layers of {hidden} on {learn + judged + report} samples: statistics and updates "
+            f"{spread([a for a, _ in pairs])} s, score of 4 new channels a layer {spread([b for _, b in pairs])} s: ratio "
+            f"{statistics.median([b / a for a, b in pairs]):.2f} (bar 1)"
+        )
     else:
         console.print("gromo is not installed (pip install 'gngraph[bench]'): no comparison with its updates")
 

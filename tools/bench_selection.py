@@ -14,6 +14,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 import torch
@@ -23,8 +24,9 @@ from rich.table import Table
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel
 from gngraph.convert.from_torch import from_torch
+from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
-from gngraph.scoring.allocation import fill
+from gngraph.scoring.allocation import allocated
 from gngraph.scoring.gauss_newton import Candidate, Moments, Scores
 from gngraph.scoring.selection import CAUTION, Selection, select
 from gngraph.zoo import build_seed
@@ -112,6 +114,66 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+@dataclass(frozen=True)
+class Run:
+    """One selection.
+
+    Attributes:
+        factors: curvature factors R.
+        choice: "no budget" or "budget".
+        kinds: kinds of the chosen candidates.
+        equal: whether a small selection (a fortieth of the candidates, a tenth of the choices) equals the plain rule's.
+        small: how many that chose.
+        seconds, busy: wall and processor time.
+        before, peak: memory of the process before it, and at most, in GB.
+    """
+
+    factors: int
+    choice: str
+    kinds: tuple[str, ...]
+    equal: bool
+    small: int
+    seconds: float
+    busy: float
+    before: float
+    peak: float
+
+
+def runs(
+    graph: Graph,
+    candidates: int,
+    samples: tuple[int, int],
+    count: int,
+    factors: int,
+    times: float,
+    rank: int,
+    noise: float,
+) -> Iterator[Run]:
+    """The selection with R factors without a budget, and with one of `times` the network's parameters."""
+    spaces = ChannelSpaces.of(graph)
+    model = CostModel(graph, spaces)
+    budget = Budget(max_params=round(times * model.of(model.widths).params))
+    small = problem(spaces, (samples[0] // 4, 1), candidates // 40, factors, rank // 4, noise)
+    same = []
+    for limit in (None, budget):
+        ours = list(select(small, model, budget=limit, count=count // 10, kinds=GROWING).chosen)
+        same.append((ours == plain(small, model, limit, count // 10), len(ours)))
+    scores = problem(spaces, samples, candidates, factors, rank, noise)
+    for limit, (equal, few) in zip((None, budget), same, strict=True):
+        before, start, busy = peak(), time.perf_counter(), time.process_time()
+        selection: Selection = select(scores, model, budget=limit, count=count, kinds=KINDS)
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
+        kinds = tuple(m.kind for m in selection.morphisms(scores))
+        words = "budget" if limit else "no budget"
+        yield Run(factors, words, kinds, equal, few, seconds, busy, before, peak())
+
+
+def network_of(name: str, width: float) -> Graph:
+    """A network of the zoo for 32x32 pictures."""
+    module = build_seed(name, width=width, classes=10, input_shape=(3, 32, 32))
+    return from_torch(module, torch.zeros(1, 3, 32, 32))
+
+
 @click.command()
 @click.option("--network", default="vgg16", show_default=True)
 @click.option("--width", default=0.5, show_default=True)
@@ -141,41 +203,24 @@ def main(
 ) -> None:
     """Print seconds and peak memory for each number of factors, and whether a small choice equals the plain rule's."""
     torch.set_num_threads(threads)
-    graph = from_torch(build_seed(network, width=width, classes=10, input_shape=(3, 32, 32)), torch.zeros(1, 3, 32, 32))
+    graph = network_of(network, width)
+    table = Table("R", "choice", "of", "chosen", "splits", "new", "prunes", "s", "CPU s", "GB", "peak GB")
+    for number in sorted(factors):
+        for run in runs(graph, candidates, (samples, report_samples), count, number, times, rank, noise):
+            same = "equal to the plain rule's" if run.equal else "NOT equal to the plain rule's"
+            console.print(f"R = {number}, {run.choice}: {run.small} of {candidates // 40} chosen, {same}")
+            figures = (len(run.kinds), *(run.kinds.count(kind) for kind in KINDS))
+            numbers = (f"{run.seconds:.1f}", f"{run.busy:.1f}", f"{run.before:.2f}", f"{run.peak:.2f}")
+            table.add_row(str(number), run.choice, str(candidates), *map(str, figures), *numbers)
     spaces = ChannelSpaces.of(graph)
     model = CostModel(graph, spaces)
     budget = Budget(max_params=round(times * model.of(model.widths).params))
-    table = Table("R", "choice", "of", "chosen", "splits", "new", "prunes", "s", "CPU s", "GB", "peak GB")
-    for number in sorted(factors):
-        small = problem(spaces, (samples // 4, 1), candidates // 40, number, rank // 4, noise)
-        for limit, words in ((None, "none"), (budget, "budget")):
-            ours = list(select(small, model, budget=limit, count=count // 10, kinds=GROWING).chosen)
-            theirs = plain(small, model, limit, count // 10)
-            same = "equal to the plain rule's" if ours == theirs else "NOT equal to the plain rule's"
-            console.print(f"R = {number}, {words}: {len(ours)} of {candidates // 40} chosen, {same}")
-        scores = problem(spaces, (samples, report_samples), candidates, number, rank, noise)
-        for limit, words in ((None, "no budget"), (budget, "budget")):
-            before, start, busy = peak(), time.perf_counter(), time.process_time()
-            selection: Selection = select(scores, model, budget=limit, count=count, kinds=KINDS)
-            seconds, busy = time.perf_counter() - start, time.process_time() - busy
-            kinds = [m.kind for m in selection.morphisms(scores)]
-            figures = (len(kinds), *(kinds.count(kind) for kind in KINDS))
-            table.add_row(
-                str(number),
-                words,
-                str(candidates),
-                *map(str, figures),
-                f"{seconds:.1f}",
-                f"{busy:.1f}",
-                f"{before:.2f}",
-                f"{peak():.2f}",
-            )
-        del scores, small
     start = time.perf_counter()
-    added = fill(spaces, model, model.widths, budget, {space.name: 1.0 for space in spaces.free})
+    wanted = allocated(model, model.widths, {space.name: 1.0 for space in spaces.free}, budget)
+    added = sum(wanted.values()) - sum(model.widths.values())
     console.print(table)
     console.print(
-        f"fill: {len(added)} new channels in {len(list(spaces.free))} spaces, {time.perf_counter() - start:.2f} s"
+        f"allocation: {added} new channels in {len(list(spaces.free))} spaces, {time.perf_counter() - start:.2f} s"
     )
 
 

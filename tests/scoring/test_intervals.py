@@ -37,7 +37,7 @@ def learned(seed: int) -> tuple[Graph, Problem]:
     optimizer = torch.optim.Adam(net.parameters(), 0.03)
     for start in range(0, 6000, 200):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(x[start : start + 200]), y[start : start + 200]).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(net(x[start : start + 200]), y[start : start + 200]))
         optimizer.step()
     problem = Problem((x, y), device="cpu", seed=seed, learn=800, judge=1600, report=8, batch_size=400)
     return from_torch(net.eval(), x[:2]), problem
