@@ -28,7 +28,7 @@ from gngraph.ir import diff as structural_diff
 if TYPE_CHECKING:
     from gngraph.growth.loop import GrowthResult
     from gngraph.growth.observer import Observer
-    from gngraph.growth.options import TrainOptions
+    from gngraph.growth.options import Final, TrainOptions
     from gngraph.growth.run_folder import RunFiles
 
 Shape = tuple[int, ...]
@@ -240,6 +240,7 @@ def grow(
     rounds: int = 6,
     epochs: int = 3,
     final_epochs: int = 10,
+    final: Final = "cycle",
     curvature: str = "mc",
     kinds: tuple[str, ...] = ("split", "prune"),
     selection: str = "joint",
@@ -254,7 +255,7 @@ def grow(
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
-        rounds, epochs, final_epochs, curvature, kinds, selection, observer, train: see `gngraph.growth.loop.grow`.
+        rounds, epochs, final_epochs, final, curvature, kinds, selection, observer, train: see `gngraph.growth.loop.grow`.
         out: a folder for the network in every format, the history and its pictures.
 
     Raises:
@@ -276,6 +277,7 @@ def grow(
         rounds=rounds,
         epochs=epochs,
         final_epochs=final_epochs,
+        final=final,
         curvature=curvature,
         kinds=kinds,
         selection=selection,

@@ -2,8 +2,8 @@
 
 Four jobs. search: the best network for a budget, from a small seed. extend: a trained network made larger and trained on.
 reshape: a trained network with its channels moved, at the same parameters and FLOPs. shrink: a trained network at fewer FLOPs.
-All methods have the same data, order of samples, augmentation, optimiser, epochs and schedule: a constant rate for the share
---growing of the epochs, in which growth runs grow, then a cosine. The test samples are for the report alone.
+All methods have the same data, order of samples, augmentation, optimiser, epochs and schedule, one cosine. Growth runs grow in
+the share --growing of the epochs. The test samples are for the report alone.
 
 A method whose network was grown comes with two more rows: METHOD:scratch, the same architecture from scratch for the same
 epochs, and METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for. A finished run is a line
@@ -36,6 +36,7 @@ from gngraph.analysis.cost import Budget, cost, parse_count
 from gngraph.analysis.manager import Problem
 from gngraph.data import ArrayDataset, CropFlip, Data, Download, from_arrays, load_data
 from gngraph.errors import GnGraphError
+from gngraph.growth.options import FINALS, Final
 from gngraph.ir import Graph
 from tools.growth_designs import DESIGNS, family
 from tools.growth_jobs import JOBS, REPEATED
@@ -202,6 +203,7 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--tuning", default=15, show_default=True, help="epochs after the rewrite of a trained network")
 @click.option("--rounds", default=4, show_default=True)
 @click.option("--growing", default=0.4, show_default=True, help="share of the epochs before the last rewrite")
+@click.option("--final", type=click.Choice(list(FINALS)), default="cycle", show_default=True)
 @click.option("--design", type=click.Choice(DESIGNS), default="family", show_default=True,
               help="of the seed of a search, and of the trained network in the other jobs")  # fmt: skip
 @click.option("--start", default=0.1, show_default=True, help="cost of the seed as a share of the budget")
@@ -218,14 +220,14 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
-    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, design: str, start: float,
+    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, design: str, start: float,
     extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int, samples: int,
     seeds: int, device: str, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
     torch.set_num_threads(threads)
     settings = Settings(
-        job, network, data, size, train, epochs, tuning, rounds, growing, design, start, extension, shrinkage, optimizer,
+        job, network, data, size, train, epochs, tuning, rounds, growing, final, design, start, extension, shrinkage, optimizer,
         lr, weight_decay, batch, samples,
     )  # fmt: skip
     if rounds < 1 or not 0 < start <= 1 or rounds * settings.round_epochs > epochs:

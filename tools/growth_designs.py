@@ -6,22 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel, cost
 from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
 from gngraph.data import Data
 from gngraph.errors import BudgetError
-from gngraph.growth.seeding import mixed
 from gngraph.ir import Graph
 from gngraph.passes.channel_choice import weakest
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel
 from gngraph.zoo import build_seed
-from gngraph.zoo.registry import SEEDS
-from gngraph.zoo.spec import initialise_convolutions
 
 FAMILY = "family"
 SHAPES: Mapping[str, Callable[[int], float]] = {
@@ -118,25 +113,6 @@ def to_widths(graph: Graph, widths: Mapping[str, int], generator: torch.Generato
             morphisms += [PruneChannel(space.name, c) for c in weakest("prune", graph, space, -change)]
         morphisms += [NewChannel(space.name)] * max(0, change)
     return morph(graph, spaces, morphisms, generator).graph
-
-
-def fresh(graph: Graph, network: str, seed: int) -> Graph:
-    """`graph` with new initial weights: torch's own, and He's for convolutions where `network` is of the zoo, as the zoo does."""
-    module = to_torch(graph)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(mixed(seed, 1))
-        for part in module.modules():
-            reset = getattr(part, "reset_parameters", None)
-            if reset is not None:
-                reset()
-        if network in SEEDS:
-            initialise_convolutions(module)
-    return _with_values_of(graph, module)
-
-
-def _with_values_of(graph: Graph, module: nn.Module) -> Graph:
-    held = module.state_dict()
-    return graph.with_params({n: held[n].detach().clone() for n, p in graph.params.items() if p.kind != "constant"})
 
 
 def widths_of(graph: Graph) -> dict[str, int]:

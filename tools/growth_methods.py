@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gngraph.analysis.cost import Budget
-from gngraph.growth.allocations import Room, towards_uniform
 from gngraph.growth.step import Plan
-from gngraph.growth.strategy import GaussNewtonGrowth, Situation, Strategy
+from gngraph.growth.strategy import GaussNewtonGrowth, Situation, Strategy, unselected
 from gngraph.ir import Graph
-from gngraph.rewrite.morphism import NewChannel
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.selection import Selection
 from tools.growth_designs import DESIGNS
@@ -22,6 +20,9 @@ Method = Callable[[Run], Graph]
 
 PROPOSED = 16
 """New channels that GradMax and TINY are asked for by layer and round; what a layer needs beyond them starts as fresh ones."""
+
+
+_UNIFORM = GaussNewtonGrowth(None, allocation="uniform")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class FirstOrder:
 
     def plan(self, situation: Situation, selection: Selection) -> Plan:
         """The splits, and fresh channels."""
-        return GaussNewtonGrowth(self.analysis, allocation="uniform").plan(situation, selection)
+        return _UNIFORM.plan(situation, selection)
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,8 @@ class PlacedUniformly:
         model, waiting = situation.model, dict[str, list[int]]()
         for i, candidate in enumerate(situation.scores.candidates):
             waiting.setdefault(candidate.morphism.space, []).append(i)
-        room = Room(
-            situation.graph,
-            situation.spaces,
-            model,
-            model.widths,
-            model.of(model.widths),
-            situation.target,
-            {},
-            (),
-            (),
-            situation.generator,
-        )
         widths, chosen = dict(model.widths), list[int]()
-        for morphism in towards_uniform(room):
-            assert isinstance(morphism, NewChannel)
+        for morphism in _UNIFORM.plan(situation, unselected(situation)).exact:
             if waiting.get(morphism.space):
                 chosen.append(waiting[morphism.space].pop(0))
                 widths[morphism.space] += 1
@@ -87,7 +75,7 @@ class PlacedUniformly:
 
     def plan(self, situation: Situation, selection: Selection) -> Plan:
         """The proposed channels, and plain ones where there are too few."""
-        return GaussNewtonGrowth(self.analysis, allocation="uniform").plan(situation, selection)
+        return _UNIFORM.plan(situation, selection)
 
 
 def _selected(situation: Situation, chosen: list[int], widths: Mapping[str, int]) -> Selection:

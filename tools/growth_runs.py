@@ -21,11 +21,13 @@ from gngraph.growth.batchnorm import BATCHES, reestimate
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.loop import GrowthResult, grow_by
 from gngraph.growth.observer import Unobserved
-from gngraph.growth.options import Stretch, TrainOptions
+from gngraph.growth.options import Final, Stretch, TrainOptions
+from gngraph.growth.restart import restarted
+from gngraph.growth.seeding import mixed
 from gngraph.growth.strategy import Strategy
 from gngraph.growth.training import Trainer
 from gngraph.ir import Graph
-from tools.growth_designs import budget_text, designed, fresh, widths_of
+from tools.growth_designs import budget_text, designed, widths_of
 
 STEP = 3
 """Forward passes that a step of training costs: one forward, two backward."""
@@ -45,8 +47,8 @@ class Settings:
         epochs: of a network trained from scratch, and of a growth run in "search".
         tuning: epochs after the rewrite in the other jobs.
         rounds: rewrites of a growth run.
-        growing: share of the epochs that lie before the last rewrite, at a constant rate; the rest follows a cosine. Networks
-            trained from scratch have the same schedule.
+        growing: share of the epochs that lie before the last rewrite.
+        final: of a growth run, see `FINALS`. Networks trained from scratch follow one cosine.
         design: which plain design the trained network is, and the seed of a search.
         start: cost of the seed of a search as a share of the budget.
         extension: what "extend" adds to the parameters, as a share.
@@ -64,6 +66,7 @@ class Settings:
     tuning: int
     rounds: int
     growing: float
+    final: Final
     design: str
     start: float
     extension: float
@@ -82,10 +85,6 @@ class Settings:
     def round_epochs(self) -> int:
         """Epochs before each rewrite of a search."""
         return max(1, round(self.growing * self.epochs / self.rounds))
-
-    def held(self, epochs: int) -> int:
-        """Epochs at a constant rate when a network is trained from scratch for `epochs`."""
-        return round(epochs * self.round_epochs * self.rounds / self.epochs)
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -189,31 +188,26 @@ class Run:
 
     def reset(self, graph: Graph) -> Graph:
         """The same architecture, freshly initialised."""
-        return fresh(graph, self.settings.network, self.problem.seed)
+        return restarted(graph, mixed(self.problem.seed, 1))
 
     def epoch_flops(self, graph: Graph) -> int:
         """FLOPs of an epoch of training."""
         return STEP * cost(graph).flops * len(self.problem.train)
 
     def scratch(self, graph: Graph, epochs: int | None = None) -> Graph:
-        """`graph` trained from its initial weights by the schedule of the table."""
-        total = self.settings.epochs if epochs is None else epochs
-        held = self.settings.held(total)
-        return self._train(graph, [Stretch(held), Stretch(total - held, "cosine", first_epoch=held)])
+        """`graph` trained from its initial weights, for the epochs of the table or for `epochs`."""
+        return self._train(graph, self.settings.epochs if epochs is None else epochs)
 
     def tune(self, graph: Graph) -> Graph:
         """`graph` trained further along a cosine."""
-        return self._train(graph, [Stretch(self.settings.tuning, "cosine")])
+        return self._train(graph, self.settings.tuning)
 
-    def _train(self, graph: Graph, stretches: list[Stretch]) -> Graph:
+    def _train(self, graph: Graph, epochs: int) -> Graph:
         started = time.perf_counter()
-        state = None
-        for stretch in stretches:
-            trained = self.trainer.train(graph, stretch, state)
-            graph, state = trained.graph, trained.state
-            self.meter.epochs += stretch.epochs
-            self.meter.training += stretch.epochs * self.epoch_flops(graph)
-        graph = reestimate(graph, self.problem)
+        trained = self.trainer.train(graph, Stretch(epochs, "cosine"))
+        self.meter.epochs += epochs
+        self.meter.training += epochs * self.epoch_flops(graph)
+        graph = reestimate(trained.graph, self.problem)
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
         self.meter.training += seen * cost(graph).flops
         self.meter.seconds += time.perf_counter() - started
@@ -233,6 +227,7 @@ class Run:
             rounds=rounds,
             epochs=epochs,
             final_epochs=final_epochs,
+            final=self.settings.final,
             observer=stages,
             train=self.settings.options(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from gngraph.cli.options import (
     output_option,
     training_options,
 )
+
+if TYPE_CHECKING:
+    from gngraph.growth.options import Final
 
 kinds_option = click.option(
     "--kinds",
@@ -106,6 +110,9 @@ def score(
 @click.option("--rounds", type=click.IntRange(1), default=6, show_default=True, help="Number of rewrites.")
 @click.option("--epochs", type=click.IntRange(0), default=3, show_default=True, help="Epochs before each rewrite.")
 @click.option("--final-epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs after the last.")
+@click.option("--final", type=click.Choice(["continue", "cycle", "retrain"]), default="cycle", show_default=True,
+              help="One cosine of the learning rate over the whole run; a constant rate, then a cosine after the last "
+              "rewrite; or the same with the grown architecture trained from new initial weights.")  # fmt: skip
 @curvature_option
 @kinds_option
 @click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
@@ -123,6 +130,7 @@ def grow(
     rounds: int,
     epochs: int,
     final_epochs: int,
+    final: Final,
     curvature: str,
     kinds: tuple[str, ...],
     selection: str,
@@ -155,6 +163,7 @@ def grow(
             rounds=rounds,
             epochs=epochs,
             final_epochs=final_epochs,
+            final=final,
             curvature=curvature,
             kinds=kinds,
             selection=selection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -11,7 +12,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism, NewChannel, SplitChannel
-from gngraph.scoring.allocation import fill
+from gngraph.scoring.allocation import allocated, worths
 from gngraph.scoring.sites import SplitSite, split_sites
 from gngraph.scoring.split_learning import LearnOptions
 
@@ -24,7 +25,9 @@ class Room:
         graph, spaces, model: the network before the round.
         widths, cost: the network with the learned morphisms applied.
         target: what the round may use.
+        budget: of the whole run.
         capacity: space -> capacity value, where the analysis knows it.
+        removable: spaces whose channels the analysis scored for removal.
         held: spaces that keep their widths.
         named: (space, channel) of the channels that a learned morphism already changes.
         generator: for whatever is random, on the CPU.
@@ -36,49 +39,102 @@ class Room:
     widths: Mapping[str, int]
     cost: Cost
     target: Budget
+    budget: Budget
     capacity: Mapping[str, float]
+    removable: Collection[str]
     held: Collection[str]
     named: Collection[tuple[str, int]]
     generator: torch.Generator
 
-
-Allocation = Callable[[Room], Iterable[Morphism]]
-"""Function-preserving morphisms (or nearly so) that use up the room, and never more."""
-
-
-def by_capacity(room: Room) -> Iterable[Morphism]:
-    """New channels where capacity value says that the network should be wider (`gngraph.scoring.allocation.fill`)."""
-    return fill(room.spaces, room.model, room.widths, room.target, room.capacity, room.cost, room.held)
+    def open(self) -> list[str]:
+        """Names of the spaces whose widths may change, in the order of the network."""
+        return [space.name for space in self.spaces.free if space.name not in self.held]
 
 
-def nothing(room: Room) -> Iterable[Morphism]:
-    """Nothing: the network keeps to what was learned, and may end far below its budget."""
-    return ()
+class Allocation(Protocol):
+    """What becomes of a round's budget."""
+
+    def widths(self, room: Room) -> Mapping[str, int] | None:
+        """Widths that the round is to reach; None where the rule names none, and whatever is learned fits."""
+        ...
+
+    def fill(self, room: Room) -> Iterable[Morphism]:
+        """Function-preserving morphisms (or nearly so) that use up the room, and never more."""
+        ...
 
 
-def towards_uniform(room: Room) -> Iterable[Morphism]:
-    """New channels, each for the narrowest space in which one fits."""
-    return _widened(room, {space.name: 1 for space in room.spaces.free})
+@dataclass(frozen=True)
+class Nothing:
+    """The network keeps to what was learned, and may end far below its budget."""
+
+    def widths(self, room: Room) -> None:
+        """None: every candidate may be chosen."""
+
+    def fill(self, room: Room) -> Iterable[Morphism]:
+        """Nothing."""
+        return ()
 
 
-def in_proportion(room: Room) -> Iterable[Morphism]:
-    """New channels that keep the proportions that the spaces have before the round."""
-    return _widened(room, {space.name: space.size for space in room.spaces.free})
+TOLERANCE = 1.25
+"""Factor by which a space may be wider than the budget wants it before channels are removed: worths are measured, and noisy."""
 
 
-def _widened(room: Room, shape: Mapping[str, int]) -> Iterable[Morphism]:
-    """New channels, each for the space that is narrowest in units of its `shape` among those in which one fits."""
-    now, cost = dict(room.widths), room.cost
-    open_ = [name for name in shape if name not in room.held]
-    while open_:
-        name = min(open_, key=lambda n: now[n] / shape[n])  # the first of equals, in the order of the network
-        marginal = room.model.marginal(name, now)
-        if room.target.allows(cost + marginal):
-            now[name] += 1
-            cost += marginal
-            yield NewChannel(name)
-        else:
-            open_.remove(name)
+@dataclass(frozen=True)
+class Capacity:
+    """The widths that the worths of the spaces ask for; see `gngraph.scoring.allocation`."""
+
+    def widths(self, room: Room) -> Mapping[str, int]:
+        """The best widths for the round.
+
+        In the round that is to reach the budget, a space whose channels the analysis can remove becomes as narrow as the
+        budget wants it, where it is much wider. Earlier than that, wants are small and worths uncertain.
+        """
+        names = room.open()
+        worth = self._worths(room, names)
+        least = dict(room.widths)
+        if room.target == room.budget:
+            best = allocated(room.model, {**least, **dict.fromkeys(names, 1)}, worth, room.budget)
+            fits = room.budget.allows(room.cost)
+            wide = {n for n in room.removable if n in worth and least[n] > best[n] * (TOLERANCE if fits else 1)}
+            least |= {name: best[name] for name in wide}
+        return allocated(room.model, least, worth, room.target)
+
+    def fill(self, room: Room) -> Iterable[Morphism]:
+        """New channels; they preserve the function."""
+        names = room.open()
+        return _widened(room, allocated(room.model, room.widths, self._worths(room, names), room.target, room.cost))
+
+    def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
+        return worths(room.capacity, room.model.widths, names)
+
+
+@dataclass(frozen=True)
+class Proportions:
+    """New channels, each for the space that is narrowest in units of a shape among those in which one fits."""
+
+    shape: Callable[[int], float]
+
+    def widths(self, room: Room) -> Mapping[str, int]:
+        """The widths that are reached; none is below what it is."""
+        shape = {name: self.shape(room.model.widths[name]) for name in room.open()}
+        now, cost, growing = dict(room.widths), room.cost, list(shape)
+        while growing:
+            name = min(growing, key=lambda n: now[n] / shape[n])  # the first of equals, in the order of the network
+            marginal = room.model.marginal(name, now)
+            if room.target.allows(cost + marginal):
+                now[name] += 1
+                cost += marginal
+            else:
+                growing.remove(name)
+        return now
+
+    def fill(self, room: Room) -> Iterable[Morphism]:
+        """New channels; they preserve the function."""
+        return _widened(room, self.widths(room))
+
+
+def _widened(room: Room, wanted: Mapping[str, int]) -> list[Morphism]:
+    return [NewChannel(name) for name in wanted for _ in range(wanted[name] - room.widths[name])]
 
 
 @dataclass(frozen=True)
@@ -92,7 +148,10 @@ class RandomTwins:
 
     share: float
 
-    def __call__(self, room: Room) -> Iterable[Morphism]:
+    def widths(self, room: Room) -> None:
+        """None: every candidate may be chosen."""
+
+    def fill(self, room: Room) -> Iterable[Morphism]:
         """Splits in random order, as long as they fit; twins of a space that no known layer writes stay equal."""
         sites = {site.space: site for site in reversed(list(split_sites(room.graph, room.spaces)))}
         channels = [
@@ -121,12 +180,13 @@ class RandomTwins:
         return SplitChannel(name, channel, site.slot.param, d, -d)
 
 
-ALLOCATIONS: dict[str, Allocation] = {
-    "capacity": by_capacity,
-    "none": nothing,
-    "uniform": towards_uniform,
-    "proportional": in_proportion,
+ALLOCATIONS: Mapping[str, Allocation] = {
+    "capacity": Capacity(),
+    "none": Nothing(),
+    "uniform": Proportions(lambda width: 1.0),
+    "proportional": Proportions(float),
     "random-twins": RandomTwins(1.0),
     "near-copies": RandomTwins(0.01),
 }
-"""Rules by name; "random-twins" and "near-copies" are what other methods do, for comparison."""
+"""Rules by name; "uniform" aims at equal widths, "proportional" at those that the network has;
+"random-twins" and "near-copies" are what other methods do, for comparison."""

@@ -15,12 +15,14 @@ from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import MapDataset
+from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.observer import Observer, Unobserved
 from gngraph.growth.optimizer_state import OptimizerState, carry_state
-from gngraph.growth.options import Schedule, Stretch, TrainOptions
+from gngraph.growth.options import FINALS, Final, Schedule, Stretch, TrainOptions
+from gngraph.growth.restart import restarted
 from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import round_budgets
 from gngraph.growth.seeding import mixed
@@ -62,6 +64,7 @@ def grow(
     rounds: int = 6,
     epochs: int = 3,
     final_epochs: int = 10,
+    final: Final = "cycle",
     curvature: str = "mc",
     kinds: tuple[str, ...] = GaussNewton.kinds,
     selection: str = "joint",
@@ -71,7 +74,7 @@ def grow(
 ) -> GrowthResult:
     """Grow `graph` in rounds until it uses up a budget, and train the result.
 
-    Each round trains for `epochs` at a constant rate, scores candidates by the Gauss-Newton model, applies the
+    Each round trains for `epochs`, scores candidates by the Gauss-Newton model, applies the
     set that the selection wants within the round's share of the budget, and fills the rest of that share with exact new
     channels. Where the measured loss on the judge split rises beyond what was predicted, the set is refused, and exact
     new channels are added instead. The same seed and options give the same run, on one device.
@@ -85,7 +88,8 @@ def grow(
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
         rounds: number of rewrites.
         epochs: training before each of them.
-        final_epochs: training after the last, with a rate that falls to 0 along a cosine.
+        final_epochs: training after the last.
+        final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
         out: folder for `seed.gng`, and `history.jsonl` and `model.gng` after every round; None: nothing is written.
@@ -107,6 +111,7 @@ def grow(
         rounds=rounds,
         epochs=epochs,
         final_epochs=final_epochs,
+        final=final,
         out=out,
         observer=observer,
         train=train,
@@ -122,15 +127,21 @@ def grow_by(
     rounds: int,
     epochs: int,
     final_epochs: int,
+    final: Final = "cycle",
     out: Path | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
 ) -> GrowthResult:
     """Grow `graph` by a strategy of one's own; everything else is as in `grow`, and so is what it raises."""
+    if final not in FINALS:
+        raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
     targets = round_budgets(cost(graph), budget, rounds)
-    run = _Run(strategy, graph, problem, budget, train or TrainOptions(), observer, out)
+    horizon = rounds * epochs + final_epochs if final == "continue" else None
+    run = _Run(strategy, graph, problem, budget, train or TrainOptions(), horizon, observer, out)
     for number, target in enumerate(targets, 1):
         run.round(number, rounds, target, epochs)
+    if final == "retrain":
+        run.restart()
     run.finish(rounds + 1, rounds, final_epochs)
     return GrowthResult(graph, run.graph, run.history, run.lineage.sources())
 
@@ -143,6 +154,7 @@ class _Run:
         problem: Problem,
         budget: Budget,
         options: TrainOptions,
+        horizon: int | None,
         observer: Observer | None,
         out: Path | None,
     ) -> None:
@@ -151,6 +163,8 @@ class _Run:
         self.problem = problem
         self.budget = budget
         self.options = options
+        self.horizon = horizon
+        self.warm = False
         self.observer = observer or Unobserved()
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, options)
@@ -166,7 +180,7 @@ class _Run:
         """One round; `self.graph` changes only when it is complete."""
         self._begin(number)
         record: Record = {"kind": "round", "round": number, "rounds": rounds}
-        graph = self._train(epochs, "constant", record)
+        graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
         situation = self._situation(graph, target)
         with self._stage("select"):
             selection = self.strategy.learned(situation)
@@ -208,7 +222,13 @@ class _Run:
             scores = self.analyses.get(analysis, graph) if analysis else unscored()
         spaces = self.analyses.get(ChannelSpaces, graph)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
-        return Situation(graph, spaces, CostModel(graph, spaces), scores, target, generator)
+        return Situation(graph, self.analyses, spaces, CostModel(graph, spaces), scores, target, self.budget, generator)
+
+    def restart(self) -> None:
+        """New initial weights, and an optimiser that remembers nothing."""
+        self.graph = restarted(self.graph, mixed(self.problem.seed, self.epochs_done))
+        self.state = OptimizerState({})
+        self.warm = False
 
     def finish(self, number: int, rounds: int, epochs: int) -> None:
         """The final training."""
@@ -222,8 +242,8 @@ class _Run:
         self.seconds = {}
 
     def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
-        warmup = self.options.warmup if self.epochs_done == 0 else 0.0
-        stretch = Stretch(epochs, schedule, warmup, self.epochs_done)
+        warmup = 0.0 if self.warm else self.options.warmup
+        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon)
 
         def tell(epoch: EpochRecord) -> None:
             self.observer.epoch_finished(self.number, epoch)
@@ -232,6 +252,7 @@ class _Run:
             trained = self.trainer.train(self.graph, stretch, self.state, tell)
         self.state = trained.state
         self.epochs_done += epochs
+        self.warm = True
         # Running averages lag behind the weights; an analysis of a stale network would spend channels on repairing that.
         graph = self._reestimated(trained.graph)
         record["epochs"] = epoch_entries(trained.epochs)

@@ -9,11 +9,14 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
-from gngraph.growth.allocations import ALLOCATIONS, Room
+from gngraph.growth.allocations import ALLOCATIONS, Allocation, Room
 from gngraph.growth.step import Plan
 from gngraph.ir import Graph
+from gngraph.rewrite.morphism import Morphism
 from gngraph.scoring.gauss_newton import GaussNewton, Moments, Scores
+from gngraph.scoring.merging import merged_into_rest
 from gngraph.scoring.selection import Selection, select
 
 
@@ -23,16 +26,20 @@ class Situation:
 
     Attributes:
         graph, spaces, model: the network, trained.
+        analyses: of the run, for what a decision still needs to know.
         scores: what the strategy's analysis found; without any candidate where it has none.
         target: what the round may use.
+        budget: what the whole run may use.
         generator: for whatever is random, on the CPU.
     """
 
     graph: Graph
+    analyses: AnalysisManager
     spaces: ChannelSpaces
     model: CostModel
     scores: Scores
     target: Budget
+    budget: Budget
     generator: torch.Generator
 
 
@@ -87,25 +94,50 @@ class GaussNewtonGrowth:
             raise PassError(f"allocation '{self.allocation}' is unknown; choose one of {', '.join(ALLOCATIONS)}")
 
     def learned(self, situation: Situation) -> Selection:
-        """What the selection rule wants."""
-        kinds = {c.morphism.kind for c in situation.scores.candidates}
+        """What the selection rule wants, within the widths that the allocation rule asks for.
+
+        Where prunes and merges are both scored, merges say what widths are worth, and prunes what is removed: a merge names the
+        channels that it needs, so that only few can be chosen together.
+        """
+        scores, model = situation.scores, situation.model
+        kinds = {c.morphism.kind for c in scores.candidates}
         if not kinds:
             return unselected(situation)
-        return select(situation.scores, situation.model, budget=situation.target, rule=self.selection, kinds=kinds)
+        if "prune" in kinds:
+            kinds -= {"merge"}
+        widths = self._allocation.widths(_room(situation, unselected(situation), ()))
+        return select(scores, model, budget=situation.target, widths=widths, rule=self.selection, kinds=kinds)
 
     def plan(self, situation: Situation, selection: Selection) -> Plan:
-        """The selection, and the rest by the allocation rule."""
-        learned = tuple(selection.morphisms(situation.scores))
-        room = Room(
-            situation.graph,
-            situation.spaces,
-            situation.model,
-            selection.widths,
-            selection.cost,
-            situation.target,
-            situation.scores.capacity,
-            selection.held,
-            {(m.space, getattr(m, "channel", -1)) for m in learned},
-            situation.generator,
-        )
-        return Plan(learned, tuple(ALLOCATIONS[self.allocation](room)))
+        """The selection, and the rest by the allocation rule.
+
+        Which channels are removed together is known by now. Those that are missed are rebuilt from all that stay, so that the
+        loss rises less than the selection predicts; those whose removal gains are left out.
+        """
+        candidates = [situation.scores.candidates[i] for i in selection.chosen]
+        missed = [c.morphism for c in candidates if c.gain < 0]
+        wanted = [c.morphism for c in candidates if c.gain >= 0]
+        learned = (*wanted, *merged_into_rest(situation.graph, situation.analyses, missed, also=wanted))
+        return Plan(learned, tuple(self._allocation.fill(_room(situation, selection, learned))))
+
+    @property
+    def _allocation(self) -> Allocation:
+        return ALLOCATIONS[self.allocation]
+
+
+def _room(situation: Situation, selection: Selection, learned: tuple[Morphism, ...]) -> Room:
+    """What a selection leaves."""
+    return Room(
+        situation.graph,
+        situation.spaces,
+        situation.model,
+        selection.widths,
+        selection.cost,
+        situation.target,
+        situation.budget,
+        situation.scores.capacity,
+        {c.morphism.space for c in situation.scores.candidates if c.morphism.kind == "prune"},
+        selection.held,
+        {(m.space, getattr(m, "channel", -1)) for m in learned},
+        situation.generator,
+    )

@@ -81,7 +81,9 @@ def rewrite(
     for edit in edits.values():
         for param, shift in edit.shift.items():
             shifts[param] = shifts[param] + shift if param in shifts else shift
-    touched = sorted(_touched(spaces, edits), key=lambda key: (key[0], _is_reader(spaces, key), key[1]))
+    # Axes that read before those that write: what reads new channels is zero in the channels that were there, and random in new
+    # ones, which nothing reads yet.
+    touched = sorted(_touched(spaces, edits), key=lambda key: (key[0], not _is_reader(spaces, key), key[1]))
     data = {param: graph.params[param].data + shifts[param] for param in shifts}
     for param, axis in touched:
         entries = spaces.axes[param, axis]
@@ -191,14 +193,21 @@ def _rebuild(
         for channel in sorted(new.union(rows)):
             view = result.narrow(gather.axis, slot.offset + grown + channel * slot.inner, slot.inner)
             if channel in rows:
-                row = rows[channel].narrow(gather.axis, used[name], slot.inner).to(view)
-                row = carry(row, tuple(earlier), power=0) if reads else row
+                row = _follow(rows[channel].narrow(gather.axis, used[name], slot.inner).to(view), earlier)
                 view.copy_(row) if channel in new else view.add_(row)
             else:
                 view.copy_(_fresh(tensor, view, slot, generator))
         used[name] += slot.inner
         grown += (len(edit.map.source) - edit.map.size) * slot.inner
     return result
+
+
+def _follow(row: torch.Tensor, earlier: list[Gather]) -> torch.Tensor:
+    """A row of the shape before, as the other axes are by now; 0 where they are new."""
+    for gather in earlier:
+        factor = gather.factor * (gather.index >= 0)
+        row = row.index_select(gather.axis, gather.index.clamp(min=0)) * _along(factor.to(row), gather.axis, row.dim())
+    return row
 
 
 def _fresh(tensor: torch.Tensor, view: torch.Tensor, slot: Slot, generator: torch.Generator) -> torch.Tensor:

@@ -1,55 +1,78 @@
-"""Allocation: where the network is widened by exact new channels, when the learned ones are chosen."""
+"""Allocation: how wide every channel space is to be under a budget, by what its width is worth.
+
+The loss that a finite width costs is modelled as the sum over spaces of w / n, with n the width of the space and w its worth. The
+marginal value of a channel is then w / n^2, which a removal measures: w = n^2 times the loss when a channel is removed and
+rebuilt from the others. With equal worths the best widths under a budget of parameters are nearly uniform, and under a budget of
+FLOPs a pyramid that widens as the resolution falls; what was measured moves them from there.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Mapping
 
-from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel
-from gngraph.rewrite.morphism import NewChannel
 
-TRUST = 1.5
-"""Factor by which exact filling widens a space in one round before every other space had its share: capacity values were
-measured at the widths of the round's start and say little about widths far from them."""
+TRADES = 9
+"""Trade-offs between parameters and FLOPs that are tried where both are bounded."""
+
+FLOOR = 0.05
+"""Least worth of a space as a share of the mean: what says that a space is worth nothing was measured on a network as it is."""
 
 
-def fill(
-    spaces: ChannelSpaces,
-    model: CostModel,
-    widths: Mapping[str, int],
-    budget: Budget,
-    capacity: Mapping[str, float],
-    cost: Cost | None = None,
-    held: Collection[str] = (),
-) -> list[NewChannel]:
-    """Exact new channels that use up a budget, where capacity value says that the network should be wider.
+def worths(capacity: Mapping[str, float], widths: Mapping[str, int], names: Collection[str]) -> dict[str, float]:
+    """What the width of each space is worth: n^2 times the loss when one of its n channels is removed, on average 1.
 
-    Each goes to the space with the greatest value per share of budget, the value discounted by (n0 / n)^2 as the space
-    grows from n0 to n channels, first within the trust region, then without, until no space's next channel fits. `cost` is
-    that of the network at `widths`, where the model alone does not say it; spaces in `held` keep their widths. Both are for
-    layers that are to be inserted.
+    Where nothing is known of a space it is 1, and it is never below `FLOOR`.
     """
-    now, cost = dict(widths), cost or model.of(widths)
-    added: list[NewChannel] = []
-    floor = max(capacity.values(), default=0.0) * 1e-3 or 1.0
-    names = sorted((s.name for s in spaces.free if s.name not in held), reverse=True)
-    for limit in (TRUST, float("inf")):
-        # Value per share only falls as the network grows, so what was computed earlier bounds it from above: the first of
-        # the queue is the best of all when it has not fallen. And what does not fit now never will.
-        queue = [(-float("inf"), i) for i in range(len(names))]
-        while queue:
-            bound, i = queue[0]
-            name = names[i]
-            marginal = model.marginal(name, now)
-            value = max(capacity.get(name, 0.0), floor) * (model.widths[name] / now[name]) ** 2
-            rank = -value / max(budget.share(marginal), 1e-12)
-            if now[name] >= limit * model.widths[name] or not budget.allows(cost + marginal):
-                heapq.heappop(queue)
-            elif rank > bound:
-                heapq.heapreplace(queue, (rank, i))
-            else:
-                now[name] += 1
-                cost += marginal
-                added.append(NewChannel(name))
-    return added
+    known = {name: max(0.0, capacity[name]) * widths[name] ** 2 for name in names if name in capacity}
+    mean = sum(known.values()) / max(1, len(known))
+    if mean <= 0:
+        return dict.fromkeys(names, 1.0)
+    return {name: max(FLOOR, known.get(name, mean) / mean) for name in names}
+
+
+def allocated(
+    model: CostModel, start: Mapping[str, int], worth: Mapping[str, float], budget: Budget, cost: Cost | None = None
+) -> dict[str, int]:
+    """Widths within a budget, none below `start`, for which the sum of worth / width over the spaces of `worth` is least.
+
+    Channels are given one by one where they lower that sum most for their cost. Where parameters and FLOPs are both bounded
+    that depends on what one is worth in units of the other, and the best of `TRADES` such prices counts. Ties go to the
+    space that is named first.
+
+    Args:
+        cost: of the network at `start`, where the model alone does not say it (a layer that is to be inserted).
+    """
+    bounded = [side is not None for side in (budget.max_params, budget.max_flops)]
+    shares = [i / (TRADES - 1) for i in range(TRADES)] if all(bounded) else [float(bounded[0])]
+    found = [_filled(model, start, worth, budget, share, cost or model.of(start)) for share in shares]
+    return min(found, key=lambda widths: sum(w / widths[name] for name, w in worth.items()))
+
+
+def _filled(
+    model: CostModel, start: Mapping[str, int], worth: Mapping[str, float], budget: Budget, share: float, cost: Cost
+) -> dict[str, int]:
+    now, names = dict(start), list(worth)
+    # The value of a channel for its cost only falls as the network grows, so what was computed earlier bounds it from above: the
+    # first of the queue is the best of all when it has not fallen. And what does not fit now never will.
+    queue = [(-float("inf"), i) for i in range(len(names))]
+    while queue:
+        bound, i = queue[0]
+        name = names[i]
+        n, marginal = now[name], model.marginal(name, now)
+        rank = -worth[name] / (n * (n + 1)) / max(_price(marginal, budget, share), 1e-30)
+        if not budget.allows(cost + marginal):
+            heapq.heappop(queue)
+        elif rank > bound:
+            heapq.heapreplace(queue, (rank, i))
+        else:
+            now[name] += 1
+            cost += marginal
+    return now
+
+
+def _price(marginal: Cost, budget: Budget, share: float) -> float:
+    """Cost as a share of the budget, of which parameters count for `share` and FLOPs for the rest."""
+    params, flops = marginal.params / (budget.max_params or 1), marginal.flops / (budget.max_flops or 1)
+    return share * params + (1 - share) * flops

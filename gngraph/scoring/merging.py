@@ -51,10 +51,13 @@ def propose_merges(context: Context) -> Iterator[Merging]:
             yield Merging(context.graph, sites, range(size), (), min(SOURCES, -(-size // 4)), context.samples)
 
 
-def merged_into_rest(graph: Graph, analyses: AnalysisManager, morphisms: Iterable[Morphism]) -> list[Morphism]:
+def merged_into_rest(
+    graph: Graph, analyses: AnalysisManager, morphisms: Iterable[Morphism], also: Iterable[Morphism] = ()
+) -> list[Morphism]:
     """The same morphisms, with every removal a merge into all the channels that stay of its space.
 
     What is removed together is known only once it is chosen; then more is kept of it than when each channel was scored alone.
+    `also` are morphisms that come with them as they are: nothing is rebuilt from what they remove.
     Cost: one pass over the learn split, with one sampled curvature factor; none where nothing is removed.
 
     Raises:
@@ -62,16 +65,19 @@ def merged_into_rest(graph: Graph, analyses: AnalysisManager, morphisms: Iterabl
         FrozenSpaceError: a space is frozen.
     """
     morphisms, spaces = list(morphisms), analyses.get(ChannelSpaces, graph)
-    removals = [m for m in morphisms if isinstance(m, PruneChannel | MergeChannel)]
-    edits_of(graph, spaces, [PruneChannel(m.space, m.channel) for m in removals])  # says what is wrong with them
+    removals, others = ([m for m in ms if isinstance(m, PruneChannel | MergeChannel)] for ms in (morphisms, also))
+    # says what is wrong with them
+    edits_of(graph, spaces, [PruneChannel(m.space, m.channel) for m in (*removals, *others)])
     if not removals:
         return morphisms
     problem, sites = analyses.problem, reads_by_space(graph, spaces)
-    learn, gone = problem.splits.learn, dict[str, list[int]]()
+    learn, own, gone = problem.splits.learn, dict[str, list[int]](), dict[str, list[int]]()
     for m in removals:
+        own.setdefault(m.space, []).append(m.channel)
+    for m in (*removals, *others):
         gone.setdefault(m.space, []).append(m.channel)
     graph = graph.to(device=problem.device)
-    groups = [Merging(graph, sites[name], own, own, REST, len(learn)) for name, own in gone.items()]
+    groups = [Merging(graph, sites[name], own[name], gone[name], REST, len(learn)) for name in own]
     curvature, _ = fallback(problem.loss_fn, MonteCarlo())
     collector = Collector(graph, [edge for group in groups for edge in group.edges()], problem.loss_fn)
     noise = torch.Generator(problem.device).manual_seed(problem.seed)

@@ -61,6 +61,7 @@ def select(
     *,
     budget: Budget | None = None,
     count: int | None = None,
+    widths: Mapping[str, int] | None = None,
     rule: str = "joint",
     kinds: Iterable[str] = ("split", "prune"),
 ) -> Selection:
@@ -68,20 +69,22 @@ def select(
 
     Without a budget the gain alone decides. With one, where the best candidate does not fit, removals whose cost buys
     `PROFIT` times what they lose make room for it. A network above the budget first gives up channels, those that lose
-    least for the cost they free. What is returned is the best of the sets passed through within the budget, so no removal
-    stays that nothing was bought for.
+    least for the cost they free, and so does a space above its width in `widths`, beyond which none grows (see
+    `gngraph.scoring.allocation`; a space that is not named there is free). What is returned is the best of the sets passed
+    through within the budget, so no removal stays that nothing was bought for.
 
     A channel is named by at most one candidate, a space keeps at least one of its channels, no merge rebuilds a channel from
     one that is removed, and a layer is inserted only where no width changes.
 
     Raises:
         PassError: the rule is unknown.
-        BudgetError: the network is above the budget, and no removal among the first `count` choices brings it below.
+        BudgetError: the network is above the budget or the widths, and no removal among the first `count` choices brings it
+            below.
     """
     if rule not in RULES:
         raise PassError(f"selection '{rule}' is unknown; choose one of {', '.join(RULES)}")
     joint = rule == "joint"
-    state = _State(scores, model, budget, set(kinds), joint=joint)
+    state = _State(scores, model, budget, widths or {}, set(kinds), joint=joint)
     while (count is None or len(state.chosen) < count) and state.choose():
         pass
     chosen = state.best()
@@ -134,12 +137,14 @@ class _Ledger:
         prices: marginal cost, parameters and FLOPs, int64 [rows, 2].
         delta: change of width, [rows].
         spares: whether a space keeps one of the channels that it had, [rows].
+        slack: channels by which the space lies below the width that it may have, [rows].
     """
 
     UNLIMITED = 2**62
 
-    def __init__(self, scores: Scores, model: CostModel, budget: Budget | None) -> None:
+    def __init__(self, scores: Scores, model: CostModel, budget: Budget | None, limits: Mapping[str, int]) -> None:
         self.model = model
+        self.limits = limits
         rows: dict[tuple[str | int, int], int] = {}
         own: list[tuple[int, int]] = []
         row: list[int] = []
@@ -153,6 +158,7 @@ class _Ledger:
         self.delta = torch.tensor([delta for _, delta in self.moves], dtype=torch.long)
         self.prices = torch.tensor(own, dtype=torch.long).reshape(-1, 2)
         self.spares = torch.ones(len(rows), dtype=torch.bool)
+        self.slack = torch.full((len(rows),), self.UNLIMITED)
         self.kept = dict(model.widths)
         self.widths = dict(model.widths)
         self._price(frozenset(self.widths))
@@ -169,6 +175,8 @@ class _Ledger:
                 cost = self.model.marginal(name, self.widths, delta)
                 self.prices[row] = torch.tensor([cost.params, cost.flops])
                 self.spares[row] = delta > 0 or self.kept[name] > 1
+                if name in self.limits:
+                    self.slack[row] = self.limits[name] - self.widths[name]
 
     def take(self, index: int) -> None:
         """Apply candidate `index`."""
@@ -238,10 +246,17 @@ class _State:
     """The set chosen so far, and what every candidate would gain on top of it."""
 
     def __init__(
-        self, scores: Scores, model: CostModel, budget: Budget | None, kinds: set[str], *, joint: bool
+        self,
+        scores: Scores,
+        model: CostModel,
+        budget: Budget | None,
+        limits: Mapping[str, int],
+        kinds: set[str],
+        *,
+        joint: bool,
     ) -> None:
         self.budget = budget
-        self.ledger = _Ledger(scores, model, budget)
+        self.ledger = _Ledger(scores, model, budget, limits)
         morphisms = [c.morphism for c in scores.candidates]
         self.open = torch.tensor([m.kind in kinds for m in morphisms], dtype=torch.bool)
         self.conflicts = _Conflicts(morphisms, model)
@@ -258,11 +273,17 @@ class _State:
     def choose(self) -> bool:
         """Take the best candidate; False when there is none."""
         gain = -(self.alone + self.cross)
-        usable = self.open & gain.isfinite() & self.ledger.spares[self.ledger.row]
+        fits = self.ledger.spares & (self.ledger.delta <= self.ledger.slack.clamp(min=0))
+        usable = self.open & gain.isfinite() & fits[self.ledger.row]
         if not bool(usable.any()):
             return False
-        above = self.ledger.room < 0
-        rank = self._relief(gain, usable, above) if bool(above.any()) else self._profit(gain, usable)
+        above, wide = self.ledger.room < 0, (self.ledger.slack < 0)[self.ledger.row]
+        if bool(wide.any()):
+            rank = _where(usable & wide & self.conflicts.removes, gain)
+        elif bool(above.any()):
+            rank = self._relief(gain, usable, above)
+        else:
+            rank = self._profit(gain, usable)
         if not bool(rank.isfinite().any()):
             return False
         index = int(rank.argmax())
@@ -274,17 +295,21 @@ class _State:
     def best(self) -> list[int]:
         """The best set within the budget that was passed through."""
         if self.best_length < 0:
-            assert self.budget is not None
-            (_, start), (_, end) = self.ledger.standing([]), self.ledger.standing(self.chosen)
+            (_, start), (widths, end) = self.ledger.standing([]), self.ledger.standing(self.chosen)
+            wide = [f"space '{n}' to {widths[n]} channels of {most}" for n, most in self.ledger.limits.items()
+                    if widths[n] > most]  # fmt: skip
+            beyond = (self.budget or Budget()).text + (" or of widths" if wide else "")
             raise BudgetError(
-                f"the network has {start.params:,} parameters and {start.flops:,} FLOPs, beyond the budget of "
-                f"{self.budget.text}, and {len(self.chosen)} removals, all that the selection may choose, only bring it "
-                f"down to {end.params:,} and {end.flops:,}; raise the budget, or allow more removals"
+                f"the network has {start.params:,} parameters and {start.flops:,} FLOPs, beyond the budget of {beyond}, and "
+                f"{len(self.chosen)} removals, all that the selection may choose, only bring it down to "
+                f"{', '.join([f'{end.params:,} and {end.flops:,}', *wide])}; raise the budget, or allow more removals"
             )
         return self.chosen[: self.best_length]
 
     def _compare(self) -> None:
-        if self.value > self.best_value and bool((self.ledger.room >= 0).all()):
+        ledger = self.ledger
+        narrow = all(ledger.widths[name] <= most for name, most in ledger.limits.items())
+        if self.value > self.best_value and narrow and bool((ledger.room >= 0).all()):
             self.best_value, self.best_length = self.value, len(self.chosen)
 
     def _relief(self, gain: torch.Tensor, usable: torch.Tensor, above: torch.Tensor) -> torch.Tensor:

@@ -90,7 +90,12 @@ def test_a_record_says_what_was_done_and_what_came_of_it() -> None:
     before, after = record["trained"]["widths"], record["widths"]
     for space, width in before.items():
         entry = record["morphisms"].get(space, {})
-        change = len(entry.get("split", [])) + entry.get("new", 0) - len(entry.get("prune", []))
+        change = (
+            len(entry.get("split", []))
+            + entry.get("new", 0)
+            - len(entry.get("prune", []))
+            - len(entry.get("merge", []))
+        )
         assert after[space] == width + change
     assert result.history[1]["trained"]["widths"] == after
     assert 0 <= record["accuracy"] <= 1

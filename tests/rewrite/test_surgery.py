@@ -115,7 +115,7 @@ def test_a_new_channel_with_rows_of_its_own() -> None:
 
 
 def test_a_new_channel_with_out_weights_meets_growing_readers() -> None:
-    """Copies of what the reader writes read the new channel alike, and what is new there does not read it."""
+    """Copies of what the reader writes read the new channel alike; what is new there reads it with weights of its own."""
     graph, spaces = prepared("plain")
     own = graph.params["2.weight"].data
     u = torch.randn(6, 1, 3, 3, dtype=torch.float64)
@@ -126,7 +126,8 @@ def test_a_new_channel_with_out_weights_meets_growing_readers() -> None:
     split = SplitChannel("2", 4, "2.weight", *d)
     morphisms: list[Morphism] = [new, split, NewChannel("2"), PruneChannel("2", 0), PruneChannel("0", 1)]
     together = applied(graph, spaces, morphisms).params["2.weight"].data
-    assert torch.equal(together[:, -1:], torch.cat([u[1:], u[4:5], torch.zeros_like(u[:1])]))
+    assert torch.equal(together[:-1, -1:], torch.cat([u[1:], u[4:5]]))
+    assert 0.2 < float(together[-1, -1].std() / own.std()) < 5
     kept = [c for c in range(own.shape[1]) if c != 1]
     assert torch.equal(together[3, :-1], own[4, kept] + d[0, 0, kept])
 

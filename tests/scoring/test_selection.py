@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,7 +27,7 @@ from gngraph.rewrite.morphism import (
 )
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring import selection
-from gngraph.scoring.allocation import TRUST, fill
+from gngraph.scoring.allocation import FLOOR, allocated, worths
 from gngraph.scoring.gauss_newton import Candidate, Moments, Scores
 from gngraph.scoring.selection import select
 
@@ -89,6 +89,14 @@ def test_greedy_choice_equals_the_slow_way(model: CostModel, monkeypatch: pytest
     assert list(chosen) == slow
 
 
+def fill(
+    model: CostModel, widths: Mapping[str, int], names: Iterable[str], budget: Budget, own: Cost | None = None
+) -> list[Morphism]:
+    """New channels for the rest of a budget, all spaces being worth the same."""
+    wanted = allocated(model, widths, dict.fromkeys(names, 1.0), budget, own)
+    return [NewChannel(name) for name in wanted for _ in range(wanted[name] - widths[name])]
+
+
 def test_the_budget_is_never_exceeded_and_the_cost_is_true(graph: Graph, model: CostModel) -> None:
     s = torch.full((40, 11), -1.0)
     scores = scores_of(s, torch.zeros(1, 40, 11), splits())
@@ -97,7 +105,7 @@ def test_the_budget_is_never_exceeded_and_the_cost_is_true(graph: Graph, model: 
     spaces = ChannelSpaces.of(graph)
     grown = rewrite(graph, spaces, edits_of(graph, spaces, chosen.morphisms(scores))).graph
     assert chosen.chosen and cost(grown) == chosen.cost and budget.allows(cost(grown))
-    news = fill(ChannelSpaces.of(grown), CostModel(grown, ChannelSpaces.of(grown)), chosen.widths, budget, {"0": 1.0})
+    news = fill(CostModel(grown, ChannelSpaces.of(grown)), chosen.widths, ("0", "2"), budget)
     spaces = ChannelSpaces.of(grown)
     full = rewrite(grown, spaces, edits_of(grown, spaces, news)).graph
     assert budget.allows(cost(full)) and cost(full).params >= budget.max_params - 9  # type: ignore[operator]
@@ -166,9 +174,8 @@ def test_an_insertion_keeps_its_cost_and_the_widths_that_it_was_learned_at(graph
     assert chosen.chosen[0] == 0 and 1 not in chosen.chosen and chosen.held == {"0"}
     assert dict(chosen.widths) == {**model.widths, "0": 6, "2": 7}
     assert chosen.cost == model.of(chosen.widths) + Cost(20, 0) and budget.allows(chosen.cost)
-    spaces = ChannelSpaces.of(graph)
-    assert "0" in {m.space for m in fill(spaces, model, chosen.widths, budget, {})}
-    assert fill(spaces, model, chosen.widths, budget, {}, chosen.cost, chosen.held) == []
+    assert "0" in {m.space for m in fill(model, chosen.widths, ("0", "2"), budget)}
+    assert fill(model, chosen.widths, ("2",), budget, chosen.cost) == []
 
 
 def test_new_channels_of_a_space_do_not_exclude_each_other(model: CostModel) -> None:
@@ -209,7 +216,8 @@ def test_every_set_can_be_applied_within_its_budget(graph: Graph, model: CostMod
     share = 0.7 + 1.6 * float(torch.rand((), generator=generator))
     budget = Budget(round(cost(graph).params * share), round(cost(graph).flops * share))
     chosen = select(scores, model, budget=budget, kinds=("split", "new", "prune", "merge", "insert"))
-    news = fill(spaces, model, chosen.widths, budget, {}, chosen.cost, chosen.held)
+    names = [space.name for space in spaces.free if space.name not in chosen.held]
+    news = fill(model, chosen.widths, names, budget, chosen.cost)
     step = apply(graph, spaces, Plan(tuple(chosen.morphisms(scores)), tuple(news)), budget, generator)
     learned = apply(graph, spaces, Plan(tuple(chosen.morphisms(scores)), ()), budget, generator)
     assert cost(learned.rewritten.graph) == chosen.cost and budget.allows(cost(step.rewritten.graph))
@@ -230,33 +238,47 @@ def test_the_size_of_blocks_does_not_matter(model: CostModel, monkeypatch: pytes
     assert len(chosen) > 20
 
 
-def test_filling_takes_the_best_channel_each_time(graph: Graph, model: CostModel) -> None:
-    spaces = ChannelSpaces.of(graph)
-    capacity = {"0": 1.0, "2": 1.3}
+def test_allocated_widths_are_the_best_of_all_that_fit(graph: Graph, model: CostModel) -> None:
+    worth = {"0": 1.0, "2": 1.3}
     for budget in (Budget(max_params=400), Budget(max_flops=900), Budget(max_params=500, max_flops=700)):
-        now, slow = dict(model.widths), []
-        for limit in (TRUST, float("inf")):
-            while True:
-                best = max(
-                    (
-                        (
-                            capacity[name]
-                            * (model.widths[name] / now[name]) ** 2
-                            / budget.share(model.marginal(name, now)),
-                            name,
-                        )
-                        for name in capacity
-                        if now[name] < limit * model.widths[name]
-                        and budget.allows(model.of({**now, name: now[name] + 1}))
-                    ),
-                    default=None,
-                )
-                if best is None:
-                    break
-                now[best[1]] += 1
-                slow.append(best[1])
-        added = [m.space for m in fill(spaces, model, model.widths, budget, capacity)]
-        assert added == slow and len(added) > 10
+        found = allocated(model, model.widths, worth, budget)
+        possible = [
+            sum(w / widths[name] for name, w in worth.items())
+            for first in range(model.widths["0"], 60)
+            for second in range(model.widths["2"], 60)
+            for widths in ({**model.widths, "0": first, "2": second},)
+            if budget.allows(model.of(widths))
+        ]
+        assert budget.allows(model.of(found)) and len(possible) > 10
+        assert sum(w / found[name] for name, w in worth.items()) <= 1.02 * min(possible)
+
+
+def test_worths_are_relative_and_never_nothing() -> None:
+    widths = {"a": 2, "b": 4, "c": 8}
+    found = worths({"a": 0.5, "b": 0.0}, widths, list(widths))
+    assert found == {"a": 2.0, "b": FLOOR, "c": 1.0}  # 0.5 * 2^2 = 2, and 0: the mean is 1, and stands for c
+    assert set(worths({}, widths, list(widths)).values()) == {1.0}
+
+
+def test_more_worth_gets_more_width(model: CostModel) -> None:
+    plain, first = (
+        allocated(model, model.widths, worth, Budget(max_params=400))
+        for worth in ({"0": 1.0, "2": 1.0}, {"0": 4.0, "2": 0.1})
+    )
+    assert first["0"] > plain["0"] and first["2"] < plain["2"]
+
+
+def test_widths_bound_every_space_from_above(graph: Graph, model: CostModel) -> None:
+    """All candidates gain: splits stop at the width of their space, a space that is too wide gives up what it misses least."""
+    gains = torch.tensor([0.5 + 0.01 * c for c in range(11)])
+    grown = select(scores_of(-gains.repeat(40, 1), torch.zeros(1, 40, 11), splits()), model, widths={"0": 8})
+    assert grown.widths["0"] == 8 and grown.widths["2"] == 2 * model.widths["2"]
+    lost = torch.tensor([0.3, 0.1, 0.2, 0.6, 0.5, 0.4])
+    prunes = scores_of(lost.repeat(30, 1), torch.zeros(1, 30, 6), [PruneChannel("0", c) for c in range(6)])
+    fewer = select(prunes, model, widths={"0": 4}, kinds=("prune",))
+    assert sorted(fewer.chosen) == [1, 2] and fewer.widths["0"] == 4
+    with pytest.raises(BudgetError, match=r"no limit or of widths.*space '2' to 5 channels of 3"):
+        select(prunes, model, widths={"2": 3}, kinds=("prune",))
 
 
 def test_channels_are_used_once(model: CostModel) -> None:
