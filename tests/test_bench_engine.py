@@ -14,7 +14,7 @@ from tools import bench_engine
 from tools.bench_cost import named
 from tools.bench_engine import BARS, Bar, Figure, Sizes, predictions, show
 
-SIZES = Sizes((150, 100, 100), 150, 4, (2, 4), (64, 32, 32), (200, 64, 10), 8)
+SIZES = Sizes((150, 100, 100), 2, 150, 4, (2, 4), (64, 32, 32), (200, 64, 10), 8)
 
 
 def test_a_median_outside_its_bar_is_missed(capsys: pytest.CaptureFixture[str]) -> None:

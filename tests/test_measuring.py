@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_coverage_counts_the_noise_of_the_actual_change_where_asked() -> None:
     assert fig3.coverage(points, "test") == 0.0
     assert fig3.coverage(points, "actual") == 1.0
     assert fig3.coverage(points, "actual", error="sampling") == 0.0
+    assert np.isnan(fig3.coverage([replace(point, test=np.nan) for point in points], "test"))
 
 
 def test_fig3_writes_points_that_agree(tmp_path: Path) -> None:

@@ -74,10 +74,10 @@ def train(graph: Graph, problem: Problem) -> None:
             optimizer.step()
 
 
-def score(graph: Graph, problem: Problem) -> Scores:
+def score(graph: Graph, problem: Problem, looks: int = 0) -> Scores:
     """Everything that `gngraph score` does: learn, judge, report, and a joint selection of 64."""
     analyses = AnalysisManager(problem)
-    scores = analyses.get(GaussNewton(), graph)
+    scores = analyses.get(GaussNewton(looks=looks), graph)
     select(scores, CostModel(graph, analyses.get(ChannelSpaces, graph)), count=64)
     return scores
 
@@ -118,25 +118,25 @@ class Times:
     candidates: int
 
 
-def timed(graph: Graph, problem: Problem, repeats: int) -> list[Times]:
-    """Training, scoring and judging in turns."""
+def timed(graph: Graph, problem: Problem, repeats: int, looks: int) -> list[Times]:
+    """Training, scoring (with a second look at some candidates) and judging in turns."""
     splits, once = problem.splits, judge(graph, problem)
     once()  # the first call of an operator on a shape may search for the fastest kernel
-    count = len(score(graph, problem).candidates)
+    count = len(score(graph, problem, looks).candidates)
     train(graph, problem)
     found = []
     for _ in range(repeats):
         epoch = seconds(partial(train, graph, problem))
-        scored = seconds(partial(score, graph, problem)) / epoch
+        scored = seconds(partial(score, graph, problem, looks)) / epoch
         found.append(Times(epoch, scored, seconds(once) / (epoch * len(splits.judge) / sum(map(len, splits))), count))
     return found
 
 
-def times(names: list[tuple[str, float]], problems: list[Problem], repeats: int) -> None:
+def times(names: list[tuple[str, float]], problems: list[Problem], repeats: int, looks: int) -> None:
     """Print the epochs that scoring and judging cost."""
     table = Table("network", "candidates", "epoch s", "score / epoch (bar 4)", "judge / epoch (bar 1.5)")
     for name, width in names:
-        found = [t for problem in problems for t in timed(untrained(name, width, problem), problem, repeats)]
+        found = [t for problem in problems for t in timed(untrained(name, width, problem), problem, repeats, looks)]
         columns = [[getattr(t, column) for t in found] for column in ("epoch", "score", "judge")]
         table.add_row(f"{name} x {width:g}", str(found[0].candidates), *map(spread, columns))
     console.print(table)
@@ -326,6 +326,7 @@ def perceptrons(problem: Problem, hidden: int, layers: int) -> list[tuple[float,
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--repeats", default=1, show_default=True, help="timings for each seed")
+@click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--products", "count", default=9, show_default=True, help="products with curvlinops' operator")
 @click.option("--hidden", default=256, show_default=True, help="width of the perceptron for gromo")
 @click.option("--threads", default=2, show_default=True, help="CPU threads")
@@ -336,6 +337,7 @@ def main(
     batch_size: int,
     seeds: int,
     repeats: int,
+    looks: int,
     count: int,
     hidden: int,
     threads: int,
@@ -349,7 +351,7 @@ def main(
         for seed in range(seeds)
     ]
     names = [named(text) for text in networks]
-    times(names, problems, repeats)
+    times(names, problems, repeats, looks)
     memory(names, problems[0])
     if importlib.util.find_spec("curvlinops"):
         met = products(*names[0], problems[0], count)

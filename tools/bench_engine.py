@@ -52,6 +52,7 @@ class Sizes:
 
     Attributes:
         samples: learn, judge and report samples of the predictions.
+        looks: candidates that the analysis looks at twice (`GaussNewton.looks`), in timings too.
         unseen: training samples outside the splits, for the intervals.
         candidates: single candidates of each kind.
         counts: sizes of sets.
@@ -61,6 +62,7 @@ class Sizes:
     """
 
     samples: tuple[int, ...]
+    looks: int
     unseen: int
     candidates: int
     counts: tuple[int, ...]
@@ -121,7 +123,7 @@ def predictions(network: str, width: float, problem: Problem, epochs: int, sizes
     """Figures of singles, intervals, sets and cross-fitting, from one analysis and one without cross-fitting."""
     name, seed = Path(network).stem, problem.seed
     graph = trained(network, width, problem, epochs)
-    options = GaussNewton(kinds=KINDS)
+    options = GaussNewton(looks=sizes.looks, kinds=KINDS)
     scores = AnalysisManager(problem).get(options, graph)
     held = held_samples(problem, sizes.unseen, 0)
     points = {kind: points_of(graph, problem, name, kind, scores, sizes.candidates, held) for kind in KINDS}
@@ -152,10 +154,10 @@ def predictions(network: str, width: float, problem: Problem, epochs: int, sizes
                 yield Figure(f"cross-fitting: {what}", of, name, seed, value)
 
 
-def costs(network: str, width: float, problem: Problem) -> Iterator[Figure]:
+def costs(network: str, width: float, problem: Problem, looks: int) -> Iterator[Figure]:
     """Figures of time and memory."""
     name, seed = Path(network).stem, problem.seed
-    for met in bench_cost.timed(untrained(network, width, problem), problem, 1):
+    for met in bench_cost.timed(untrained(network, width, problem), problem, 1, looks):
         yield Figure("cost: score / epoch", "", name, seed, met.score)
         yield Figure("cost: judge / epoch", "", name, seed, met.judge)
     training, scoring = bench_cost.peaks(network, width, problem)
@@ -225,6 +227,7 @@ def show(figures: Sequence[Figure]) -> int:
 @click.option(
     "--unseen", default=4096, show_default=True, help="training samples outside the splits, for the intervals"
 )
+@click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=100, show_default=True, help="single candidates of each kind")
 @click.option("--counts", default="8,16,32,64", show_default=True, help="sizes of sets of splits")
 @click.option("--cost-samples", "timing", default="2048,1024,1024", show_default=True, help="the same of the timings")
@@ -241,6 +244,7 @@ def main(
     seeds: int,
     samples: str,
     unseen: int,
+    looks: int,
     candidates: int,
     counts: str,
     timing: str,
@@ -269,7 +273,7 @@ def main(
             torch.manual_seed(seed)
             console.print(f"{network}, seed {seed}", style="dim")
             keep(predictions(network, width, _problem(source, seed, asked.samples, device), epochs, asked))
-            keep(costs(network, width, _problem(source, seed, asked.cost, device)))
+            keep(costs(network, width, _problem(source, seed, asked.cost, device), looks))
     keep(libraries(*named[0], _problem(source, 0, asked.cost, device), asked))
     keep(selections(asked, threads))
     console.print(f"{show(figures)} medians miss their bars")

@@ -93,6 +93,7 @@ def one_a_channel(scores: Scores, index: Sequence[int], count: int) -> list[int]
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--curvature", "curvatures", multiple=True, default=("mc", "exact", "rank1"), show_default=True)
 @click.option("--kinds", default="split,prune", show_default=True, help="kinds of single candidates")
+@click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=120, show_default=True, help="candidates of each kind measured one at a time")
 @click.option("--counts", default="8,16,32,64", show_default=True, help="sizes of the chosen sets")
 @click.option("--samples", default="6144,4096,2048", show_default=True, help="learn, judge and report samples")
@@ -107,6 +108,7 @@ def main(
     seeds: int,
     curvatures: tuple[str, ...],
     kinds: str,
+    looks: int,
     candidates: int,
     counts: str,
     samples: str,
@@ -127,7 +129,7 @@ def main(
             held = held_samples(problem, unseen, 0)
             for curvature in curvatures:
                 start = time.perf_counter()
-                options = GaussNewton(curvature, kinds=tuple(kinds.split(",")))
+                options = GaussNewton(curvature, looks=looks, kinds=tuple(kinds.split(",")))
                 scores = AnalysisManager(problem).get(options, graph)
                 seconds = time.perf_counter() - start
                 for kind in options.kinds:

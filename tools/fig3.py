@@ -158,7 +158,7 @@ def points_of(
 
 
 def coverage(points: Iterable[Point], where: str, *, error: str = "error", noisy: bool = True) -> float:
-    """Share of the points whose actual change lies within `REACH` errors of the predicted one.
+    """Share of the points whose actual change lies within `REACH` errors of the predicted one; nan where none was measured.
 
     Args:
         where: "actual" (the report split itself, which has no noise of its own), "unseen" or "test".
@@ -167,9 +167,9 @@ def coverage(points: Iterable[Point], where: str, *, error: str = "error", noisy
     """
     inside = []
     for point in points:
-        width = getattr(point, error)
+        actual, width = getattr(point, where), getattr(point, error)
         width = math.hypot(width, getattr(point, f"{where}_error")) if noisy and where != "actual" else width
-        inside.append(abs(getattr(point, where) - point.predicted) <= REACH * width)
+        inside.append(math.nan if math.isnan(actual) else abs(actual - point.predicted) <= REACH * width)
     return float(np.mean(inside)) if inside else float("nan")
 
 
@@ -230,7 +230,7 @@ def show(points: Sequence[Point]) -> None:
         met.add_row(network, kind, str(agreed.points), *(f"{v:.3f}" for v in figures))
         shares = [coverage(own, "actual"), coverage(own, "unseen", noisy=False)]
         shares += [coverage(own, where) for where in ("unseen", "test")] + [coverage(own, "unseen", error="sampling")]
-        covered.add_row(network, kind, *(f"{v:.0%}" for v in shares))
+        covered.add_row(network, kind, *("-" if math.isnan(v) else f"{v:.0%}" for v in shares))
     console.print(met)
     console.print(covered)
 
@@ -247,6 +247,7 @@ def show(points: Sequence[Point]) -> None:
 @click.option("--kinds", default="split,new,prune,merge,insert", show_default=True, help="kinds of candidate")
 @click.option("--curvature", default="mc", show_default=True)
 @click.option("--passes", default=1, show_default=True, help="passes over the learn split")
+@click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=60, show_default=True, help="candidates of each kind measured, at random")
 @click.option("--samples", default="4096,2048,2048", show_default=True, help="learn, judge and report samples")
 @click.option("--unseen", default=4096, show_default=True, help="training samples outside the splits, for the coverage")
@@ -267,6 +268,7 @@ def main(
     kinds: str,
     curvature: str,
     passes: int,
+    looks: int,
     candidates: int,
     samples: str,
     unseen: int,
@@ -291,7 +293,9 @@ def main(
             held = held_samples(problem, unseen, held_out)
             graph = trained(network, width, problem, epochs, lr)
             for group in groups:
-                scores = AnalysisManager(problem).get(GaussNewton(curvature, epochs=passes, kinds=group), graph)
+                scores = AnalysisManager(problem).get(
+                    GaussNewton(curvature, epochs=passes, looks=looks, kinds=group), graph
+                )
                 for note in scores.notes:
                     console.print(f"{network}: {note}", style="dim")
                 for kind in group:
