@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from gngraph.analysis.manager import Problem
 from gngraph.data import load_data
@@ -14,7 +18,10 @@ from tools import bench_engine
 from tools.bench_cost import named
 from tools.bench_engine import BARS, Bar, Figure, Sizes, predictions, show
 
-SIZES = Sizes((150, 100, 100), 2, 150, 4, (2, 4), (64, 32, 32), (200, 64, 10), 8)
+SIZES = Sizes(
+    samples=(150, 100, 100), looks=2, unseen=150, candidates=4, counts=(2, 4), cost=(64, 32, 32), selection=(200, 64, 10),
+    hidden=8,
+)  # fmt: skip
 
 
 def test_a_median_outside_its_bar_is_missed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +60,42 @@ def test_the_selection_is_measured_under_both_numbers_of_factors() -> None:
     ]  # fmt: skip
     assert all(run.equal and run.seconds > 0 and 0 < len(run.kinds) <= 10 for run in found)
     assert "selection: seconds" in BARS
+
+
+def test_one_command_measures_every_part_in_the_sizes_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def part(what: str) -> Callable[..., Iterator[Figure]]:
+        def found(*arguments: object) -> Iterator[Figure]:
+            asked.extend(a for a in arguments if isinstance(a, (Problem, Sizes)))
+            yield Figure(what, "", "mlp", len(asked), 0.5)
+
+        return found
+
+    for name, what in (
+        ("predictions", "singles: slope"), ("costs", "cost: judge / epoch"), ("libraries", "gromo: score / its updates"),
+        ("selections", "selection: GB"),
+    ):  # fmt: skip
+        monkeypatch.setattr(bench_engine, name, part(what))
+    threads, out = torch.get_num_threads(), tmp_path / "bars.csv"
+    arguments = (
+        "--data digits --network mlp:0.1 --seeds 2 --samples 150,100,100 --looks 2 --unseen 150 --candidates 4 --counts 2,4 "
+        f"--cost-samples 64,32,32 --selection 200,64,10 --hidden 8 --device cpu --threads {threads} --out {out}"
+    )
+    result = CliRunner().invoke(bench_engine.main, arguments.split())
+    assert result.exit_code == 0, result.output
+    assert "1 medians miss their bars" in result.output
+    with out.open() as file:
+        assert [row["what"] for row in csv.DictReader(file)] == [
+            *["singles: slope", "cost: judge / epoch"] * 2, "gromo: score / its updates", "selection: GB",
+        ]  # fmt: skip
+    assert {sizes for sizes in asked if isinstance(sizes, Sizes)} == {SIZES}
+    assert [(p.seed, p.learn) for p in asked if isinstance(p, Problem)] == [
+        (0, 150),
+        (0, 64),
+        (1, 150),
+        (1, 64),
+        (0, 64),
+    ]

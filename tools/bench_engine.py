@@ -46,7 +46,7 @@ console = Console(width=160)
 KINDS = ("split", "new", "prune", "merge", "insert")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How much is measured.
 
@@ -258,7 +258,14 @@ def main(
     torch.set_num_threads(threads)
     source = load_data(data, download=Download.IF_MISSING if download else Download.NEVER)
     asked = Sizes(
-        _numbers(samples), unseen, candidates, _numbers(counts), _numbers(timing), _numbers(selection), hidden
+        samples=_numbers(samples),
+        looks=looks,
+        unseen=unseen,
+        candidates=candidates,
+        counts=_numbers(counts),
+        cost=_numbers(timing),
+        selection=_numbers(selection),
+        hidden=hidden,
     )
     named = [bench_cost.named(text) for text in networks]
     figures: list[Figure] = []
