@@ -4,7 +4,7 @@ The analysis learns candidates on one split, judges and selects on a second, rep
 
 - singles: the mean over random candidates of a kind of the change predicted on the learn samples, on the judge samples and on
   the report samples, beside the actual change on the report samples;
-- sets: candidates chosen together on the judge samples (cross-fitted) and on the learn samples themselves (not),
+- sets: channels to split or add, chosen together on the judge samples (cross-fitted) and on the learn samples themselves (not),
   with the change predicted on the samples they were chosen on and on the report samples, and the actual one on the latter.
 
     tools/bench_crossfit.py --data cifar10.npz --network vgg11 --network resnet20 --width 0.25 --epochs 6 --seeds 3
@@ -110,8 +110,11 @@ def rows_of(
         learn, judge, report = (statistics.fmean(column[i] for i in drawn) for column in columns)
         yield Row(network, problem.seed, kind, "", len(drawn), learn, judge, report, actual)
     model = CostModel(graph, ChannelSpaces.of(graph))
+    widening = [
+        kind for kind in kinds if kind != "insert"
+    ]  # layers hold at the widths as they are, and not with any other
     for name, scores in (("judge", crossed), ("learn", uncrossed)):
-        chosen = select(scores, model, count=size, kinds=kinds)
+        chosen = select(scores, model, count=size, kinds=widening)
         if not chosen.chosen:
             continue
         (found,) = changes(graph, [apply(graph, chosen.morphisms(scores))], held)
