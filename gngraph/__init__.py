@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.channels import ChannelSpaces
     from gngraph.analysis.cost import Budget
     from gngraph.analysis.manager import AnalysisManager, Problem
-    from gngraph.api import diff, grow, load
+    from gngraph.api import diff, extend, grow, load, reshape, shrink
     from gngraph.convert.archive import save
     from gngraph.convert.from_torch import from_torch
     from gngraph.convert.to_onnx import export_onnx
@@ -41,12 +41,15 @@ __all__ = [
     "__version__",
     "diff",
     "export_onnx",
+    "extend",
     "from_torch",
     "grow",
     "load",
     "parse",
     "passes",
+    "reshape",
     "save",
+    "shrink",
     "to_torch",
 ]
 
@@ -60,11 +63,14 @@ _HOMES = {
     "Problem": "gngraph.analysis.manager",
     "diff": "gngraph.api",
     "export_onnx": "gngraph.convert.to_onnx",
+    "extend": "gngraph.api",
     "from_torch": "gngraph.convert.from_torch",
     "grow": "gngraph.api",
     "load": "gngraph.api",
     "parse": "gngraph.ir.text",
+    "reshape": "gngraph.api",
     "save": "gngraph.convert.archive",
+    "shrink": "gngraph.api",
     "to_torch": "gngraph.convert.to_torch",
 }
 

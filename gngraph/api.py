@@ -242,7 +242,7 @@ def grow(
     final_epochs: int = 10,
     final: Final = "cycle",
     curvature: str = "mc",
-    kinds: tuple[str, ...] = ("split", "prune"),
+    kinds: tuple[str, ...] = ("split", "prune", "merge"),
     selection: str = "joint",
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
@@ -265,9 +265,7 @@ def grow(
     """
     from gngraph.growth import loop
 
-    problem = problem_for(data)
-    graph = network if isinstance(network, Graph) else from_torch(network, example(tuple(problem.train[0][0].shape)))
-    check_fit(graph, problem)
+    graph, problem = _matched(network, data)
     folder = None if out is None else Path(out)
     result = loop.grow(
         graph,
@@ -285,6 +283,87 @@ def grow(
         observer=observer,
         train=train,
     )
+    return _written(result, problem, folder)
+
+
+def extend(
+    network: Graph | nn.Module,
+    data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor],
+    *,
+    by: float = 0.5,
+    epochs: int = 15,
+    out: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+    train: TrainOptions | None = None,
+) -> GrowthResult:
+    """Make a trained network larger by a share of its parameters, which changes nothing or lowers the loss, and train it on.
+
+    Args:
+        network, data, out: see `grow`.
+        by: parameters added, as a share of those that it has.
+        epochs, observer, train: see `gngraph.growth.jobs.rework`, which says what is raised.
+    """
+    return _reworked("extend", network, data, out, share=by, epochs=epochs, observer=observer, train=train)
+
+
+def reshape(
+    network: Graph | nn.Module,
+    data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor],
+    *,
+    epochs: int = 15,
+    out: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+    train: TrainOptions | None = None,
+) -> GrowthResult:
+    """Move channels of a trained network from where they are worth little to where they are worth much, and train it on.
+
+    Parameters and FLOPs are at most what they were. Arguments as in `extend`.
+    """
+    return _reworked("reshape", network, data, out, epochs=epochs, observer=observer, train=train)
+
+
+def shrink(
+    network: Graph | nn.Module,
+    data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor],
+    *,
+    to: float = 0.5,
+    epochs: int = 15,
+    out: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+    train: TrainOptions | None = None,
+) -> GrowthResult:
+    """Make a trained network smaller, rebuilding what is removed from what stays, and train it on.
+
+    `to` is the share of the FLOPs that it keeps. Other arguments as in `extend`.
+    """
+    return _reworked("shrink", network, data, out, share=to, epochs=epochs, observer=observer, train=train)
+
+
+def _reworked(
+    job: str,
+    network: Graph | nn.Module,
+    data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor],
+    out: str | os.PathLike[str] | None,
+    **options: Any,
+) -> GrowthResult:
+    from gngraph.growth.jobs import rework
+
+    graph, problem = _matched(network, data)
+    folder = None if out is None else Path(out)
+    return _written(rework(job, graph, problem, out=folder, **options), problem, folder)
+
+
+def _matched(
+    network: Graph | nn.Module, data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor]
+) -> tuple[Graph, Problem]:
+    """The graph of a network, and the problem, which fit each other."""
+    problem = problem_for(data)
+    graph = network if isinstance(network, Graph) else from_torch(network, example(tuple(problem.train[0][0].shape)))
+    check_fit(graph, problem)
+    return graph, problem
+
+
+def _written(result: GrowthResult, problem: Problem, folder: Path | None) -> GrowthResult:
     if folder is not None:
         write_run(result, problem, folder)
     return result

@@ -128,6 +128,21 @@ def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Co
     assert Path("run/history.jsonl.old").read_text() == before
 
 
+def test_a_trained_network_is_extended_reshaped_and_shrunk(command: Commands) -> None:
+    command.ok("train", "seed.gng", "--data", "bars.npz", "--epochs", 3, "-o", "trained.gng")
+    size = load("trained.gng").num_params()
+    words = ("--data", "bars.npz", "--epochs", 1)
+    command.ok("extend", "trained.gng", *words, "--by", 0.6, "-o", "larger")
+    assert 1.4 * size < load("larger/model.gng").num_params() <= 1.6 * size
+    command.ok("reshape", "trained.gng", *words, "-o", "other")
+    assert load("other/model.gng").num_params() <= size
+    said = command.ok("shrink", "trained.gng", *words, "--to", 0.6, "-o", "smaller")
+    assert "smaller/model.onnx: ONNX opset" in said and load("smaller/model.gng").num_params() < 0.8 * size
+    assert "shrink takes a share between 0 and 1, not '1.5'" in command.refused(
+        "shrink", "trained.gng", *words, "--to", 1.5, "-o", "none"
+    )
+
+
 def test_models_as_people_have_them(command: Commands) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3))
     torch.save(net, "whole.pt")

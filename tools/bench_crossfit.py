@@ -37,7 +37,7 @@ from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
 from tools.measuring import Samples, apply, changes, sample, trained, write_csv
 
-console = Console(width=140)
+console = Console(width=180)
 LEARNED = ("split", "new", "insert")
 """Kinds of candidate that are learned by descent of the loss's model."""
 

@@ -47,9 +47,9 @@ console = Console(width=160)
 
 DEFAULTS: Mapping[str, str] = {
     "search": "family,uniform,pyramid,soft-pyramid,gngraph,paper,joint-no-fill,random-split,net2net,firefly,gradmax,tiny,fresh",
-    "extend": "same,larger,gngraph,random-split,net2net,fresh",
-    "reshape": "same,gngraph,gngraph-new,towards-uniform",
-    "shrink": "same,smaller,narrower,gn-prune,gn-merge,gn-prune-rebuilt,tp-magnitude,tp-taylor",
+    "extend": "same,larger,gngraph,exact,random-split,net2net,fresh",
+    "reshape": "same,gngraph,exact,immediate,towards-uniform",
+    "shrink": "same,smaller,narrower,gngraph,gn-prune,gn-merge,gn-prune-rebuilt,tp-magnitude,tp-taylor",
 }
 REPEATS = ("scratch", "equal")
 

@@ -22,6 +22,7 @@ from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
 from gngraph.errors import BudgetError
 from gngraph.growth.evaluation import evaluate
+from gngraph.growth.jobs import strategy
 from gngraph.growth.strategy import GaussNewtonGrowth, Strategy
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
@@ -172,22 +173,33 @@ def _by_strategies(names: tuple[str, ...], budget_of: Callable[[Run, Graph], Bud
     return {name: partial(rewritten, STRATEGIES[name], budget_of) for name in names}
 
 
-_MERGING = GaussNewtonGrowth(GaussNewton(kinds=("split", "merge", "prune")))
+def _own(job: str, *kinds: str) -> Strategy:
+    """gngraph's own way, or the same with other kinds of candidates."""
+    return GaussNewtonGrowth(GaussNewton(kinds=kinds)) if kinds else strategy(job)
+
 
 JOBS: Mapping[str, Mapping[str, Method]] = {
     "search": SEARCH,
-    "extend": {"same": same, "larger": larger, **_by_strategies(tuple(STRATEGIES), _extended)},
+    "extend": {
+        "same": same,
+        "larger": larger,
+        **_by_strategies(tuple(STRATEGIES), _extended),
+        "gngraph": partial(rewritten, _own("extend"), _extended),
+        "new": partial(rewritten, _own("extend", "new", "prune", "merge"), _extended),
+        "exact": partial(rewritten, _own("extend", "prune", "merge"), _extended),
+    },
     "reshape": {
         "same": same,
-        "gngraph": partial(rewritten, STRATEGIES["gngraph"], _unchanged),
-        "gngraph-new": partial(rewritten, STRATEGIES["gngraph-new"], _unchanged),
-        "gngraph-merge": partial(rewritten, _MERGING, _unchanged),
+        "gngraph": partial(rewritten, _own("reshape"), _unchanged),
+        "exact": partial(rewritten, _own("reshape", "prune", "merge"), _unchanged),
+        "immediate": partial(rewritten, GaussNewtonGrowth(allocation="none"), _unchanged),
         "paper": partial(rewritten, STRATEGIES["paper"], _unchanged),
         **{f"towards-{shape}": partial(to_shape, shape, _unchanged) for shape in ("uniform", "soft-pyramid")},
     },
     "shrink": {
         "same": same,
         "smaller": smaller,
+        "gngraph": partial(rewritten, _own("shrink"), _shrunken),
         "gn-prune": partial(gauss_newton, "prune", False),
         "gn-merge": partial(gauss_newton, "merge", False),
         "gn-prune-rebuilt": partial(gauss_newton, "prune", True),

@@ -8,7 +8,7 @@ from functools import partial
 
 from gngraph.analysis.cost import Budget
 from gngraph.growth.step import Plan
-from gngraph.growth.strategy import GaussNewtonGrowth, Situation, Strategy, unselected
+from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unselected
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.selection import Selection
@@ -89,19 +89,18 @@ def _analysed(*kinds: str, curvature: str = "mc", new: int = GaussNewton.new) ->
     return GaussNewton(curvature, kinds=kinds, new=new)
 
 
-OWN = _analysed("split", "prune")
-
 STRATEGIES: Mapping[str, Strategy] = {
     "gngraph": GaussNewtonGrowth(),
-    "gngraph-new": GaussNewtonGrowth(_analysed("split", "prune", "new")),
+    "gngraph-new": GaussNewtonGrowth(_analysed("new", "prune", "merge", new=PROPOSED)),
+    "gngraph-exact": GaussNewtonGrowth(_analysed("prune", "merge")),
     "paper": GaussNewtonGrowth(_analysed("split", "prune", curvature="rank1"), "additive", "none"),
-    "joint-no-fill": GaussNewtonGrowth(OWN, allocation="none"),
-    "joint-fill-uniform": GaussNewtonGrowth(OWN, allocation="uniform"),
-    "joint-fill-proportional": GaussNewtonGrowth(OWN, allocation="proportional"),
-    "additive": GaussNewtonGrowth(OWN, "additive"),
-    "rank1": GaussNewtonGrowth(_analysed("split", "prune", curvature="rank1")),
-    "rank1-additive": GaussNewtonGrowth(_analysed("split", "prune", curvature="rank1"), "additive"),
-    "capacity-fresh": GaussNewtonGrowth(_analysed("prune"), allocation="capacity"),
+    "joint-no-fill": GaussNewtonGrowth(allocation="none"),
+    "joint-fill-uniform": GaussNewtonGrowth(allocation="uniform"),
+    "joint-fill-proportional": GaussNewtonGrowth(allocation="proportional"),
+    "additive": GaussNewtonGrowth(selection="additive"),
+    "rank1": GaussNewtonGrowth(_analysed(*KINDS, curvature="rank1")),
+    "prune-capacity": GaussNewtonGrowth(_analysed("split", "prune")),
+    "equal-worths": GaussNewtonGrowth(None),
     "random-split": GaussNewtonGrowth(None, allocation="random-twins"),
     "net2net": GaussNewtonGrowth(None, allocation="near-copies"),
     "firefly": FirstOrder(),
@@ -111,7 +110,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "fresh": GaussNewtonGrowth(None, allocation="uniform"),
     "fresh-proportional": GaussNewtonGrowth(None, allocation="proportional"),
 }
-"""How networks grow. The first is gngraph's default, from "paper" to "capacity-fresh" stand ablations, then other methods.
+"""How networks grow. The first is gngraph's default, up to "equal-worths" stand ablations, then other methods.
 
 "random-split" and "net2net" split a channel at most once a round: more rounds are needed where one would more than double widths.
 """

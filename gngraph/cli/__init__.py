@@ -15,6 +15,7 @@ import click
 from gngraph import __version__
 from gngraph.cli.learning import grow, score, train
 from gngraph.cli.networks import apply, diff, export, inspect, seed
+from gngraph.cli.reworking import extend, reshape, shrink
 from gngraph.errors import GnGraphError
 
 __all__ = ["gngraph", "main"]
@@ -40,7 +41,7 @@ def gngraph(traceback: bool) -> None:
     """
 
 
-for _command in (seed, inspect, train, score, apply, grow, diff, export):
+for _command in (seed, inspect, train, score, apply, grow, extend, reshape, shrink, diff, export):
     gngraph.add_command(_command)
 
 

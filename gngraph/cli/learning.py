@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,19 +20,28 @@ from gngraph.cli.options import (
     model_options,
     open_both,
     output_option,
+    run_options,
     training_options,
 )
 
 if TYPE_CHECKING:
     from gngraph.growth.options import Final
 
-kinds_option = click.option(
-    "--kinds",
-    default="split,prune",
-    show_default=True,
-    callback=lambda _, __, value: tuple(part.strip() for part in value.split(",")),
-    help="Kinds of candidates to score: split, prune, new, merge, insert, and for comparison split-random, split-firefly, ...",
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kinds_option(default: str) -> Callable[[F], F]:
+    """Which kinds of candidates are scored."""
+    return click.option(
+        "--kinds",
+        default=default,
+        show_default=True,
+        callback=lambda _, __, value: tuple(part.strip() for part in value.split(",")),
+        help="Kinds of candidates to score: split, prune, new, merge, insert, and for comparison split-random, split-firefly, "
+        "... Merges, where prunes are scored too, only say what widths are worth.",
+    )
+
+
 curvature_option = click.option(
     "--curvature", default="mc", show_default=True, help='Model of the loss: mc, "mc{draws=4}", exact or rank1.'
 )
@@ -71,7 +81,7 @@ def train(
 @model_options
 @data_options
 @curvature_option
-@kinds_option
+@kinds_option("split,prune")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Candidates to show.")
 @click.option("--all", "show_all", is_flag=True, help="Show every candidate.")
 @json_option
@@ -114,12 +124,9 @@ def score(
               help="One cosine of the learning rate over the whole run; a constant rate, then a cosine after the last "
               "rewrite; or the same with the grown architecture trained from new initial weights.")  # fmt: skip
 @curvature_option
-@kinds_option
+@kinds_option("split,prune,merge")
 @click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run."
-)
-@click.option("--force", is_flag=True, help="Write into a folder that is not empty, replacing the run in it.")
+@run_options
 def grow(
     model: str,
     how: ModelOptions,
@@ -142,7 +149,7 @@ def grow(
     The folder then holds seed.gng, model.gng, model.py with weights.safetensors, model.onnx, history.jsonl and pictures.
     """
     from gngraph import api
-    from gngraph.cli.networks import describe_onnx
+    from gngraph.cli.networks import describe_run
     from gngraph.cli.progress import RunProgress
     from gngraph.growth.loop import grow as grow_graph
 
@@ -173,8 +180,4 @@ def grow(
         )
         progress.exporting()
         files = api.write_run(result, problem, output)
-    click.echo(describe_onnx(files.onnx))
-    click.echo(
-        f"{output}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl and "
-        f"{len(files.pictures)} pictures"
-    )
+    click.echo(describe_run(files, output))

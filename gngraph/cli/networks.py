@@ -10,6 +10,7 @@ import click
 from gngraph.cli.options import SHAPE, ModelOptions, json_option, model_argument, model_options, output_option
 
 if TYPE_CHECKING:
+    from gngraph.growth.run_folder import RunFiles
     from gngraph.ir import Graph, GraphDiff
 
 
@@ -126,6 +127,15 @@ def _to_onnx(graph: Graph, path: Path) -> Any:
     from gngraph.convert.to_onnx import export_onnx
 
     return export_onnx(graph, path)
+
+
+def describe_run(files: RunFiles, folder: Path) -> str:
+    """What a run wrote, in two lines."""
+    return (
+        f"{describe_onnx(files.onnx)}\n"
+        f"{folder}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl and "
+        f"{len(files.pictures)} pictures"
+    )
 
 
 def describe_onnx(report: Any) -> str:

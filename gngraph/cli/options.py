@@ -210,5 +210,17 @@ output_option = click.option(
     "-o", "--output", type=ArchiveFile(), required=True, help="Archive to write, such as model.gng."
 )
 
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a run writes: output, force."""
+    force = click.option(
+        "--force", is_flag=True, help="Write into a folder that is not empty, replacing the run in it."
+    )
+    folder = click.option(
+        "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run."
+    )
+    return folder(force(command))
+
+
 COUNT = Count()
 SHAPE = Shape()

@@ -24,10 +24,10 @@ from gngraph.growth.optimizer_state import OptimizerState, carry_state
 from gngraph.growth.options import FINALS, Final, Schedule, Stretch, TrainOptions
 from gngraph.growth.restart import restarted
 from gngraph.growth.run_folder import RunFolder
-from gngraph.growth.schedule import round_budgets
+from gngraph.growth.schedule import require_room, round_budgets
 from gngraph.growth.seeding import mixed
 from gngraph.growth.step import Change, Plan, Step, apply, standard_error
-from gngraph.growth.strategy import GaussNewtonGrowth, Situation, Strategy, unscored, unselected
+from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unscored, unselected
 from gngraph.growth.training import EpochRecord, Trainer
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
@@ -66,7 +66,7 @@ def grow(
     final_epochs: int = 10,
     final: Final = "cycle",
     curvature: str = "mc",
-    kinds: tuple[str, ...] = GaussNewton.kinds,
+    kinds: tuple[str, ...] = KINDS,
     selection: str = "joint",
     out: Path | None = None,
     observer: Observer | None = None,
@@ -103,6 +103,7 @@ def grow(
         GnGraphError: the loss does not fit what the network returns.
     """
     strategy = GaussNewtonGrowth(GaussNewton(curvature, kinds=kinds), selection)
+    require_room(cost(graph), Budget(max_params, max_flops))
     return grow_by(
         strategy,
         graph,
@@ -132,7 +133,7 @@ def grow_by(
     observer: Observer | None = None,
     train: TrainOptions | None = None,
 ) -> GrowthResult:
-    """Grow `graph` by a strategy of one's own; everything else is as in `grow`, and so is what it raises."""
+    """Grow `graph` by a strategy of one's own, or shrink it where it is above the budget; all else is as in `grow`."""
     if final not in FINALS:
         raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
     targets = round_budgets(cost(graph), budget, rounds)
@@ -189,7 +190,7 @@ class _Run:
         scores = situation.scores
         judged, reported = self._measure(graph, step, scores, selection)
         refused, applied, after = None, step, reported.after
-        if wish.learned and judged.broken:
+        if wish.learned and judged.broken and target.allows(situation.model.of(situation.model.widths)):
             refused = f"the judge loss changed by {judged.actual:+.4g} where {judged.predicted:+.4g} was predicted"
             unlearned = self.strategy.plan(situation, unselected(situation))
             applied = self._apply(graph, situation.spaces, unlearned)

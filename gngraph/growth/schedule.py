@@ -7,10 +7,10 @@ from gngraph.errors import BudgetError
 
 
 def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]:
-    """What each round may use: geometric growth from the seed's cost, the last round being the budget itself.
+    """What each round may use: geometric steps from the seed's cost, up or down, to the budget itself.
 
     Raises:
-        BudgetError: the budget is open on both sides or below the seed's cost, or there is no round.
+        BudgetError: the budget is open on both sides, or there is no round.
 
     >>> [target.max_params for target in round_budgets(Cost(1000, 0), Budget(max_params=8000), 3)]
     [2000, 4000, 8000]
@@ -19,21 +19,32 @@ def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]
         raise BudgetError(f"a network cannot grow in '{rounds}' rounds; give at least 1")
     if budget.max_params is None and budget.max_flops is None:
         raise BudgetError("growth needs a budget; give max_params, max_flops or both")
-    params = _side(seed.params, budget.max_params, rounds, "parameters")
-    flops = _side(seed.flops, budget.max_flops, rounds, "FLOPs")
+    params = _side(seed.params, budget.max_params, rounds)
+    flops = _side(seed.flops, budget.max_flops, rounds)
     return tuple(Budget(p, f) for p, f in zip(params, flops, strict=True))
 
 
-def _side(start: int, limit: int | None, rounds: int, unit: str) -> list[int | None]:
+def require_room(seed: Cost, budget: Budget) -> None:
+    """Refuse a budget in which the seed does not fit.
+
+    Raises:
+        BudgetError: with the side that is too small.
+    """
+    for start, limit, unit in (
+        (seed.params, budget.max_params, "parameters"),
+        (seed.flops, budget.max_flops, "FLOPs"),
+    ):
+        if limit is not None and start > limit:
+            raise BudgetError(
+                f"the seed has {start:,} {unit}, more than the budget of {limit:,}; raise the budget, start from a smaller "
+                f"seed, or make this one smaller (gngraph shrink)"
+            )
+
+
+def _side(start: int, limit: int | None, rounds: int) -> list[int | None]:
     if limit is None:
         return [None] * rounds
-    if start > limit:
-        raise BudgetError(
-            f"the seed has {start:,} {unit}, more than the budget of {limit:,}; "
-            "raise the budget or start from a smaller seed"
-        )
     base = max(1, start)
-    between: list[int | None] = [
-        max(start, int(base * (limit / base) ** (number / rounds) + 1e-6)) for number in range(1, rounds)
-    ]
-    return [*between, limit]
+    low, high = sorted((start, limit))
+    steps = (int(base * (limit / base) ** (number / rounds) + 1e-6) for number in range(1, rounds))
+    return [*(min(high, max(low, step)) for step in steps), limit]

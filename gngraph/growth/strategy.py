@@ -19,6 +19,9 @@ from gngraph.scoring.gauss_newton import GaussNewton, Moments, Scores
 from gngraph.scoring.merging import merged_into_rest
 from gngraph.scoring.selection import Selection, select
 
+KINDS = ("split", "prune", "merge")
+"""Kinds of candidates of gngraph's own growth: splits and prunes to choose among, merges for what widths are worth."""
+
 
 @dataclass(frozen=True, eq=False)
 class Situation:
@@ -85,7 +88,7 @@ class GaussNewtonGrowth:
         PassError: there is no such allocation rule.
     """
 
-    analysis: GaussNewton | None = field(default_factory=GaussNewton)
+    analysis: GaussNewton | None = field(default_factory=lambda: GaussNewton(kinds=KINDS))
     selection: str = "joint"
     allocation: str = "capacity"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gngraph.analysis.cost import Budget, Cost
 from gngraph.errors import BudgetError
-from gngraph.growth.schedule import round_budgets
+from gngraph.growth.schedule import require_room, round_budgets
 
 
 @given(st.integers(1, 10**7), st.integers(0, 10**9), st.integers(1, 30))
@@ -26,11 +26,13 @@ def test_both_sides_grow_by_their_own_factor() -> None:
     assert targets == (Budget(200, 3000), Budget(400, 9000))
 
 
+def test_what_is_above_the_budget_comes_down_in_even_steps() -> None:
+    assert round_budgets(Cost(400, 9000), Budget(100, 9000), 2) == (Budget(200, 9000), Budget(100, 9000))
+
+
 @pytest.mark.parametrize(
     ("budget", "rounds", "message"),
     [
-        (Budget(max_params=99), 3, "the seed has 100 parameters, more than the budget of 99"),
-        (Budget(max_flops=999), 3, "the seed has 1,000 FLOPs, more than the budget of 999"),
         (Budget(), 3, "needs a budget"),
         (Budget(max_params=200), 0, "'0' rounds"),
     ],
@@ -38,3 +40,11 @@ def test_both_sides_grow_by_their_own_factor() -> None:
 def test_impossible_budgets_are_refused(budget: Budget, rounds: int, message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         round_budgets(Cost(100, 1000), budget, rounds)
+
+
+def test_a_seed_above_the_budget_is_refused() -> None:
+    require_room(Cost(100, 1000), Budget(100))
+    with pytest.raises(BudgetError, match="the seed has 100 parameters, more than the budget of 99"):
+        require_room(Cost(100, 1000), Budget(max_params=99))
+    with pytest.raises(BudgetError, match="the seed has 1,000 FLOPs, more than the budget of 999"):
+        require_room(Cost(100, 1000), Budget(max_flops=999))

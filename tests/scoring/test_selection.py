@@ -256,7 +256,7 @@ def test_allocated_widths_are_the_best_of_all_that_fit(graph: Graph, model: Cost
 def test_worths_are_relative_and_never_nothing() -> None:
     widths = {"a": 2, "b": 4, "c": 8}
     found = worths({"a": 0.5, "b": 0.0}, widths, list(widths))
-    assert found == {"a": 2.0, "b": FLOOR, "c": 1.0}  # 0.5 * 2^2 = 2, and 0: the mean is 1, and stands for c
+    assert found == {"a": 2.0, "b": FLOOR, "c": 1.0}  # sqrt(0.5 * 2^2) and 0: their mean stands for c
     assert set(worths({}, widths, list(widths)).values()) == {1.0}
 
 

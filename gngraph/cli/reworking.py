@@ -1,0 +1,99 @@
+"""Commands for a trained network: extend, reshape, shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gngraph.cli.options import (
+    DataOptions,
+    ModelOptions,
+    TrainingOptions,
+    data_options,
+    describe_setting,
+    model_argument,
+    model_options,
+    open_both,
+    run_options,
+    training_options,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _options(command: F) -> F:
+    """What the three have in common."""
+    epochs = click.option(
+        "--epochs", type=click.IntRange(0), default=15, show_default=True, help="Epochs of training after the rewrite."
+    )
+    for option in reversed((model_argument, model_options, data_options, training_options, epochs, run_options)):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Make a trained network larger.")
+@click.option("--by", type=float, default=0.5, show_default=True, help="Parameters to add, as a share of those it has.")
+@_options
+def extend(by: float, **options: Any) -> None:
+    """Make MODEL, a trained network, larger without losing what it does, and train it on.
+
+    Where the new channels go, the worth of each layer's width decides; the loss right after the rewrite is not above the one
+    before. The folder then holds what `gngraph grow` writes.
+    """
+    _rework("extend", by, **options)
+
+
+@click.command(short_help="Move channels where they are worth more.")
+@_options
+def reshape(**options: Any) -> None:
+    """Remove channels of MODEL, a trained network, where they are worth little, add some where they are worth much, and
+    train it on, at no more parameters and FLOPs than it has.
+
+    The folder then holds what `gngraph grow` writes.
+    """
+    _rework("reshape", None, **options)
+
+
+@click.command(short_help="Make a trained network smaller.")
+@click.option("--to", type=float, default=0.5, show_default=True, help="Share of the FLOPs that it keeps.")
+@_options
+def shrink(to: float, **options: Any) -> None:
+    """Make MODEL, a trained network, smaller and train it on.
+
+    What the loss misses least is removed, and rebuilt from the channels that stay. The folder then holds what `gngraph grow`
+    writes.
+    """
+    _rework("shrink", to, **options)
+
+
+def _rework(
+    job: str,
+    share: float | None,
+    *,
+    model: str,
+    how: ModelOptions,
+    what: DataOptions,
+    training: TrainingOptions,
+    epochs: int,
+    output: Path,
+    force: bool,
+) -> None:
+    from gngraph import api
+    from gngraph.cli.networks import describe_run
+    from gngraph.cli.progress import RunProgress
+    from gngraph.growth.jobs import rework
+
+    options = training.build()
+    if not force:
+        api.require_free_folder(output)
+    graph, problem = open_both(model, how, what)
+    api.set_history_aside(output)
+    click.echo(describe_setting(graph, problem))
+    with RunProgress(1, 0, epochs) as progress:
+        result = rework(job, graph, problem, share=share, epochs=epochs, out=output, observer=progress, train=options)
+        progress.exporting()
+        files = api.write_run(result, problem, output)
+    click.echo(describe_run(files, output))

@@ -1,0 +1,63 @@
+"""Trained networks made larger, reshaped and made smaller."""
+
+from __future__ import annotations
+
+import pytest
+
+import gngraph
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import cost
+from gngraph.errors import BudgetError
+from gngraph.growth.jobs import rework
+from gngraph.growth.options import Stretch, TrainOptions
+from gngraph.growth.training import Trainer
+from gngraph.ir import Graph
+from tests.growth.problems import problem, seed_graph, small_vgg
+
+
+@pytest.fixture(scope="module")
+def trained() -> Graph:
+    return Trainer(problem(), TrainOptions()).train(seed_graph("vgg11", 1 / 16), Stretch(4, "cosine")).graph
+
+
+def test_an_extension_uses_its_share_and_loses_nothing(trained: Graph) -> None:
+    result = gngraph.extend(trained, problem(), by=0.5, epochs=1)
+    size, limit = cost(result.graph).params, int(1.5 * cost(trained).params)
+    assert 0.97 * limit < size <= limit
+    first, final = result.history
+    losses = first["report_loss"]
+    assert losses["after"] - losses["before"] <= max(0.0, first["predicted"]) + 2 * first["predicted_error"] + 1e-3
+    assert [epoch["epoch"] for epoch in final["epochs"]] == [1] and not first["epochs"]
+
+
+def test_a_network_of_one_fat_layer_is_reshaped_at_the_same_cost() -> None:
+    """A layer of 60 channels at the resolution of one pixel, between layers of few: its channels are moved."""
+    graph = small_vgg()
+    spaces = ChannelSpaces.of(graph)
+    last = list(spaces.free)[-1].name
+    graph = gngraph.PassManager(f"new-channels{{count=52,space={last}}}").run(graph).graph
+    graph = Trainer(problem(), TrainOptions()).train(graph, Stretch(3)).graph
+    before = {space.name: space.size for space in ChannelSpaces.of(graph).free}
+    result = gngraph.reshape(graph, problem(), epochs=0)
+    after = {space.name: space.size for space in ChannelSpaces.of(result.graph).free}
+    assert after[last] < before[last] and sum(after.values()) - after[last] > sum(before.values()) - before[last]
+    size, limit = cost(result.graph), cost(graph)
+    assert size.params <= limit.params and size.flops <= limit.flops
+
+
+def test_half_of_the_flops_are_left(trained: Graph) -> None:
+    result = gngraph.shrink(trained, problem(), to=0.5, epochs=1)
+    assert 0.35 * cost(trained).flops < cost(result.graph).flops <= 0.5 * cost(trained).flops
+    removed = [kind for entry in result.history[0]["morphisms"].values() for kind in entry]
+    assert set(removed) <= {"merge", "prune", "new"} and "merge" in removed
+
+
+@pytest.mark.parametrize(("job", "share"), [("extend", 0.0), ("shrink", 1.0), ("shrink", -0.5)])
+def test_a_share_out_of_range_is_refused(trained: Graph, job: str, share: float) -> None:
+    with pytest.raises(BudgetError, match=f"{job} takes a share between 0 and .*, not '{share:g}'"):
+        rework(job, trained, problem(), share=share)
+
+
+def test_a_network_that_cannot_be_shrunk_so_far_says_why(trained: Graph) -> None:
+    with pytest.raises(BudgetError, match="only bring it down to"):
+        gngraph.shrink(trained, problem(), to=0.001, epochs=0)
