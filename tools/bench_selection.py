@@ -11,7 +11,6 @@ report split; `GB` is what the process had needed before the selection.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,8 +109,9 @@ def plain(scores: Scores, model: CostModel, budget: Budget | None, count: int) -
 
 
 def peak() -> float:
-    """Largest resident set of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Largest resident set of this process so far, in GB; `getrusage` would count that of the process it was started by."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e9
 
 
 @dataclass(frozen=True)
