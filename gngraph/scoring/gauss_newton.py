@@ -143,7 +143,8 @@ class GaussNewton:
         epochs: passes over the learn split.
         rate, decay, start, trust: see `LearnOptions`.
         looks: how many candidates' actual change is looked at, those with the greatest predicted second-order change: a
-            forward pass over 512 judge samples each. Their predictions become about as good as those of small changes.
+            forward pass over 512 judge samples each, which takes as long as training on about 200. Their predictions become
+            about as good as those of small changes.
         new: new channels proposed for each layer that writes a space, learned in the first epoch alone.
         kinds: kinds of morphism to score, of `PROPOSERS`; capacity is known where "prune" is among them.
 
