@@ -49,7 +49,8 @@ DEFAULTS: Mapping[str, str] = {
     "search": "family,uniform,pyramid,soft-pyramid,gngraph,paper,joint-no-fill,random-split,net2net,firefly,gradmax,tiny,fresh",
     "extend": "same,larger,gngraph,exact,random-split,net2net,fresh",
     "reshape": "same,gngraph,exact,immediate,towards-uniform",
-    "shrink": "same,smaller,narrower,gngraph,gn-prune,gn-merge,gn-prune-rebuilt,tp-magnitude,tp-taylor",
+    "shrink": "same,smaller,narrower,gngraph,gn-prune,gn-merge,gn-prune-rebuilt,"
+    "tp-magnitude,tp-taylor,tp-magnitude-uniform,tp-taylor-uniform",
 }
 REPEATS = ("scratch", "equal")
 

@@ -113,8 +113,12 @@ def gauss_newton(kind: str, rebuilt: bool, run: Run) -> Graph:
     return _tuned(run, graph, made)
 
 
-def torch_pruning(importance: str, run: Run) -> Graph:
-    """Removals that Torch-Pruning chooses over all layers together, by one of its importances.
+def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
+    """Removals that Torch-Pruning chooses by one of its importances.
+
+    Args:
+        importance: "magnitude" or "taylor".
+        everywhere: over all layers together; else every layer loses the same share of its channels.
 
     Raises:
         BudgetError: it does not reach the budget.
@@ -135,7 +139,7 @@ def torch_pruning(importance: str, run: Run) -> Graph:
         module,
         torch.zeros(2, *shape, device=run.problem.device),
         importance=measures[importance](),
-        global_pruning=True,
+        global_pruning=everywhere,
         pruning_ratio=0.95,
         max_pruning_ratio=0.95,
         iterative_steps=PRUNING_STEPS,
@@ -204,8 +208,10 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
         "gn-merge": partial(gauss_newton, "merge", False),
         "gn-prune-rebuilt": partial(gauss_newton, "prune", True),
         "gn-merge-rebuilt": partial(gauss_newton, "merge", True),
-        "tp-magnitude": partial(torch_pruning, "magnitude"),
-        "tp-taylor": partial(torch_pruning, "taylor"),
+        "tp-magnitude": partial(torch_pruning, "magnitude", True),
+        "tp-taylor": partial(torch_pruning, "taylor", True),
+        "tp-magnitude-uniform": partial(torch_pruning, "magnitude", False),
+        "tp-taylor-uniform": partial(torch_pruning, "taylor", False),
         "narrower": partial(to_shape, "pyramid", _shrunken),
     },
 }

@@ -74,7 +74,8 @@ def select(
     through within the budget, so no removal stays that nothing was bought for.
 
     A channel is named by at most one candidate, a space keeps at least one of its channels, no merge rebuilds a channel from
-    one that is removed, and a layer is inserted only where no width changes.
+    one that is removed, and a layer is inserted only where no width changes and no other layer is inserted: behind a block
+    that adds something a value may be negative, and then a layer with a ReLU would not preserve it.
 
     Raises:
         PassError: the rule is unknown.
@@ -239,6 +240,7 @@ class _Conflicts:
             excluded[self.insertions] |= self.within[:, space]
         for within in self.within[self.insertions == index]:
             excluded |= (self.space >= 0) & within[self.space]
+            excluded[self.insertions] |= (self.within & within).any(1)
         return excluded
 
 

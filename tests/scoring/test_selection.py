@@ -178,6 +178,19 @@ def test_an_insertion_keeps_its_cost_and_the_widths_that_it_was_learned_at(graph
     assert fill(model, chosen.widths, ("2",), budget, chosen.cost) == []
 
 
+def test_layers_are_not_inserted_into_one_space_twice(graph: Graph, model: CostModel) -> None:
+    """A residual block at the ReLU makes negative what the layer behind it must find to be positive."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2)
+    )
+    own = from_torch(net, torch.zeros(2, 1, 8, 8))
+    relu, pool = (next(n.name for n in own.nodes.values() if n.op.startswith(op)) for op in ("relu", "max_pool"))
+    morphisms: list[Morphism] = [InsertLayer(relu, "residual"), InsertLayer(pool, "layer")]
+    scores = scores_of(torch.full((30, 2), -1.0), torch.zeros(1, 30, 2), morphisms, Cost(20, 0))
+    chosen = select(scores, CostModel(own, ChannelSpaces.of(own)), kinds=("insert",))
+    assert len(chosen.chosen) == 1
+
+
 def test_new_channels_of_a_space_do_not_exclude_each_other(model: CostModel) -> None:
     scores = scores_of(torch.full((30, 3), -0.1), torch.zeros(1, 30, 3), [NewChannel("0")] * 3)
     assert select(scores, model, kinds=("new",)).widths["0"] == 9
