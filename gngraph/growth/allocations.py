@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.cost import Budget, Cost, CostModel
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism, NewChannel, SplitChannel
@@ -105,7 +105,8 @@ class Capacity:
         return _widened(room, allocated(room.model, room.widths, self._worths(room, names), room.target, room.cost))
 
     def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
-        return worths(room.capacity, room.model.widths, names)
+        writers = {name: max(1, len(room.spaces[name].nodes(Role.PRODUCE))) for name in names}
+        return worths(room.capacity, room.model.widths, writers)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 The loss that a finite width costs is modelled as the sum over spaces of w / n, with n the width of the space and w its worth. The
 marginal value of a channel is then w / n^2, which a removal measures: w = n^2 times the loss when a channel is removed and
-rebuilt from the others. With equal worths the best widths under a budget of parameters are nearly uniform, and under a budget of
+rebuilt from the others. Where every layer is worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of
 FLOPs a pyramid that widens as the resolution falls; what was measured moves them from there.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from gngraph.analysis.cost import Budget, Cost, CostModel
 
@@ -22,21 +22,27 @@ TRUST = 0.5
 Around a sensible design the loss is flat, so noise of a measurement must not lead far from there; widths that followed it
 wholly lost up to 2 points of accuracy on a VGG-11."""
 
-FLOOR = 0.05
-"""Least worth of a space as a share of the mean: what says that a space is worth nothing was measured on a network as it is."""
+FLOOR = 0.01
+"""Least that is measured, as a share of the mean: that a space is worth nothing holds for the network as it is."""
 
 
-def worths(capacity: Mapping[str, float], widths: Mapping[str, int], names: Collection[str]) -> dict[str, float]:
-    """What the width of each space is worth: n^2 times the loss when one of its n channels is removed, on average 1.
+def worths(capacity: Mapping[str, float], widths: Mapping[str, int], writers: Mapping[str, int]) -> dict[str, float]:
+    """What the width of each space is worth, on average about 1 for each layer that writes it.
 
-    What was measured is taken to the power `TRUST`. Where nothing is known of a space its worth is 1, and it is never below
-    `FLOOR`.
+    Measured is n^2 times the loss when one of the n channels is removed, for each writer, in units of its mean, to the power
+    `TRUST`; where nothing is known it is 1, and never below `FLOOR`. A residual stream is written by many layers, and
+    costs as much more: with that its best width is that of the layers inside the blocks, as people build them.
+
+    Args:
+        capacity: space -> loss when one of its channels is removed.
+        widths: space -> n.
+        writers: space -> layers that write it, for the spaces whose worth is asked.
     """
-    known = {name: (max(0.0, capacity[name]) * widths[name] ** 2) ** TRUST for name in names if name in capacity}
+    known = {s: max(0.0, capacity[s]) * widths[s] ** 2 / count for s, count in writers.items() if s in capacity}
     mean = sum(known.values()) / max(1, len(known))
     if mean <= 0:
-        return dict.fromkeys(names, 1.0)
-    return {name: max(FLOOR, known.get(name, mean) / mean) for name in names}
+        return {name: float(count) for name, count in writers.items()}
+    return {name: count * max(FLOOR, known.get(name, mean) / mean) ** TRUST for name, count in writers.items()}
 
 
 def allocated(

@@ -267,10 +267,12 @@ def test_allocated_widths_are_the_best_of_all_that_fit(graph: Graph, model: Cost
 
 
 def test_worths_are_relative_and_never_nothing() -> None:
-    widths = {"a": 2, "b": 4, "c": 8}
-    found = worths({"a": 0.5, "b": 0.0}, widths, list(widths))
-    assert found == {"a": 2.0, "b": FLOOR, "c": 1.0}  # sqrt(0.5 * 2^2) and 0: their mean stands for c
-    assert set(worths({}, widths, list(widths)).values()) == {1.0}
+    widths, one = {"a": 2, "b": 4, "c": 8}, dict.fromkeys("abc", 1)
+    found = worths({"a": 2.0, "b": 0.0}, widths, one)  # 2 * 2^2 and 0: their mean stands for c
+    assert found == pytest.approx({"a": 2**0.5, "b": FLOOR**0.5, "c": 1.0})
+    assert set(worths({}, widths, one).values()) == {1.0}
+    stream = worths({"a": 2.0, "b": 2.0}, {"a": 2, "b": 4}, {"a": 1, "b": 4})  # the same for each layer that writes it
+    assert stream == pytest.approx({"a": 1.0, "b": 4.0})
 
 
 def test_more_worth_gets_more_width(model: CostModel) -> None:
