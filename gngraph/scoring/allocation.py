@@ -1,9 +1,9 @@
 """Allocation: how wide every channel space is to be under a budget, by what its width is worth.
 
 The loss that a finite width costs is modelled as the sum over spaces of w / n, with n the width of the space and w its worth. The
-marginal value of a channel is then w / n^2, which a removal measures: w = n^2 times the loss when a channel is removed and
-rebuilt from the others. Where every layer is worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of
-FLOPs a pyramid that widens as the resolution falls; what was measured moves them from there.
+marginal value of a channel is then w / n^2, which a removal measures: w = n^2 times the loss when a channel is removed and rebuilt
+from the others. Where every layer is worth the same the best widths under a budget of parameters are nearly uniform, and under a
+budget of FLOPs a pyramid that widens as the resolution falls; what was measured moves them from there.
 """
 
 from __future__ import annotations
