@@ -296,11 +296,11 @@ def extend(
     observer: Observer | None = None,
     train: TrainOptions | None = None,
 ) -> GrowthResult:
-    """Make a trained network larger by a share of its parameters, which changes nothing or lowers the loss, and train it on.
+    """Make a trained network larger, which changes nothing or lowers the loss, and train it on.
 
     Args:
         network, data, out: see `grow`.
-        by: parameters added, as a share of those that it has.
+        by: parameters and FLOPs that may be added, as a share of what it has.
         epochs, observer, train: see `gngraph.growth.jobs.rework`, which says what is raised.
     """
     return _reworked("extend", network, data, out, share=by, epochs=epochs, observer=observer, train=train)

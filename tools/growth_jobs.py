@@ -64,7 +64,8 @@ def smaller(run: Run) -> Graph:
 
 
 def _extended(run: Run, graph: Graph) -> Budget:
-    return Budget(int(cost(graph).params * (1 + run.settings.extension)))
+    size, factor = cost(graph), 1 + run.settings.extension
+    return Budget(int(size.params * factor), int(size.flops * factor))
 
 
 def _unchanged(run: Run, graph: Graph) -> Budget:

@@ -51,7 +51,7 @@ class Settings:
         final: of a growth run, see `FINALS`. Networks trained from scratch follow one cosine.
         design: which plain design the trained network is, and the seed of a search.
         start: cost of the seed of a search as a share of the budget.
-        extension: what "extend" adds to the parameters, as a share.
+        extension: what "extend" adds to parameters and FLOPs, as a share.
         shrinkage: FLOPs that "shrink" leaves, as a share.
         optimizer, lr, weight_decay, batch_size: see `TrainOptions`.
         samples: of each of the splits that analyses use.

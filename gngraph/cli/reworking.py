@@ -35,7 +35,7 @@ def _options(command: F) -> F:
 
 
 @click.command(short_help="Make a trained network larger.")
-@click.option("--by", type=float, default=0.5, show_default=True, help="Parameters to add, as a share of those it has.")
+@click.option("--by", type=float, default=0.5, show_default=True, help="Parameters and FLOPs to add, as a share.")
 @_options
 def extend(by: float, **options: Any) -> None:
     """Make MODEL, a trained network, larger without losing what it does, and train it on.

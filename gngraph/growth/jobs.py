@@ -34,11 +34,13 @@ class Job:
 
 
 JOBS: Mapping[str, Job] = {
-    "extend": Job(lambda size, by: Budget(int(size.params * (1 + by))), 0.5, 0.0, 100.0, KINDS),
+    "extend": Job(
+        lambda size, by: Budget(int(size.params * (1 + by)), int(size.flops * (1 + by))), 0.5, 0.0, 100.0, KINDS
+    ),
     "reshape": Job(lambda size, _: Budget(size.params, size.flops), None, 0.0, 1.0, KINDS),
     "shrink": Job(lambda size, to: Budget(max_flops=int(size.flops * to)), 0.5, 0.0, 1.0, ("prune", "merge")),
 }
-"""Jobs by name: "extend" adds a share of the parameters, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs."""
+"""Jobs by name: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs."""
 
 
 def strategy(job: str) -> GaussNewtonGrowth:
@@ -60,7 +62,7 @@ def rework(
     Args:
         job: a name of `JOBS`.
         graph: the network, trained.
-        share: what an extension adds to the parameters, or what of the FLOPs a shrunken network keeps.
+        share: what an extension adds to parameters and FLOPs, or what of the FLOPs a shrunken network keeps.
         epochs: of training after the rewrite.
         options: `out`, `observer` and `train` of `grow`.
 
