@@ -16,7 +16,7 @@ from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.rewrite.surgery import Rewritten
-from gngraph.scoring.gauss_newton import Moments
+from gngraph.scoring.gauss_newton import MODEL_ERROR, Moments
 
 SIGMAS = 2.0
 """Standard errors on either side of a predicted change that its interval covers."""
@@ -90,7 +90,9 @@ def apply(graph: Graph, spaces: ChannelSpaces, chosen: Plan, budget: Budget, gen
 
 
 def standard_error(moments: Moments, chosen: Sequence[int]) -> float:
-    """Standard error, over the samples, of the joint change that is predicted for a set of candidates."""
+    """Standard error of the joint change that is predicted for a set of candidates: of the samples, and of the model."""
     index = list(chosen)
-    changes: torch.Tensor = predicted_change(moments.s[:, index].sum(1), moments.q[:, :, index].sum(2))
-    return float(changes.std()) / math.sqrt(len(changes))
+    first = moments.s[:, index].sum(1)
+    changes: torch.Tensor = predicted_change(first, moments.q[:, :, index].sum(2))
+    of_samples = float(changes.std()) / math.sqrt(len(changes))
+    return math.hypot(of_samples, MODEL_ERROR * float((changes - first).mean()))
