@@ -23,7 +23,7 @@ from gngraph.data import batches
 from gngraph.errors import BudgetError
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.jobs import strategy
-from gngraph.growth.strategy import GaussNewtonGrowth, Strategy
+from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Strategy
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.scoring.gauss_newton import GaussNewton
@@ -190,8 +190,9 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
         "larger": larger,
         **_by_strategies(tuple(STRATEGIES), _extended),
         "gngraph": partial(rewritten, _own("extend"), _extended),
-        "new": partial(rewritten, _own("extend", "new", "prune", "merge"), _extended),
-        "exact": partial(rewritten, _own("extend", "prune", "merge"), _extended),
+        "new": partial(rewritten, _own("extend", "new", "merge"), _extended),
+        "exact": partial(rewritten, _own("extend", "merge"), _extended),
+        "reshaping": partial(rewritten, _own("extend", *KINDS), _extended),
     },
     "reshape": {
         "same": same,
