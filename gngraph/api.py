@@ -244,6 +244,7 @@ def grow(
     curvature: str = "mc",
     kinds: tuple[str, ...] = ("split", "prune", "merge"),
     selection: str = "joint",
+    allocation: str = "capacity",
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
@@ -255,7 +256,8 @@ def grow(
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
-        rounds, epochs, final_epochs, final, curvature, kinds, selection, observer, train: see `gngraph.growth.loop.grow`.
+        rounds, epochs, final_epochs, final, curvature, kinds, selection, allocation, observer, train: see
+            `gngraph.growth.loop.grow`.
         out: a folder for the network in every format, the history and its pictures.
 
     Raises:
@@ -279,6 +281,7 @@ def grow(
         curvature=curvature,
         kinds=kinds,
         selection=selection,
+        allocation=allocation,
         out=folder,
         observer=observer,
         train=train,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gngraph.analysis.cost import Budget
+from gngraph.growth.lookahead import Lookahead
 from gngraph.growth.step import Plan
 from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unselected
 from gngraph.ir import Graph
@@ -33,6 +34,7 @@ class FirstOrder:
     """
 
     analysis: GaussNewton = field(default_factory=lambda: GaussNewton(kinds=("split-firefly",)))
+    allocation: str = _UNIFORM.allocation
 
     def learned(self, situation: Situation) -> Selection:
         """The best by their first-order change on the judge split, each channel once."""
@@ -60,6 +62,7 @@ class PlacedUniformly:
     """Fresh channels are placed in the narrowest spaces; each starts as the next that the analysis proposes for its space."""
 
     analysis: GaussNewton
+    allocation: str = _UNIFORM.allocation
 
     def learned(self, situation: Situation) -> Selection:
         """For each space as many candidates as it gets channels, in the order in which they are proposed."""
@@ -121,16 +124,17 @@ def plain(design: str, run: Run) -> Graph:
     return run.scratch(run.design(design))
 
 
-def grown(strategy: str, run: Run) -> Graph:
+def grown(strategy: Strategy | Lookahead, run: Run) -> Graph:
     """A small seed, grown in rounds to the budget and trained on, for as many epochs as a plain design."""
     settings, budget = run.settings, run.budget
     small = Budget(*(side and max(1, int(side * settings.start)) for side in (budget.max_params, budget.max_flops)))
     seed = run.design(settings.design, small)
     rest = settings.epochs - settings.rounds * settings.round_epochs
-    return run.grow(STRATEGIES[strategy], seed, budget, settings.rounds, settings.round_epochs, rest).graph
+    return run.grow(strategy, seed, budget, settings.rounds, settings.round_epochs, rest).graph
 
 
 SEARCH: Mapping[str, Method] = {
     **{name: partial(plain, name) for name in DESIGNS},
-    **{name: partial(grown, name) for name in STRATEGIES},
+    **{name: partial(grown, strategy) for name, strategy in STRATEGIES.items()},
+    "gngraph-lookahead": partial(grown, Lookahead()),
 }

@@ -19,6 +19,7 @@ from gngraph.analysis.manager import Problem
 from gngraph.convert.archive import load, save
 from gngraph.growth.batchnorm import BATCHES, reestimate
 from gngraph.growth.evaluation import evaluate
+from gngraph.growth.lookahead import Lookahead
 from gngraph.growth.loop import GrowthResult, grow_by
 from gngraph.growth.observer import Unobserved
 from gngraph.growth.options import Final, Stretch, TrainOptions
@@ -32,7 +33,7 @@ from tools.growth_designs import budget_text, designed, widths_of
 STEP = 3
 """Forward passes that a step of training costs: one forward, two backward."""
 
-SEARCH = ("analyse", "select", "rewrite", "measure")
+SEARCH = ("analyse", "lookahead", "select", "rewrite", "measure")
 """Stages of a growth round that are search."""
 
 
@@ -214,10 +215,10 @@ class Run:
         return graph
 
     def grow(
-        self, strategy: Strategy, graph: Graph, budget: Budget, rounds: int, epochs: int, final_epochs: int
+        self, strategy: Strategy | Lookahead, graph: Graph, budget: Budget, rounds: int, epochs: int, final_epochs: int
     ) -> GrowthResult:
         """A growth run to a budget; what a strategy without an analysis does not need is not charged to it."""
-        charged = SEARCH if strategy.analysis else ("select", "rewrite")
+        charged = SEARCH if strategy.analysis else ("lookahead", "select", "rewrite")
         stages = _Stages(charged)
         result = grow_by(
             strategy,
@@ -234,7 +235,7 @@ class Run:
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
         for record in result.history:
             before, count = record["trained"]["flops"], len(record["epochs"])
-            self.meter.epochs += count
+            self.meter.epochs += count + record.get("lookahead", {"epochs": 0})["epochs"]
             self.meter.training += STEP * before * len(self.problem.train) * count
             self.meter.training += seen * (before + (record["flops"] if record["kind"] == "round" else 0))
             seconds = record["seconds"]

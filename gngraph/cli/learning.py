@@ -126,6 +126,13 @@ def score(
 @curvature_option
 @kinds_option("split,prune,merge")
 @click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
+@click.option("--allocation",
+              type=click.Choice(["capacity", "none", "equal-worths", "uniform", "proportional", "random-twins", "near-copies",
+                                 "lookahead"]),
+              default="capacity", show_default=True,
+              help="How wide the layers are to be: by what channels are measured to be worth (capacity) or another rule, or by "
+              "the rule that trains best in a short trial at the full budget (lookahead), which costs up to 8 more "
+              "epochs.")  # fmt: skip
 @run_options
 def grow(
     model: str,
@@ -141,6 +148,7 @@ def grow(
     curvature: str,
     kinds: tuple[str, ...],
     selection: str,
+    allocation: str,
     output: Path,
     force: bool,
 ) -> None:
@@ -174,6 +182,7 @@ def grow(
             curvature=curvature,
             kinds=kinds,
             selection=selection,
+            allocation=allocation,
             out=output,
             observer=progress,
             train=options,

@@ -48,6 +48,8 @@ def describe_round(record: Record) -> str:
         if record["refused"]:
             parts.append(f"refused ({record['refused']}), exact new channels instead")
         parts.append(_changes(record["morphisms"]))
+        if "lookahead" in record:
+            parts.append(_looked_ahead(record["allocation"], record["lookahead"]))
     parts.append(percent("test accuracy ", record["accuracy"]) or f"test loss {record['loss']:.4f}")
     parts.append(f"{sum(record['seconds'].values()):.1f} s")
     title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
@@ -61,6 +63,15 @@ def _size(record: Record) -> str:
         if limit is not None:
             sides.append(f"{record[key]:,} of {limit:,} {unit} ({100 * record[key] / limit:.0f} %)")
     return ", ".join(sides)
+
+
+def _looked_ahead(allocation: str, found: Record) -> str:
+    """The rule that a lookahead chose, among how many, and what that took.
+
+    >>> _looked_ahead("uniform", {"losses": {"capacity": [1.5], "uniform": [1.25]}, "epochs": 2})
+    "widths by 'uniform', the best of 2 allocations after 2 epochs of lookahead"
+    """
+    return f"widths by '{allocation}', the best of {len(found['losses'])} allocations after {found['epochs']} epochs of lookahead"
 
 
 def _changes(morphisms: dict[str, Record]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -110,6 +110,14 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class EqualWorths(Capacity):
+    """The widths that are best where the width of every layer is worth the same, whatever was measured."""
+
+    def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
+        return super()._worths(replace(room, capacity={}), names)
+
+
+@dataclass(frozen=True)
 class Proportions:
     """New channels, each for the space that is narrowest in units of a shape among those in which one fits."""
 
@@ -184,10 +192,11 @@ class RandomTwins:
 ALLOCATIONS: Mapping[str, Allocation] = {
     "capacity": Capacity(),
     "none": Nothing(),
+    "equal-worths": EqualWorths(),
     "uniform": Proportions(lambda width: 1.0),
     "proportional": Proportions(float),
     "random-twins": RandomTwins(1.0),
     "near-copies": RandomTwins(0.01),
 }
-"""Rules by name; "uniform" aims at equal widths, "proportional" at those that the network has;
+"""Rules by name; "equal-worths" looks at costs alone, "uniform" aims at equal widths, "proportional" at those that the network has;
 "random-twins" and "near-copies" are what other methods do, for comparison."""

@@ -19,6 +19,7 @@ from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
+from gngraph.growth.lookahead import LOOKAHEAD, Lookahead, decided_by
 from gngraph.growth.observer import Observer, Unobserved
 from gngraph.growth.optimizer_state import OptimizerState, carry_state
 from gngraph.growth.options import FINALS, Final, Schedule, Stretch, TrainOptions
@@ -27,15 +28,16 @@ from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import require_room, round_budgets
 from gngraph.growth.seeding import mixed
 from gngraph.growth.step import Change, Plan, Step, apply, standard_error
-from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unscored, unselected
+from gngraph.growth.strategy import KINDS, Situation, Strategy, unscored, unselected
 from gngraph.growth.training import EpochRecord, Trainer
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import Selection
 
-STAGES = ("train", "batchnorm", "evaluate", "analyse", "select", "rewrite", "measure")
+STAGES = ("train", "batchnorm", "evaluate", "analyse", LOOKAHEAD, "select", "rewrite", "measure")
 """Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data) follow both the
-training and the rewrite, and "rewrite" and "measure" come again when the learned morphisms are refused."""
+training and the rewrite, "rewrite" and "measure" come again when the learned morphisms are refused, and "lookahead" comes in the
+first round alone, where it is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ def grow(
     curvature: str = "mc",
     kinds: tuple[str, ...] = KINDS,
     selection: str = "joint",
+    allocation: str = "capacity",
     out: Path | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
@@ -92,6 +95,8 @@ def grow(
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
+        allocation: how wide the spaces are to be: a name of `ALLOCATIONS`, or "lookahead", which trains a few of those rules
+            for up to 8 epochs of the largest network, all together, before the first rewrite; see `Lookahead`.
         out: folder for `seed.gng`, and `history.jsonl` and `model.gng` after every round; None: nothing is written.
         observer: told what goes on.
         train: optimiser, rate and batch size.
@@ -99,10 +104,10 @@ def grow(
     Raises:
         BudgetError: the budget is missing or below the seed's size.
         TrainingError: the loss became non-finite; what `out` holds is that of the last finished round.
-        PassError: no channel space is free.
+        PassError: no channel space is free, or there is no such allocation.
         GnGraphError: the loss does not fit what the network returns.
     """
-    strategy = GaussNewtonGrowth(GaussNewton(curvature, kinds=kinds), selection)
+    strategy = decided_by(allocation, GaussNewton(curvature, kinds=kinds), selection)
     require_room(cost(graph), Budget(max_params, max_flops))
     return grow_by(
         strategy,
@@ -120,7 +125,7 @@ def grow(
 
 
 def grow_by(
-    strategy: Strategy,
+    strategy: Strategy | Lookahead,
     graph: Graph,
     problem: Problem,
     *,
@@ -133,7 +138,10 @@ def grow_by(
     observer: Observer | None = None,
     train: TrainOptions | None = None,
 ) -> GrowthResult:
-    """Grow `graph` by a strategy of one's own, or shrink it where it is above the budget; all else is as in `grow`."""
+    """Grow `graph` by a strategy of one's own, or shrink it where it is above the budget; all else is as in `grow`.
+
+    A lookahead finds its strategy in the first round, and can only grow.
+    """
     if final not in FINALS:
         raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
     targets = round_budgets(cost(graph), budget, rounds)
@@ -150,7 +158,7 @@ def grow_by(
 class _Run:
     def __init__(
         self,
-        strategy: Strategy,
+        strategy: Strategy | Lookahead,
         graph: Graph,
         problem: Problem,
         budget: Budget,
@@ -183,22 +191,24 @@ class _Run:
         record: Record = {"kind": "round", "round": number, "rounds": rounds}
         graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
         situation = self._situation(graph, target)
+        strategy = self._settled(situation, record)
         with self._stage("select"):
-            selection = self.strategy.learned(situation)
-            wish = self.strategy.plan(situation, selection)
+            selection = strategy.learned(situation)
+            wish = strategy.plan(situation, selection)
         step = self._apply(graph, situation.spaces, wish)
         scores = situation.scores
         judged, reported = self._measure(graph, step, scores, selection)
         refused, applied, after = None, step, reported.after
         if wish.learned and judged.broken and target.allows(situation.model.of(situation.model.widths)):
             refused = f"the judge loss changed by {judged.actual:+.4g} where {judged.predicted:+.4g} was predicted"
-            unlearned = self.strategy.plan(situation, unselected(situation))
+            unlearned = strategy.plan(situation, unselected(situation))
             applied = self._apply(graph, situation.spaces, unlearned)
             after = self._loss(applied.rewritten.graph, self.problem.splits.report)
         self.state = carry_state(self.state, applied.rewritten.gathers)
         self.graph = self._reestimated(applied.rewritten.graph)
         self.lineage.follow(applied.rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
         record |= {
+            "allocation": strategy.allocation,
             "morphisms": morphism_entries(applied.morphisms),
             "predicted": reported.predicted,
             "predicted_error": reported.error,
@@ -224,6 +234,15 @@ class _Run:
         spaces = self.analyses.get(ChannelSpaces, graph)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
         return Situation(graph, self.analyses, spaces, CostModel(graph, spaces), scores, target, self.budget, generator)
+
+    def _settled(self, situation: Situation, record: Record) -> Strategy:
+        """The strategy; a lookahead finds it in the first round, and it stays."""
+        if isinstance(self.strategy, Lookahead):
+            with self._stage(LOOKAHEAD):
+                found = self.strategy.choose(situation, self.state, self.options, self.epochs_done)
+            record[LOOKAHEAD] = found.record()
+            self.strategy = found.strategy
+        return self.strategy
 
     def restart(self) -> None:
         """New initial weights, and an optimiser that remembers nothing."""
@@ -298,7 +317,7 @@ class _Run:
     def _close(self, record: Record) -> None:
         record |= self._standing(self.graph)
         record["budget"] = _sides(self.budget)
-        record["seconds"] = {stage: round(self.seconds[stage], 4) for stage in STAGES if stage in self.seconds}
+        record["seconds"] = {stage: round(self.seconds.get(stage, 0.0), 4) for stage in STAGES}
         self.history.append(record)
         if self.folder is not None:
             self.folder.append(record, self.graph, self.history, self.lineage.sources())

@@ -54,6 +54,11 @@ class Strategy(Protocol):
         """What is to be known of the candidates; None: there are none."""
         ...
 
+    @property
+    def allocation(self) -> str:
+        """Name of the rule, one of `ALLOCATIONS`, for the rest of the budget."""
+        ...
+
     def learned(self, situation: Situation) -> Selection:
         """The learned morphisms, among the candidates."""
         ...
