@@ -17,6 +17,7 @@ from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
+from gngraph.growth.capacity import CapacityRecord
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.lookahead import LOOKAHEAD, Lookahead, decided_by
@@ -179,6 +180,7 @@ class _Run:
         self.trainer = Trainer(problem, options)
         self.state = OptimizerState({})
         self.lineage = Lineage(self.analyses.get(ChannelSpaces, graph))
+        self.capacity = CapacityRecord()
         self.history: list[Record] = []
         self.epochs_done = 0
         self.number = 0
@@ -233,7 +235,9 @@ class _Run:
             scores = self.analyses.get(analysis, graph) if analysis else unscored()
         spaces = self.analyses.get(ChannelSpaces, graph)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
-        return Situation(graph, self.analyses, spaces, CostModel(graph, spaces), scores, target, self.budget, generator)
+        model = CostModel(graph, spaces)
+        capacity = self.capacity.seen(scores.capacity, model.widths)
+        return Situation(graph, self.analyses, spaces, model, scores, capacity, target, self.budget, generator)
 
     def _settled(self, situation: Situation, record: Record) -> Strategy:
         """The strategy; a lookahead finds it in the first round, and it stays."""

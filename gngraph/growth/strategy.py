@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +32,7 @@ class Situation:
         graph, spaces, model: the network, trained.
         analyses: of the run, for what a decision still needs to know.
         scores: what the strategy's analysis found; without any candidate where it has none.
+        capacity: space -> capacity value, over all rounds so far; see `CapacityRecord`.
         target: what the round may use.
         budget: what the whole run may use.
         generator: for whatever is random, on the CPU.
@@ -41,6 +43,7 @@ class Situation:
     spaces: ChannelSpaces
     model: CostModel
     scores: Scores
+    capacity: Mapping[str, float]
     target: Budget
     budget: Budget
     generator: torch.Generator
@@ -143,7 +146,7 @@ def _room(situation: Situation, selection: Selection, learned: tuple[Morphism, .
         selection.cost,
         situation.target,
         situation.budget,
-        situation.scores.capacity,
+        situation.capacity,
         {c.morphism.space for c in situation.scores.candidates if c.morphism.kind == "prune"},
         selection.held,
         {(m.space, getattr(m, "channel", -1)) for m in learned},

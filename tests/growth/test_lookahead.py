@@ -76,7 +76,7 @@ def situation_of(graph: Graph, factor: float, own: Problem) -> Situation:
     spaces = analyses.get(ChannelSpaces, graph)
     generator = torch.Generator().manual_seed(5)
     half, whole = Budget(int(size * factor / 2)), Budget(int(size * factor))
-    return Situation(graph, analyses, spaces, CostModel(graph, spaces), unscored(), half, whole, generator)
+    return Situation(graph, analyses, spaces, CostModel(graph, spaces), unscored(), {}, half, whole, generator)
 
 
 def looked(seed: Graph, strategy: Lookahead, factor: float = 6.0, out: Path | None = None) -> GrowthResult:

@@ -27,7 +27,7 @@ from gngraph.rewrite.morphism import (
 )
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring import selection
-from gngraph.scoring.allocation import FLOOR, allocated, worths
+from gngraph.scoring.allocation import FLOOR, TRUST, allocated, worths
 from gngraph.scoring.gauss_newton import Candidate, Moments, Scores
 from gngraph.scoring.selection import select
 
@@ -269,7 +269,7 @@ def test_allocated_widths_are_the_best_of_all_that_fit(graph: Graph, model: Cost
 def test_worths_are_relative_and_never_nothing() -> None:
     widths, one = {"a": 2, "b": 4, "c": 8}, dict.fromkeys("abc", 1)
     found = worths({"a": 2.0, "b": 0.0}, widths, one)  # 2 * 2^2 and 0: their mean stands for c
-    assert found == pytest.approx({"a": 2**0.5, "b": FLOOR**0.5, "c": 1.0})
+    assert found == pytest.approx({"a": 2**TRUST, "b": FLOOR**TRUST, "c": 1.0})
     assert set(worths({}, widths, one).values()) == {1.0}
     stream = worths({"a": 2.0, "b": 2.0}, {"a": 2, "b": 4}, {"a": 1, "b": 4})  # the same for each layer that writes it
     assert stream == pytest.approx({"a": 1.0, "b": 4.0})
