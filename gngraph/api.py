@@ -241,6 +241,7 @@ def grow(
     epochs: int = 3,
     final_epochs: int = 10,
     final: Final = "cycle",
+    perturb: float = 0.3,
     curvature: str = "mc",
     kinds: tuple[str, ...] = ("split", "prune", "merge"),
     selection: str = "joint",
@@ -256,7 +257,7 @@ def grow(
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
-        rounds, epochs, final_epochs, final, curvature, kinds, selection, allocation, observer, train: see
+        rounds, epochs, final_epochs, final, perturb, curvature, kinds, selection, allocation, observer, train: see
             `gngraph.growth.loop.grow`.
         out: a folder for the network in every format, the history and its pictures.
 
@@ -278,6 +279,7 @@ def grow(
         epochs=epochs,
         final_epochs=final_epochs,
         final=final,
+        perturb=perturb,
         curvature=curvature,
         kinds=kinds,
         selection=selection,

@@ -5,7 +5,7 @@ reshape: a trained network with its channels moved, at the same parameters and F
 All methods have the same data, order of samples, augmentation, optimiser, epochs and schedule, one cosine. Growth runs grow in
 the share --growing of the epochs. The test samples are for the report alone.
 
-gngraph's own ways and "fresh" come with two more rows: METHOD:scratch, the same architecture from scratch for the same
+gngraph's own ways come with two more rows: METHOD:scratch, the same architecture from scratch for the same
 epochs, and METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for. A finished run is a line
 of OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a
 step, and the convolutions and matrix products of an analysis as they come; decompositions of matrices are not counted.
@@ -36,7 +36,7 @@ from gngraph.analysis.cost import Budget, cost, parse_count
 from gngraph.analysis.manager import Problem
 from gngraph.data import ArrayDataset, CropFlip, Data, Download, from_arrays, load_data
 from gngraph.errors import GnGraphError
-from gngraph.growth.options import FINALS, Final
+from gngraph.growth.options import FINALS, PERTURB, Final
 from gngraph.ir import Graph
 from tools.growth_designs import DESIGNS, family
 from tools.growth_jobs import JOBS, REPEATED
@@ -205,6 +205,7 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--rounds", default=4, show_default=True)
 @click.option("--growing", default=0.4, show_default=True, help="share of the epochs before the last rewrite")
 @click.option("--final", type=click.Choice(list(FINALS)), default="cycle", show_default=True)
+@click.option("--perturb", default=PERTURB, show_default=True, help="share of new weights mixed in by growth runs")
 @click.option("--design", type=click.Choice(DESIGNS), default="family", show_default=True,
               help="of the seed of a search, and of the trained network in the other jobs")  # fmt: skip
 @click.option("--start", default=0.1, show_default=True, help="cost of the seed as a share of the budget")
@@ -221,15 +222,15 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
-    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, design: str, start: float,
-    extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int, samples: int,
-    seeds: int, device: str, threads: int, out: Path,
+    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float, design: str,
+    start: float,    extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int,
+    samples: int, seeds: int, device: str, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
     torch.set_num_threads(threads)
     settings = Settings(
-        job, network, data, size, train, epochs, tuning, rounds, growing, final, design, start, extension, shrinkage, optimizer,
-        lr, weight_decay, batch, samples,
+        job, network, data, size, train, epochs, tuning, rounds, growing, final, perturb, design, start, extension, shrinkage,
+        optimizer, lr, weight_decay, batch, samples,
     )  # fmt: skip
     if rounds < 1 or not 0 < start <= 1 or rounds * settings.round_epochs > epochs:
         raise click.UsageError(f"{rounds} rounds do not fit {epochs} epochs, or --start {start} is no share of 1")

@@ -49,6 +49,7 @@ class Settings:
         tuning: epochs after the rewrite in the other jobs.
         rounds: rewrites of a growth run.
         growing: share of the epochs that lie before the last rewrite.
+        perturb: of a growth run in "search": share of new initial weights mixed in after a rewrite.
         final: of a growth run, see `FINALS`. Networks trained from scratch follow one cosine.
         design: which plain design the trained network is, and the seed of a search.
         start: cost of the seed of a search as a share of the budget.
@@ -68,6 +69,7 @@ class Settings:
     rounds: int
     growing: float
     final: Final
+    perturb: float
     design: str
     start: float
     extension: float
@@ -229,6 +231,7 @@ class Run:
             epochs=epochs,
             final_epochs=final_epochs,
             final=self.settings.final,
+            perturb=self.settings.perturb,
             observer=stages,
             train=self.settings.options(),
         )

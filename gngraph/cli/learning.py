@@ -123,6 +123,9 @@ def score(
 @click.option("--final", type=click.Choice(["continue", "cycle", "retrain"]), default="cycle", show_default=True,
               help="One cosine of the learning rate over the whole run; a constant rate, then a cosine after the last "
               "rewrite; or the same with the grown architecture trained from new initial weights.")  # fmt: skip
+@click.option("--perturb", type=click.FloatRange(0, 1), default=0.3, show_default=True,
+              help="Share of new initial weights mixed in after every rewrite, without which a network that was trained while "
+              "it was small learns less; 0 keeps what a pretrained network knows.")  # fmt: skip
 @curvature_option
 @kinds_option("split,prune,merge")
 @click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
@@ -145,6 +148,7 @@ def grow(
     epochs: int,
     final_epochs: int,
     final: Final,
+    perturb: float,
     curvature: str,
     kinds: tuple[str, ...],
     selection: str,
@@ -179,6 +183,7 @@ def grow(
             epochs=epochs,
             final_epochs=final_epochs,
             final=final,
+            perturb=perturb,
             curvature=curvature,
             kinds=kinds,
             selection=selection,

@@ -23,7 +23,8 @@ from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entr
 from gngraph.growth.lookahead import LOOKAHEAD, Lookahead, decided_by
 from gngraph.growth.observer import Observer, Unobserved
 from gngraph.growth.optimizer_state import OptimizerState, carry_state
-from gngraph.growth.options import FINALS, Final, Schedule, Stretch, TrainOptions
+from gngraph.growth.options import FINALS, PERTURB, Final, Schedule, Stretch, TrainOptions
+from gngraph.growth.perturbation import perturbed
 from gngraph.growth.restart import restarted
 from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import require_room, round_budgets
@@ -68,6 +69,7 @@ def grow(
     epochs: int = 3,
     final_epochs: int = 10,
     final: Final = "cycle",
+    perturb: float = PERTURB,
     curvature: str = "mc",
     kinds: tuple[str, ...] = KINDS,
     selection: str = "joint",
@@ -94,6 +96,8 @@ def grow(
         epochs: training before each of them.
         final_epochs: training after the last.
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
+        perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
+            training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
         allocation: how wide the spaces are to be: a name of `ALLOCATIONS`, or "lookahead", which trains a few of those rules
@@ -119,6 +123,7 @@ def grow(
         epochs=epochs,
         final_epochs=final_epochs,
         final=final,
+        perturb=perturb,
         out=out,
         observer=observer,
         train=train,
@@ -135,6 +140,7 @@ def grow_by(
     epochs: int,
     final_epochs: int,
     final: Final = "cycle",
+    perturb: float = 0.0,
     out: Path | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
@@ -145,9 +151,11 @@ def grow_by(
     """
     if final not in FINALS:
         raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
+    if not 0 <= perturb <= 1:
+        raise TrainingError(f"'perturb' is a share between 0 and 1, not '{perturb:g}'")
     targets = round_budgets(cost(graph), budget, rounds)
     horizon = rounds * epochs + final_epochs if final == "continue" else None
-    run = _Run(strategy, graph, problem, budget, train or TrainOptions(), horizon, observer, out)
+    run = _Run(strategy, graph, problem, budget, train or TrainOptions(), horizon, perturb, observer, out)
     for number, target in enumerate(targets, 1):
         run.round(number, rounds, target, epochs)
     if final == "retrain":
@@ -165,6 +173,7 @@ class _Run:
         budget: Budget,
         options: TrainOptions,
         horizon: int | None,
+        perturb: float,
         observer: Observer | None,
         out: Path | None,
     ) -> None:
@@ -174,6 +183,7 @@ class _Run:
         self.budget = budget
         self.options = options
         self.horizon = horizon
+        self.share = perturb
         self.warm = False
         self.observer = observer or Unobserved()
         self.analyses = AnalysisManager(problem)
@@ -272,11 +282,14 @@ class _Run:
         def tell(epoch: EpochRecord) -> None:
             self.observer.epoch_finished(self.number, epoch)
 
+        share = self.share if self.warm and epochs else 0.0
         with self._stage("train"):
-            trained = self.trainer.train(self.graph, stretch, self.state, tell)
+            start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
+            trained = self.trainer.train(start, stretch, self.state, tell)
+        record["perturbed"] = share
         self.state = trained.state
         self.epochs_done += epochs
-        self.warm = True
+        self.warm = self.warm or epochs > 0
         # Running averages lag behind the weights; an analysis of a stale network would spend channels on repairing that.
         graph = self._reestimated(trained.graph)
         record["epochs"] = epoch_entries(trained.epochs)

@@ -28,6 +28,9 @@ FINALS: Mapping[Final, str] = {
 }
 """What the training after the last rewrite is, and what that means for the rate before it."""
 
+PERTURB = 0.3
+"""Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.growth.perturbation`."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:

@@ -1,0 +1,42 @@
+"""Shrink and perturb between the rounds of a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gngraph.analysis.cost import cost
+from gngraph.errors import TrainingError
+from gngraph.growth.loop import grow
+from gngraph.growth.perturbation import perturbed
+from gngraph.growth.restart import restarted
+from tests.growth.problems import problem, small_vgg
+
+
+def test_weights_move_towards_new_ones_and_scales_stay() -> None:
+    graph = small_vgg()
+    graph = graph.with_params({n: p.data + 0.1 for n, p in graph.params.items() if p.kind == "parameter"})
+    half, new = perturbed(graph, 0.5, 3), restarted(graph, 3)
+    for name, param in graph.params.items():
+        expected = (
+            (param.data + new.params[name].data) / 2
+            if param.kind == "parameter" and param.data.dim() > 1
+            else param.data
+        )
+        torch.testing.assert_close(half.params[name].data, expected)
+    assert perturbed(graph, 0.0, 3).params["head.weight"].data.equal(graph.params["head.weight"].data)
+
+
+def test_a_run_is_perturbed_before_training_goes_on_and_not_before_it_starts() -> None:
+    seed = small_vgg()
+    limit = 2 * cost(seed).params
+    result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=1, perturb=0.3)
+    assert [record["perturbed"] for record in result.history] == [0.0, 0.3, 0.3]
+    still = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=0, perturb=0.3)
+    assert [record["perturbed"] for record in still.history] == [
+        0.0,
+        0.3,
+        0.0,
+    ]  # nothing is lost that no training follows
+    with pytest.raises(TrainingError, match=r"'perturb' is a share between 0 and 1, not '1\.5'"):
+        grow(seed, problem(), max_params=limit, perturb=1.5)
