@@ -60,19 +60,19 @@ def test_front() -> None:
 def test_a_table_continues(tmp_path: Path) -> None:
     threads = str(torch.get_num_threads())
     arguments = [*WORDS.split(), "--budget", "4k", "--threads", threads, "--out", str(tmp_path)]
-    first = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "uniform,gngraph-exact"])
+    first = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "uniform,fresh"])
     assert first.exit_code == 0, first.output
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
-    assert [line["method"] for line in lines] == ["uniform", "gngraph-exact", "gngraph-exact:scratch", "gngraph-exact:equal"]
+    assert [line["method"] for line in lines] == ["uniform", "fresh", "fresh:scratch", "fresh:equal"]
     uniform, grown, scratch, equal = lines
     assert grown["widths"] == scratch["widths"] == equal["widths"] and grown["params"] <= 4000
     assert grown["training_flops"] < scratch["training_flops"] and grown["search_flops"] == 0 and grown["epochs"] == 2
     assert uniform["training_flops"] == 2 * 3 * uniform["flops"] * 120 + uniform["flops"] * 120
     text = (tmp_path / "runs.jsonl").read_text()
     (tmp_path / "runs.jsonl").write_text(text[: text.rindex('"widths"')])  # cut off within the last line
-    second = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "uniform,gngraph-exact"])
+    second = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "uniform,fresh"])
     assert second.exit_code == 0, second.output
-    assert "gngraph-exact:equal: accuracy" in second.output and "gngraph-exact: accuracy" not in second.output
+    assert "fresh:equal: accuracy" in second.output and "fresh: accuracy" not in second.output
     assert (tmp_path / "growth.png").stat().st_size > 0 and len((tmp_path / "growth.csv").read_text().splitlines()) == 5
     wrong = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "magic"])
     assert wrong.exit_code == 2 and "job 'search' has no method 'magic'" in wrong.output
@@ -81,8 +81,9 @@ def test_a_table_continues(tmp_path: Path) -> None:
 def run_of(job: str, folder: Path, budget: Budget) -> Run:
     settings = Settings(
         job=job, network="mlp", data="digits", size=0, train=0, epochs=1, tuning=1, rounds=1, growing=0.5,
-        final="cycle", perturb=0.5, design="uniform", start=0.5, extension=0.5, shrinkage=0.5, optimizer="sgd", lr=None,
-        weight_decay=5e-4, batch_size=64, samples=60,
+        final="cycle", perturb=0.5,
+        design="uniform", start=0.5, extension=0.5, shrinkage=0.5, optimizer="sgd", lr=None, weight_decay=5e-4,
+        batch_size=64, samples=60,
     )  # fmt: skip
     data = bench_growth.shrunken(load_data("digits"), 4, 200)
     assert data.input_shape == (1, 4, 4) and len(data.train) == 200

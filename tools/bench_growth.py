@@ -5,7 +5,7 @@ reshape: a trained network with its channels moved, at the same parameters and F
 All methods have the same data, order of samples, augmentation, optimiser, epochs and schedule, one cosine. Growth runs grow in
 the share --growing of the epochs. The test samples are for the report alone.
 
-gngraph's own ways come with two more rows: METHOD:scratch, the same architecture from scratch for the same
+gngraph's own ways and "fresh" come with two more rows: METHOD:scratch, the same architecture from scratch for the same
 epochs, and METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for. A finished run is a line
 of OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a
 step, and the convolutions and matrix products of an analysis as they come; decompositions of matrices are not counted.

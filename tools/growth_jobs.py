@@ -219,5 +219,5 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
 }
 """Job -> method by name."""
 
-REPEATED = {"search": frozenset({"gngraph", "gngraph-new", "gngraph-exact"}), "extend": frozenset({"gngraph"})}
+REPEATED = {"search": frozenset({"gngraph", "gngraph-new", "gngraph-exact", "fresh"}), "extend": frozenset({"gngraph"})}
 """Job -> methods whose networks are also trained from scratch: for as many epochs, and for as many as their compute pays for."""
