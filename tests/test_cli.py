@@ -109,7 +109,7 @@ def test_export_source_and_onnx(command: Commands) -> None:
 def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Commands) -> None:
     words = ("grow", "seed.gng", "--data", "bars.npz", "--max-params", "1.2k", "--rounds", 2, "--epochs", 1)
     said = command.ok(*words, "--final-epochs", 1, "-o", "run")
-    assert "round 2/2: " in said
+    assert "round 2/2: " in said and "30% new initial weights are mixed in" in said
     assert " of 1,200 parameters" in said
     assert {path.name for path in Path("run").iterdir()} >= {
         "seed.gng",

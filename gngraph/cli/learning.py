@@ -173,6 +173,11 @@ def grow(
     graph, problem = open_both(model, how, what)
     api.set_history_aside(output)
     click.echo(describe_setting(graph, problem))
+    if perturb:
+        click.echo(
+            f"after every rewrite {perturb:.0%} new initial weights are mixed in; to keep what a pretrained network knows: "
+            f"--perturb 0, or gngraph extend"
+        )
     with RunProgress(rounds, epochs, final_epochs) as progress:
         result = grow_graph(
             graph,
