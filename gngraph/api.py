@@ -301,7 +301,7 @@ def extend(
     observer: Observer | None = None,
     train: TrainOptions | None = None,
 ) -> GrowthResult:
-    """Make a trained network larger, which changes nothing or lowers the loss, and train it on.
+    """Make a trained network larger, by what keeps its function or is predicted to lower the loss, and train it on.
 
     Args:
         network, data, out: see `grow`.

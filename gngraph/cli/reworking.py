@@ -40,8 +40,8 @@ def _options(command: F) -> F:
 def extend(by: float, **options: Any) -> None:
     """Make MODEL, a trained network, larger without losing what it does, and train it on.
 
-    Where the new channels go, the worth of each layer's width decides; the loss right after the rewrite is not above the one
-    before. The folder then holds what `gngraph grow` writes.
+    Where the new channels go, the worth of each layer's width decides; what was learned is undone if the loss on samples that were
+    held back rises beyond what was predicted. The folder then holds what `gngraph grow` writes.
     """
     _rework("extend", by, **options)
 

@@ -60,7 +60,8 @@ def rework(
 
     Widths follow what they are worth (`gngraph.scoring.allocation`): where the network is too narrow for its budget it gets learned
     splits and exact new channels, where it is too wide it loses the channels that the loss misses least, which are rebuilt
-    from those that stay. A rewrite of which the loss rises more than was predicted is refused, as in `grow`.
+    from those that stay. A rewrite of which the loss rises more than was predicted is refused, as in `grow`, but for one that must
+    shrink the network.
 
     Cost: one analysis (see `GaussNewton`), and `epochs` epochs of training.
 
@@ -72,10 +73,12 @@ def rework(
         options: `out`, `observer` and `train` of `grow`.
 
     Raises:
-        BudgetError: the share is out of range, or channels that can be removed do not suffice.
+        BudgetError: the share is out of range or not asked for, or channels that can be removed do not suffice.
         TrainingError, PassError, GnGraphError: as `grow` does.
     """
     what = JOBS[job]
+    if what.share is None and share is not None:
+        raise BudgetError(f"{job} keeps parameters and FLOPs and takes no share, but '{share:g}' was given")
     given = what.share if share is None else share
     if given is not None and not what.least < given < what.most:
         raise BudgetError(f"{job} takes a share between {what.least:g} and {what.most:g}, not '{given:g}'")

@@ -12,8 +12,8 @@ from gngraph.zoo.spec import initialise_convolutions
 def restarted(graph: Graph, seed: int) -> Graph:
     """`graph` with new initial weights: He's for convolutions, for every other layer those of its own `reset_parameters`.
 
-    How a user initialised the network cannot be read from it. A parameter that belongs to no layer with
-    `reset_parameters` keeps its value. Torch's global random state is left as it was.
+    How a user initialised the network cannot be read from it. A parameter that belongs to no layer with `reset_parameters`, or
+    that training holds, keeps its value. Torch's global random state is left as it was.
     """
     module = to_torch(graph)
     with torch.random.fork_rng(devices=[]):
@@ -25,5 +25,9 @@ def restarted(graph: Graph, seed: int) -> Graph:
         initialise_convolutions(module)
     held = module.state_dict()
     return graph.with_params(
-        {name: held[name].detach().clone() for name, p in graph.params.items() if p.kind != "constant"}
+        {
+            name: held[name].detach().clone()
+            for name, p in graph.params.items()
+            if p.kind != "constant" and (p.kind != "parameter" or p.trainable)
+        }
     )

@@ -146,7 +146,7 @@ class GaussNewton:
             forward pass over 512 judge samples each, which takes as long as training on about 200. Their predictions become
             about as good as those of small changes.
         new: new channels proposed for each layer that writes a space, learned in the first epoch alone.
-        kinds: kinds of morphism to score, of `PROPOSERS`; capacity is known where "prune" is among them.
+        kinds: kinds of morphism to score, of `PROPOSERS`; capacity is known where "prune" or "merge" is among them.
 
     Raises:
         PassError: a kind is unknown, the problem has no data, or the graph has no free space or no place for the kinds.

@@ -61,6 +61,11 @@ def test_a_share_out_of_range_is_refused(trained: Graph, job: str, share: float)
         rework(job, trained, problem(), share=share)
 
 
+def test_a_reshaping_takes_no_share(trained: Graph) -> None:
+    with pytest.raises(BudgetError, match="reshape keeps parameters and FLOPs and takes no share"):
+        rework("reshape", trained, problem(), share=0.5)
+
+
 def test_a_network_that_cannot_be_shrunk_so_far_says_why(trained: Graph) -> None:
     with pytest.raises(BudgetError, match="only bring it down to"):
         gngraph.shrink(trained, problem(), to=0.001, epochs=0)

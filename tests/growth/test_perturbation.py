@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from gngraph.analysis.cost import cost
+from gngraph.convert.from_torch import from_torch
 from gngraph.errors import TrainingError
 from gngraph.growth.loop import grow
 from gngraph.growth.perturbation import perturbed
@@ -13,18 +15,25 @@ from gngraph.growth.restart import restarted
 from tests.growth.problems import problem, small_vgg
 
 
-def test_weights_move_towards_new_ones_and_scales_stay() -> None:
+def test_weights_move_towards_new_ones_of_their_own_size_and_scales_stay() -> None:
     graph = small_vgg()
-    graph = graph.with_params({n: p.data + 0.1 for n, p in graph.params.items() if p.kind == "parameter"})
+    graph = graph.with_params({n: 3 * p.data + 0.1 for n, p in graph.params.items() if p.kind == "parameter"})
     half, new = perturbed(graph, 0.5, 3), restarted(graph, 3)
     for name, param in graph.params.items():
-        expected = (
-            (param.data + new.params[name].data) / 2
-            if param.kind == "parameter" and param.data.dim() > 1
-            else param.data
-        )
+        expected = param.data
+        if param.kind == "parameter" and param.data.dim() > 1:
+            fresh = new.params[name].data
+            expected = (param.data + fresh * (param.data.norm() / fresh.norm())) / 2
         torch.testing.assert_close(half.params[name].data, expected)
     assert perturbed(graph, 0.0, 3).params["head.weight"].data.equal(graph.params["head.weight"].data)
+
+
+def test_what_training_holds_is_neither_perturbed_nor_restarted() -> None:
+    held = nn.Linear(4, 6).requires_grad_(False)
+    graph = from_torch(nn.Sequential(held, nn.ReLU(), nn.Linear(6, 2)), torch.zeros(2, 4))
+    for made in (perturbed(graph, 0.5, 3), restarted(graph, 3)):
+        assert made.params["0.weight"].data.equal(graph.params["0.weight"].data)
+        assert not made.params["2.weight"].data.equal(graph.params["2.weight"].data)
 
 
 def test_a_run_is_perturbed_before_training_goes_on_and_not_before_it_starts() -> None:
