@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -12,14 +13,17 @@ import pytest
 import torch
 from torch import nn
 
+import gngraph
 from gngraph.cli import gngraph as group
 from gngraph.cli import main
+from gngraph.cli.learning import grow as grow_command
 from gngraph.convert.archive import load
+from gngraph.growth import loop as growth_loop
 from gngraph.zoo import build_seed
 from tests.command_line import Commands, write_bars
 
 MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
-COMMANDS = ["seed", "inspect", "train", "score", "apply", "grow", "diff", "export"]
+COMMANDS = ["seed", "inspect", "train", "score", "apply", "grow", "extend", "reshape", "shrink", "diff", "export"]
 
 
 @pytest.fixture
@@ -141,6 +145,25 @@ def test_a_trained_network_is_extended_reshaped_and_shrunk(command: Commands) ->
     assert "shrink takes a share between 0 and 1, not '1.5'" in command.refused(
         "shrink", "trained.gng", *words, "--to", 1.5, "-o", "none"
     )
+
+
+def test_growth_has_the_same_defaults_wherever_it_is_called() -> None:
+    loop, api = (inspect.signature(f).parameters for f in (growth_loop.grow, gngraph.grow))
+    options = {option.name: option for option in grow_command.params}
+    for name in (
+        "rounds",
+        "epochs",
+        "final_epochs",
+        "final",
+        "perturb",
+        "curvature",
+        "kinds",
+        "selection",
+        "allocation",
+    ):
+        default = options[name].default
+        told = tuple(str(default).split(",")) if name == "kinds" else default
+        assert loop[name].default == api[name].default == told, name
 
 
 def test_models_as_people_have_them(command: Commands) -> None:

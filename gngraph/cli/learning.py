@@ -19,6 +19,7 @@ from gngraph.cli.options import (
     model_argument,
     model_options,
     open_both,
+    open_run,
     output_option,
     run_options,
     training_options,
@@ -168,11 +169,7 @@ def grow(
     if max_params is None and max_flops is None:
         raise click.UsageError("name a budget: --max-params 500k, --max-flops 40M, or both")
     options = training.build()
-    if not force:
-        api.require_free_folder(output)
-    graph, problem = open_both(model, how, what)
-    api.set_history_aside(output)
-    click.echo(describe_setting(graph, problem))
+    graph, problem = open_run(model, how, what, output, force)
     if perturb:
         click.echo(
             f"after every rewrite {perturb:.0%} new initial weights are mixed in; to keep what a pretrained network knows: "

@@ -211,6 +211,18 @@ output_option = click.option(
 )
 
 
+def open_run(model: str, how: ModelOptions, what: DataOptions, output: Path, force: bool) -> tuple[Graph, Problem]:
+    """What a run works on, said on the terminal, when its folder may be written; a history that is there is set aside."""
+    from gngraph import api
+
+    if not force:
+        api.require_free_folder(output)
+    graph, problem = open_both(model, how, what)
+    api.set_history_aside(output)
+    click.echo(describe_setting(graph, problem))
+    return graph, problem
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Where a run writes: output, force."""
     force = click.option(

@@ -13,10 +13,9 @@ from gngraph.cli.options import (
     ModelOptions,
     TrainingOptions,
     data_options,
-    describe_setting,
     model_argument,
     model_options,
-    open_both,
+    open_run,
     run_options,
     training_options,
 )
@@ -87,11 +86,7 @@ def _rework(
     from gngraph.growth.jobs import rework
 
     options = training.build()
-    if not force:
-        api.require_free_folder(output)
-    graph, problem = open_both(model, how, what)
-    api.set_history_aside(output)
-    click.echo(describe_setting(graph, problem))
+    graph, problem = open_run(model, how, what, output, force)
     with RunProgress(1, 0, epochs) as progress:
         result = rework(job, graph, problem, share=share, epochs=epochs, out=output, observer=progress, train=options)
         progress.exporting()
