@@ -6,9 +6,10 @@ All methods have the same data, order of samples, augmentation, optimiser, epoch
 the share --growing of the epochs. The test samples are for the report alone.
 
 gngraph's own ways and "fresh" come with two more rows: METHOD:scratch, the same architecture from scratch for the same
-epochs, and METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for. A finished run is a line
-of OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a
-step, and the convolutions and matrix products of an analysis as they come; decompositions of matrices are not counted.
+epochs, and METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for. Plain designs come with
+DESIGN:equal, from scratch for as many epochs as the training FLOPs of "gngraph" pay for. A finished run is a line of
+OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a step,
+and the convolutions and matrix products of an analysis as they come; decompositions of matrices are not counted.
 
     tools/bench_growth.py search --data cifar10.npz --size 16 --train 5000 --network vgg11 --budget 100k \\
         --epochs 12 --methods family,uniform,gngraph,fresh --out runs/
@@ -52,7 +53,8 @@ DEFAULTS: Mapping[str, str] = {
     "shrink": "same,smaller,narrower,gngraph,gn-prune,gn-merge,gn-prune-rebuilt,"
     "tp-magnitude,tp-taylor,tp-magnitude-uniform,tp-taylor-uniform",
 }
-REPEATS = ("scratch", "equal")
+PAYER = "gngraph"
+"""The method whose training FLOPs plain designs may spend in their rows "equal"."""
 
 
 def shrunken(data: Data, size: int, train: int) -> Data:
@@ -141,13 +143,20 @@ class Bench:
         name, _, repeat = method.partition(":")
         if not repeat:
             return JOBS[self.settings.job][name](run)
-        parent = self.run(name, line["seed"], Budget(line["max_params"], line["max_flops"]))
-        grown = run.kept(digest(parent))
-        if grown is None:
-            raise click.UsageError(f"the network of '{name}' is missing below {self.out}/networks; name another --out")
-        graph = run.reset(grown)
-        paid = max(1, round(parent["training_flops"] / run.epoch_flops(graph)))
+        payer = PAYER if name in DESIGNS else name
+        paying = self.run(payer, line["seed"], run.budget)
+        graph = run.design(name) if name in DESIGNS else self._architecture(run, paying)
+        paid = max(1, round(paying["training_flops"] / run.epoch_flops(graph)))
         return run.scratch(graph, paid if repeat == "equal" else None)
+
+    def _architecture(self, run: Run, line: dict[str, Any]) -> Graph:
+        """The network of a finished run, freshly initialised."""
+        made = run.kept(digest(line))
+        if made is None:
+            raise click.UsageError(
+                f"the network of '{line['method']}' is missing below {self.out}/networks; name another --out"
+            )
+        return run.reset(made)
 
     def lines(self, methods: Sequence[str], seeds: int, budgets: Sequence[Budget]) -> list[dict[str, Any]]:
         """All lines of the table, seed by seed: what an interruption leaves is a table of fewer seeds.
@@ -186,8 +195,8 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
     for method in methods:
         if method not in known:
             raise click.UsageError(f"job '{job}' has no method '{method}': choose among {', '.join(known)}")
-    repeated = REPEATED.get(job, frozenset())
-    return [n for m in methods for n in (m, *(f"{m}:{r}" for r in REPEATS if m in repeated))]
+    repeats = {m: r for m, r in REPEATED.get(job, {}).items() if m not in DESIGNS or PAYER in methods}
+    return [name for m in methods for name in (m, *(f"{m}:{r}" for r in repeats.get(m, ())))]
 
 
 @click.command(help=__doc__.replace("\n\n", "\n\n\b\n") if __doc__ else None)

@@ -23,13 +23,15 @@ from gngraph.data import batches
 from gngraph.errors import BudgetError
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.jobs import strategy
+from gngraph.growth.perturbation import perturbed
+from gngraph.growth.seeding import mixed
 from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Strategy
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.merging import merged_into_rest
 from gngraph.scoring.selection import select
-from tools.growth_designs import SHAPES, to_widths, widths_within
+from tools.growth_designs import DESIGNS, SHAPES, to_widths, widths_within
 from tools.growth_methods import SEARCH, STRATEGIES, Method
 from tools.growth_runs import Meter, Run
 
@@ -51,6 +53,12 @@ def base_of(run: Run) -> Graph:
 def same(run: Run) -> Graph:
     """The trained network as it is, trained on."""
     return run.tune(base_of(run))
+
+
+def perturbed_same(run: Run) -> Graph:
+    """The trained network as it is, perturbed and trained on."""
+    graph = base_of(run)
+    return run.tune(perturbed(graph, run.settings.perturb, mixed(run.problem.seed, 0)))
 
 
 def larger(run: Run) -> Graph:
@@ -187,6 +195,7 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
     "search": SEARCH,
     "extend": {
         "same": same,
+        "same-perturbed": perturbed_same,
         "larger": larger,
         **_by_strategies(tuple(STRATEGIES), _extended),
         "gngraph": partial(rewritten, _own("extend"), _extended),
@@ -196,6 +205,7 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
     },
     "reshape": {
         "same": same,
+        "same-perturbed": perturbed_same,
         "gngraph": partial(rewritten, _own("reshape"), _unchanged),
         "exact": partial(rewritten, _own("reshape", "prune", "merge"), _unchanged),
         "immediate": partial(rewritten, GaussNewtonGrowth(allocation="none"), _unchanged),
@@ -204,6 +214,7 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
     },
     "shrink": {
         "same": same,
+        "same-perturbed": perturbed_same,
         "smaller": smaller,
         "gngraph": partial(rewritten, _own("shrink"), _shrunken),
         "gn-prune": partial(gauss_newton, "prune", False),
@@ -219,5 +230,12 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
 }
 """Job -> method by name."""
 
-REPEATED = {"search": frozenset({"gngraph", "gngraph-new", "gngraph-exact", "fresh"}), "extend": frozenset({"gngraph"})}
-"""Job -> methods whose networks are also trained from scratch: for as many epochs, and for as many as their compute pays for."""
+REPEATED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "search": {
+        **dict.fromkeys(("gngraph", "gngraph-new", "gngraph-exact", "fresh"), ("scratch", "equal")),
+        **dict.fromkeys(DESIGNS, ("equal",)),
+    },
+    "extend": {"gngraph": ("scratch", "equal")},
+}
+"""Job -> method -> how its network is trained once more, from scratch. "scratch": for the epochs of the table. "equal": for as many
+as the method's training FLOPs pay for, those of a plain design for as many as "gngraph" pays for."""

@@ -83,6 +83,9 @@ def train(
 @data_options
 @curvature_option
 @kinds_option("split,prune")
+@click.option("--looks", type=click.IntRange(0), default=16, show_default=True,
+              help="Candidates with the greatest second-order change whose true loss is measured too: a forward pass over "
+              "512 samples each.")  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Candidates to show.")
 @click.option("--all", "show_all", is_flag=True, help="Show every candidate.")
 @json_option
@@ -92,6 +95,7 @@ def score(
     what: DataOptions,
     curvature: str,
     kinds: tuple[str, ...],
+    looks: int,
     top: int,
     show_all: bool,
     as_json: bool,
@@ -103,7 +107,7 @@ def score(
 
     graph, problem = open_both(model, how, what)
     with console(stderr=True).status(f"scoring {graph.name}"):  # nothing where that is no terminal
-        scores = AnalysisManager(problem).get(GaussNewton(curvature, kinds=kinds), graph)
+        scores = AnalysisManager(problem).get(GaussNewton(curvature, looks=looks, kinds=kinds), graph)
     rows = candidate_rows(scores, None if show_all else top)
     if as_json:
         print_json({"curvature": curvature, "candidates": rows, "of": len(scores.candidates), "notes": scores.notes})

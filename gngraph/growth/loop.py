@@ -262,7 +262,7 @@ class _Run:
         """New initial weights, and an optimiser that remembers nothing."""
         self.graph = restarted(self.graph, mixed(self.problem.seed, self.epochs_done))
         self.state = OptimizerState({})
-        self.warm = False
+        self.warm, self.share = False, 0.0
 
     def finish(self, number: int, rounds: int, epochs: int) -> None:
         """The final training."""
@@ -282,7 +282,7 @@ class _Run:
         def tell(epoch: EpochRecord) -> None:
             self.observer.epoch_finished(self.number, epoch)
 
-        share = self.share if self.warm and epochs else 0.0
+        share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
         with self._stage("train"):
             start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
             trained = self.trainer.train(start, stretch, self.state, tell)
