@@ -19,8 +19,7 @@ from tools.bench_cost import named
 from tools.bench_engine import BARS, Bar, Figure, Sizes, predictions, show
 
 SIZES = Sizes(
-    samples=(150, 100, 100), looks=2, unseen=150, candidates=4, counts=(2, 4), cost=(64, 32, 32), selection=(200, 64, 10),
-    hidden=8,
+    looks=2, unseen=150, candidates=4, counts=(2, 4), cost=(64, 32, 32), selection=(200, 64, 10), hidden=8,
 )  # fmt: skip
 
 

@@ -43,11 +43,12 @@ from gngraph.analysis.cost import CostModel
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.convert.from_torch import from_torch
 from gngraph.convert.to_torch import to_torch
-from gngraph.data import batches, load_data
+from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
+from tools.experiment import Experiment, experiment_options
 from tools.measuring import untrained
 
 console = Console(width=120)
@@ -319,53 +320,35 @@ def perceptrons(problem: Problem, hidden: int, layers: int) -> list[tuple[float,
 
 
 @click.command()
-@click.option("--data", required=True, help="data set by name or path")
+@experiment_options(seeds=3, samples="2048,1024,1024")
 @click.option("--network", "networks", multiple=True, default=("vgg16:0.5", "resnet20:1"), show_default=True,
               help="NAME:WIDTH of the zoo, or a saved network")  # fmt: skip
-@click.option("--samples", default="2048,1024,1024", show_default=True, help="learn, judge and report samples")
-@click.option("--batch-size", default=128, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--batch-size", "batch", default=128, show_default=True)
 @click.option("--repeats", default=1, show_default=True, help="timings for each seed")
-@click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
+@click.option("--looks", default=16, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--products", "count", default=9, show_default=True, help="products with curvlinops' operator")
 @click.option("--hidden", default=256, show_default=True, help="width of the perceptron for gromo")
-@click.option("--threads", default=2, show_default=True, help="CPU threads")
-def main(
-    data: str,
-    networks: tuple[str, ...],
-    samples: str,
-    batch_size: int,
-    seeds: int,
-    repeats: int,
-    looks: int,
-    count: int,
-    hidden: int,
-    threads: int,
-) -> None:
+def main(experiment: Experiment, repeats: int, looks: int, count: int, hidden: int) -> None:
     """Print what scoring costs."""
-    torch.set_num_threads(threads)
-    learn, judged, report = (int(n) for n in samples.split(","))
-    source = load_data(data)
-    problems = [
-        Problem(source, seed=seed, learn=learn, judge=judged, report=report, batch_size=batch_size)
-        for seed in range(seeds)
-    ]
-    names = [named(text) for text in networks]
+    samples = experiment.samples
+    problems = [experiment.problem(seed, samples) for seed in range(experiment.seeds)]
+    names = [named(text) for text in experiment.networks]
     times(names, problems, repeats, looks)
     memory(names, problems[0])
     if importlib.util.find_spec("curvlinops"):
         met = products(*names[0], problems[0], count)
         console.print(
-            f"curvlinops, {networks[0]}, {met.candidates} candidates on {report} samples: {met.rate:.2f} s a product; score "
-            f"{met.ours:.1f} s (exact {met.exact:.1f} s) with learning and two judged splits: {met.times:.0f} times faster "
-            f"(bar 50); largest relative difference of {count} exact values {met.difference:.1e} (bar 1e-4)"
+            f"curvlinops, {experiment.networks[0]}, {met.candidates} candidates on {samples[-1]} samples: "
+            f"{met.rate:.2f} s a product; score {met.ours:.1f} s (exact {met.exact:.1f} s) with learning and two judged splits: "
+            f"{met.times:.0f} times faster (bar 50); largest relative difference of {count} exact values "
+            f"{met.difference:.1e} (bar 1e-4)"
         )
     else:
         console.print("curvlinops is not installed (pip install 'gngraph[bench]'): no comparison with its products")
     if importlib.util.find_spec("gromo"):
         pairs = perceptrons(problems[0], hidden, 3)
         console.print(
-            f"gromo, perceptron of 3 layers of {hidden} on {learn + judged + report} samples: statistics and updates "
+            f"gromo, perceptron of 3 layers of {hidden} on {sum(samples)} samples: statistics and updates "
             f"{spread([a for a, _ in pairs])} s, score of 4 new channels a layer {spread([b for _, b in pairs])} s: ratio "
             f"{statistics.median([b / a for a, b in pairs]):.2f} (bar 1)"
         )

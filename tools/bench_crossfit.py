@@ -21,7 +21,6 @@ from functools import cached_property
 from pathlib import Path
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -30,12 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.data import load_data, make_splits
+from gngraph.data import make_splits
 from gngraph.data.splits import Splits
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
-from tools.measuring import Samples, apply, changes, sample, trained, write_csv
+from tools.experiment import Experiment, experiment_options
+from tools.measuring import Samples, apply, changes, sample, write_csv
 
 console = Console(width=180)
 LEARNED = ("split", "new", "insert")
@@ -146,50 +146,24 @@ def spread(values: Sequence[float]) -> str:
 
 
 @click.command()
-@click.option("--data", required=True, help="data set by name or path")
-@click.option("--network", "networks", multiple=True, default=("vgg11", "resnet20"), show_default=True,
-              help="of the zoo, or a saved network, which is not trained")  # fmt: skip
-@click.option("--width", default=0.25, show_default=True, help="width multiplier of networks of the zoo")
-@click.option("--epochs", default=6, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
+@experiment_options(
+    networks=("vgg11", "resnet20"), width=0.25, epochs=6, seeds=3, samples="2048,2048,2048", device="auto"
+)
 @click.option("--curvature", default="mc", show_default=True)
 @click.option("--kinds", default=",".join(LEARNED), show_default=True, help="kinds of candidate")
 @click.option("--candidates", default=60, show_default=True, help="candidates of each kind measured one at a time")
 @click.option("--size", default=64, show_default=True, help="candidates of a chosen set, at most")
-@click.option("--samples", default="2048,2048,2048", show_default=True, help="learn, judge and report samples")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), help="write every figure as CSV")
-def main(
-    data: str,
-    networks: tuple[str, ...],
-    width: float,
-    epochs: int,
-    seeds: int,
-    curvature: str,
-    kinds: str,
-    candidates: int,
-    size: int,
-    samples: str,
-    device: str,
-    threads: int,
-    out: Path | None,
-) -> None:
+def main(experiment: Experiment, curvature: str, kinds: str, candidates: int, size: int, out: Path | None) -> None:
     """Print what was predicted on learned, on judged and on unseen samples, and what came true."""
-    torch.set_num_threads(threads)
-    source = load_data(data)
-    learn, judge, report = (int(n) for n in samples.split(","))
     rows: list[Row] = []
-    for network in networks:
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            problem = Problem(source, seed=seed, learn=learn, judge=judge, report=report, device=device)
-            graph = trained(network, width, problem, epochs)
-            options = GaussNewton(curvature, kinds=tuple(kinds.split(",")))
-            crossed = AnalysisManager(problem).get(options, graph)
-            rows += rows_of(graph, problem, network, options, crossed, options.kinds, candidates, size)
-            if out is not None:
-                write_csv(rows, out)
+    for network, problem in experiment.problems():
+        graph = experiment.trained(network, problem)
+        options = GaussNewton(curvature, kinds=tuple(kinds.split(",")))
+        crossed = AnalysisManager(problem).get(options, graph)
+        rows += rows_of(graph, problem, network, options, crossed, options.kinds, candidates, size)
+        if out is not None:
+            write_csv(rows, out)
     show(rows)
 
 

@@ -26,6 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -35,10 +36,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.data import Data, Download, load_data
 from gngraph.scoring.gauss_newton import GaussNewton
 from tools import bench_cost, bench_crossfit, bench_selection
 from tools.bench_predictions import sets, singles
+from tools.experiment import Experiment, experiment_options, numbers
 from tools.fig3 import held_samples, points_of
 from tools.measuring import trained, untrained, write_csv
 
@@ -51,7 +52,6 @@ class Sizes:
     """How much is measured.
 
     Attributes:
-        samples: learn, judge and report samples of the predictions.
         looks: candidates that the analysis looks at twice (`GaussNewton.looks`), in timings too.
         unseen: training samples outside the splits, for the intervals.
         candidates: single candidates of each kind.
@@ -61,7 +61,6 @@ class Sizes:
         hidden: width of the perceptron for gromo.
     """
 
-    samples: tuple[int, ...]
     looks: int
     unseen: int
     candidates: int
@@ -217,57 +216,25 @@ def show(figures: Sequence[Figure]) -> int:
 
 
 @click.command()
-@click.option("--data", required=True, help="data set by name or path")
-@click.option("--download", is_flag=True, help="fetch the data set if it is missing")
+@experiment_options(download=False, epochs=6, seeds=3, samples="4096,4096,2048", device="auto")
 @click.option("--network", "networks", multiple=True, default=("vgg16:0.5", "resnet20:1"), show_default=True,
               help="NAME:WIDTH of the zoo, or a saved network, '{seed}' in its name standing for the seed")  # fmt: skip
-@click.option("--epochs", default=6, show_default=True, help="of training, of networks of the zoo")
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--samples", default="4096,4096,2048", show_default=True, help="learn, judge and report samples")
 @click.option(
     "--unseen", default=4096, show_default=True, help="training samples outside the splits, for the intervals"
 )
-@click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
+@click.option("--looks", default=16, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=100, show_default=True, help="single candidates of each kind")
-@click.option("--counts", default="8,16,32,64", show_default=True, help="sizes of sets of splits")
-@click.option("--cost-samples", "timing", default="2048,1024,1024", show_default=True, help="the same of the timings")
-@click.option("--selection", default="20000,2048,1000", show_default=True, help="candidates, samples and choices")
+@click.option("--counts", type=numbers, default="8,16,32,64", show_default=True, help="sizes of sets of splits")
+@click.option("--cost-samples", "cost", type=numbers, default="2048,1024,1024", show_default=True,
+              help="learn, judge and report samples of the timings")  # fmt: skip
+@click.option("--selection", type=numbers, default="20000,2048,1000", show_default=True,
+              help="candidates, samples and choices")  # fmt: skip
 @click.option("--hidden", default=256, show_default=True, help="width of the perceptron for gromo")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), help="write every figure as CSV")
-def main(
-    data: str,
-    download: bool,
-    networks: tuple[str, ...],
-    epochs: int,
-    seeds: int,
-    samples: str,
-    unseen: int,
-    looks: int,
-    candidates: int,
-    counts: str,
-    timing: str,
-    selection: str,
-    hidden: int,
-    device: str,
-    threads: int,
-    out: Path | None,
-) -> None:
+def main(experiment: Experiment, out: Path | None, **sizes: Any) -> None:
     """Print the table, and how many medians miss their bars."""
-    torch.set_num_threads(threads)
-    source = load_data(data, download=Download.IF_MISSING if download else Download.NEVER)
-    asked = Sizes(
-        samples=_numbers(samples),
-        looks=looks,
-        unseen=unseen,
-        candidates=candidates,
-        counts=_numbers(counts),
-        cost=_numbers(timing),
-        selection=_numbers(selection),
-        hidden=hidden,
-    )
-    named = [bench_cost.named(text) for text in networks]
+    asked = Sizes(**sizes)
+    named = {text: bench_cost.named(text) for text in experiment.networks}
     figures: list[Figure] = []
 
     def keep(found: Iterable[Figure]) -> None:
@@ -275,24 +242,14 @@ def main(
         if out is not None:
             write_csv(figures, out)
 
-    for network, width in named:
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            console.print(f"{network}, seed {seed}", style="dim")
-            keep(predictions(network, width, _problem(source, seed, asked.samples, device), epochs, asked))
-            keep(costs(network, width, _problem(source, seed, asked.cost, device), looks))
-    keep(libraries(*named[0], _problem(source, 0, asked.cost, device), asked))
-    keep(selections(asked, threads))
+    for text, problem in experiment.problems():
+        network, width = named[text]
+        console.print(f"{network}, seed {problem.seed}", style="dim")
+        keep(predictions(network, width, problem, experiment.epochs, asked))
+        keep(costs(network, width, experiment.problem(problem.seed, asked.cost), asked.looks))
+    keep(libraries(*named[experiment.networks[0]], experiment.problem(0, asked.cost), asked))
+    keep(selections(asked, experiment.threads))
     console.print(f"{show(figures)} medians miss their bars")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.split(","))
-
-
-def _problem(data: Data, seed: int, samples: tuple[int, ...], device: str) -> Problem:
-    learn, judge, report = samples
-    return Problem(data, seed=seed, learn=learn, judge=judge, report=report, device=device)
 
 
 if __name__ == "__main__":

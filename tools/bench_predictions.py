@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -26,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.data import load_data
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
+from tools.experiment import Experiment, experiment_options, numbers
 from tools.fig3 import Point, coverage, held_samples, points_of
-from tools.measuring import Agreement, Samples, apply, changes, sample, trained
+from tools.measuring import Agreement, Samples, apply, changes, sample
 
 console = Console()
 Row = dict[str, object]
@@ -85,63 +84,44 @@ def one_a_channel(scores: Scores, index: Sequence[int], count: int) -> list[int]
 
 
 @click.command()
-@click.option("--data", required=True, help="data set by name or path")
-@click.option("--network", "networks", multiple=True, default=("vgg11", "resnet20"), show_default=True,
-              help="of the zoo, or a saved network, which is not trained")  # fmt: skip
-@click.option("--width", default=0.25, show_default=True)
-@click.option("--epochs", default=6, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
+@experiment_options(networks=("vgg11", "resnet20"), width=0.25, epochs=6, seeds=3, samples="6144,4096,2048")
 @click.option("--curvature", "curvatures", multiple=True, default=("mc", "exact", "rank1"), show_default=True)
 @click.option("--kinds", default="split,prune", show_default=True, help="kinds of single candidates")
 @click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=120, show_default=True, help="candidates of each kind measured one at a time")
-@click.option("--counts", default="8,16,32,64", show_default=True, help="sizes of the chosen sets")
-@click.option("--samples", default="6144,4096,2048", show_default=True, help="learn, judge and report samples")
+@click.option("--counts", type=numbers, default="8,16,32,64", show_default=True, help="sizes of the chosen sets")
 @click.option("--unseen", default=2048, show_default=True, help="training samples outside the splits, for the coverage")
-@click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), help="write every figure as JSON lines")
 def main(
-    data: str,
-    networks: tuple[str, ...],
-    width: float,
-    epochs: int,
-    seeds: int,
+    experiment: Experiment,
     curvatures: tuple[str, ...],
     kinds: str,
     looks: int,
     candidates: int,
-    counts: str,
-    samples: str,
+    counts: tuple[int, ...],
     unseen: int,
-    threads: int,
     out: Path | None,
 ) -> None:
     """Print predicted against actual changes of the report loss."""
-    torch.set_num_threads(threads)
-    source = load_data(data)
-    learn, judge, report = (int(n) for n in samples.split(","))
     rows: list[Row] = []
-    for network in networks:
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            problem = Problem(source, seed=seed, learn=learn, judge=judge, report=report)
-            graph = trained(network, width, problem, epochs)
-            held = held_samples(problem, unseen, 0)
-            for curvature in curvatures:
-                start = time.perf_counter()
-                options = GaussNewton(curvature, looks=looks, kinds=tuple(kinds.split(",")))
-                scores = AnalysisManager(problem).get(options, graph)
-                seconds = time.perf_counter() - start
-                for kind in options.kinds:
-                    figures = singles(points_of(graph, problem, network, kind, scores, candidates, held))
-                    rows.append({"network": network, "seed": seed, "curvature": curvature, "kind": kind,
-                                 **figures, "seconds": seconds})  # fmt: skip
-                    console.print(rows[-1])
-                for row in sets(graph, problem, scores, tuple(int(n) for n in counts.split(","))):
-                    rows.append({"network": network, "seed": seed, "curvature": curvature, "kind": "set", **row})
-                    console.print(rows[-1])
-                if out is not None:
-                    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for network, problem in experiment.problems():
+        named = {"network": network, "seed": problem.seed}
+        graph = experiment.trained(network, problem)
+        held = held_samples(problem, unseen, 0)
+        for curvature in curvatures:
+            start = time.perf_counter()
+            options = GaussNewton(curvature, looks=looks, kinds=tuple(kinds.split(",")))
+            scores = AnalysisManager(problem).get(options, graph)
+            seconds = time.perf_counter() - start
+            for kind in options.kinds:
+                figures = singles(points_of(graph, problem, network, kind, scores, candidates, held))
+                rows.append({**named, "curvature": curvature, "kind": kind, **figures, "seconds": seconds})
+                console.print(rows[-1])
+            for row in sets(graph, problem, scores, counts):
+                rows.append({**named, "curvature": curvature, "kind": "set", **row})
+                console.print(rows[-1])
+            if out is not None:
+                out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary(rows)
 
 

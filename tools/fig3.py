@@ -24,7 +24,6 @@ from typing import Any
 import click
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -34,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.data import Download, load_data
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.proposer import PROPOSERS
-from tools.measuring import Agreement, Change, Samples, apply, changes, sample, trained, unanalysed, write_csv
+from tools.experiment import Experiment, experiment_options
+from tools.measuring import Agreement, Change, Samples, apply, changes, sample, unanalysed, write_csv
 
 console = Console(width=120)
 REACH = 1.96
@@ -236,72 +235,45 @@ def show(points: Sequence[Point]) -> None:
 
 
 @click.command()
-@click.option("--data", required=True, help="data set by name or path")
-@click.option("--download", is_flag=True, help="fetch the data set if it is missing")
-@click.option("--network", "networks", multiple=True, default=("vgg11", "resnet20"), show_default=True,
-              help="of the zoo, or a saved network, which is not trained")  # fmt: skip
-@click.option("--width", default=0.25, show_default=True, help="width multiplier of networks of the zoo")
-@click.option("--epochs", default=6, show_default=True)
-@click.option("--lr", type=float, help="learning rate; default: the library's")
-@click.option("--seeds", default=1, show_default=True)
+@experiment_options(
+    download=False, networks=("vgg11", "resnet20"), width=0.25, epochs=6, lr=None, seeds=1, samples="4096,2048,2048",
+    batch=128, device="auto",
+)  # fmt: skip
 @click.option("--kinds", default="split,new,prune,merge,insert", show_default=True, help="kinds of candidate")
 @click.option("--curvature", default="mc", show_default=True)
 @click.option("--passes", default=1, show_default=True, help="passes over the learn split")
 @click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=60, show_default=True, help="candidates of each kind measured, at random")
-@click.option("--samples", default="4096,2048,2048", show_default=True, help="learn, judge and report samples")
 @click.option("--unseen", default=4096, show_default=True, help="training samples outside the splits, for the coverage")
 @click.option("--test", "held_out", default=4096, show_default=True, help="test samples, for the coverage")
-@click.option("--batch", default=128, show_default=True, help="samples a batch of the analysis")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fig3"), show_default=True,
               help="picture and table: OUT.png and OUT.csv")  # fmt: skip
 def main(
-    data: str,
-    download: bool,
-    networks: tuple[str, ...],
-    width: float,
-    epochs: int,
-    lr: float | None,
-    seeds: int,
+    experiment: Experiment,
     kinds: str,
     curvature: str,
     passes: int,
     looks: int,
     candidates: int,
-    samples: str,
     unseen: int,
     held_out: int,
-    batch: int,
-    device: str,
-    threads: int,
     out: Path,
 ) -> None:
     """Draw predicted against actual changes of the loss, and print their agreement and the coverage of the intervals."""
-    torch.set_num_threads(threads)
-    source = load_data(data, download=Download.IF_MISSING if download else Download.NEVER)
-    learn, judge, report = (int(n) for n in samples.split(","))
     groups = scored_together(kinds.split(","))
     points: list[Point] = []
-    for network in networks:
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            problem = Problem(
-                source, seed=seed, learn=learn, judge=judge, report=report, batch_size=batch, device=device
-            )
-            held = held_samples(problem, unseen, held_out)
-            graph = trained(network, width, problem, epochs, lr)
-            for group in groups:
-                scores = AnalysisManager(problem).get(
-                    GaussNewton(curvature, epochs=passes, looks=looks, kinds=group), graph
-                )
-                for note in scores.notes:
-                    console.print(f"{network}: {note}", style="dim")
-                for kind in group:
-                    points += points_of(graph, problem, network, kind, scores, candidates, held)
-                _write(points, out)
-            console.print(f"{network}, seed {seed}: {len(points)} points so far")
+    for network, problem in experiment.problems():
+        held = held_samples(problem, unseen, held_out)
+        graph = experiment.trained(network, problem)
+        for group in groups:
+            options = GaussNewton(curvature, epochs=passes, looks=looks, kinds=group)
+            scores = AnalysisManager(problem).get(options, graph)
+            for note in scores.notes:
+                console.print(f"{network}: {note}", style="dim")
+            for kind in group:
+                points += points_of(graph, problem, network, kind, scores, candidates, held)
+            _write(points, out)
+        console.print(f"{network}, seed {problem.seed}: {len(points)} points so far")
     show(points)
     console.print(f"{out}.png, {out}.csv")
 

@@ -24,7 +24,6 @@ from typing import Any
 import click
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.data import Download, load_data
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.scoring import proposer
@@ -42,12 +40,13 @@ from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.sites import SplitSite, split_sites
 from gngraph.scoring.split_learning import LearnOptions, SplitLearner
 from tools.direct_splits import DirectOptions, DirectSplits
+from tools.experiment import Experiment, experiment_options
 from tools.free_splits import FreeSplits
-from tools.measuring import Samples, apply, changes, trained, unanalysed, write_csv
+from tools.measuring import Samples, apply, changes, unanalysed, write_csv
 
 console = Console(width=120)
 
-LEARNED: dict[str, tuple[str, type[SplitLearner] | type[FreeSplits]]] = {
+LEARNED: dict[str, tuple[str, type[SplitLearner]]] = {
     "random": ("mc", RandomSplit),
     "steepest": ("mc", SteepestSplit),
     "firefly": ("mc", FireflySplit),
@@ -179,18 +178,14 @@ def _totals(rows: Sequence[Row], network: str, method: str) -> tuple[float, floa
 
 
 @click.command()
-@click.option("--data", required=True, help="data set by name or path")
-@click.option("--download", is_flag=True, help="fetch the data set if it is missing")
-@click.option("--network", "networks", multiple=True, default=("vgg11",), show_default=True,
-              help="of the zoo, or a saved network, which is not trained")  # fmt: skip
-@click.option("--width", default=0.25, show_default=True, help="width multiplier of networks of the zoo")
-@click.option("--epochs", default=6, show_default=True, help="of training")
-@click.option("--lr", type=float, help="learning rate of training; default: the library's")
-@click.option("--seeds", default=1, show_default=True)
+@experiment_options(
+    download=False, networks=("vgg11",), width=0.25, epochs=6, lr=None, seeds=1, batch=128, device="auto"
+)
 @click.option("--site", help="the layer whose channels are split; default: the first")
 @click.option("--methods", default="random,steepest,firefly,rank1,mc,exact,direct,mc-free,exact-free,direct-free",
               show_default=True, help=f"of {', '.join((*LEARNED, *DIRECT))}")  # fmt: skip
-@click.option("--samples", default=2048, show_default=True, help="learn samples")
+@click.option("--samples", default=2048, show_default=True, help="learn samples",
+              callback=lambda context, option, learn: (learn, 8, 8))  # fmt: skip  # nothing is judged: as few as there may be
 @click.option("--unseen", default=8192, show_default=True, help="training samples that the decrease is measured on")
 @click.option(
     "--passes", default=GaussNewton.epochs, show_default=True, help="passes of the methods over the learn samples"
@@ -198,66 +193,47 @@ def _totals(rows: Sequence[Row], network: str, method: str) -> tuple[float, floa
 @click.option("--direct-passes", default=4, show_default=True, help="passes of direct optimisation")
 @click.option("--rate", default=GaussNewton.rate, show_default=True, help="step size")
 @click.option("--trust", default=GaussNewton.trust, show_default=True, help="trust region")
-@click.option("--batch", default=128, show_default=True, help="samples a batch")
 @click.option("--block", default=8, show_default=True, help="channels that direct optimisation runs as one batch")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", default=2, show_default=True, help="CPU threads")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fig4"), show_default=True,
               help="picture and table: OUT.png and OUT.csv")  # fmt: skip
 def main(
-    data: str,
-    download: bool,
-    networks: tuple[str, ...],
-    width: float,
-    epochs: int,
-    lr: float | None,
-    seeds: int,
+    experiment: Experiment,
     site: str | None,
     methods: str,
-    samples: int,
     unseen: int,
     passes: int,
     direct_passes: int,
     rate: float,
     trust: float,
-    batch: int,
     block: int,
-    device: str,
-    threads: int,
     out: Path,
 ) -> None:
     """Draw the decrease of the true loss that each way of learning splits reaches, and print it beside the time it takes."""
-    torch.set_num_threads(threads)
     names = methods.split(",")
     for name in names:
         if name not in (*LEARNED, *DIRECT):
             raise click.UsageError(f"there is no method '{name}': choose among {', '.join((*LEARNED, *DIRECT))}")
-    source = load_data(data, download=Download.IF_MISSING if download else Download.NEVER)
     rows: list[Row] = []
-    for network in networks:
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            # Nothing is judged here: the other two splits are as small as they may be.
-            problem = Problem(source, seed=seed, learn=samples, judge=8, report=8, batch_size=batch, device=device)
-            graph = trained(network, width, problem, epochs, lr)
-            sites = {found.node: found for found in split_sites(graph, ChannelSpaces.of(graph)) if not found.linear}
-            named = [n for n in sites if site in (None, n, graph.nodes[n].module)]
-            if not named:
-                raise click.UsageError(f"no layer '{site}' of {network} can be split: choose among {', '.join(sites)}")
-            held = {
-                "unseen": Samples(problem, unanalysed(problem, unseen)),
-                "learn": Samples(problem, problem.splits.learn),
-            }
-            options = GaussNewton(epochs=passes, rate=rate, trust=trust)
-            for method in names:
-                found, seconds = found_by(method, graph, problem, sites[named[0]], options, direct_passes, block)
-                measured = changes(graph, (apply(graph, [m]) for m in found), held)
-                rows += [
-                    Row(network, seed, method, channel, -c["unseen"].mean, c["unseen"].error, -c["learn"].mean, seconds)
-                    for channel, c in enumerate(measured)
-                ]
-                _write(rows, out)
-                console.print(f"{network}, seed {seed}, {method}: {_totals(rows, network, method)}", style="dim")
+    for network, problem in experiment.problems():
+        graph, seed = experiment.trained(network, problem), problem.seed
+        sites = {found.node: found for found in split_sites(graph, ChannelSpaces.of(graph)) if not found.linear}
+        named = [n for n in sites if site in (None, n, graph.nodes[n].module)]
+        if not named:
+            raise click.UsageError(f"no layer '{site}' of {network} can be split: choose among {', '.join(sites)}")
+        held = {
+            "unseen": Samples(problem, unanalysed(problem, unseen)),
+            "learn": Samples(problem, problem.splits.learn),
+        }
+        options = GaussNewton(epochs=passes, rate=rate, trust=trust)
+        for method in names:
+            found, seconds = found_by(method, graph, problem, sites[named[0]], options, direct_passes, block)
+            measured = changes(graph, (apply(graph, [m]) for m in found), held)
+            rows += [
+                Row(network, seed, method, channel, -c["unseen"].mean, c["unseen"].error, -c["learn"].mean, seconds)
+                for channel, c in enumerate(measured)
+            ]
+            _write(rows, out)
+            console.print(f"{network}, seed {seed}, {method}: {_totals(rows, network, method)}", style="dim")
     show(rows)
     console.print(f"{out}.png, {out}.csv")
 

@@ -382,10 +382,10 @@ def _by_output(layer: Node, heard: torch.Tensor, weight: torch.Tensor, outputs: 
 
 def _power(matrix: torch.Tensor, power: float) -> torch.Tensor:
     """A negative power of a positive semidefinite matrix; directions without a second moment are left out."""
-    values, vectors = torch.linalg.eigh(matrix)
+    values, vectors = torch.linalg.eigh(matrix.double())  # in single precision it may fail where channels are dead
     kept = values > SMALLEST * values[-1]
     raised: torch.Tensor = (vectors * torch.where(kept, values.clamp(min=1e-30) ** power, 0.0)) @ vectors.T
-    return raised
+    return raised.to(matrix)
 
 
 def _along(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

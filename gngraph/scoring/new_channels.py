@@ -180,7 +180,8 @@ class _Demand:
         for read, weight, cross, slope, factor in zip(
             self.finder.reads, self.weights, self.cross, self.slope, self.factor, strict=True
         ):
-            values, vectors = torch.linalg.eigh(_damped(factor))
+            # in single precision it may fail where channels are dead
+            values, vectors = (t.to(factor) for t in torch.linalg.eigh(_damped(factor).double()))
             centred = cross - torch.outer(slope, mean)
             asked.append((vectors / values.sqrt()) @ (vectors.T @ centred))
             part = weight.narrow(read.slot.axis, read.slot.offset, len(own) * read.slot.inner)
