@@ -297,6 +297,7 @@ def extend(
     *,
     by: float = 0.5,
     epochs: int = 15,
+    perturb: float = 0.0,
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
@@ -306,9 +307,11 @@ def extend(
     Args:
         network, data, out: see `grow`.
         by: parameters and FLOPs that may be added, as a share of what it has.
-        epochs, observer, train: see `gngraph.growth.jobs.rework`, which says what is raised.
+        epochs, perturb, observer, train: see `gngraph.growth.jobs.rework`, which says what is raised.
     """
-    return _reworked("extend", network, data, out, share=by, epochs=epochs, observer=observer, train=train)
+    return _reworked(
+        "extend", network, data, out, share=by, epochs=epochs, perturb=perturb, observer=observer, train=train
+    )
 
 
 def reshape(
@@ -316,6 +319,7 @@ def reshape(
     data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor],
     *,
     epochs: int = 15,
+    perturb: float = 0.0,
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
@@ -324,7 +328,7 @@ def reshape(
 
     Parameters and FLOPs are at most what they were. Arguments as in `extend`.
     """
-    return _reworked("reshape", network, data, out, epochs=epochs, observer=observer, train=train)
+    return _reworked("reshape", network, data, out, epochs=epochs, perturb=perturb, observer=observer, train=train)
 
 
 def shrink(
@@ -333,6 +337,7 @@ def shrink(
     *,
     to: float = 0.5,
     epochs: int = 15,
+    perturb: float = 0.0,
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
@@ -341,7 +346,9 @@ def shrink(
 
     `to` is the share of the FLOPs that it keeps. Other arguments as in `extend`.
     """
-    return _reworked("shrink", network, data, out, share=to, epochs=epochs, observer=observer, train=train)
+    return _reworked(
+        "shrink", network, data, out, share=to, epochs=epochs, perturb=perturb, observer=observer, train=train
+    )
 
 
 def _reworked(

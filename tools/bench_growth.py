@@ -214,7 +214,9 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--rounds", default=4, show_default=True)
 @click.option("--growing", default=0.4, show_default=True, help="share of the epochs before the last rewrite")
 @click.option("--final", type=click.Choice(list(FINALS)), default="cycle", show_default=True)
-@click.option("--perturb", default=PERTURB, show_default=True, help="share of new weights mixed in by growth runs")
+@click.option(
+    "--perturb", type=float, help="share of new weights mixed in after a rewrite; default: the library's for the job"
+)
 @click.option("--design", type=click.Choice(DESIGNS), default="family", show_default=True,
               help="of the seed of a search, and of the trained network in the other jobs")  # fmt: skip
 @click.option("--start", default=0.1, show_default=True, help="cost of the seed as a share of the budget")
@@ -231,14 +233,15 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
-    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float, design: str,
+    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float | None, design: str,
     start: float,    extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int,
     samples: int, seeds: int, device: str, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
     torch.set_num_threads(threads)
+    share = (PERTURB if job == "search" else 0.0) if perturb is None else perturb
     settings = Settings(
-        job, network, data, size, train, epochs, tuning, rounds, growing, final, perturb, design, start, extension, shrinkage,
+        job, network, data, size, train, epochs, tuning, rounds, growing, final, share, design, start, extension, shrinkage,
         optimizer, lr, weight_decay, batch, samples,
     )  # fmt: skip
     if rounds < 1 or not 0 < start <= 1 or rounds * settings.round_epochs > epochs:

@@ -49,7 +49,7 @@ class Settings:
         tuning: epochs after the rewrite in the other jobs.
         rounds: rewrites of a growth run.
         growing: share of the epochs that lie before the last rewrite.
-        perturb: of a growth run in "search": share of new initial weights mixed in after a rewrite.
+        perturb: share of new initial weights mixed in after a rewrite.
         final: of a growth run, see `FINALS`. Networks trained from scratch follow one cosine.
         design: which plain design the trained network is, and the seed of a search.
         start: cost of the seed of a search as a share of the budget.

@@ -28,7 +28,14 @@ def _options(command: F) -> F:
     epochs = click.option(
         "--epochs", type=click.IntRange(0), default=15, show_default=True, help="Epochs of training after the rewrite."
     )
-    for option in reversed((model_argument, model_options, data_options, training_options, epochs, run_options)):
+    perturb = click.option(
+        "--perturb", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+        help="Share of new initial weights mixed in before that training; 0.3 helps a network that was trained from nothing on the "
+        "same data to make use of its new channels.",
+    )  # fmt: skip
+    for option in reversed(
+        (model_argument, model_options, data_options, training_options, epochs, perturb, run_options)
+    ):
         command = option(command)
     return command
 
@@ -77,6 +84,7 @@ def _rework(
     what: DataOptions,
     training: TrainingOptions,
     epochs: int,
+    perturb: float,
     output: Path,
     force: bool,
 ) -> None:
@@ -88,7 +96,17 @@ def _rework(
     options = training.build()
     graph, problem = open_run(model, how, what, output, force)
     with RunProgress(1, 0, epochs) as progress:
-        result = rework(job, graph, problem, share=share, epochs=epochs, out=output, observer=progress, train=options)
+        result = rework(
+            job,
+            graph,
+            problem,
+            share=share,
+            epochs=epochs,
+            perturb=perturb,
+            out=output,
+            observer=progress,
+            train=options,
+        )
         progress.exporting()
         files = api.write_run(result, problem, output)
     click.echo(describe_run(files, output))
