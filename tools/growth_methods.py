@@ -103,6 +103,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "additive": GaussNewtonGrowth(selection="additive"),
     "rank1": GaussNewtonGrowth(_analysed(*KINDS, curvature="rank1")),
     "prune-capacity": GaussNewtonGrowth(_analysed("split", "prune")),
+    "with-insertions": GaussNewtonGrowth(_analysed(*KINDS, "insert")),
     "equal-worths": GaussNewtonGrowth(None),
     "random-split": GaussNewtonGrowth(None, allocation="random-twins"),
     "net2net": GaussNewtonGrowth(None, allocation="near-copies"),
