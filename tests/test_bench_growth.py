@@ -57,7 +57,7 @@ def test_front() -> None:
     assert front([(1.0, 0.5), (1.0, 0.6), (2.0, 0.6), (3.0, 0.9)]) == [(1.0, 0.6), (3.0, 0.9)]
 
 
-def test_a_table_continues(tmp_path: Path) -> None:
+def test_a_table_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = str(torch.get_num_threads())
     arguments = [*WORDS.split(), "--budget", "4k", "--threads", threads, "--out", str(tmp_path)]
     first = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "uniform,fresh"])
@@ -74,6 +74,12 @@ def test_a_table_continues(tmp_path: Path) -> None:
     assert second.exit_code == 0, second.output
     assert "fresh:equal: accuracy" in second.output and "fresh: accuracy" not in second.output
     assert (tmp_path / "growth.png").stat().st_size > 0 and len((tmp_path / "growth.csv").read_text().splitlines()) == 5
+    monkeypatch.setattr(bench_growth, "PAYER", "fresh")
+    third = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "uniform,fresh"])
+    assert third.exit_code == 0, third.output
+    paid = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[-1])
+    assert paid["method"] == "uniform:equal" and paid["widths"] == uniform["widths"]
+    assert paid["epochs"] == max(1, round(grown["training_flops"] / (3 * uniform["flops"] * 120)))
     wrong = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "magic"])
     assert wrong.exit_code == 2 and "job 'search' has no method 'magic'" in wrong.output
 

@@ -17,8 +17,10 @@ import gngraph
 from gngraph.cli import gngraph as group
 from gngraph.cli import main
 from gngraph.cli.learning import grow as grow_command
+from gngraph.cli.learning import score as score_command
 from gngraph.convert.archive import load
 from gngraph.growth import loop as growth_loop
+from gngraph.scoring.second_look import LOOKS
 from gngraph.zoo import build_seed
 from tests.command_line import Commands, write_bars
 
@@ -164,6 +166,10 @@ def test_growth_has_the_same_defaults_wherever_it_is_called() -> None:
         default = options[name].default
         told = tuple(str(default).split(",")) if name == "kinds" else default
         assert loop[name].default == api[name].default == told, name
+
+
+def test_score_looks_at_as_many_as_the_library_says() -> None:
+    assert {option.name: option.default for option in score_command.params}["looks"] == LOOKS
 
 
 def test_models_as_people_have_them(command: Commands) -> None:

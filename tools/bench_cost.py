@@ -47,6 +47,7 @@ from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
+from gngraph.scoring.second_look import LOOKS
 from gngraph.scoring.selection import select
 from tools.experiment import Experiment, experiment_options
 from tools.measuring import untrained
@@ -325,7 +326,7 @@ def perceptrons(problem: Problem, hidden: int, layers: int) -> list[tuple[float,
               help="NAME:WIDTH of the zoo, or a saved network")  # fmt: skip
 @click.option("--batch-size", "batch", default=128, show_default=True)
 @click.option("--repeats", default=1, show_default=True, help="timings for each seed")
-@click.option("--looks", default=16, show_default=True, help="candidates whose actual change the analysis looks at")
+@click.option("--looks", default=LOOKS, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--products", "count", default=9, show_default=True, help="products with curvlinops' operator")
 @click.option("--hidden", default=256, show_default=True, help="width of the perceptron for gromo")
 def main(experiment: Experiment, repeats: int, looks: int, count: int, hidden: int) -> None:

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.scoring.second_look import LOOKS
 from tools import bench_cost, bench_crossfit, bench_selection
 from tools.bench_predictions import sets, singles
 from tools.experiment import Experiment, experiment_options, numbers
@@ -222,7 +223,7 @@ def show(figures: Sequence[Figure]) -> int:
 @click.option(
     "--unseen", default=4096, show_default=True, help="training samples outside the splits, for the intervals"
 )
-@click.option("--looks", default=16, show_default=True, help="candidates whose actual change the analysis looks at")
+@click.option("--looks", default=LOOKS, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=100, show_default=True, help="single candidates of each kind")
 @click.option("--counts", type=numbers, default="8,16,32,64", show_default=True, help="sizes of sets of splits")
 @click.option("--cost-samples", "cost", type=numbers, default="2048,1024,1024", show_default=True,

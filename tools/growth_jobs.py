@@ -232,7 +232,7 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
 
 REPEATED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "search": {
-        **dict.fromkeys(("gngraph", "gngraph-new", "gngraph-exact", "fresh"), ("scratch", "equal")),
+        **dict.fromkeys(("gngraph", "gngraph-new", "gngraph-exact", "equal-worths", "fresh"), ("scratch", "equal")),
         **dict.fromkeys(DESIGNS, ("equal",)),
     },
     "extend": {"gngraph": ("scratch", "equal")},

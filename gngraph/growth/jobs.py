@@ -70,9 +70,9 @@ def rework(
         graph: the network, trained.
         share: what an extension adds to parameters and FLOPs, or what of the FLOPs a shrunken network keeps.
         epochs: of training after the rewrite.
-        options: `perturb` (0 where it is not given), `out`, `observer` and `train` of `grow`. Perturbed, the network trains on to
-            more where it grew and was trained on the same data for long enough, and to less where it shrank; what it knew
-            from elsewhere is partly lost.
+        options: `perturb` (0 where it is not given), `out`, `observer` and `train` of `grow`. Perturbed, an extended network
+            that was trained from nothing on the same data ends better, and a shrunken one worse; what a network knew from
+            other data is partly lost.
 
     Raises:
         BudgetError: the share is out of range or not asked for, or channels that can be removed do not suffice.

@@ -2,9 +2,9 @@
 
 What the width n of a space of worth w costs is modelled as w / n^3, and the sum over the spaces is made least. Where every layer is
 worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid that
-widens as the resolution falls; what was measured moves them from there. How much one channel more or less matters falls more slowly
-as a trained network widens, about as 1 / n^2: spaces of different widths are compared by n^2 times the loss when a channel is
-removed and rebuilt from the others.
+widens as the resolution falls; what was measured moves them from there. By that model a channel is worth 3 w / n^4, but n^4 times
+what a removal measures would favour whatever is wide already, and multiply its noise: spaces are compared by n^2 times the loss
+when a channel is removed and rebuilt from the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from gngraph.analysis.cost import Budget, Cost, CostModel
 
 POWER = 3
 """Power of the width in the loss that it costs. With every worth the same, trained from scratch (VGG-11 at 473 kFLOPs, CIFAR-10 of
-16x16), widths by the power 1 reach .585, by 3 .591, and uniform ones .592 (means of two seeds)."""
+16x16), widths by the power 1 reach .585, by 3 .591, and uniform ones .592 (means of two seeds;
+`tools/bench_growth.py search --methods equal-worths,uniform`)."""
 
 TRADES = 9
 """Trade-offs between parameters and FLOPs that are tried where both are bounded."""

@@ -42,10 +42,7 @@ def test_a_run_is_perturbed_before_training_goes_on_and_not_before_it_starts() -
     result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=1, perturb=0.3)
     assert [record["perturbed"] for record in result.history] == [0.0, 0.3, 0.3]
     still = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=0, perturb=0.3)
-    assert [record["perturbed"] for record in still.history] == [
-        0.0,
-        0.3,
-        0.0,
-    ]  # nothing is lost that no training follows
+    shares = [record["perturbed"] for record in still.history]
+    assert shares == [0.0, 0.3, 0.0]  # nothing is lost that no training follows
     with pytest.raises(TrainingError, match=r"'perturb' is a share between 0 and 1, not '1\.5'"):
         grow(seed, problem(), max_params=limit, perturb=1.5)
