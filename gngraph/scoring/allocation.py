@@ -1,8 +1,8 @@
 """Allocation: how wide every channel space is to be under a budget, by what its width is worth.
 
-What the width n of a space of worth w costs is modelled as w / n^3, and the sum over the spaces is made least. Where every layer is
+What the width n of a space of worth w costs is modelled as w / n^2, and the sum over the spaces is made least. Where every layer is
 worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid that
-widens as the resolution falls; what was measured moves them from there. By that model a channel is worth 3 w / n^4, but n^4 times
+widens as the resolution falls; what was measured moves them from there. By that model a channel is worth 2 w / n^3, but n^3 times
 what a removal measures would favour whatever is wide already, and multiply its noise: spaces are compared by n^2 times the loss
 when a channel is removed and rebuilt from the others.
 """
@@ -14,10 +14,12 @@ from collections.abc import Mapping
 
 from gngraph.analysis.cost import Budget, Cost, CostModel
 
-POWER = 3
-"""Power of the width in the loss that it costs. With every worth the same, trained from scratch (VGG-11 at 473 kFLOPs, CIFAR-10 of
-16x16), widths by the power 1 reach .585, by 3 .591, and uniform ones .592 (means of two seeds;
-`tools/bench_growth.py search --methods equal-worths,uniform`)."""
+POWER = 2
+"""Power of the width in the loss that it costs: the greater, the nearer to uniform are the widths where FLOPs are scarce.
+
+What growth found, trained from scratch, reached .582 .589 .593 by the powers 1, 2, 3 on a VGG-11 at 473 kFLOPs, .628 .629 .626 at
+897 kFLOPs, and .615 .610 .595 on a ResNet-20 at 5.2 MFLOPs, which would rather be wide where the resolution is low (CIFAR-10 of
+16x16, medians of 2 or 3 seeds, each known to .005; `tools/bench_growth.py search --methods gngraph`)."""
 
 TRADES = 9
 """Trade-offs between parameters and FLOPs that are tried where both are bounded."""
