@@ -16,7 +16,7 @@ from tests.growth.problems import problem, small_vgg
 
 
 def test_weights_move_towards_new_ones_of_their_own_size_and_scales_stay() -> None:
-    graph = small_vgg()
+    graph = small_vgg()  # every layer is followed by a BatchNorm, or is the last
     graph = graph.with_params({n: 3 * p.data + 0.1 for n, p in graph.params.items() if p.kind == "parameter"})
     half, new = perturbed(graph, 0.5, 3), restarted(graph, 3)
     for name, param in graph.params.items():
@@ -26,6 +26,22 @@ def test_weights_move_towards_new_ones_of_their_own_size_and_scales_stay() -> No
             expected = (param.data + fresh * (param.data.norm() / fresh.norm())) / 2
         torch.testing.assert_close(half.params[name].data, expected)
     assert perturbed(graph, 0.0, 3).params["head.weight"].data.equal(graph.params["head.weight"].data)
+
+
+def test_weights_keep_their_size_unless_a_batch_norm_or_nothing_reads_what_they_give() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 50), nn.BatchNorm1d(50), nn.ReLU(), nn.Linear(50, 30)
+    )
+    graph = from_torch(plain, torch.zeros(2, 4))
+    mixed = perturbed(graph, 0.5, 3)
+    shrunk = {
+        n: float(mixed.params[n].data.norm() / p.data.norm()) for n, p in graph.params.items() if n.endswith("weight")
+    }
+    assert shrunk["0.weight"] == pytest.approx(1.0, rel=1e-5) and shrunk["3.weight"] == 1.0
+    assert not mixed.params["0.weight"].data.allclose(graph.params["0.weight"].data)
+    assert shrunk["2.weight"] == pytest.approx(0.5**0.5, rel=0.1)  # half of two independent matrices of one size
+    assert shrunk["5.weight"] == pytest.approx(0.5**0.5, rel=0.1)
 
 
 def test_what_training_holds_is_neither_perturbed_nor_restarted() -> None:
