@@ -17,10 +17,9 @@ def perturbed(graph: Graph, share: float, seed: int) -> Graph:
     for training on growing data by Ash and Adams, "On warm-starting neural network training", NeurIPS 2020.
 
     The mixture is smaller than what was mixed, by a quarter at a share of .3. Weights stay so where nothing but a BatchNorm, or
-    nothing at all, reads what they give: the one makes their size matter only to the step that training takes, which is the larger
-    for it and most of what perturbation gives there (a ResNet-20 grown with weights of their old size reached .603 where it
-    reaches .628, a VGG-11 .615 and .622); and an output layer becomes less sure. All others get back their size, or every layer of
-    a network without norms would pass on less (see `tools/bench_perturbation.py`).
+    nothing at all, reads what they give: with the one their size matters only to the step that training takes, which is the larger
+    for it, and an output layer becomes less sure. All others get back their size, or every layer of a network without norms would
+    pass on less (`tools/bench_perturbation.py` grows networks of each sort).
     """
     new = restarted(graph, seed).params
     weights = {n: p.data for n, p in graph.params.items() if p.kind == "parameter" and p.trainable and p.data.dim() > 1}
