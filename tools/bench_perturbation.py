@@ -103,6 +103,7 @@ def main(experiment: Experiment, shares: str) -> None:
             raise click.UsageError(f"there is no network '{name}': choose among {', '.join(NETWORKS)}")
     found: dict[tuple[str, float], list[float]] = {}
     epochs = max(1, experiment.epochs // (2 * ROUNDS))
+    final_epochs = max(1, experiment.epochs - ROUNDS * epochs)
     for name, problem in experiment.problems():
         optimizer, make = NETWORKS[name]
         data = experiment.source
@@ -117,15 +118,16 @@ def main(experiment: Experiment, shares: str) -> None:
                 max_flops=GROWTH * size.flops,
                 rounds=ROUNDS,
                 epochs=epochs,
-                final_epochs=max(1, experiment.epochs - ROUNDS * epochs),
+                final_epochs=final_epochs,
                 perturb=share,
                 train=TrainOptions(optimizer=optimizer, lr=experiment.lr),
             ).graph
             accuracy = evaluate(grown, problem, problem.test)[1]
-            assert accuracy is not None
+            if accuracy is None:
+                raise click.UsageError(f"'{experiment.data}' has no classes to be right about: name a data set that has")
             found.setdefault((name, share), []).append(accuracy)
             console.print(f"{name}, seed {problem.seed}, share {share:g}: {accuracy:.4f}", style="dim")
-    table = Table("network", "share", "accuracy", "range", title=f"grown in {experiment.epochs} epochs")
+    table = Table("network", "share", "accuracy", "range", title=f"grown in {ROUNDS * epochs + final_epochs} epochs")
     for (name, share), values in found.items():
         table.add_row(name, f"{share:g}", f"{statistics.median(values):.4f}", f"{min(values):.4f}-{max(values):.4f}")
     console.print(table)
