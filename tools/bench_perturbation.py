@@ -124,7 +124,9 @@ def main(experiment: Experiment, shares: str) -> None:
             ).graph
             accuracy = evaluate(grown, problem, problem.test)[1]
             if accuracy is None:
-                raise click.UsageError(f"'{experiment.data}' has no classes to be right about: name a data set that has")
+                raise click.UsageError(
+                    f"'{experiment.data}' has no classes to be right about: name a data set that has"
+                )
             found.setdefault((name, share), []).append(accuracy)
             console.print(f"{name}, seed {problem.seed}, share {share:g}: {accuracy:.4f}", style="dim")
     table = Table("network", "share", "accuracy", "range", title=f"grown in {ROUNDS * epochs + final_epochs} epochs")
