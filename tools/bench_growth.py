@@ -14,7 +14,7 @@ and the convolutions and matrix products of an analysis as they come; decomposit
     tools/bench_growth.py search --data cifar10.npz --size 16 --train 5000 --network vgg11 --budget 100k \\
         --epochs 12 --methods family,uniform,gngraph,fresh --out runs/
     tools/bench_growth.py search --data cifar100 --network vgg19 --budget width=0.25 --budget 2M,200M --epochs 200 --seeds 3 \\
-        --rounds 8 --samples 4096 --device cuda --out runs/
+            --rounds 8 --samples 4096 --device cuda --workers 8 --out runs/
     tools/bench_growth.py shrink --data cifar10 --network resnet56 --budget width=1 --epochs 200 --tuning 40 --out runs/
 """
 
@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ PAYER = "gngraph"
 def shrunken(data: Data, size: int, train: int) -> Data:
     """`data` with its images averaged down to `size` (0: as they are), and the first `train` training samples (0: all).
 
+    Training samples that are left over are tested on as well: the more there are, the less an accuracy depends on which.
+
     Raises:
         click.UsageError: the data is not of images in memory whose sides are multiples of `size`, or has too few samples.
     """
@@ -80,7 +84,8 @@ def shrunken(data: Data, size: int, train: int) -> Data:
     if train > len(y[0]):
         raise click.UsageError(f"--train {train} is more than the {len(y[0])} training samples of '{data.name}'")
     count = train or len(y[0])
-    arrays = (images[0][:count].numpy(), y[0][:count].numpy(), images[1].numpy(), y[1].numpy())
+    tested, asked = (torch.cat([part[0][count:], part[1]]) for part in (images, y))
+    arrays = (images[0][:count].numpy(), y[0][:count].numpy(), tested.numpy(), asked.numpy())
     made = from_arrays(data.name, *arrays, classes=data.classes or None)
     padding = max(1, made.input_shape[-1] // 8)
     return replace(made, augment=CropFlip(padding) if isinstance(data.augment, CropFlip) else data.augment)
@@ -109,42 +114,46 @@ def digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(key_of(values).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A row of the table for one seed and budget."""
+
+    method: str
+    seed: int
+    budget: Budget
+
+
 class Bench:
     """A table being made."""
 
     def __init__(self, settings: Settings, data: Data, device: str, out: Path) -> None:
         self.settings, self.data, self.device, self.out = settings, data, device, out
         self.store = Store(out)
-        self.failed: list[str] = []
 
-    def run(self, method: str, seed: int, budget: Budget) -> dict[str, Any]:
+    def run(self, cell: Cell) -> dict[str, Any]:
         """The line of a run, made if there is none."""
         samples = self.settings.samples
         problem = Problem(
-            self.data, device=self.device, seed=seed, learn=samples, judge=samples, report=samples,
+            self.data, device=self.device, seed=cell.seed, learn=samples, judge=samples, report=samples,
             batch_size=self.settings.batch_size,
         )  # fmt: skip
-        line = identity(method, problem, budget, self.settings)
-        known = self.store.lines.get(key_of(line))
+        line = identity(cell.method, problem, cell.budget, self.settings)
+        known = self.store.find(key_of(line))
         if known is None:
             base = f"base-{digest({**line, 'method': 'base'})}"
-            run = Run(self.settings, problem, budget, self.out, base)
-            graph = self._network(run, method, line)
+            run = Run(self.settings, problem, cell.budget, self.out, base)
+            graph = self._network(run, cell)
             run.keep(digest(line), graph)
             known = line | outcome(run, graph)
             self.store.add(known)
-            console.print(
-                f"{known['budget']}, seed {seed}, {method}: accuracy {known['accuracy']:.4f}, {known['params']:,} params, "
-                f"{known['flops']:,} FLOPs, {known['seconds']:.0f} s"
-            )
+            console.print(told(cell, known))
         return known
 
-    def _network(self, run: Run, method: str, line: dict[str, Any]) -> Graph:
-        name, _, repeat = method.partition(":")
+    def _network(self, run: Run, cell: Cell) -> Graph:
+        name, _, repeat = cell.method.partition(":")
         if not repeat:
             return JOBS[self.settings.job][name](run)
-        payer = PAYER if name in DESIGNS else name
-        paying = self.run(payer, line["seed"], run.budget)
+        paying = self.run(replace(cell, method=payer_of(cell.method)))
         graph = run.design(name) if name in DESIGNS else self._architecture(run, paying)
         paid = max(1, round(paying["training_flops"] / run.epoch_flops(graph)))
         return run.scratch(graph, paid if repeat == "equal" else None)
@@ -158,24 +167,6 @@ class Bench:
             )
         return run.reset(made)
 
-    def lines(self, methods: Sequence[str], seeds: int, budgets: Sequence[Budget]) -> list[dict[str, Any]]:
-        """All lines of the table, seed by seed: what an interruption leaves is a table of fewer seeds.
-
-        A run that fails is told of, and the rest goes on.
-        """
-        found = []
-        for seed in range(seeds):
-            for budget in budgets:
-                for method in methods:
-                    try:
-                        found.append(self.run(method, seed, budget))
-                    except GnGraphError as error:
-                        self.failed.append(f"{method}, seed {seed}: {error}")
-                        console.print(self.failed[-1], style="red")
-                    else:
-                        self.report(found)
-        return found
-
     def report(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the CSV and the picture of what there is."""
         write_csv(lines, self.out / "growth.csv")
@@ -187,6 +178,90 @@ class Bench:
         s, shape = self.settings, "x".join(map(str, self.data.input_shape))
         count = len(self.data.train)
         return f"{s.job}: {s.network} on {Path(s.data).stem} {shape}, {count:,} training samples, {s.epochs} epochs"
+
+
+def payer_of(method: str) -> str:
+    """The method whose training FLOPs, and for gngraph's own ways also whose architecture, a repeated row takes."""
+    name = method.partition(":")[0]
+    return PAYER if name in DESIGNS else name
+
+
+def waits_for(job: str, cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+    """The cell that has to be finished before another: what pays for it, or what trains the network that all methods rework."""
+    if ":" in cell.method:
+        return replace(cell, method=payer_of(cell.method))
+    if job == "search":
+        return None
+    first = next(other for other in cells if (other.seed, other.budget) == (cell.seed, cell.budget))
+    return None if first == cell else first
+
+
+def told(cell: Cell, line: Mapping[str, Any]) -> str:
+    """A finished run in one line."""
+    return (
+        f"{line['budget']}, seed {cell.seed}, {cell.method}: accuracy {line['accuracy']:.4f}, {line['params']:,} params, "
+        f"{line['flops']:,} FLOPs, {line['seconds']:.0f} s"
+    )
+
+
+_bench: Bench  # of the process, or of the only thread
+
+
+def _open(bench: Bench, threads: int) -> None:
+    global _bench
+    _bench = bench
+    torch.set_num_threads(threads)
+
+
+def _attempt(cell: Cell) -> dict[str, Any] | GnGraphError:
+    try:
+        return _bench.run(cell)
+    except GnGraphError as error:
+        return error
+
+
+def finished(
+    bench: Bench, cells: Sequence[Cell], workers: int, threads: int
+) -> Iterator[tuple[Cell, dict[str, Any] | GnGraphError]]:
+    """Every cell with its line, or with what went wrong, as they come; each starts as soon as what it waits for is there.
+
+    Args:
+        workers: runs at once, each in a process of its own; 1: in this one.
+        threads: of the CPU, for each run.
+    """
+    executor: Executor
+    if workers == 1:
+        executor = ThreadPoolExecutor(1, initializer=_open, initargs=(bench, threads))
+    else:
+        context = get_context("spawn")
+        executor = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(bench, threads))
+    waiting, running, done = list(cells), dict[Future[dict[str, Any] | GnGraphError], Cell](), set[Cell]()
+    with executor:
+        while waiting or running:
+            for cell in [c for c in waiting if waits_for(bench.settings.job, c, cells) in (None, *done)]:
+                waiting.remove(cell)
+                running[executor.submit(_attempt, cell)] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                done.add(cell)
+                yield cell, future.result()
+
+
+def lines_of(bench: Bench, cells: Sequence[Cell], workers: int, threads: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The lines of a table in the order of its cells, and what failed; what there is is drawn after every run.
+
+    A run that fails is told of, and the rest goes on.
+    """
+    found: dict[Cell, dict[str, Any]] = {}
+    failed = []
+    for cell, line in finished(bench, cells, workers, threads):
+        if isinstance(line, GnGraphError):
+            failed.append(f"{cell.method}, seed {cell.seed}: {line}")
+            console.print(failed[-1], style="red")
+        else:
+            found[cell] = line
+            bench.report([found[c] for c in cells if c in found])
+    return [found[c] for c in cells if c in found], failed
 
 
 def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
@@ -229,16 +304,17 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--samples", default=2048, show_default=True, help="of each split of an analysis")
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--threads", default=1, show_default=True, help="of the CPU")
+@click.option("--threads", default=1, show_default=True, help="of the CPU, for each run")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
+              help="runs at once, each in a process of its own: small networks leave a GPU idle")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
     methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float | None, design: str,
     start: float,    extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int,
-    samples: int, seeds: int, device: str, threads: int, out: Path,
+    samples: int, seeds: int, device: str, threads: int, workers: int, out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
-    torch.set_num_threads(threads)
     share = (PERTURB if job == "search" else 0.0) if perturb is None else perturb
     settings = Settings(
         job, network, data, size, train, epochs, tuning, rounds, growing, final, share, design, start, extension, shrinkage,
@@ -251,13 +327,15 @@ def main(
     try:
         source = shrunken(load_data(data, download=Download.IF_MISSING if download else Download.NEVER), size, train)
         bench = Bench(settings, source, device, out)
-        lines = bench.lines(wanted, seeds, [budget_named(text, network, source) for text in budgets])
+        limits = [budget_named(text, network, source) for text in budgets]
+        cells = [Cell(method, seed, limit) for seed in range(seeds) for limit in limits for method in wanted]
+        lines, failed = lines_of(bench, cells, workers, threads)
     except GnGraphError as error:
         raise click.ClickException(str(error)) from error
     console.print(table(lines, bench.title))
     console.print(f"{out}/runs.jsonl, {out}/growth.csv, {out}/growth.png")
-    if bench.failed:
-        raise click.ClickException("rows are missing from the table: " + "; ".join(bench.failed))
+    if failed:
+        raise click.ClickException("rows are missing from the table: " + "; ".join(failed))
 
 
 if __name__ == "__main__":

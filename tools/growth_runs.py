@@ -264,29 +264,34 @@ class Run:
 
 
 class Store:
-    """`runs.jsonl`: one line a finished run; a run whose key is there is not made again."""
+    """`runs.jsonl`: one line a finished run; a run whose key is there is not made again.
+
+    Nothing is held in memory, so that processes which work on one table see each other's lines.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "runs.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.lines: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # what an interruption left of a line: that run is made again
-            self.lines[key_of(record)] = record
-        if lines and not self.path.read_text(encoding="utf-8").endswith("\n"):
+        if self.path.exists() and not self.path.read_text(encoding="utf-8").endswith("\n"):
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write("\n")
+                file.write("\n")  # what an interruption left of a line stays apart from the next
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Write a line."""
-        self.lines[key_of(record)] = record
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The line of a key."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        for line in reversed(lines):
+            try:
+                record: dict[str, Any] = json.loads(line)
+            except ValueError:
+                continue  # cut off: that run is made again
+            if key_of(record) == key:
+                return record
+        return None
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Write a line, at once: lines of other processes come before it or after it."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-            file.flush()
 
 
 def key_of(record: Mapping[str, Any]) -> str:
