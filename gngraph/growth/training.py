@@ -14,7 +14,7 @@ from gngraph.analysis.manager import Problem
 from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
 from gngraph.errors import TrainingError
-from gngraph.growth.evaluation import correct
+from gngraph.growth.gradients import Gradients
 from gngraph.growth.optimizer_state import OptimizerState, extract, restore
 from gngraph.growth.options import Stretch, TrainOptions
 from gngraph.growth.seeding import mixed, seeded
@@ -91,14 +91,15 @@ class Trainer:
         if state is not None:
             restore(optimizer, parameters, state)
         wrapped, stepper = self._accelerator.prepare(module, optimizer)
+        gradients = Gradients(wrapped, self.problem.loss_fn, stepper, self._accelerator, self.device)
         records = []
         for epoch in range(stretch.epochs):
-            records.append(self._epoch(wrapped, stepper, stretch, epoch))
+            records.append(self._epoch(gradients, stepper, stretch, epoch))
             on_epoch(records[-1])
         self._accelerator.free_memory()
         return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
 
-    def _epoch(self, module: nn.Module, optimizer: Any, stretch: Stretch, epoch: int) -> EpochRecord:
+    def _epoch(self, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int) -> EpochRecord:
         started = time.perf_counter()
         number = stretch.first_epoch + epoch
         seed = mixed(self.problem.seed, number)
@@ -118,12 +119,9 @@ class Trainer:
                 rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                outputs = module(x)
-                losses = self.problem.loss_fn.per_sample(outputs, y)
-                optimizer.zero_grad()
-                self._accelerator.backward(losses.mean())
+                losses, right = gradients(x, y)
                 optimizer.step()
-                tally.add(losses.detach(), correct(self.problem.loss_fn, outputs, y), rate)
+                tally.add(losses, right, rate)
         return tally.record(rate, time.perf_counter() - started)
 
 
