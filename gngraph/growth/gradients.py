@@ -89,11 +89,14 @@ class Gradients:
             buffer.copy_(value)
         self.optimizer.zero_grad()
         graph, inputs, targets = torch.cuda.CUDAGraph(), x.clone(), y.clone()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random = generator.clone_state()
         try:
             # other threads, such as those that pin batches, may use the device meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 losses, right = self._passes(inputs, targets)
         except RuntimeError:
+            generator.graphsafe_set_state(random)  # which took itself to be captured, and would refuse to be drawn from
             self.optimizer.zero_grad()
             return None
         return _Captured(graph, inputs, targets, losses, right)

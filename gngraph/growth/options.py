@@ -15,7 +15,7 @@ from gngraph.errors import TrainingError
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine"]
 
-RATES: Mapping[str, float] = {"sgd": 0.05, "adamw": 2e-3}
+RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
 """Learning rate of each optimiser where none is given; they suit small networks with BatchNorm."""
 
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine")
