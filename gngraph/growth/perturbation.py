@@ -33,6 +33,6 @@ def _to_size(weight: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
 
 
 def _sizeless(graph: Graph, param: str) -> bool:
-    """Whether nothing but BatchNorms reads what the layers of a parameter write."""
-    readers = [user for node, _ in graph.readers(param) for user in graph.users(node)]
-    return all(graph.nodes[reader].op.startswith("batch_norm") for reader in readers)
+    """Whether nothing but BatchNorms that normalise by the batch reads what the layers of a parameter write."""
+    readers = [graph.nodes[user] for node, _ in graph.readers(param) for user in graph.users(node)]
+    return all(reader.op.startswith("batch_norm") and reader.attrs.get("training") is not False for reader in readers)

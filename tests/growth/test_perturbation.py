@@ -44,6 +44,24 @@ def test_weights_keep_their_size_unless_a_batch_norm_or_nothing_reads_what_they_
     assert shrunk["5.weight"] == pytest.approx(0.5**0.5, rel=0.1)
 
 
+class FixedStatistics(nn.Module):
+    """A norm whose statistics stay as they are in training too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        held = self.norm
+        return nn.functional.batch_norm(self.layer(x), held.running_mean, held.running_var, held.weight, training=False)
+
+
+def test_weights_keep_their_size_before_a_norm_of_fixed_statistics() -> None:
+    graph = from_torch(FixedStatistics(), torch.zeros(2, 4))
+    weight = perturbed(graph, 0.5, 3).params["layer.weight"].data
+    assert float(weight.norm() / graph.params["layer.weight"].data.norm()) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_what_training_holds_is_neither_perturbed_nor_restarted() -> None:
     held = nn.Linear(4, 6).requires_grad_(False)
     graph = from_torch(nn.Sequential(held, nn.ReLU(), nn.Linear(6, 2)), torch.zeros(2, 4))
