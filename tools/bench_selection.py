@@ -75,7 +75,7 @@ def problem(
         if candidate.morphism.kind == "prune":
             judge.s[:, i] *= -0.05
             judge.q[:, :, i] *= 0.01
-    return Scores(candidates, judge, report, {}, ())
+    return Scores(candidates, judge, report, ())
 
 
 def plain(scores: Scores, model: CostModel, budget: Budget | None, count: int) -> list[int]:

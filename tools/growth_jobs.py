@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from gngraph.growth.evaluation import evaluate
 from gngraph.growth.jobs import strategy
 from gngraph.growth.perturbation import perturbed
 from gngraph.growth.seeding import mixed
-from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Strategy
+from gngraph.growth.strategy import GaussNewtonGrowth, Strategy
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.scoring.gauss_newton import GaussNewton
@@ -186,9 +187,10 @@ def _by_strategies(names: tuple[str, ...], budget_of: Callable[[Run, Graph], Bud
     return {name: partial(rewritten, STRATEGIES[name], budget_of) for name in names}
 
 
-def _own(job: str, *kinds: str) -> Strategy:
+def _own(job: str, *kinds: str) -> GaussNewtonGrowth:
     """gngraph's own way, or the same with other kinds of candidates."""
-    return GaussNewtonGrowth(GaussNewton(kinds=kinds)) if kinds else strategy(job)
+    own = strategy(job)
+    return replace(own, analysis=GaussNewton(kinds=kinds)) if kinds else own
 
 
 JOBS: Mapping[str, Mapping[str, Method]] = {
@@ -199,15 +201,15 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
         "larger": larger,
         **_by_strategies(tuple(STRATEGIES), _extended),
         "gngraph": partial(rewritten, _own("extend"), _extended),
-        "new": partial(rewritten, _own("extend", "new", "merge"), _extended),
-        "exact": partial(rewritten, _own("extend", "merge"), _extended),
-        "reshaping": partial(rewritten, _own("extend", *KINDS), _extended),
+        "new": partial(rewritten, _own("extend", "new", "prune"), _extended),
+        "exact": partial(rewritten, _own("extend", "prune"), _extended),
+        "reshaping": partial(rewritten, GaussNewtonGrowth(), _extended),
     },
     "reshape": {
         "same": same,
         "same-perturbed": perturbed_same,
         "gngraph": partial(rewritten, _own("reshape"), _unchanged),
-        "exact": partial(rewritten, _own("reshape", "prune", "merge"), _unchanged),
+        "exact": partial(rewritten, _own("reshape", "prune"), _unchanged),
         "immediate": partial(rewritten, GaussNewtonGrowth(allocation="none"), _unchanged),
         "paper": partial(rewritten, STRATEGIES["paper"], _unchanged),
         **{f"towards-{shape}": partial(to_shape, shape, _unchanged) for shape in ("uniform", "soft-pyramid")},

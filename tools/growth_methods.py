@@ -94,15 +94,14 @@ def _analysed(*kinds: str, curvature: str = "mc", new: int = GaussNewton.new) ->
 
 STRATEGIES: Mapping[str, Strategy] = {
     "gngraph": GaussNewtonGrowth(),
-    "gngraph-new": GaussNewtonGrowth(_analysed("new", "prune", "merge", new=PROPOSED)),
-    "gngraph-exact": GaussNewtonGrowth(_analysed("prune", "merge")),
+    "gngraph-new": GaussNewtonGrowth(_analysed("new", "prune", new=PROPOSED)),
+    "gngraph-exact": GaussNewtonGrowth(_analysed("prune")),
     "paper": GaussNewtonGrowth(_analysed("split", "prune", curvature="rank1"), "additive", "none"),
     "joint-no-fill": GaussNewtonGrowth(allocation="none"),
     "joint-fill-uniform": GaussNewtonGrowth(allocation="uniform"),
     "joint-fill-proportional": GaussNewtonGrowth(allocation="proportional"),
     "additive": GaussNewtonGrowth(selection="additive"),
     "rank1": GaussNewtonGrowth(_analysed(*KINDS, curvature="rank1")),
-    "prune-capacity": GaussNewtonGrowth(_analysed("split", "prune")),
     "with-insertions": GaussNewtonGrowth(_analysed(*KINDS, "insert")),
     "equal-worths": GaussNewtonGrowth(None),
     "random-split": GaussNewtonGrowth(None, allocation="random-twins"),

@@ -38,8 +38,7 @@ def kinds_option(default: str) -> Callable[[F], F]:
         default=default,
         show_default=True,
         callback=lambda _, __, value: tuple(part.strip() for part in value.split(",")),
-        help="Kinds of candidates to score: split, prune, new, merge, insert, and for comparison split-random, split-firefly, "
-        "... Merges, where prunes are scored too, only say what widths are worth.",
+        help="Kinds of candidates to score: split, prune, new, merge, insert, and for comparison split-random, split-firefly, ",
     )
 
 
@@ -132,7 +131,7 @@ def score(
               help="Share of new initial weights mixed in after every rewrite, without which a network that was trained while "
               "it was small learns less; 0 keeps what a pretrained network knows.")  # fmt: skip
 @curvature_option
-@kinds_option("split,prune,merge")
+@kinds_option("split,prune")
 @click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
 @click.option("--allocation",
               type=click.Choice(["capacity", "none", "equal-worths", "uniform", "proportional", "random-twins", "near-copies",

@@ -26,8 +26,8 @@ class Room:
         widths, cost: the network with the learned morphisms applied.
         target: what the round may use.
         budget: of the whole run.
-        capacity: space -> capacity value, where the analysis knows it.
-        removable: spaces whose channels the analysis scored for removal.
+        capacity: space -> what its width is worth, where that was measured.
+        removable: spaces whose channels may be removed.
         held: spaces that keep their widths.
         named: (space, channel) of the channels that a learned morphism already changes.
         generator: for whatever is random, on the CPU.
@@ -106,7 +106,7 @@ class Capacity:
 
     def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
         writers = {name: max(1, len(room.spaces[name].nodes(Role.PRODUCE))) for name in names}
-        return worths(room.capacity, room.model.widths, writers)
+        return worths(room.capacity, writers)
 
 
 @dataclass(frozen=True)

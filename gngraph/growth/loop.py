@@ -35,6 +35,7 @@ from gngraph.growth.training import EpochRecord, Trainer
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import Selection
+from gngraph.scoring.worth import measured_worths
 
 STAGES = ("train", "batchnorm", "evaluate", "analyse", LOOKAHEAD, "select", "rewrite", "measure")
 """Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data) follow both the
@@ -243,10 +244,10 @@ class _Run:
         analysis = self.strategy.analysis
         with self._stage("analyse"):
             scores = self.analyses.get(analysis, graph) if analysis else unscored()
+            capacity = self.capacity.seen(measured_worths(graph, self.analyses, scores.candidates))
         spaces = self.analyses.get(ChannelSpaces, graph)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
         model = CostModel(graph, spaces)
-        capacity = self.capacity.seen(scores.capacity, model.widths)
         return Situation(graph, self.analyses, spaces, model, scores, capacity, target, self.budget, generator)
 
     def _settled(self, situation: Situation, record: Record) -> Strategy:

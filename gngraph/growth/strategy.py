@@ -20,8 +20,11 @@ from gngraph.scoring.gauss_newton import GaussNewton, Moments, Scores
 from gngraph.scoring.merging import merged_into_rest
 from gngraph.scoring.selection import Selection, select
 
-KINDS = ("split", "prune", "merge")
-"""Kinds of candidates of gngraph's own growth: splits and prunes to choose among, merges for what widths are worth."""
+KINDS = ("split", "prune")
+"""Kinds of candidates of gngraph's own growth. Prunes are also what widths are measured by, where none is to be removed."""
+
+REMOVALS = frozenset({"prune", "merge"})
+"""Kinds of candidates that make a space narrower."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Situation:
         graph, spaces, model: the network, trained.
         analyses: of the run, for what a decision still needs to know.
         scores: what the strategy's analysis found; without any candidate where it has none.
-        capacity: space -> capacity value, over all rounds so far; see `CapacityRecord`.
+        capacity: space -> what its width is worth, over all rounds so far; see `CapacityRecord`.
         target: what the round may use.
         budget: what the whole run may use.
         generator: for whatever is random, on the CPU.
@@ -74,7 +77,7 @@ class Strategy(Protocol):
 def unscored() -> Scores:
     """The scores of no candidate."""
     empty = Moments(torch.zeros(2, 0), torch.zeros(1, 2, 0))
-    return Scores((), empty, empty, {}, ())
+    return Scores((), empty, empty, ())
 
 
 def unselected(situation: Situation) -> Selection:
@@ -91,6 +94,7 @@ class GaussNewtonGrowth:
         analysis: see `GaussNewton`; None: everything goes by the allocation rule.
         selection: "joint" or "additive".
         allocation: a name of `ALLOCATIONS`.
+        narrows: whether channels may be removed, where the analysis scores that.
 
     Raises:
         PassError: there is no such allocation rule.
@@ -99,24 +103,21 @@ class GaussNewtonGrowth:
     analysis: GaussNewton | None = field(default_factory=lambda: GaussNewton(kinds=KINDS))
     selection: str = "joint"
     allocation: str = "capacity"
+    narrows: bool = True
 
     def __post_init__(self) -> None:
         if self.allocation not in ALLOCATIONS:
             raise PassError(f"allocation '{self.allocation}' is unknown; choose one of {', '.join(ALLOCATIONS)}")
 
     def learned(self, situation: Situation) -> Selection:
-        """What the selection rule wants, within the widths that the allocation rule asks for.
-
-        Where prunes and merges are both scored, merges say what widths are worth, and prunes what is removed: a merge names the
-        channels that it needs, so that only few can be chosen together.
-        """
+        """What the selection rule wants, within the widths that the allocation rule asks for."""
         scores, model = situation.scores, situation.model
         kinds = {c.morphism.kind for c in scores.candidates}
+        if not self.narrows:
+            kinds -= REMOVALS
         if not kinds:
             return unselected(situation)
-        if "prune" in kinds:
-            kinds -= {"merge"}
-        widths = self._allocation.widths(_room(situation, unselected(situation), ()))
+        widths = self._allocation.widths(self._room(situation, unselected(situation), ()))
         return select(scores, model, budget=situation.target, widths=widths, rule=self.selection, kinds=kinds)
 
     def plan(self, situation: Situation, selection: Selection) -> Plan:
@@ -129,26 +130,26 @@ class GaussNewtonGrowth:
         missed = [c.morphism for c in candidates if c.gain < 0]
         wanted = [c.morphism for c in candidates if c.gain >= 0]
         learned = (*wanted, *merged_into_rest(situation.graph, situation.analyses, missed, also=wanted))
-        return Plan(learned, tuple(self._allocation.fill(_room(situation, selection, learned))))
+        return Plan(learned, tuple(self._allocation.fill(self._room(situation, selection, learned))))
 
     @property
     def _allocation(self) -> Allocation:
         return ALLOCATIONS[self.allocation]
 
-
-def _room(situation: Situation, selection: Selection, learned: tuple[Morphism, ...]) -> Room:
-    """What a selection leaves."""
-    return Room(
-        situation.graph,
-        situation.spaces,
-        situation.model,
-        selection.widths,
-        selection.cost,
-        situation.target,
-        situation.budget,
-        situation.capacity,
-        {c.morphism.space for c in situation.scores.candidates if c.morphism.kind == "prune"},
-        selection.held,
-        {(m.space, getattr(m, "channel", -1)) for m in learned},
-        situation.generator,
-    )
+    def _room(self, situation: Situation, selection: Selection, learned: tuple[Morphism, ...]) -> Room:
+        """What a selection leaves."""
+        prunes = {c.morphism.space for c in situation.scores.candidates if c.morphism.kind == "prune"}
+        return Room(
+            situation.graph,
+            situation.spaces,
+            situation.model,
+            selection.widths,
+            selection.cost,
+            situation.target,
+            situation.budget,
+            situation.capacity,
+            prunes if self.narrows else (),
+            selection.held,
+            {(m.space, getattr(m, "channel", -1)) for m in learned},
+            situation.generator,
+        )

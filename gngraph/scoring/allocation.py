@@ -1,10 +1,8 @@
 """Allocation: how wide every channel space is to be under a budget, by what its width is worth.
 
 What the width n of a space of worth w costs is modelled as w / n^2, and the sum over the spaces is made least. Where every layer is
-worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid that
-widens as the resolution falls; what was measured moves them from there. By that model a channel is worth 2 w / n^3, but n^3 times
-what a removal measures would favour whatever is wide already, and multiply its noise: spaces are compared by n^2 times the loss
-when a channel is removed and rebuilt from the others.
+worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid
+that widens as the resolution falls; what was measured (`gngraph.scoring.worth`) moves them from there.
 """
 
 from __future__ import annotations
@@ -30,23 +28,22 @@ TRUST = 0.75
 
 Around a sensible design the loss is flat, so the noise of a measurement must not lead far from there."""
 
-FLOOR = 0.01
-"""Least that is measured, as a share of the mean: that a space is worth nothing holds for the network as it is."""
+FLOOR = 0.1
+"""Least worth of a layer, as a share of the mean: that more width is worth nothing holds for the network as it is."""
 
 
-def worths(capacity: Mapping[str, float], widths: Mapping[str, int], writers: Mapping[str, int]) -> dict[str, float]:
+def worths(capacity: Mapping[str, float], writers: Mapping[str, int]) -> dict[str, float]:
     """What the width of each space is worth, on average about 1 for each layer that writes it.
 
-    Measured is n^2 times the loss when one of the n channels is removed, for each writer, in units of its mean, to the power
-    `TRUST`; where nothing is known it is 1, and never below `FLOOR`. A residual stream is written by many layers, and
-    costs as much more: with that its best width is that of the layers inside the blocks, as people build them.
+    Measured is the worth for each writer, in units of its mean and not below `FLOOR`, to the power `TRUST`; where nothing is
+    known it is 1. A residual stream is written by many layers, and costs as much more: where nothing is known of any space
+    its best width is that of the layers inside the blocks, as people build them.
 
     Args:
-        capacity: space -> loss when one of its channels is removed.
-        widths: space -> n.
+        capacity: space -> worth that was measured, in any unit.
         writers: space -> layers that write it, for the spaces whose worth is asked.
     """
-    known = {s: max(0.0, capacity[s]) * widths[s] ** 2 / count for s, count in writers.items() if s in capacity}
+    known = {s: max(0.0, capacity[s]) / count for s, count in writers.items() if s in capacity}
     mean = sum(known.values()) / max(1, len(known))
     if mean <= 0:
         return {name: float(count) for name, count in writers.items()}

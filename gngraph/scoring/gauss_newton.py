@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,16 +115,12 @@ class Scores:
         candidates: every candidate, in the order of the columns of the moments.
         judge: effects on the judge split, for selection.
         report: effects on the report split, for what is reported.
-        capacity: space -> median over its channels of the predicted increase of the loss when one is removed: merged into
-            the others where merges are scored, else with its mean kept. The median, since one channel that everything hangs
-            on says little of what the next one would be worth.
         notes: what the analysis could not do, and why.
     """
 
     candidates: tuple[Candidate, ...]
     judge: Moments = field(repr=False)
     report: Moments = field(repr=False)
-    capacity: dict[str, float]
     notes: tuple[str, ...]
 
 
@@ -146,7 +141,7 @@ class GaussNewton:
             forward pass over 512 judge samples each, which takes as long as training on about 200. Their predictions become
             about as good as those of small changes.
         new: new channels proposed for each layer that writes a space, learned in the first epoch alone.
-        kinds: kinds of morphism to score, of `PROPOSERS`; capacity is known where "prune" or "merge" is among them.
+        kinds: kinds of morphism to score, of `PROPOSERS`.
 
     Raises:
         PassError: a kind is unknown, the problem has no data, or the graph has no free space or no place for the kinds.
@@ -235,7 +230,7 @@ class _Run:
             Candidate(morphism, site, gain, error, cost)
             for (morphism, site, cost), gain, error in zip(found, gains, errors, strict=True)
         )
-        return Scores(candidates, judge, report, _capacity(candidates), tuple(self.notes))
+        return Scores(candidates, judge, report, tuple(self.notes))
 
     def _looked(self, morphisms: list[Morphism], judge: Moments, report: Moments) -> tuple[Moments, Moments]:
         """The same moments, with what the model misses of the largest changes added to s."""
@@ -280,12 +275,3 @@ class _Run:
 
         self._pass(data, None, [judge])
         return found[0]
-
-
-def _capacity(candidates: Iterable[Candidate]) -> dict[str, float]:
-    values: dict[str, dict[str, list[float]]] = {}
-    for candidate in candidates:
-        kind, space = candidate.morphism.kind, candidate.morphism.space
-        if kind in ("merge", "prune"):
-            values.setdefault(space, {}).setdefault(kind, []).append(max(0.0, -candidate.gain))
-    return {space: median(kinds.get("merge") or kinds["prune"]) for space, kinds in values.items()}

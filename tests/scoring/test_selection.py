@@ -52,7 +52,7 @@ def scores_of(
     moments = Moments(s, q)
     gains = -moments.changes()
     candidates = tuple(Candidate(m, m.kind, float(gains[i]), 0.0, own) for i, m in enumerate(morphisms))
-    return Scores(candidates, moments, moments, {"0": 1.0, "2": 2.0}, ())
+    return Scores(candidates, moments, moments, ())
 
 
 def splits() -> Sequence[Morphism]:
@@ -267,11 +267,11 @@ def test_allocated_widths_are_the_best_of_all_that_fit(graph: Graph, model: Cost
 
 
 def test_worths_are_relative_and_never_nothing() -> None:
-    widths, one = {"a": 2, "b": 4, "c": 8}, dict.fromkeys("abc", 1)
-    found = worths({"a": 2.0, "b": 0.0}, widths, one)  # 2 * 2^2 and 0: their mean stands for c
+    one = dict.fromkeys("abc", 1)
+    found = worths({"a": 2.0, "b": 0.0}, one)  # their mean stands for c
     assert found == pytest.approx({"a": 2**TRUST, "b": FLOOR**TRUST, "c": 1.0})
-    assert set(worths({}, widths, one).values()) == {1.0}
-    stream = worths({"a": 2.0, "b": 2.0}, {"a": 2, "b": 4}, {"a": 1, "b": 4})  # the same for each layer that writes it
+    assert set(worths({}, one).values()) == {1.0}
+    stream = worths({"a": 2.0, "b": 8.0}, {"a": 1, "b": 4})  # the same for each layer that writes it
     assert stream == pytest.approx({"a": 1.0, "b": 4.0})
 
 
