@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
+MEMORY = 0.5
+"""Weight of the rounds before in what a round believes: one measurement is noisy, and a narrow network says little of a wide one."""
+
 
 class CapacityRecord:
-    """What widths were measured to be worth in all rounds, averaged: one round sees a few samples, and few channels a space."""
+    """What widths were measured to be worth in all rounds, later rounds counting for more."""
 
     def __init__(self) -> None:
-        self._worths: dict[str, list[float]] = {}
+        self._worths: dict[str, float] = {}
 
     def seen(self, worths: Mapping[str, float]) -> dict[str, float]:
         """The worths of all rounds so far for the spaces of this one, each relative to the mean of its round.
@@ -24,5 +27,6 @@ class CapacityRecord:
         mean = fmean(worths.values()) if worths else 0.0
         if mean > 0:
             for space, value in worths.items():
-                self._worths.setdefault(space, []).append(value / mean)
-        return {space: fmean(self._worths[space]) for space in worths if space in self._worths}
+                before = self._worths.get(space, value / mean)
+                self._worths[space] = MEMORY * before + (1 - MEMORY) * value / mean
+        return {space: self._worths[space] for space in worths if space in self._worths}
