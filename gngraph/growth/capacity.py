@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 MEMORY = 0.5
-"""Weight of the rounds before in what a round believes: one measurement is noisy, and a narrow network says little of a wide one."""
+"""Weight of the rounds before in what a round believes: one measurement is noisy, and narrow networks say little of wide ones."""
 
 
 class CapacityRecord:
