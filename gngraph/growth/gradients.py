@@ -62,7 +62,8 @@ class Gradients:
         """Losses [N], and shares of right answers [N] as `correct` counts them; the next call may overwrite both."""
         if self._untried and isinstance(y, Tensor):
             self._untried = False
-            self._captured = self._capture(x, y)
+            with torch.cuda.device(x.device):
+                self._captured = self._capture(x, y)
         if self._captured is not None and self._captured.fits(x, y):
             return self._captured.replay(x, y)
         # a graph writes gradients where they were when it was captured: there they must stay
