@@ -243,7 +243,7 @@ def grow(
     final: Final = "cycle",
     perturb: float = 0.3,
     curvature: str = "mc",
-    kinds: tuple[str, ...] = ("split", "prune", "merge"),
+    kinds: tuple[str, ...] = ("split", "prune"),
     selection: str = "joint",
     allocation: str = "capacity",
     out: str | os.PathLike[str] | None = None,

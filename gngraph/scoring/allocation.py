@@ -15,10 +15,8 @@ from gngraph.analysis.cost import Budget, Cost, CostModel
 POWER = 2
 """Power of the width in the loss that it costs: the greater, the nearer to uniform are the widths where FLOPs are scarce.
 
-What growth found, trained from scratch, reached .582 .589 .593 by the powers 1, 2, 3 on a VGG-11 at 473 kFLOPs, .628 .629 .626 at
-897 kFLOPs, and .615 .610 .602 on a ResNet-20 at 5.2 MFLOPs, which would rather be wide where the resolution is low (CIFAR-10 of
-16x16, medians of 2 or 3 seeds, each known to .005; `tools/bench_growth.py search --methods gngraph`,
-with this set to each)."""
+What growth found, trained from scratch, reached .593 .597 by the powers 1 and 2 on a VGG-11 at 473 kFLOPs (CIFAR-10 of 16x16, two
+seeds, each known to .005; `tools/bench_growth.py search --methods gngraph`, with this set to each)."""
 
 TRADES = 9
 """Trade-offs between parameters and FLOPs that are tried where both are bounded."""
