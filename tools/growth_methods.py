@@ -35,6 +35,7 @@ class FirstOrder:
 
     analysis: GaussNewton = field(default_factory=lambda: GaussNewton(kinds=("split-firefly",)))
     allocation: str = _UNIFORM.allocation
+    measures: bool = _UNIFORM.measures
 
     def learned(self, situation: Situation) -> Selection:
         """The best by their first-order change on the judge split, each channel once."""
@@ -63,6 +64,7 @@ class PlacedUniformly:
 
     analysis: GaussNewton
     allocation: str = _UNIFORM.allocation
+    measures: bool = _UNIFORM.measures
 
     def learned(self, situation: Situation) -> Selection:
         """For each space as many candidates as it gets channels, in the order in which they are proposed."""

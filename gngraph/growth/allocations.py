@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -52,7 +52,13 @@ class Room:
 
 
 class Allocation(Protocol):
-    """What becomes of a round's budget."""
+    """What becomes of a round's budget.
+
+    Attributes:
+        measures: whether it asks what widths are worth, which costs an analysis of its own.
+    """
+
+    measures: ClassVar[bool]
 
     def widths(self, room: Room) -> Mapping[str, int] | None:
         """Widths that the round is to reach; None where the rule names none, and whatever is learned fits."""
@@ -66,6 +72,8 @@ class Allocation(Protocol):
 @dataclass(frozen=True)
 class Nothing:
     """The network keeps to what was learned, and may end far below its budget."""
+
+    measures: ClassVar[bool] = False
 
     def widths(self, room: Room) -> None:
         """None: every candidate may be chosen."""
@@ -82,6 +90,8 @@ TOLERANCE = 1.25
 @dataclass(frozen=True)
 class Capacity:
     """The widths that the worths of the spaces ask for; see `gngraph.scoring.allocation`."""
+
+    measures: ClassVar[bool] = True
 
     def widths(self, room: Room) -> Mapping[str, int]:
         """The best widths for the round.
@@ -113,6 +123,8 @@ class Capacity:
 class EqualWorths(Capacity):
     """The widths that are best where the width of every layer is worth the same, whatever was measured."""
 
+    measures: ClassVar[bool] = False
+
     def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
         return super()._worths(replace(room, capacity={}), names)
 
@@ -122,6 +134,7 @@ class Proportions:
     """New channels, each for the space that is narrowest in units of a shape among those in which one fits."""
 
     shape: Callable[[int], float]
+    measures: ClassVar[bool] = False
 
     def widths(self, room: Room) -> Mapping[str, int]:
         """The widths that are reached; none is below what it is."""
@@ -156,6 +169,7 @@ class RandomTwins:
     """
 
     share: float
+    measures: ClassVar[bool] = False
 
     def widths(self, room: Room) -> None:
         """None: every candidate may be chosen."""

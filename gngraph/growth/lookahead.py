@@ -102,6 +102,11 @@ class Lookahead:
         """What is to be known of the candidates, as for the growth itself."""
         return self.growth.analysis
 
+    @property
+    def measures(self) -> bool:
+        """Whether one of the rules asks what widths are worth."""
+        return any(replace(self.growth, allocation=rule).measures for rule in self.rules)
+
     def choose(self, situation: Situation, state: OptimizerState, options: TrainOptions, first_epoch: int) -> Choice:
         """The rule whose network trains best; the graph and the state of the run stay as they are.
 

@@ -244,7 +244,9 @@ class _Run:
         analysis = self.strategy.analysis
         with self._stage("analyse"):
             scores = self.analyses.get(analysis, graph) if analysis else unscored()
-            capacity = self.capacity.seen(measured_worths(graph, self.analyses, scores.candidates))
+            asked = self.strategy.measures
+            worths = measured_worths(graph, self.analyses, scores.candidates) if asked else {}
+            capacity = self.capacity.seen(worths)
         spaces = self.analyses.get(ChannelSpaces, graph)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
         model = CostModel(graph, spaces)

@@ -65,6 +65,11 @@ class Strategy(Protocol):
         """Name of the rule, one of `ALLOCATIONS`, for the rest of the budget."""
         ...
 
+    @property
+    def measures(self) -> bool:
+        """Whether that rule asks what widths are worth."""
+        ...
+
     def learned(self, situation: Situation) -> Selection:
         """The learned morphisms, among the candidates."""
         ...
@@ -131,6 +136,11 @@ class GaussNewtonGrowth:
         wanted = [c.morphism for c in candidates if c.gain >= 0]
         learned = (*wanted, *merged_into_rest(situation.graph, situation.analyses, missed, also=wanted))
         return Plan(learned, tuple(self._allocation.fill(self._room(situation, selection, learned))))
+
+    @property
+    def measures(self) -> bool:
+        """Whether the allocation rule asks what widths are worth."""
+        return self._allocation.measures
 
     @property
     def _allocation(self) -> Allocation:

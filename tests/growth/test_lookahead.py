@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ class OneSpace:
     """All new channels go into one space, where they are of no use: the layers before it stay as narrow as they are."""
 
     index: int
+    measures: ClassVar[bool] = False
 
     def widths(self, room: Room) -> None:
         """None."""

@@ -196,3 +196,31 @@ def test_a_run_that_breaks_off_leaves_the_last_finished_round(tmp_path: Path, mo
     )
     archived = load_history(tmp_path / "model.gng")
     assert isinstance(archived, dict) and archived["rounds"] == history
+
+
+@pytest.mark.parametrize(
+    ("allocation", "asks"),
+    [("capacity", True), ("lookahead", True), ("equal-worths", False), ("uniform", False), ("none", False)],
+)
+def test_worths_are_measured_only_for_a_rule_that_asks(
+    allocation: str, asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measured(*arguments: object) -> dict[str, float]:
+        asked.append(arguments)
+        return {}
+
+    monkeypatch.setattr(loop, "measured_worths", measured)
+    seed = seed_graph()
+    grow(
+        seed,
+        problem(),
+        max_params=2 * cost(seed).params,
+        rounds=1,
+        epochs=1,
+        final_epochs=0,
+        allocation=allocation,
+        train=TRAIN,
+    )
+    assert len(asked) == asks
