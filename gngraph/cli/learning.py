@@ -82,7 +82,7 @@ def train(
 @data_options
 @curvature_option
 @kinds_option("split,prune")
-@click.option("--looks", type=click.IntRange(0), default=16, show_default=True,
+@click.option("--looks", type=click.IntRange(0), default=32, show_default=True,
               help="Candidates with the greatest second-order change whose true loss is measured too: a forward pass over "
               "512 samples each.")  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Candidates to show.")

@@ -130,7 +130,7 @@ class GaussNewton:
 
     Cost: `epochs` passes over the learn split, each one forward pass, 1 + R backward passes without weight gradients, and
     two convolutions a layer; then one pass over the judge and one over the report split, of a convolution a layer. In
-    epochs of training on the same samples that is about 2 while learning and 1.4 after it (`tools/bench_cost.py`). A
+    epochs of training on the same samples that is about 2 while learning and 1.4 to 1.8 after it (`tools/bench_cost.py`). A
     new channel adds, in each pass, a convolution of one channel for every layer that reads its space.
 
     Attributes:
