@@ -27,9 +27,9 @@ SAMPLES = 512
 
 
 LOOKS = 32
-"""Candidates that are looked at where single predictions are shown. Actual on predicted changes of all five kinds together, on three
-trained ResNet-20s: correlations .998, .995 and .988 with 16, .999, .995 and .998 with 32 (`tools/fig3.py --network resnet20 --width 1
---seeds 3 --candidates 60 --unseen 512 --test 0 --samples 2048,2048,2048 --looks 32`)."""
+"""Candidates that are looked at where single predictions are shown. Actual on predicted changes of all five kinds together, on
+three trained ResNet-20s: correlations .998, .995 and .988 with 16, .999, .995 and .998 with 32 (`tools/fig3.py --looks 32
+--network resnet20 --width 1 --seeds 3 --candidates 60 --unseen 512 --test 0 --samples 2048,2048,2048`)."""
 
 
 def missing_change(
