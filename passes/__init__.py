@@ -14,6 +14,7 @@ from gngraph.passes.insert_layer import InsertLayers
 from gngraph.passes.merge_channels import MergeChannels
 from gngraph.passes.new_channels import NewChannels
 from gngraph.passes.prune_channels import PruneChannels
+from gngraph.passes.remove_layer import RemoveLayers
 from gngraph.passes.split_channels import SplitChannels
 from gngraph.rewrite.graph_pass import Pass
 from gngraph.rewrite.pass_manager import PassManager
@@ -27,6 +28,7 @@ __all__ = [
     "Pass",
     "PassManager",
     "PruneChannels",
+    "RemoveLayers",
     "SplitChannels",
     "format_passes",
     "parse_passes",

@@ -77,6 +77,12 @@ def dominating_values(graph: Graph) -> list[str]:
     return chain[::-1]
 
 
+def nodes_between(graph: Graph, before: str, value: str) -> frozenset[str]:
+    """Nodes that a value is computed from, itself among them, but not those that the value `before` is; O(#nodes)."""
+    flow = to_networkx(graph)
+    return frozenset((nx.ancestors(flow, value) | {value}) - nx.ancestors(flow, before) - {before})
+
+
 def cut_points(graph: Graph, spaces: ChannelSpaces) -> tuple[CutPoint, ...]:
     """Where a layer can be inserted, in order: dominating values with exactly one channel axis, inputs and outputs left out.
 

@@ -12,7 +12,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import GnGraphError
 from gngraph.growth.training import EpochRecord
 from gngraph.rewrite.channel_map import ChannelMap
-from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel
+from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, RemoveLayer
 from gngraph.rewrite.surgery import SpaceEdit
 
 Record = dict[str, Any]
@@ -28,7 +28,8 @@ def epoch_entries(epochs: Iterable[EpochRecord]) -> list[Record]:
 
 
 def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
-    """Morphisms by space and kind: the channels that were split or removed, how many are new, and which blocks inserted.
+    """Morphisms by space and kind: the channels that were split or removed, how many are new, which blocks were
+    inserted, and whether the layer that ends there was removed.
 
     >>> morphism_entries([NewChannel("0"), NewChannel("0")])
     {'0': {'new': 2}}
@@ -40,6 +41,8 @@ def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
             entry["new"] = entry.get("new", 0) + 1
         elif isinstance(morphism, InsertLayer):
             entry.setdefault(morphism.kind, []).append(morphism.block)
+        elif isinstance(morphism, RemoveLayer):
+            entry[morphism.kind] = 1
         else:
             entry.setdefault(morphism.kind, []).append(morphism.channel)
     return table

@@ -97,6 +97,11 @@ class Draft:
         for nodes in self._pending.values():
             nodes[:] = [n for n in nodes if n.name != name]
 
+    def is_read(self, name: str) -> bool:
+        """Whether a node, or the output, reads node `name`; O(#nodes)."""
+        self.node(name)
+        return name in refs_in(self._output) or any(name in n.inputs for n in self._nodes.values())
+
     def _reanchor(self, name: str) -> None:
         """What was added behind `name` stays in its place: behind what `name` itself stands behind."""
         behind = self._pending.pop(name, None)

@@ -8,6 +8,7 @@ from gngraph.rewrite.morphism import (
     Morphism,
     NewChannel,
     PruneChannel,
+    RemoveLayer,
     SplitChannel,
     edits_of,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Morphism",
     "NewChannel",
     "PruneChannel",
+    "RemoveLayer",
     "Rewritten",
     "SpaceEdit",
     "SplitChannel",

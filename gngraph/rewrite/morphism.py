@@ -132,10 +132,40 @@ class InsertLayer:
         return {"kind": self.kind, "at": self.at, "block": self.block}
 
 
+@dataclass(frozen=True, eq=False)
+class RemoveLayer:
+    """Remove the layer, or residual block, that ends at the value `at` (see `gngraph.rewrite.layer_removal`).
+
+    Attributes:
+        at: name of the value, which what stands before the layer takes the place of.
+        weights: parameter that reads the value's channels -> the combination of the channels before the layer that stands in for
+            them, [channels, channels before]. Not asked for around a residual block, where they are the same.
+        means: reading node -> what is added to each channel, [channels, inner], kept where a prune keeps its means (see
+            `PruneChannel`).
+    """
+
+    at: str
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    means: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kind: str = "remove"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the value."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
 ChannelMorphism = SplitChannel | NewChannel | PruneChannel | MergeChannel
 """Morphisms of one channel space."""
 
-Morphism = ChannelMorphism | InsertLayer
+LayerMorphism = InsertLayer | RemoveLayer
+"""Morphisms of the graph itself."""
+
+Morphism = ChannelMorphism | LayerMorphism
 
 
 def edits_of(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism]) -> dict[str, SpaceEdit]:
@@ -148,8 +178,8 @@ def edits_of(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism])
     """
     groups: dict[str, list[ChannelMorphism]] = {}
     for morphism in morphisms:
-        if isinstance(morphism, InsertLayer):
-            raise PassError(f"the insertion at '{morphism.at}' is no edit of a channel space; use morph")
+        if isinstance(morphism, LayerMorphism):
+            raise PassError(f"a layer that comes or goes at '{morphism.at}' is no edit of a channel space; use morph")
         groups.setdefault(morphism.space, []).append(morphism)
     data = {name: param.data for name, param in graph.params.items()}
     return {name: _edit(graph, data, spaces, name, group) for name, group in groups.items()}

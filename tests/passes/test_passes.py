@@ -15,7 +15,7 @@ from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.passes import PassManager
 from gngraph.passes.channel_choice import out_norms
-from gngraph.rewrite.morphism import InsertLayer, NewChannel, PruneChannel
+from gngraph.rewrite.morphism import LayerMorphism, NewChannel, PruneChannel
 from tests.morphism_errors import difference, value_masked
 from tests.small_networks import NETWORKS, build
 
@@ -27,7 +27,7 @@ def plain() -> Graph:
 def chosen(graph: Graph, text: str) -> list[tuple[str, int]]:
     """(space, channel) of every split or prune that a pass does."""
     (result,) = PassManager(text).run(graph).results
-    return [(m.space, m.channel) for m in result.morphisms if not isinstance(m, NewChannel | InsertLayer)]
+    return [(m.space, m.channel) for m in result.morphisms if not isinstance(m, NewChannel | LayerMorphism)]
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "two outputs"])

@@ -1,0 +1,229 @@
+"""Removal of layers: shallower. What read a layer's result reads what the layer read, and rebuilds the one from the other.
+
+A residual block that is removed leaves its stream, which keeps its channels. A layer of a chain has channels of its own: whoever
+read them takes combinations of the channels before the layer, folded into its weights, for which a non-linear function is
+replaced by the nearest linear one. What training does not win back of it, the layer was worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces, Role, Slot
+from gngraph.analysis.topology import CutPoint, cut_points, nodes_between
+from gngraph.errors import IRError, PassError
+from gngraph.ir import Draft, Graph, Parameter, Ref
+from gngraph.ir.types import with_integer
+from gngraph.ops import lookup
+from gngraph.rewrite.channel_map import NEW
+from gngraph.rewrite.folding import mean_shift
+from gngraph.rewrite.morphism import RemoveLayer
+from gngraph.rewrite.surgery import Gather, Rewritten
+
+
+@dataclass(frozen=True)
+class RemovableLayer:
+    """Everything between two cut points that a network can do without.
+
+    Attributes:
+        value: the cut point behind it, which goes.
+        source: the cut point before it, which stands in.
+        nodes: nodes between the two, the first excluded: what nothing else reads goes with it.
+        space, source_space: channel spaces of the two; the same one around a residual block.
+        reads: slots of the weights that read `space` and are rebuilt; none around a residual block.
+    """
+
+    value: str
+    source: str
+    nodes: frozenset[str]
+    space: str
+    source_space: str
+    reads: tuple[Slot, ...]
+
+
+def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLayer, ...]:
+    """What can be removed, in order: between cut points that follow one another and differ in their channels at most.
+
+    Where the channels differ, all that writes or accompanies those behind lies between the two, and all that reads them is a
+    dense layer, so that what they carry can be folded into weights. O(#nodes) for each cut point.
+
+    >>> import torch, gngraph
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2)
+    ... )
+    >>> graph = gngraph.from_torch(net, torch.zeros(1, 4))
+    >>> [(layer.source, layer.value) for layer in removable_layers(graph, ChannelSpaces.of(graph))]
+    [('_1', '_3')]
+    """
+    points = cut_points(graph, spaces)
+    return tuple(layer for before, point in pairwise(points) for layer in _between(graph, spaces, before, point))
+
+
+def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> Rewritten:
+    """`graph` without the layer, or the block, whose result is the value `morphism.at`.
+
+    An optimiser remembers nothing of the weights that are rebuilt.
+
+    Raises:
+        PassError: the value is no cut point behind something that can be removed, or the morphism does not say, for the widths
+            there are, what its readers rebuild it from.
+    """
+    layer = removable_layer(graph, spaces, morphism.at)
+    space, width = spaces[layer.space], spaces[layer.source_space].size
+    for slot in layer.reads:
+        combination = morphism.weights.get(slot.param)
+        if combination is None or tuple(combination.shape) != (space.size, width):
+            raise PassError(
+                f"'{slot.param}' reads {space.size} channels of the layer that ends at '{layer.value}' and needs a combination "
+                f"of the {width} before it, but {'none' if combination is None else tuple(combination.shape)} was given"
+            )
+    draft = graph.edit()
+    shift: dict[str, torch.Tensor] = {}
+    for channel in range(space.size if layer.reads else 0):
+        means = {node: mean[channel] for node, mean in morphism.means.items()}
+        for param, delta in mean_shift(graph, space, channel, means).items():
+            shift[param] = shift[param] + delta if param in shift else delta
+    for param, delta in shift.items():
+        draft.set_param(param, replace(graph.params[param], data=graph.params[param].data + delta))
+    for slot in layer.reads:
+        weight = _recombined(draft.params[slot.param].data, slot, morphism.weights[slot.param])
+        draft.set_param(slot.param, replace(graph.params[slot.param], data=weight))
+    _bypass(draft, graph, spaces, layer)
+    _drop(draft, graph, layer.nodes)
+    shallower = draft.commit()
+    gathers = {slot.param: (_forgotten(graph, slot, space.size, width),) for slot in layer.reads}
+    return Rewritten(replace(shallower, params=_read_still(graph, shallower)), {}, gathers)
+
+
+def removable_layer(graph: Graph, spaces: ChannelSpaces, value: str) -> RemovableLayer:
+    """The removable layer whose result is a value.
+
+    Raises:
+        PassError: there is none.
+    """
+    known = {layer.value: layer for layer in removable_layers(graph, spaces)}
+    if value not in known:
+        raise PassError(
+            f"no layer of '{graph.name}' that ends at '{value}' can be removed; those that can end at "
+            f"{', '.join(known) or 'no value'}"
+        )
+    return known[value]
+
+
+def reading_without(graph: Graph, spaces: ChannelSpaces, layer: RemovableLayer) -> Graph:
+    """A graph that returns what the weights of `layer.reads` would read without it, a tuple in their order."""
+    draft = graph.edit()
+    _bypass(draft, graph, spaces, layer)
+    return _returning(draft, graph, layer.reads)
+
+
+def reading(graph: Graph, layer: RemovableLayer) -> Graph:
+    """A graph that returns what the weights of `layer.reads` read, a tuple in their order."""
+    return _returning(graph.edit(), graph, layer.reads)
+
+
+def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPoint) -> Iterator[RemovableLayer]:
+    nodes = nodes_between(graph, before.value, point.value)
+    inside = [graph.nodes[name] for name in nodes]
+    own, source = (spaces.layouts[p.value, p.axis] for p in (point, before))
+    alike = before.axis == point.axis and _apart(before) == _apart(point) and before.type.dtype == point.type.dtype
+    if not alike or not any(lookup(node.op).apply for node in inside) or any(n.name in graph.inputs for n in inside):
+        return
+    if own == source:
+        yield RemovableLayer(point.value, before.value, nodes, own[0][0], own[0][0], ())
+        return
+    if len(own) != 1 or len(source) != 1 or own[0][2] != source[0][2] or own[0][0] == source[0][0]:
+        return
+    space = spaces[own[0][0]]
+    reads = tuple(slot for slot in space.slots if slot.role is Role.CONSUME)
+    if space.frozen is not None or not all(_dense(graph, slot) for slot in reads):
+        return
+    if len({slot.param for slot in reads}) < len(reads) or any(slot.node in nodes for slot in reads):
+        return
+    if any(slot.node not in nodes for slot in space.slots if slot.role is not Role.CONSUME):
+        return
+    layer = RemovableLayer(point.value, before.value, nodes, space.name, source[0][0], reads)
+    try:
+        reading_without(graph, spaces, layer)
+    except IRError:  # something between the two and a reader does not take that many channels
+        return
+    yield layer
+
+
+def _apart(point: CutPoint) -> tuple[object, ...]:
+    """Sizes of a value but for its channels."""
+    return tuple(size for axis, size in enumerate(point.type.shape) if axis != point.axis)
+
+
+def _dense(graph: Graph, slot: Slot) -> bool:
+    """Whether a weight that reads channels belongs to one layer, whose every output sees all of them."""
+    node = graph.nodes[slot.node]
+    alone = len(graph.readers(slot.param)) == 1 and node.params.get("weight") == slot.param
+    return alone and lookup(node.op).apply is not None and int(node.attrs.get("groups", 1)) == 1
+
+
+def _recombined(weight: torch.Tensor, slot: Slot, combination: torch.Tensor) -> torch.Tensor:
+    """A weight that reads P channels where it read C, by a combination [C, P] of them."""
+    size, axis = len(combination), slot.axis
+    start, end = slot.offset, slot.offset + size * slot.inner
+    moved = weight.movedim(axis, 0)
+    part = moved[start:end].reshape(size, -1)
+    rebuilt = (combination.to(part).T @ part).view(-1, *moved.shape[1:])
+    return torch.cat([moved[:start], rebuilt, moved[end:]]).movedim(0, axis).contiguous()
+
+
+def _forgotten(graph: Graph, slot: Slot, size: int, width: int) -> Gather:
+    """The gather that keeps what a weight reads beside the slot, and takes `width` channels for new in place of `size`."""
+    weight = graph.params[slot.param].data
+    start, end, length = slot.offset, slot.offset + size * slot.inner, weight.shape[slot.axis]
+    new = torch.full((width * slot.inner,), NEW)
+    index = torch.cat([torch.arange(start), new, torch.arange(end, length)]).to(weight.device)
+    ones = torch.ones(len(index), dtype=torch.float64).to(weight.device)
+    return Gather(slot.axis, index, ones, ones)
+
+
+def _bypass(draft: Draft, graph: Graph, spaces: ChannelSpaces, layer: RemovableLayer) -> None:
+    """Let everything that reads the layer's result read what the layer read; integers that are widths follow."""
+    draft.replace_uses(layer.value, layer.source)
+    widths = {space.name: space.size for space in spaces} | {layer.space: spaces[layer.source_space].size}
+    for name, measures in spaces.measures.items():
+        if name in layer.nodes:
+            continue
+        attrs = dict(graph.nodes[name].attrs)
+        for measure in measures:
+            attr, inside = str(measure.path[0]), measure.path[1:]
+            attrs[attr] = with_integer(attrs[attr], inside, measure.value(widths))
+        if attrs != graph.nodes[name].attrs:
+            draft.set_attrs(name, **attrs)
+
+
+def _drop(draft: Draft, graph: Graph, names: Iterable[str]) -> None:
+    """Remove those of some nodes that nothing else reads any longer."""
+    inside = set(names)
+    for name in reversed(list(graph.nodes)):
+        if name in inside and not draft.is_read(name):
+            draft.remove(name)
+
+
+def _returning(draft: Draft, graph: Graph, slots: Iterable[Slot]) -> Graph:
+    draft.set_output(tuple(Ref(draft.node(slot.node).inputs[0]) for slot in slots))
+    _drop(draft, graph, (name for name in graph.nodes if name not in graph.inputs))
+    return draft.commit()
+
+
+def _read_still(before: Graph, after: Graph) -> Mapping[str, Parameter]:
+    """The parameters of a graph but for those that only nodes read that are gone; aliases keep their places."""
+    kept = {name: p for name, p in after.params.items() if after.readers(name) or not before.readers(name)}
+    keys = list(before.params)
+    for position, alias in sorted((at, alias) for p in before.params.values() for alias, at in p.aliases):
+        keys.insert(position, alias)
+    owner = {alias: name for name, p in before.params.items() for alias, _ in p.aliases}
+    left = [key for key in keys if owner.get(key, key) in kept]
+    return {
+        name: replace(p, aliases=tuple((alias, left.index(alias)) for alias, _ in p.aliases)) if p.aliases else p
+        for name, p in kept.items()
+    }

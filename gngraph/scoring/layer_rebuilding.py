@@ -1,0 +1,88 @@
+"""What readers rebuild the channels of a removed layer from: the nearest linear function of the channels before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.convert.to_torch import lower
+from gngraph.data import batches
+from gngraph.ir import Graph
+from gngraph.rewrite.folding import fold_target
+from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
+from gngraph.rewrite.morphism import RemoveLayer
+from gngraph.scoring.merging import entries
+from gngraph.scoring.sites import Band, reads_by_space
+
+if TYPE_CHECKING:
+    from gngraph.analysis.manager import AnalysisManager
+
+RIDGE = 1e-4
+"""Added to the diagonal of the least-squares problems, as a share of its mean."""
+
+
+@torch.no_grad()
+def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLayer) -> RemoveLayer:
+    """The removal of a layer whose readers rebuild its channels by least squares on the learn split.
+
+    Each reader has its own combination, of what it would read in the layer's place; a constant is added where the reader can keep
+    one. Cost: two forward passes over the learn split; none for a residual block, whose readers keep their channels.
+
+    Raises:
+        PassError: there is no problem to learn from.
+    """
+    if not layer.reads:
+        return RemoveLayer(layer.value)
+    problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
+    placed = graph.to(device=problem.device)
+    sites = {site.slot: site for site in reads_by_space(graph, spaces)[layer.space]}
+    bands = [sites[slot].bands[0] for slot in layer.reads]
+    width = spaces[layer.source_space].size
+    fits = [
+        _Fit(band, width, fold_target(graph, slot.node) is not None)
+        for band, slot in zip(bands, layer.reads, strict=True)
+    ]
+    with_it, without = (lower(part).module for part in (reading(placed, layer), reading_without(placed, spaces, layer)))
+    for x, _ in batches(problem.splits.learn, problem.batch_size, device=problem.device):
+        for fit, asked, given in zip(fits, with_it(x), without(x), strict=True):
+            fit.add(asked, given)
+    weights, means = {}, {}
+    for slot, fit in zip(layer.reads, fits, strict=True):
+        weights[slot.param], means[slot.node] = fit.solve()
+    return RemoveLayer(layer.value, weights, means)
+
+
+class _Fit:
+    """The combination of P channels nearest to C others of as many entries, from their moments, in double precision.
+
+    Args:
+        band: where the C channels lie in what a reader reads; the P start at the same place.
+        width: P.
+        constant: whether a constant may be added.
+    """
+
+    def __init__(self, band: Band, width: int, constant: bool) -> None:
+        self.asked, self.given = band, replace(band, size=width)
+        self.constant = constant
+        self.count = 0
+        self.sums: list[torch.Tensor] = []
+
+    def add(self, asked: torch.Tensor, given: torch.Tensor) -> None:
+        """Add a batch of what is read with the layer and without it."""
+        y, x = (entries(v, band, 1).double() for v, band in ((asked, self.asked), (given, self.given)))
+        own = [x.sum((0, 3)), y.sum((0, 3)), torch.einsum("ncip,ndip->cd", x, x), torch.einsum("ncip,ndip->cd", x, y)]
+        self.sums = [a + b for a, b in zip(self.sums, own, strict=True)] if self.sums else own
+        self.count += x.shape[0] * x.shape[3]
+
+    def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The combination [C, P], and the constant of every entry [C, inner], 0 where none is allowed."""
+        x, y, square, cross = (total / max(self.count, 1) for total in self.sums)
+        x, y = x * self.constant, y * self.constant
+        square, cross = square - x @ x.T, cross - x @ y.T
+        level = square.diagonal().mean().clamp(min=1e-30)
+        damped = square + RIDGE * level * torch.eye(len(square)).to(square)
+        combination = torch.linalg.solve(damped, cross).T
+        return combination.float().cpu(), (y - combination @ x).float().cpu()
