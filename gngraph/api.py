@@ -28,7 +28,7 @@ from gngraph.ir import diff as structural_diff
 if TYPE_CHECKING:
     from gngraph.growth.loop import GrowthResult
     from gngraph.growth.observer import Observer
-    from gngraph.growth.options import Final, TrainOptions
+    from gngraph.growth.options import Depth, Final, TrainOptions
     from gngraph.growth.run_folder import RunFiles
 
 Shape = tuple[int, ...]
@@ -242,6 +242,7 @@ def grow(
     final_epochs: int = 10,
     final: Final = "cycle",
     perturb: float = 0.3,
+    depth: Depth = "search",
     curvature: str = "mc",
     kinds: tuple[str, ...] = ("split", "prune"),
     selection: str = "joint",
@@ -257,7 +258,7 @@ def grow(
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
-        rounds, epochs, final_epochs, final, perturb, curvature, kinds, selection, allocation, observer, train: see
+        rounds, epochs, final_epochs, final, perturb, depth, curvature, kinds, selection, allocation, observer, train: see
             `gngraph.growth.loop.grow`.
         out: a folder for the network in every format, the history and its pictures.
 
@@ -280,6 +281,7 @@ def grow(
         final_epochs=final_epochs,
         final=final,
         perturb=perturb,
+        depth=depth,
         curvature=curvature,
         kinds=kinds,
         selection=selection,

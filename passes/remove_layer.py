@@ -68,9 +68,6 @@ class RemoveLayers(Pass):
 
 
 def names_of(graph: Graph, layer: RemovableLayer) -> tuple[str, ...]:
-    """What a removable layer is called by: the modules in it, those that they lie in alone, and the node that it ends at."""
-    inside = [graph.nodes[name] for name in graph.nodes if name in layer.nodes]
-    outside = {node.scope for node in graph.nodes.values() if node.name not in layer.nodes}
-    modules = [node.module for node in inside if node.module]
-    scopes = [node.scope for node in inside if node.scope and node.scope not in outside]
-    return tuple(dict.fromkeys([*modules, *scopes, layer.value]))
+    """What a removable layer is called by: its title, the modules in it, and the node that it ends at."""
+    modules = [node.module for name, node in graph.nodes.items() if name in layer.nodes and node.module]
+    return tuple(dict.fromkeys([layer.title(graph), *modules, layer.value]))

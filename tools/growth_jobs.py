@@ -234,7 +234,10 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
 
 REPEATED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "search": {
-        **dict.fromkeys(("gngraph", "gngraph-new", "gngraph-exact", "equal-worths", "fresh"), ("scratch", "equal")),
+        **dict.fromkeys(
+            ("gngraph", "gngraph-all-layers", "gngraph-new", "gngraph-exact", "equal-worths", "fresh"),
+            ("scratch", "equal"),
+        ),
         **dict.fromkeys(DESIGNS, ("equal",)),
     },
     "extend": {"gngraph": ("scratch", "equal")},

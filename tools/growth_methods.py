@@ -8,6 +8,7 @@ from functools import partial
 
 from gngraph.analysis.cost import Budget
 from gngraph.growth.lookahead import Lookahead
+from gngraph.growth.options import Depth
 from gngraph.growth.step import Plan
 from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unselected
 from gngraph.ir import Graph
@@ -94,11 +95,10 @@ def _analysed(*kinds: str, curvature: str = "mc", new: int = GaussNewton.new) ->
     return GaussNewton(curvature, kinds=kinds, new=new)
 
 
-STRATEGIES: Mapping[str, Strategy] = {
+OWN: Mapping[str, Strategy] = {
     "gngraph": GaussNewtonGrowth(),
     "gngraph-new": GaussNewtonGrowth(_analysed("new", "prune", new=PROPOSED)),
     "gngraph-exact": GaussNewtonGrowth(_analysed("prune")),
-    "paper": GaussNewtonGrowth(_analysed("split", "prune", curvature="rank1"), "additive", "none"),
     "joint-no-fill": GaussNewtonGrowth(allocation="none"),
     "joint-fill-uniform": GaussNewtonGrowth(allocation="uniform"),
     "joint-fill-proportional": GaussNewtonGrowth(allocation="proportional"),
@@ -106,6 +106,11 @@ STRATEGIES: Mapping[str, Strategy] = {
     "rank1": GaussNewtonGrowth(_analysed(*KINDS, curvature="rank1")),
     "with-insertions": GaussNewtonGrowth(_analysed(*KINDS, "insert")),
     "equal-worths": GaussNewtonGrowth(None),
+}
+"""gngraph's default and its ablations, which all find out how deep the network is to be before they grow."""
+
+OTHERS: Mapping[str, Strategy] = {
+    "paper": GaussNewtonGrowth(_analysed("split", "prune", curvature="rank1"), "additive", "none"),
     "random-split": GaussNewtonGrowth(None, allocation="random-twins"),
     "net2net": GaussNewtonGrowth(None, allocation="near-copies"),
     "firefly": FirstOrder(),
@@ -115,10 +120,13 @@ STRATEGIES: Mapping[str, Strategy] = {
     "fresh": GaussNewtonGrowth(None, allocation="uniform"),
     "fresh-proportional": GaussNewtonGrowth(None, allocation="proportional"),
 }
-"""How networks grow. The first is gngraph's default, up to "equal-worths" stand ablations, then other methods.
+"""Other methods, which keep all layers.
 
 "random-split" and "net2net" split a channel at most once a round: more rounds are needed where one would more than double widths.
 """
+
+STRATEGIES: Mapping[str, Strategy] = {**OWN, **OTHERS}
+"""How networks grow."""
 
 
 def plain(design: str, run: Run) -> Graph:
@@ -126,17 +134,23 @@ def plain(design: str, run: Run) -> Graph:
     return run.scratch(run.design(design))
 
 
-def grown(strategy: Strategy | Lookahead, run: Run) -> Graph:
-    """A small seed, grown in rounds to the budget and trained on, for as many epochs as a plain design."""
+def grown(strategy: Strategy | Lookahead, run: Run, depth: Depth = "keep") -> Graph:
+    """A small seed, grown in rounds to the budget and trained on, for as many epochs as a plain design.
+
+    Args:
+        depth: whether layers may go first.
+    """
     settings, budget = run.settings, run.budget
     small = Budget(*(side and max(1, int(side * settings.start)) for side in (budget.max_params, budget.max_flops)))
     seed = run.design(settings.design, small)
     rest = settings.epochs - settings.rounds * settings.round_epochs
-    return run.grow(strategy, seed, budget, settings.rounds, settings.round_epochs, rest).graph
+    return run.grow(strategy, seed, budget, settings.rounds, settings.round_epochs, rest, depth).graph
 
 
 SEARCH: Mapping[str, Method] = {
     **{name: partial(plain, name) for name in DESIGNS},
-    **{name: partial(grown, strategy) for name, strategy in STRATEGIES.items()},
-    "gngraph-lookahead": partial(grown, Lookahead()),
+    **{name: partial(grown, strategy, depth="search") for name, strategy in OWN.items()},
+    "gngraph-all-layers": partial(grown, OWN["gngraph"]),
+    "gngraph-lookahead": partial(grown, Lookahead(), depth="search"),
+    **{name: partial(grown, strategy) for name, strategy in OTHERS.items()},
 }

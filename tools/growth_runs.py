@@ -18,11 +18,12 @@ from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import Problem
 from gngraph.convert.archive import load, save
 from gngraph.growth.batchnorm import BATCHES, reestimate
+from gngraph.growth.depth import DEPTH
 from gngraph.growth.evaluation import evaluate
-from gngraph.growth.lookahead import Lookahead
+from gngraph.growth.lookahead import LOOKAHEAD, Lookahead
 from gngraph.growth.loop import GrowthResult, grow_by
 from gngraph.growth.observer import Unobserved
-from gngraph.growth.options import Final, Stretch, TrainOptions
+from gngraph.growth.options import Depth, Final, Stretch, TrainOptions
 from gngraph.growth.restart import restarted
 from gngraph.growth.seeding import mixed
 from gngraph.growth.strategy import Strategy
@@ -33,7 +34,7 @@ from tools.growth_designs import budget_text, designed, widths_of
 STEP = 3
 """Forward passes that a step of training costs: one forward, two backward."""
 
-SEARCH = ("analyse", "lookahead", "select", "rewrite", "measure")
+SEARCH = (DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
 """Stages of a growth round that are search."""
 
 
@@ -217,10 +218,17 @@ class Run:
         return graph
 
     def grow(
-        self, strategy: Strategy | Lookahead, graph: Graph, budget: Budget, rounds: int, epochs: int, final_epochs: int
+        self,
+        strategy: Strategy | Lookahead,
+        graph: Graph,
+        budget: Budget,
+        rounds: int,
+        epochs: int,
+        final_epochs: int,
+        depth: Depth = "keep",
     ) -> GrowthResult:
         """A growth run to a budget; what a strategy without an analysis does not need is not charged to it."""
-        charged = SEARCH if strategy.analysis else ("lookahead", "select", "rewrite")
+        charged = SEARCH if strategy.analysis else (DEPTH, LOOKAHEAD, "select", "rewrite")
         stages = _Stages(charged)
         result = grow_by(
             strategy,
@@ -232,18 +240,21 @@ class Run:
             final_epochs=final_epochs,
             final=self.settings.final,
             perturb=self.settings.perturb,
+            depth=depth,
             observer=stages,
             train=self.settings.options(),
         )
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
         for record in result.history:
             before, count = record["trained"]["flops"], len(record["epochs"])
-            self.meter.epochs += count + record.get("lookahead", {"epochs": 0})["epochs"]
+            self.meter.epochs += count + record.get(LOOKAHEAD, {"epochs": 0})["epochs"]
             self.meter.training += STEP * before * len(self.problem.train) * count
             self.meter.training += seen * (before + (record["flops"] if record["kind"] == "round" else 0))
             seconds = record["seconds"]
             self.meter.search_seconds += sum(seconds.get(stage, 0.0) for stage in charged)
             needed = (*charged, "train", "batchnorm")
+            if DEPTH in record:
+                self.notes[DEPTH] = record[DEPTH]
             self.meter.seconds += sum(seconds.get(stage, 0.0) for stage in needed)
         self.meter.search += stages.flops
         return result

@@ -48,6 +48,8 @@ def describe_round(record: Record) -> str:
         if record["refused"]:
             parts.append(f"refused ({record['refused']}), exact new channels instead")
         parts.append(_changes(record["morphisms"]))
+        if "depth" in record:
+            parts += _depth(record["depth"])
         if "lookahead" in record:
             parts.append(_looked_ahead(record["allocation"], record["lookahead"]))
     parts.append(percent("test accuracy ", record["accuracy"]) or f"test loss {record['loss']:.4f}")
@@ -74,12 +76,24 @@ def _looked_ahead(allocation: str, found: Record) -> str:
     return f"widths by '{allocation}', the best of {len(found['losses'])} allocations after {found['epochs']} epochs of lookahead"
 
 
+def _depth(found: Record) -> list[str]:
+    """Which layers went, and what that was decided by; nothing where there was no choice.
+
+    >>> _depth({"removed": ["features.3"], "tried": [{"removed": 0, "loss": 1.5}, {"removed": 1, "loss": 1.25}], "epochs": 2})
+    ['without features.3, which came out best of 2 depths after 2 epochs each']
+    """
+    if len(found["tried"]) < 2:
+        return []
+    which = f"without {', '.join(found['removed'])}" if found["removed"] else "all layers stay"
+    return [f"{which}, which came out best of {len(found['tried'])} depths after {found['epochs']} epochs each"]
+
+
 def _changes(morphisms: dict[str, Record]) -> str:
     counts: dict[str, int] = {}
     for entry in morphisms.values():
         for kind, what in entry.items():
             counts[kind] = counts.get(kind, 0) + (what if isinstance(what, int) else len(what))
-    words = {"prune": "pruned", "merge": "merged", "insert": "inserted"}
+    words = {"prune": "pruned", "merge": "merged", "insert": "inserted", "remove": "layers removed"}
     return ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items()) or "no change"
 
 

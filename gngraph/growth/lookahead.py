@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Subset
 
 from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import Problem
-from gngraph.data import MapDataset, Sample
 from gngraph.errors import PassError, TrainingError
 from gngraph.growth.allocations import ALLOCATIONS
 from gngraph.growth.batchnorm import reestimate
@@ -22,6 +19,7 @@ from gngraph.growth.seeding import mixed
 from gngraph.growth.step import Plan, apply
 from gngraph.growth.strategy import GaussNewtonGrowth, Situation, Strategy, unselected
 from gngraph.growth.training import Trainer
+from gngraph.growth.trials import without_judge
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton
 
@@ -119,7 +117,7 @@ class Lookahead:
         Raises:
             TrainingError: a loss became non-finite.
         """
-        problem = _without_judge(situation.analyses.problem)
+        problem = without_judge(situation.analyses.problem)
         trainer = Trainer(problem, options)
         runners = self._runners(situation, state)
         left, length, trained = runners, self.epochs, 0
@@ -169,23 +167,6 @@ def decided_by(allocation: str, analysis: GaussNewton, selection: str) -> Strate
     if allocation == LOOKAHEAD:
         return Lookahead(GaussNewtonGrowth(analysis, selection))
     return GaussNewtonGrowth(analysis, selection, allocation)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A data set of which a part is trained on."""
-
-    train: MapDataset
-    test: MapDataset
-    augment: Any
-
-
-def _without_judge(problem: Problem) -> Problem:
-    """The problem without the training samples of its judge split."""
-    judged = set(problem.splits.judge.indices)
-    kept = [i for i in range(len(problem.train)) if i not in judged]
-    rest = cast(MapDataset, Subset(cast("Dataset[Sample]", problem.train), kept))
-    return replace(problem, data=_Part(rest, problem.test, getattr(problem.data, "augment", None)))
 
 
 def _judged(runner: _Runner, situation: Situation) -> float:

@@ -18,12 +18,13 @@ from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
 from gngraph.growth.capacity import CapacityRecord
+from gngraph.growth.depth import DEPTH, searched
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.lookahead import LOOKAHEAD, Lookahead, decided_by
 from gngraph.growth.observer import Observer, Unobserved
 from gngraph.growth.optimizer_state import OptimizerState, carry_state
-from gngraph.growth.options import FINALS, PERTURB, Final, Schedule, Stretch, TrainOptions
+from gngraph.growth.options import DEPTHS, FINALS, PERTURB, Depth, Final, Schedule, Stretch, TrainOptions
 from gngraph.growth.perturbation import perturbed
 from gngraph.growth.restart import restarted
 from gngraph.growth.run_folder import RunFolder
@@ -33,14 +34,18 @@ from gngraph.growth.step import Change, Plan, Step, apply, standard_error
 from gngraph.growth.strategy import KINDS, Situation, Strategy, unscored, unselected
 from gngraph.growth.training import EpochRecord, Trainer
 from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import removable_layer
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
+from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
 from gngraph.scoring.worth import measured_worths
 
-STAGES = ("train", "batchnorm", "evaluate", "analyse", LOOKAHEAD, "select", "rewrite", "measure")
+STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
 """Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data) follow both the
-training and the rewrite, "rewrite" and "measure" come again when the learned morphisms are refused, and "lookahead" comes in the
-first round alone, where it is asked for."""
+training and the rewrite, "rewrite" and "measure" come again when the learned morphisms are refused, and "depth" and
+"lookahead" come in the first round alone, where they are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,7 @@ def grow(
     final_epochs: int = 10,
     final: Final = "cycle",
     perturb: float = PERTURB,
+    depth: Depth = "search",
     curvature: str = "mc",
     kinds: tuple[str, ...] = KINDS,
     selection: str = "joint",
@@ -81,13 +87,15 @@ def grow(
 ) -> GrowthResult:
     """Grow `graph` in rounds until it uses up a budget, and train the result.
 
-    Each round trains for `epochs`, scores candidates by the Gauss-Newton model, applies the
-    set that the selection wants within the round's share of the budget, and fills the rest of that share with exact new
-    channels. Where the measured loss on the judge split rises beyond what was predicted, the set is refused, and exact
-    new channels are added instead. The same seed and options give the same run, on one device.
+    Each round trains for `epochs`, scores candidates by the Gauss-Newton model, applies the set that the selection wants
+    within the round's share of the budget, and fills the rest of that share with exact new channels. Where the measured loss
+    on the judge split rises beyond what was predicted, the set is refused, and exact new channels are added instead. Before
+    the first rewrite it is found out which layers the network does better without. The same seed and options give the same
+    run, on one device.
 
-    Cost: `rounds * epochs + final_epochs` epochs of training, of which the early ones are of small networks; an
-    analysis a round (see `GaussNewton`); forward passes over the judge, report and held-out data.
+    Cost: `rounds * epochs + final_epochs` epochs of training, of which the early ones are of small networks; the search for the
+    depth (some 4 % of the training of the whole); an analysis a round (see `GaussNewton`); forward passes over the judge, report
+    and held-out data.
 
     Args:
         graph: the seed network.
@@ -99,6 +107,8 @@ def grow(
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
+        depth: "search": before the first rewrite those layers go without which short trainings at a part of the budget come out
+            better (see `gngraph.growth.depth`); "keep": all layers stay, as those of a pretrained network should.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
         allocation: how wide the spaces are to be: a name of `ALLOCATIONS`, or "lookahead", which trains a few of those rules
@@ -125,6 +135,7 @@ def grow(
         final_epochs=final_epochs,
         final=final,
         perturb=perturb,
+        depth=depth,
         out=out,
         observer=observer,
         train=train,
@@ -142,23 +153,28 @@ def grow_by(
     final_epochs: int,
     final: Final = "cycle",
     perturb: float = 0.0,
+    depth: Depth = "keep",
     out: Path | None = None,
     observer: Observer | None = None,
     train: TrainOptions | None = None,
 ) -> GrowthResult:
     """Grow `graph` by a strategy of one's own, or shrink it where it is above the budget; all else is as in `grow`.
 
-    A lookahead finds its strategy in the first round, and can only grow.
+    A lookahead finds its strategy in the first round, and can only grow. All layers stay unless a search is asked for.
     """
     if final not in FINALS:
         raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
     if not 0 <= perturb <= 1:
         raise TrainingError(f"'perturb' is a share between 0 and 1, not '{perturb:g}'")
+    if depth not in DEPTHS:
+        raise TrainingError(f"depth '{depth}' is unknown; choose one of {', '.join(DEPTHS)}")
     targets = round_budgets(cost(graph), budget, rounds)
     horizon = rounds * epochs + final_epochs if final == "continue" else None
     run = _Run(strategy, graph, problem, budget, train or TrainOptions(), horizon, perturb, observer, out)
     for number, target in enumerate(targets, 1):
-        run.round(number, rounds, target, epochs)
+        run.round(
+            number, rounds, target, epochs, rounds * epochs + final_epochs if depth == "search" and number == 1 else 0
+        )
     if final == "retrain":
         run.restart()
     run.finish(rounds + 1, rounds, final_epochs)
@@ -198,11 +214,18 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.folder = RunFolder.start(out, graph) if out is not None else None
 
-    def round(self, number: int, rounds: int, target: Budget, epochs: int) -> None:
-        """One round; `self.graph` changes only when it is complete."""
+    def round(self, number: int, rounds: int, target: Budget, epochs: int, deciding: int) -> None:
+        """One round; `self.graph` changes only when it is complete.
+
+        Args:
+            deciding: epochs of the run, where the round also finds out how deep the network is to be; else 0.
+        """
         self._begin(number)
         record: Record = {"kind": "round", "round": number, "rounds": rounds}
         graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
+        removals: list[RemoveLayer] = []
+        if deciding:
+            graph, removals = self._shallower(graph, deciding, record)
         situation = self._situation(graph, target)
         strategy = self._settled(situation, record)
         with self._stage("select"):
@@ -222,7 +245,7 @@ class _Run:
         self.lineage.follow(applied.rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
         record |= {
             "allocation": strategy.allocation,
-            "morphisms": morphism_entries(applied.morphisms),
+            "morphisms": morphism_entries((*removals, *applied.morphisms)),
             "predicted": reported.predicted,
             "predicted_error": reported.error,
             "actual": reported.actual,
@@ -238,6 +261,22 @@ class _Run:
             "notes": list(scores.notes),
         }
         self._close(record)
+
+    def _shallower(self, graph: Graph, epochs: int, record: Record) -> tuple[Graph, list[RemoveLayer]]:
+        """The network without the layers that it does better without."""
+        removals: list[RemoveLayer] = []
+        with self._stage(DEPTH):
+            found = searched(graph, self.analyses, self.budget, self.options, epochs)
+            record[DEPTH] = found.record(graph)
+            for layer in found.removed:
+                spaces = self.analyses.get(ChannelSpaces, graph)
+                removals.append(rebuilt_removal(graph, self.analyses, removable_layer(graph, spaces, layer.value)))
+                rewritten = morph(graph, spaces, removals[-1:])
+                graph, self.state = rewritten.graph, carry_state(self.state, rewritten.gathers)
+        if removals:
+            self.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
+            graph = self._reestimated(graph)
+        return graph, removals
 
     def _situation(self, graph: Graph, target: Budget) -> Situation:
         """What the round decides upon: the analysis is run."""

@@ -31,6 +31,10 @@ FINALS: Mapping[Final, str] = {
 PERTURB = 0.3
 """Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.growth.perturbation`."""
 
+Depth = Literal["search", "keep"]
+DEPTHS: tuple[Depth, ...] = ("search", "keep")
+"""What becomes of the layers of a network that grows: some may go first (`gngraph.growth.depth`), or all stay."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:

@@ -44,6 +44,15 @@ class RemovableLayer:
     source_space: str
     reads: tuple[Slot, ...]
 
+    def title(self, graph: Graph) -> str:
+        """What people call it: the outermost module that holds all its layers and nothing else, or its first layer."""
+        layers = [node for name, node in graph.nodes.items() if name in self.nodes and lookup(node.op).apply]
+        outside = {
+            scope for name, node in graph.nodes.items() if name not in self.nodes for scope in _scopes(node.scope)
+        }
+        shared = set.intersection(*({*_scopes(node.scope)} for node in layers)) - outside
+        return min(shared, key=len) if shared else layers[0].module or layers[0].name
+
 
 def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLayer, ...]:
     """What can be removed, in order: between cut points that follow one another and differ in their channels at most.
@@ -152,6 +161,12 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
     except IRError:  # something between the two and a reader does not take that many channels
         return
     yield layer
+
+
+def _scopes(path: str) -> tuple[str, ...]:
+    """A module and those that it lies in, but for the network itself."""
+    parts = path.split(".") if path else []
+    return tuple(".".join(parts[:length]) for length in range(1, len(parts) + 1))
 
 
 def _apart(point: CutPoint) -> tuple[object, ...]:

@@ -96,6 +96,7 @@ def test_a_block_that_is_removed_leaves_its_stream() -> None:
     assert [layer.value for layer in found] == [
         "layer1_0_relu_1", "layer1_1_relu_1", "layer2_1_relu_1", "layer3_1_relu_1", "layer4_1_relu_1"
     ]  # fmt: skip
+    assert [layer.title(graph) for layer in found] == ["layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]
     for layer in found:
         last = graph.nodes[layer.value].scope + ".bn2"
         zero = {f"{last}.{role}": torch.zeros_like(graph.params[f"{last}.{role}"].data) for role in ("weight", "bias")}

@@ -1,0 +1,121 @@
+"""The search for the depth: it finds what it should where the answer is known, and the run goes on from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import gngraph
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.convert.from_torch import from_torch
+from gngraph.errors import TrainingError
+from gngraph.growth import depth
+from gngraph.growth.depth import searched, without
+from gngraph.growth.loop import grow
+from gngraph.growth.options import Stretch, TrainOptions
+from gngraph.growth.training import Trainer
+from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import removable_layers
+from tests.growth.problems import problem, seed_graph, small_vgg
+
+TRAIN = TrainOptions(batch_size=32, lr=0.05)
+
+
+def deep_chain(layers: int = 12) -> Graph:
+    """So many narrow layers that next to nothing passes through all of them."""
+    torch.manual_seed(0)
+    inner: list[nn.Module] = [part for _ in range(layers) for part in (nn.Linear(4, 4), nn.ReLU())]
+    return from_torch(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), *inner, nn.Linear(4, 10)), torch.zeros(2, 1, 8, 8)
+    )
+
+
+def linears(graph: Graph) -> int:
+    return sum(node.op == "linear" for node in graph.nodes.values())
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 4, 7, 12, 33])
+def test_the_search_finds_where_the_loss_is_least(most: int) -> None:
+    for least in range(most + 1):
+        asked: list[int] = []
+
+        def loss(count: int, least: int = least, asked: list[int] = asked) -> float:
+            asked.append(count)
+            return 1.0 + abs(count - least)
+
+        assert depth._least(loss, most) == least
+        assert len(set(asked)) <= 4 + 2 * max(0, (most // 3).bit_length())
+
+
+def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
+    assert depth._least(lambda count: 1.0, 9) == 0
+    assert depth._least(lambda count: [1.5, 1.004, 1.0, 1.2][count], 3) == 1
+
+
+def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
+    graph, limit = deep_chain(), 2_000
+    runs = {
+        kind: grow(
+            graph, problem(), max_params=limit, rounds=2, epochs=10, final_epochs=40, depth=kind, allocation="equal-worths",
+            train=TRAIN,
+        )
+        for kind in ("search", "keep")
+    }  # fmt: skip
+    assert linears(runs["keep"].graph) == linears(graph) == 14
+    assert linears(runs["search"].graph) < 10
+    assert "depth" not in runs["keep"].history[0]
+    record = runs["search"].history[0]["depth"]
+    assert json.loads(json.dumps(record)) == record
+    tried = {entry["removed"]: entry["loss"] for entry in record["tried"]}
+    assert tried[len(record["removed"])] < tried[0] and record["epochs"] == 3
+    assert cost(runs["search"].graph).params <= limit
+    accuracy = {kind: run.history[-1]["accuracy"] for kind, run in runs.items()}
+    assert accuracy["search"] > accuracy["keep"] + 0.1, accuracy
+
+
+def test_the_layer_that_does_nothing_goes_first() -> None:
+    task = problem()
+    seed = Trainer(task, TRAIN).train(seed_graph("mlp", 0.1), Stretch(20)).graph
+    deeper = gngraph.PassManager("insert-layer{block=layer,count=1}").run(seed).graph
+    (idle,) = [layer.value for layer in removable_layers(deeper, ChannelSpaces.of(deeper)) if "inserted" in layer.value]
+    assert depth._least_missed(deeper, AnalysisManager(task))[0].value == idle
+
+
+def test_nothing_is_trained_where_no_layer_can_go() -> None:
+    graph = from_torch(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10)), torch.zeros(2, 1, 8, 8)
+    )
+    found = searched(graph, AnalysisManager(problem()), Budget(max_params=1000), TRAIN, 20)
+    assert found.removed == () and found.record(graph) == {"removed": [], "tried": [], "epochs": 0}
+
+
+def test_trials_keep_to_their_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Told(Trainer):
+        def train(self, graph, *args, **kwargs):  # type: ignore[no-untyped-def]
+            sizes.append(cost(graph).params)
+            return super().train(graph, *args, **kwargs)
+
+    monkeypatch.setattr(depth, "Trainer", Told)
+    graph = small_vgg()
+    budget = Budget(max_params=20 * cost(graph).params)
+    searched(graph, AnalysisManager(problem()), budget, TRAIN, 20)
+    assert len(sizes) >= 4
+    assert all(0.5 * 0.1 < size / (budget.max_params or 1) <= 0.1 for size in sizes)
+
+
+def test_an_architecture_without_layers_is_what_is_left_of_it() -> None:
+    graph = deep_chain(3)
+    values = [layer.value for layer in removable_layers(graph, ChannelSpaces.of(graph))]
+    assert len(values) == 3 and linears(without(graph, values[1:])) == 3
+
+
+def test_an_unknown_depth_is_told() -> None:
+    with pytest.raises(TrainingError, match="depth 'deep' is unknown; choose one of search, keep"):
+        grow(small_vgg(), problem(), max_params=5000, depth="deep")  # type: ignore[arg-type]
