@@ -31,12 +31,14 @@ from gngraph.ir.types import replace_refs
 from gngraph.ops.conv import specialise
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.insertion import BLOCKS
+from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism, NewChannel, PruneChannel, SplitChannel
 from tests.local_errors import Found, KeptValues, relative
 from tests.morphism_errors import value_masked
 from tests.random_networks import Built, build, numbers_of
+from tests.removal_errors import removal_error
 
 BAR = 1e-10
 """Largest relative error of outputs in float64."""
@@ -142,6 +144,9 @@ def check_pair(network: Sequence[int], steps: Sequence[int]) -> Tally:
             tally.kinds.update(m.kind for m in morphisms)
         if tally.steps:
             _check_lowering(built, graph)
+        for layer in _drawn_layer(state, draw):
+            tally.worst = max(tally.worst, _check_removal(built, state, layer))
+            tally.kinds["remove"] += 1
     except UnsupportedModelError as refusal:
         if graph is not None:
             raise PairError(f"the lowered module is refused: {refusal}", graph, morphisms) from refusal
@@ -308,6 +313,24 @@ def _check_all(built: Built, state: _State, draw: random.Random) -> float:
             raise PairError(f"{morphisms[0].kind} of every free space is off by {error:.1e}")
         worst = max(worst, error)
     return worst
+
+
+def _drawn_layer(state: _State, draw: random.Random) -> list[RemovableLayer]:
+    """One of the layers that can be removed, or none."""
+    layers = removable_layers(state.graph, state.spaces)
+    return [draw.choice(layers)] if layers else []
+
+
+def _check_removal(built: Built, state: _State, layer: RemovableLayer) -> float:
+    """Error of the removal of a layer; what is left is checked as every graph is."""
+    shallower, error = removal_error(state.graph, state.spaces, layer, built.inputs(0, 2))
+    if not all(bool(x.isfinite().all()) for x in outputs64(shallower, built.inputs(0, 2))):
+        raise _NotApplied
+    if not error <= BAR:
+        raise PairError(f"the removal of '{layer.title(state.graph)}' is off by {error:.1e}")
+    _checked(built, shallower)
+    _check_lowering(built, shallower)
+    return error
 
 
 def _split_and_merged(built: Built, state: _State, space: ChannelSpace, channel: int) -> float:

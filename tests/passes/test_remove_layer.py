@@ -24,6 +24,7 @@ from gngraph.rewrite import NewChannel, RemoveLayer, morph
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers, remove_layer
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from tests.passes.test_insert_layer import state_keys
+from tests.removal_errors import removal_error, removed
 from tests.small_networks import NETWORKS, build, calibrated
 
 
@@ -107,11 +108,13 @@ def test_a_block_that_is_removed_leaves_its_stream() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_form_of_a_shallower_network_is_complete(name: str, tmp_path: Path) -> None:
+def test_every_removal_is_exact_and_complete_in_every_form(name: str, tmp_path: Path) -> None:
     module, example = build(name)
     graph = from_torch(module, example)
     for i, layer in enumerate(layers_of(graph)):
-        shallower = without(graph, layer.value)
+        spaces = ChannelSpaces.of(graph)
+        assert removal_error(graph.to(torch.float64), spaces, layer, (example,))[1] < 1e-12
+        shallower, _ = removed(graph, spaces, layer)
         frozen = {space.name for space in ChannelSpaces.of(shallower) if space.frozen is not None}
         assert not frozen & {space.name for space in ChannelSpaces.of(graph).free}, "a free space was frozen"
         before, after = cost(graph), cost(shallower)
