@@ -40,8 +40,8 @@ SHARE = 0.3
 LENGTH = 1 / 30
 """Epochs of a trial, as a share of the run's: 2 of 60. Short trainings favour shallow networks, the more the shorter they are."""
 
-TOLERANCE = 0.03
-"""Share of the loss by which a shallower network must be better than a deeper one: two trainings of one network differ as much."""
+TOLERANCE = 0.01
+"""Share of the loss by which a shallower network must be better than a deeper one."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,11 @@ def _least(attempt: Callable[[int], float], most: int) -> int:
     """The number from 0 to `most` for which a function that falls and then rises is about least, the smallest of equals."""
     tried = {count: attempt(count) for count in sorted({most * third // 3 for third in range(4)})} if most else {0: 0.0}
     gap = -(-most // 3)
-    while True:
-        bar = min(tried.values())
-        best = min(count for count, loss in tried.items() if loss <= bar * (1 + TOLERANCE))
-        if gap <= 1:
-            return best
+    while gap > 1:
         gap = -(-gap // 2)
-        for count in (best - gap, best + gap):
-            if 0 <= count <= most:
-                tried[count] = attempt(count)
+        best = min(tried, key=tried.__getitem__)
+        tried |= {count: attempt(count) for count in (best - gap, best + gap) if 0 <= count <= most}
+    return min(count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + TOLERANCE))
 
 
 def _least_missed(graph: Graph, analyses: AnalysisManager) -> list[RemovableLayer]:

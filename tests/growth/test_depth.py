@@ -54,7 +54,7 @@ def test_the_search_finds_where_the_loss_is_least(most: int) -> None:
 
 def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
     assert depth._least(lambda count: 1.0, 9) == 0
-    assert depth._least(lambda count: [1.5, 1.02, 1.0, 1.2][count], 3) == 1
+    assert depth._least(lambda count: [1.5, 1.005, 1.0, 1.2][count], 3) == 1
 
 
 def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
