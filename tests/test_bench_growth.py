@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tools import bench_growth
 from tools.growth_designs import DESIGNS, SHAPES, designed, widths_of
 from tools.growth_jobs import JOBS
 from tools.growth_report import front
-from tools.growth_runs import Counter, Run, Settings
+from tools.growth_runs import Counter, Run, Settings, key_of
 
 WORDS = "search --data digits --train 120 --network mlp --epochs 2 --rounds 1 --samples 40 --device cpu"
 
@@ -82,6 +83,15 @@ def test_a_table_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert paid["epochs"] == max(1, round(grown["training_flops"] / (3 * uniform["flops"] * 120)))
     wrong = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "magic"])
     assert wrong.exit_code == 2 and "job 'search' has no method 'magic'" in wrong.output
+
+
+def test_layers_that_growth_left_are_trained_at_uniform_widths(tmp_path: Path) -> None:
+    settings = replace(run_of("search", tmp_path, Budget(2000)).settings, network="vgg11")
+    bench = bench_growth.Bench(settings, bench_growth.shrunken(load_data("digits"), 4, 200), "cpu", tmp_path)
+    line = bench.run(bench_growth.Cell("gngraph:uniform", 0, Budget(8000)))
+    grown = bench.store.find(key_of({**line, "method": "gngraph"}))
+    assert grown is not None and list(line["widths"]) == list(grown["widths"])
+    assert max(line["widths"].values()) - min(line["widths"].values()) <= 1 and line["params"] <= 8000
 
 
 def run_of(job: str, folder: Path, budget: Budget) -> Run:

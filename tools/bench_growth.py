@@ -5,8 +5,9 @@ reshape: a trained network with its channels moved, at the same parameters and F
 All methods have the same data, order of samples, augmentation, optimiser, epochs and schedule, one cosine. Growth runs grow in
 the share --growing of the epochs. The test samples are for the report alone.
 
-gngraph's own ways and "fresh" come with two more rows: METHOD:scratch, the same architecture from scratch for the same
-epochs, and METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for. Plain designs come with
+gngraph's own ways and "fresh" come with more rows: METHOD:scratch, the same architecture from scratch for the same epochs,
+METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for, and "gngraph" with gngraph:uniform, its
+layers at uniform widths, from scratch, which says what of its gain is its depth. Plain designs come with
 DESIGN:equal, from scratch for as many epochs as the training FLOPs of "gngraph" pay for. A finished run is a line of
 OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a step,
 and the convolutions and matrix products of an analysis as they come; decompositions of matrices are not counted.
@@ -41,7 +42,7 @@ from gngraph.data import ArrayDataset, CropFlip, Data, Download, from_arrays, lo
 from gngraph.errors import GnGraphError
 from gngraph.growth.options import FINALS, PERTURB, Final
 from gngraph.ir import Graph
-from tools.growth_designs import DESIGNS, family
+from tools.growth_designs import DESIGNS, SHAPES, family, to_widths, widths_within
 from tools.growth_jobs import JOBS, REPEATED
 from tools.growth_report import draw, table, write_csv
 from tools.growth_runs import Run, Settings, Store, identity, key_of, outcome
@@ -155,6 +156,8 @@ class Bench:
             return JOBS[self.settings.job][name](run)
         paying = self.run(replace(cell, method=payer_of(cell.method)))
         graph = run.design(name) if name in DESIGNS else self._architecture(run, paying)
+        if repeat in SHAPES:
+            graph = run.reset(to_widths(graph, widths_within(graph, SHAPES[repeat], cell.budget)))
         paid = max(1, round(paying["training_flops"] / run.epoch_flops(graph)))
         return run.scratch(graph, paid if repeat == "equal" else None)
 

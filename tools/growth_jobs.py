@@ -234,13 +234,14 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
 
 REPEATED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "search": {
+        "gngraph": ("scratch", "equal", "uniform"),
         **dict.fromkeys(
-            ("gngraph", "gngraph-all-layers", "gngraph-new", "gngraph-exact", "equal-worths", "fresh"),
-            ("scratch", "equal"),
+            ("gngraph-all-layers", "gngraph-new", "gngraph-exact", "equal-worths", "fresh"), ("scratch", "equal")
         ),
         **dict.fromkeys(DESIGNS, ("equal",)),
     },
     "extend": {"gngraph": ("scratch", "equal")},
 }
 """Job -> method -> how its network is trained once more, from scratch. "scratch": for the epochs of the table. "equal": for as many
-as the method's training FLOPs pay for, those of a plain design for as many as "gngraph" pays for."""
+as the method's training FLOPs pay for, those of a plain design for as many as "gngraph" pays for. A name of `SHAPES`: its layers at
+widths of that shape, for the epochs of the table."""
