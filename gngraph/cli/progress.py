@@ -85,7 +85,8 @@ def _depth(found: Record) -> list[str]:
     if len(found["tried"]) < 2:
         return []
     which = f"without {', '.join(found['removed'])}" if found["removed"] else "all layers stay"
-    return [f"{which}, which came out best of {len(found['tried'])} depths after {found['epochs']} epochs each"]
+    epochs = "1 epoch" if found["epochs"] == 1 else f"{found['epochs']} epochs"
+    return [f"{which}, which came out best of {len(found['tried'])} depths after {epochs} each"]
 
 
 def _changes(morphisms: dict[str, Record]) -> str:
