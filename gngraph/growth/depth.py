@@ -18,6 +18,7 @@ from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
 from gngraph.growth.options import Stretch, TrainOptions
 from gngraph.growth.restart import restarted
@@ -135,11 +136,14 @@ def _least_missed(graph: Graph, analyses: AnalysisManager) -> list[RemovableLaye
 
 
 def _tried(graph: Graph, problem: Problem, budget: Budget, options: TrainOptions, epochs: int) -> float:
-    """Loss on the judge split after a short training at a budget; infinite where it fails."""
+    """Loss on the judge split after a short training at a budget; infinite where that diverges."""
     started = restarted(_at(graph, budget), mixed(problem.seed, 0))
     apart = without_judge(problem)
-    trained = reestimate(Trainer(apart, options).train(started, Stretch(epochs, "cosine")).graph, apart)
-    loss = mean_loss(trained, problem, problem.splits.judge)
+    try:
+        trained = Trainer(apart, options).train(started, Stretch(epochs, "cosine")).graph
+    except TrainingError:  # it diverged
+        return math.inf
+    loss = mean_loss(reestimate(trained, apart), problem, problem.splits.judge)
     return loss if math.isfinite(loss) else math.inf
 
 

@@ -110,6 +110,20 @@ def test_trials_keep_to_their_share_of_the_budget(monkeypatch: pytest.MonkeyPatc
     assert all(0.5 * depth.SHARE < size / (budget.max_params or 1) <= depth.SHARE for size in sizes)
 
 
+def test_a_trial_that_diverges_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Diverging(Trainer):
+        def train(self, graph, *args, **kwargs):  # type: ignore[no-untyped-def]
+            if linears(graph) > 4:
+                raise TrainingError("the loss became non-finite")
+            return super().train(graph, *args, **kwargs)
+
+    monkeypatch.setattr(depth, "Trainer", Diverging)
+    graph = deep_chain(6)
+    found = searched(graph, AnalysisManager(problem()), Budget(max_params=2_000), TRAIN, 60)
+    assert linears(without(graph, [layer.value for layer in found.removed])) <= 4
+    assert all(entry["loss"] < 10 for entry in found.record(graph)["tried"])
+
+
 def test_an_architecture_without_layers_is_what_is_left_of_it() -> None:
     graph = deep_chain(3)
     values = [layer.value for layer in removable_layers(graph, ChannelSpaces.of(graph))]
