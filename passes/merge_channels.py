@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class MergeChannels(Pass):
     """Narrower: removes the channels that prune-channels would, but whatever reads them rebuilds them from the channels that
-    stay, learned on data under the curvature of the loss. Needs data: a problem, which `gngraph score` and `grow` make of
-    --data.
+    stay, learned on data under the curvature of the loss. Needs data: a problem, which `gngraph apply --data`
+    makes.
 
     a_c becomes sum_j b_j a_j + m, folded into the weights that read it; b is learned on the learn split, by least squares, for
     each reader on its own. It costs one pass over that split.
@@ -53,8 +53,8 @@ class MergeChannels(Pass):
         ]
         if not analyses.has_problem:
             raise PassError(
-                f"pass '{self.name}' learns from data how channels rebuild each other, but no problem was given: pass "
-                f"AnalysisManager(Problem(data)), or remove channels without data by 'prune-channels'"
+                f"pass '{self.name}' learns from data how channels rebuild each other, but no data was given: name it by "
+                f"--data, or pass AnalysisManager(Problem(data)), or remove channels without data by 'prune-channels'"
             )
         morphisms = tuple(merged_into_rest(graph, analyses, removals))
         return PassResult.of(rewrite(graph, spaces, edits_of(graph, spaces, morphisms)), morphisms)

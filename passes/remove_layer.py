@@ -43,7 +43,7 @@ class RemoveLayers(Pass):
         layers = {layer.value: names_of(graph, layer) for layer in removable_layers(graph, spaces)}
         matching = [v for v, names in layers.items() if any(fnmatchcase(name, self.at) for name in names)]
         if not matching:
-            known = [name for names in layers.values() for name in names]
+            known = [names[0] for names in layers.values()]
             raise PassError(
                 f"pass '{self.name}' found no layer that can be removed and matches '{self.at}'{choices(self.at, known)}"
             )
@@ -61,8 +61,8 @@ class RemoveLayers(Pass):
         layer = next(layer for layer in layers if layer.value == value)
         if layer.reads and not analyses.has_problem:
             raise PassError(
-                f"pass '{self.name}' learns from data how the layers behind '{value}' do without it, but no problem was given: "
-                f"pass AnalysisManager(Problem(data)); only residual blocks are removed without data"
+                f"pass '{self.name}' learns from data how the layers behind '{value}' do without it, but no data was given: "
+                f"name it by --data, or pass AnalysisManager(Problem(data)); only residual blocks are removed without"
             )
         return rebuilt_removal(graph, analyses, layer)
 

@@ -53,6 +53,15 @@ def test_every_option_is_explained(name: str) -> None:
             assert parameter.help, f"{name} {parameter.opts}"
 
 
+def test_passes_that_learn_take_data(command: Commands) -> None:
+    command.ok("apply", "remove-layer,merge-channels", "seed.gng", "--data", "bars.npz", "-o", "less.gng")
+    before, after = load(Path("seed.gng")), load(Path("less.gng"))
+    count = [sum(node.op == "linear" for node in graph.nodes.values()) for graph in (before, after)]
+    assert count[1] == 2 < count[0] and after.num_params() < before.num_params()
+    told = command.refused("apply", "merge-channels", "seed.gng", "-o", "no.gng")
+    assert "learns from data" in told and "name it by --data" in told and not Path("no.gng").exists()
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

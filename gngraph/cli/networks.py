@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gngraph.cli.options import SHAPE, ModelOptions, json_option, model_argument, model_options, output_option
+from gngraph.cli.options import (
+    SHAPE,
+    DataOptions,
+    ModelOptions,
+    json_option,
+    model_argument,
+    model_options,
+    open_both,
+    optional_data_options,
+    output_option,
+)
 
 if TYPE_CHECKING:
     from gngraph.growth.run_folder import RunFiles
@@ -61,18 +71,23 @@ def inspect(model: str, how: ModelOptions, text: bool, as_json: bool) -> None:
 @click.argument("passes")
 @model_argument
 @model_options
+@optional_data_options
 @output_option
 @click.option("--diff", "show_diff", is_flag=True, help="Show what the passes changed.")
-def apply(passes: str, model: str, how: ModelOptions, output: Path, show_diff: bool) -> None:
-    """Apply PASSES, such as "split-channels{count=8},prune-channels", to MODEL; every promise is checked in float64."""
+def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output: Path, show_diff: bool) -> None:
+    """Apply PASSES, such as "split-channels{count=8},prune-channels", to MODEL; every promise is checked in float64.
+
+    Passes that learn from data (merge-channels, remove-layer) take it from --data.
+    """
+    from gngraph.analysis.manager import AnalysisManager
     from gngraph.api import diff as compare
     from gngraph.convert.archive import save
-    from gngraph.passes import PassManager
+    from gngraph.passes import PassManager, parse_passes
     from gngraph.rewrite.pass_manager import printing
 
-    manager = PassManager(passes, observers=[printing(click.echo)])
-    graph = how.open(model)
-    result = manager.run(graph)
+    pipeline = parse_passes(passes)
+    graph, problem = open_both(model, how, what) if what.data else (how.open(model), None)
+    result = PassManager(pipeline, AnalysisManager(problem), [printing(click.echo)]).run(graph)
     save(result.graph, output)
     if show_diff:
         click.echo(compare(graph, result.graph).render())

@@ -155,42 +155,52 @@ model_options = _gathering(
     ],
 )
 
-data_options = _gathering(
-    DataOptions,
-    "what",
-    [
-        click.option(
-            "--data",
-            required=True,
-            metavar="D",
-            help="digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file or a folder of images.",
-        ),
-        click.option("--download", is_flag=True, help="Fetch a named data set that is not on this machine."),
-        click.option(
-            "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Folder of downloaded data sets."
-        ),
-        click.option(
-            "--loss",
-            type=click.Choice(["cross-entropy", "mse", "bce-with-logits"]),
-            help="By default cross-entropy for classes and mse for a regression.",
-        ),
-        click.option(
-            "--loss-output",
-            metavar="NAME",
-            help="Output that the loss reads, by name or position, of a network that returns several.",
-        ),
-        click.option(
-            "--device",
-            type=Device(),
-            default="auto",
-            show_default=True,
-            help="A torch device; auto: the GPU if there is one.",
-        ),
-        click.option(
-            "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of everything random."
-        ),
-    ],
-)
+
+def _data_options(required: bool) -> Callable[[Command], Command]:
+    return _gathering(
+        DataOptions,
+        "what",
+        [
+            click.option(
+                "--data",
+                required=required,
+                metavar="D",
+                help="digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file or a folder of images.",
+            ),
+            click.option("--download", is_flag=True, help="Fetch a named data set that is not on this machine."),
+            click.option(
+                "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Folder of downloaded data sets."
+            ),
+            click.option(
+                "--loss",
+                type=click.Choice(["cross-entropy", "mse", "bce-with-logits"]),
+                help="By default cross-entropy for classes and mse for a regression.",
+            ),
+            click.option(
+                "--loss-output",
+                metavar="NAME",
+                help="Output that the loss reads, by name or position, of a network that returns several.",
+            ),
+            click.option(
+                "--device",
+                type=Device(),
+                default="auto",
+                show_default=True,
+                help="A torch device; auto: the GPU if there is one.",
+            ),
+            click.option(
+                "--seed",
+                type=click.IntRange(0, 2**31 - 1),
+                default=0,
+                show_default=True,
+                help="Seed of everything random.",
+            ),
+        ],
+    )
+
+
+data_options = _data_options(required=True)
+optional_data_options = _data_options(required=False)
 
 training_options = _gathering(
     TrainingOptions,

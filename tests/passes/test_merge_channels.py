@@ -69,9 +69,7 @@ def test_bad_options_are_refused(text: str, words: str) -> None:
 
 
 def test_without_data_it_says_what_it_needs() -> None:
-    with pytest.raises(
-        PassError, match=r"'merge-channels' learns from data .* no problem was given.* 'prune-channels'"
-    ):
+    with pytest.raises(PassError, match=r"'merge-channels' learns from data .* no data was given.* 'prune-channels'"):
         PassManager("merge-channels{count=1}").run(setting("plain")[0])
 
 
