@@ -17,12 +17,11 @@ from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.analysis.topology import CutPoint, cut_points, nodes_between
 from gngraph.errors import IRError, PassError
 from gngraph.ir import Draft, Graph, Parameter, Ref
-from gngraph.ir.types import with_integer
 from gngraph.ops import lookup
 from gngraph.rewrite.channel_map import NEW
 from gngraph.rewrite.folding import mean_shift
 from gngraph.rewrite.morphism import RemoveLayer
-from gngraph.rewrite.surgery import Gather, Rewritten
+from gngraph.rewrite.surgery import Gather, Rewritten, follow_widths
 
 
 @dataclass(frozen=True)
@@ -204,16 +203,8 @@ def _forgotten(graph: Graph, slot: Slot, size: int, width: int) -> Gather:
 def _bypass(draft: Draft, graph: Graph, spaces: ChannelSpaces, layer: RemovableLayer) -> None:
     """Let everything that reads the layer's result read what the layer read; integers that are widths follow."""
     draft.replace_uses(layer.value, layer.source)
-    widths = {space.name: space.size for space in spaces} | {layer.space: spaces[layer.source_space].size}
-    for name, measures in spaces.measures.items():
-        if name in layer.nodes:
-            continue
-        attrs = dict(graph.nodes[name].attrs)
-        for measure in measures:
-            attr, inside = str(measure.path[0]), measure.path[1:]
-            attrs[attr] = with_integer(attrs[attr], inside, measure.value(widths))
-        if attrs != graph.nodes[name].attrs:
-            draft.set_attrs(name, **attrs)
+    sizes = {space.name: space.size for space in spaces}
+    follow_widths(draft, graph, spaces, {**sizes, layer.space: sizes[layer.source_space]})
 
 
 def _drop(draft: Draft, graph: Graph, names: Iterable[str]) -> None:

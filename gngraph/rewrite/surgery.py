@@ -9,7 +9,7 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
-from gngraph.ir import Graph
+from gngraph.ir import Draft, Graph
 from gngraph.ir.types import with_integer
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 
@@ -98,6 +98,12 @@ def rewrite(
     for param, tensor in data.items():
         draft.set_param(param, replace(graph.params[param], data=tensor))
     widths = {s.name: len(edits[s.name].map.source) if s.name in edits else s.size for s in spaces}
+    follow_widths(draft, graph, spaces, widths)
+    return Rewritten(draft.commit(), edits, {param: tuple(items) for param, items in gathers.items()})
+
+
+def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Mapping[str, int]) -> None:
+    """Set the integer attributes that are widths in disguise to what they are at other widths of the spaces."""
     for name, measures in spaces.measures.items():
         attrs = dict(graph.nodes[name].attrs)
         for measure in measures:
@@ -105,7 +111,6 @@ def rewrite(
             attrs[attr] = with_integer(attrs[attr], inside, measure.value(widths))
         if attrs != graph.nodes[name].attrs:
             draft.set_attrs(name, **attrs)
-    return Rewritten(draft.commit(), edits, {param: tuple(items) for param, items in gathers.items()})
 
 
 def carry(tensor: torch.Tensor, gathers: tuple[Gather, ...], power: int) -> torch.Tensor:
