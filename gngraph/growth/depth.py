@@ -69,10 +69,10 @@ class Found:
 def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: TrainOptions, epochs: int) -> Found:
     """Which layers a network of a budget does better without.
 
-    The layers are ranked by what the loss of the trained network rises without each alone, for what it costs. How many of them
-    go is found by trying: networks without the first k, of `SHARE` of the budget and of widths that are worth the same, are trained
-    from new initial weights on the training samples outside the judge split. First 4 numbers k over the whole range are tried, then
-    those between, around the best. Of those about as good the deepest is taken.
+    The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
+    How many of them go is found by trying: networks without the first k, of `SHARE` of the budget and of widths that are worth the
+    same, are trained from new initial weights on the training samples outside the judge split. First 4 numbers k over the whole
+    range are tried, then those between, around the best. Of those as good the deepest is taken.
 
     Cost: at most 4 trainings and 2 for each halving, 8 for a VGG-16: 8 x `SHARE` x `LENGTH`, 8 % of the training of the whole.
 
@@ -83,8 +83,8 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         options: how the run trains.
         epochs: of the run.
     """
-    order = _least_missed(graph, analyses)
     part = Budget(*(side and max(1, int(side * SHARE)) for side in (budget.max_params, budget.max_flops)))
+    order = _least_missed(graph, analyses, part)
     length = max(1, round(LENGTH * epochs))
     losses: dict[int, float] = {}
 
@@ -119,18 +119,25 @@ def _least(attempt: Callable[[int], float], most: int) -> int:
     return min(count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + TOLERANCE))
 
 
-def _least_missed(graph: Graph, analyses: AnalysisManager) -> list[RemovableLayer]:
-    """What can be removed, that first which the loss misses least for its share of the network's cost."""
-    problem, spaces, whole = analyses.problem, analyses.get(ChannelSpaces, graph), cost(graph)
+def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:
+    """What can be removed, that first which the loss misses least for its share of the cost at a budget.
+
+    The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other.
+    """
+    problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
     layers = removable_layers(graph, spaces)
     if not layers:
         return []
-    before, missed = mean_loss(graph, problem, problem.splits.judge), dict[RemovableLayer, float]()
+    before, wide, missed = (
+        mean_loss(graph, problem, problem.splits.judge),
+        _at(graph, budget),
+        dict[RemovableLayer, float](),
+    )
     for layer in layers:
         left = morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph
         loss = mean_loss(reestimate(left, problem), problem, problem.splits.judge)
-        saved = whole - cost(left)
-        share = max(saved.params / max(1, whole.params), saved.flops / max(1, whole.flops), 1e-9)
+        whole, rest = cost(wide), cost(without(wide, [layer.value]))
+        share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
     return sorted(missed, key=missed.__getitem__)
 
