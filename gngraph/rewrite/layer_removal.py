@@ -14,9 +14,10 @@ from itertools import pairwise
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
-from gngraph.analysis.topology import CutPoint, cut_points, nodes_between
+from gngraph.analysis.cost import positions_of, products_of
+from gngraph.analysis.topology import CutPoint, cut_points, dominating_values, nodes_between
 from gngraph.errors import IRError, PassError
-from gngraph.ir import Draft, Graph, Parameter, Ref
+from gngraph.ir import Draft, Graph, Node, Parameter, Ref
 from gngraph.ops import lookup
 from gngraph.rewrite.channel_map import NEW
 from gngraph.rewrite.folding import mean_shift
@@ -26,11 +27,11 @@ from gngraph.rewrite.surgery import Gather, Rewritten, follow_widths
 
 @dataclass(frozen=True)
 class RemovableLayer:
-    """Everything between two cut points that a network can do without.
+    """Everything between two values that a network can do without.
 
     Attributes:
-        value: the cut point behind it, which goes.
-        source: the cut point before it, which stands in.
+        value: what it ends at, which goes.
+        source: what it starts from, which stands in.
         nodes: nodes between the two, the first excluded: what nothing else reads goes with it.
         space, source_space: channel spaces of the two; the same one around a residual block.
         reads: slots of the weights that read `space` and are rebuilt; none around a residual block.
@@ -45,7 +46,7 @@ class RemovableLayer:
 
     def title(self, graph: Graph) -> str:
         """What people call it: the outermost module that holds all its layers and nothing else, or its first layer."""
-        layers = [node for name, node in graph.nodes.items() if name in self.nodes and lookup(node.op).apply]
+        layers = [node for name, node in graph.nodes.items() if name in self.nodes and _multiplies(graph, node)]
         outside = {
             scope for name, node in graph.nodes.items() if name not in self.nodes for scope in _scopes(node.scope)
         }
@@ -54,7 +55,8 @@ class RemovableLayer:
 
 
 def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLayer, ...]:
-    """What can be removed, in order: between cut points that follow one another and differ in their channels at most.
+    """What can be removed, in order: between cut points that follow one another and differ in their channels at most, and between
+    values of a stream of tokens, whose positions have parameters of their own.
 
     Where the channels differ, all that writes or accompanies those behind lies between the two, and all that reads them is a
     dense layer, so that what they carry can be folded into weights. O(#nodes) for each cut point.
@@ -68,7 +70,14 @@ def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLaye
     [('_1', '_3')]
     """
     points = cut_points(graph, spaces)
-    return tuple(layer for before, point in pairwise(points) for layer in _between(graph, spaces, before, point))
+    found = [layer for before, point in pairwise(points) for layer in _between(graph, spaces, before, point)]
+    found += [
+        layer
+        for before, value in pairwise(dominating_values(graph))
+        for layer in _of_tokens(graph, spaces, before, value)
+    ]
+    order = {name: i for i, name in enumerate(graph.nodes)}
+    return tuple(sorted(found, key=lambda layer: order[layer.value]))
 
 
 def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> Rewritten:
@@ -139,7 +148,7 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
     inside = [graph.nodes[name] for name in nodes]
     own, source = (spaces.layouts[p.value, p.axis] for p in (point, before))
     alike = before.axis == point.axis and _apart(before) == _apart(point) and before.type.dtype == point.type.dtype
-    if not alike or not any(lookup(node.op).apply for node in inside) or any(n.name in graph.inputs for n in inside):
+    if not alike or not any(_multiplies(graph, node) for node in inside) or any(n.name in graph.inputs for n in inside):
         return
     if own == source:
         yield RemovableLayer(point.value, before.value, nodes, own[0][0], own[0][0], ())
@@ -160,6 +169,24 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
     except IRError:  # something between the two and a reader does not take that many channels
         return
     yield layer
+
+
+def _of_tokens(graph: Graph, spaces: ChannelSpaces, before: str, value: str) -> Iterator[RemovableLayer]:
+    """The block between two values of several channel axes, all of which they share."""
+    laid = {axis: layout for (name, axis), layout in spaces.layouts.items() if name == value}
+    same = laid == {axis: layout for (name, axis), layout in spaces.layouts.items() if name == before}
+    if len(laid) < 2 or not same or graph.nodes[before].type != graph.nodes[value].type or value in graph.outputs:
+        return
+    nodes = nodes_between(graph, before, value)
+    if any(_multiplies(graph, graph.nodes[name]) for name in nodes) and nodes.isdisjoint(graph.inputs):
+        space = laid[max(laid)][0][0]
+        yield RemovableLayer(value, before, nodes, space, space, ())
+
+
+def _multiplies(graph: Graph, node: Node) -> bool:
+    """Whether a node is a layer: it multiplies, by a weight or values by values."""
+    weighs = "weight" in node.params and positions_of(graph, node.name) != (0,)
+    return weighs or bool(products_of(graph, node.name))
 
 
 def _scopes(path: str) -> tuple[str, ...]:

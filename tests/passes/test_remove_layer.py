@@ -203,6 +203,20 @@ def test_a_layer_whose_channels_others_write_or_that_changes_positions_stays() -
     )
 
 
+def test_blocks_of_a_transformer_go_one_by_one() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    x = torch.randn(2, 3, 32, 32)
+    graph = from_torch(network, x)
+    titles = [layer.title(graph).removeprefix("encoder.layers.encoder_layer_") for layer in layers_of(graph)]
+    assert titles == ["0.self_attention", "0.mlp", "1.self_attention", "1.mlp"]
+    for layer in layers_of(graph):
+        assert removal_error(graph.to(torch.float64), ChannelSpaces.of(graph), layer, (x,))[1] < 1e-12
+    bare = gngraph.PassManager("remove-layer").run(graph).graph
+    assert not any("encoder_layer_" in name for name in bare.params) and "class_token" in bare.params
+    assert gngraph.to_torch(bare)(x).shape == (2, 5)
+
+
 def test_a_deep_network_survives_onnx(tmp_path: Path) -> None:
     network = calibrated(torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.25), 3, 32, 32)
     graph = from_torch(network, torch.randn(2, 3, 32, 32))
