@@ -62,7 +62,7 @@ class RemoveLayers(Pass):
         if layer.reads and not analyses.has_problem:
             raise PassError(
                 f"pass '{self.name}' learns from data how the layers behind '{value}' do without it, but no data was given: "
-                f"name it by --data, or pass AnalysisManager(Problem(data)); only residual blocks are removed without"
+                f"name it by --data, or pass AnalysisManager(Problem(data)); only residual blocks go without"
             )
         return rebuilt_removal(graph, analyses, layer)
 
