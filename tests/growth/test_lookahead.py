@@ -178,6 +178,7 @@ def test_a_run_goes_on_as_if_it_had_known_the_rule() -> None:
             rounds=2,
             epochs=1,
             final_epochs=1,
+            depth="keep",
             kinds=("prune",),
             allocation=allocation,
             train=TRAIN,
