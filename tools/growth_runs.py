@@ -34,8 +34,8 @@ from tools.growth_designs import budget_text, designed, widths_of
 STEP = 3
 """Forward passes that a step of training costs: one forward, two backward."""
 
-SEARCH = (DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
-"""Stages of a growth round that are search."""
+COUNTED = ("analyse", LOOKAHEAD, "select", "rewrite", "measure")
+"""Stages of a growth round that are search, whose FLOPs are counted as they come."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,8 @@ class Run:
         depth: Depth = "keep",
     ) -> GrowthResult:
         """A growth run to a budget; what a strategy without an analysis does not need is not charged to it."""
-        charged = SEARCH if strategy.analysis else (DEPTH, LOOKAHEAD, "select", "rewrite")
-        stages = _Stages(charged)
+        counted = COUNTED if strategy.analysis else (LOOKAHEAD, "select", "rewrite")
+        stages = _Stages(counted)
         result = grow_by(
             strategy,
             graph,
@@ -251,11 +251,13 @@ class Run:
             self.meter.training += STEP * before * len(self.problem.train) * count
             self.meter.training += seen * (before + (record["flops"] if record["kind"] == "round" else 0))
             seconds = record["seconds"]
-            self.meter.search_seconds += sum(seconds.get(stage, 0.0) for stage in charged)
-            needed = (*charged, "train", "batchnorm")
+            searching = sum(seconds.get(stage, 0.0) for stage in (DEPTH, *counted))
+            self.meter.search_seconds += searching
+            self.meter.seconds += searching + seconds.get("train", 0.0) + seconds.get("batchnorm", 0.0)
             if DEPTH in record:
-                self.notes[DEPTH] = record[DEPTH]
-            self.meter.seconds += sum(seconds.get(stage, 0.0) for stage in needed)
+                found = self.notes[DEPTH] = record[DEPTH]
+                tried = sum(trial["flops"] for trial in found["tried"])
+                self.meter.search += STEP * tried * len(self.problem.train) * found["epochs"]
         self.meter.search += stages.flops
         return result
 

@@ -8,8 +8,8 @@ loss without it, since training makes up for most; but which depth is best shows
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -41,8 +41,26 @@ SHARE = 0.3
 LENGTH = 1 / 30
 """Epochs of a trial, as a share of the run's: 2 of 60. Short trainings favour shallow networks, the more the shorter they are."""
 
+BATCHES = 8
+"""Batches from which BatchNorms of networks on trial take their statistics: losses were within .002 of those by 32."""
+
 TOLERANCE = 0.01
 """Share of the loss by which a shallower network must be better than a deeper one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network that was trained briefly.
+
+    Attributes:
+        removed: how many layers it was without.
+        flops: of the network, of one sample.
+        loss: on the judge split, after the training; infinite where that diverged.
+    """
+
+    removed: int
+    flops: int
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -51,18 +69,18 @@ class Found:
 
     Attributes:
         removed: what goes, in the order in which it goes.
-        losses: number of layers removed -> loss on the judge split after a short training, for the numbers that were tried.
+        trials: by the number of layers that were gone.
         epochs: of each training.
     """
 
     removed: tuple[RemovableLayer, ...]
-    losses: Mapping[int, float]
+    trials: tuple[Trial, ...]
     epochs: int
 
     def record(self, graph: Graph) -> dict[str, Any]:
-        """As JSON; `graph` is the network that was searched."""
+        """As JSON, a loss that is not finite as None; `graph` is the network that was searched."""
         names = [layer.title(graph) for layer in self.removed]
-        tried = [{"removed": count, "loss": loss} for count, loss in self.losses.items() if math.isfinite(loss)]
+        tried = [asdict(trial) | {"loss": trial.loss if math.isfinite(trial.loss) else None} for trial in self.trials]
         return {"removed": names, "tried": tried, "epochs": self.epochs}
 
 
@@ -87,16 +105,17 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     part = Budget(*(side and max(1, int(side * SHARE)) for side in (budget.max_params, budget.max_flops)))
     order = _least_missed(graph, analyses, part)
     length = max(1, round(LENGTH * epochs))
-    losses: dict[int, float] = {}
+    trials: dict[int, Trial] = {}
 
     def attempt(count: int) -> float:
-        if count not in losses:
-            shallower = without(graph, [layer.value for layer in order[:count]])
-            losses[count] = _tried(shallower, analyses.problem, part, options, length)
-        return losses[count]
+        if count not in trials:
+            shallower = _at(without(graph, [layer.value for layer in order[:count]]), part)
+            loss = _loss_trained(shallower, analyses.problem, options, length)
+            trials[count] = Trial(count, cost(shallower).flops, loss)
+        return trials[count].loss
 
     best = _least(attempt, len(order))
-    return Found(tuple(order[:best]), dict(sorted(losses.items())), length if order else 0)
+    return Found(tuple(order[:best]), tuple(trials[count] for count in sorted(trials)), length if order else 0)
 
 
 def without(graph: Graph, values: Sequence[str]) -> Graph:
@@ -139,22 +158,22 @@ def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> li
     )
     for layer in layers:
         left = morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph
-        loss = mean_loss(reestimate(left, problem), problem, problem.splits.judge)
+        loss = mean_loss(reestimate(left, problem, batches_read=BATCHES), problem, problem.splits.judge)
         whole, rest = cost(wide), cost(without(wide, [layer.value]))
         share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
     return sorted(missed, key=missed.__getitem__)
 
 
-def _tried(graph: Graph, problem: Problem, budget: Budget, options: TrainOptions, epochs: int) -> float:
-    """Loss on the judge split after a short training at a budget; infinite where that diverges."""
-    started = restarted(_at(graph, budget), mixed(problem.seed, 0))
+def _loss_trained(graph: Graph, problem: Problem, options: TrainOptions, epochs: int) -> float:
+    """Loss on the judge split after a short training from new initial weights; infinite where that diverges."""
+    started = restarted(graph, mixed(problem.seed, 0))
     apart = without_judge(problem)
     try:
         trained = Trainer(apart, options).train(started, Stretch(epochs, "cosine")).graph
     except TrainingError:  # it diverged
         return math.inf
-    loss = mean_loss(reestimate(trained, apart), problem, problem.splits.judge)
+    loss = mean_loss(reestimate(trained, apart, batches_read=BATCHES), problem, problem.splits.judge)
     return loss if math.isfinite(loss) else math.inf
 
 

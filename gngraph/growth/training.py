@@ -63,7 +63,6 @@ class Trainer:
         self.problem = problem
         self.options = options
         self.device = torch.device(problem.device)
-        self._accelerator = _accelerator(self.device)
 
     def train(
         self,
@@ -90,13 +89,14 @@ class Trainer:
         optimizer = self.options.build(parameters.values())
         if state is not None:
             restore(optimizer, parameters, state)
-        wrapped, stepper = self._accelerator.prepare(module, optimizer)
-        gradients = Gradients(wrapped, self.problem.loss_fn, stepper, self._accelerator, self.device)
+        # one a stretch: it holds what it prepares, and letting go by its `free_memory` collects garbage for .2 s
+        accelerator = _accelerator(self.device)
+        wrapped, stepper = accelerator.prepare(module, optimizer)
+        gradients = Gradients(wrapped, self.problem.loss_fn, stepper, accelerator, self.device)
         records = []
         for epoch in range(stretch.epochs):
             records.append(self._epoch(gradients, stepper, stretch, epoch))
             on_epoch(records[-1])
-        self._accelerator.free_memory()
         return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
 
     def _epoch(self, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int) -> EpochRecord:
