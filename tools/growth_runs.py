@@ -257,7 +257,8 @@ class Run:
             if DEPTH in record:
                 found = self.notes[DEPTH] = record[DEPTH]
                 tried = sum(trial["flops"] for trial in found["tried"])
-                self.meter.search += STEP * tried * len(self.problem.train) * found["epochs"]
+                samples = len(self.problem.train) - len(self.problem.splits.judge)
+                self.meter.search += STEP * tried * samples * found["epochs"]
         self.meter.search += stages.flops
         return result
 

@@ -6,6 +6,7 @@ out-weights, and how long a step along them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,12 @@ DAMPING = 0.3
 
 PERTURBATION = 1.0
 """Spread of a perturbed copy's weights around the channel that it copies, as a share of their root mean square."""
+
+TRUST = 0.03
+"""Largest root mean square of what a new channel adds to a reader's values, as a share of their deviation: what lies behind the
+reader is linearised. Of three VGG-16s the new channels with a predicted gain lowered the loss by .093 in all without a bound (single
+ones raised it by what was predicted as gain), by .105 with .1, .127 with .05, .133 with .03 and .125 with .02. A reader
+whose values are what the network returns has no bound: nothing lies behind it."""
 
 SWEEPS = 20
 """Sweeps over the read sites of a space in which the steps along their out-weights are balanced."""
@@ -64,6 +71,7 @@ class NewChannelFinder(ChannelFinder):
         self._demand: _Demand | None = None
         self._fits: list[_Fit] = []
         self._out: list[torch.Tensor] = []
+        self._most = torch.zeros(self.count, len(reads)).to(self.weight)
         self._slope = torch.zeros(self.count, len(reads)).to(self.weight)
         self._curvature = torch.zeros(self.count, len(reads), len(reads)).to(self.weight)
 
@@ -87,14 +95,16 @@ class NewChannelFinder(ChannelFinder):
                 for fit in self._fits:
                     fit.add(batch, changed)
             if self._seen > second:
-                self._out = self._out or [fit.solve() for fit in self._fits]
+                if not self._out:
+                    self._out = [fit.solve() for fit in self._fits]
+                    self._most = torch.stack([f.most(u) for f, u in zip(self._fits, self._out, strict=True)], 1)
                 s, q = self.effects(batch, self._out)
                 self._slope += s.sum(0)
                 self._curvature += torch.einsum("rnki,rnkj->kij", q, q)
 
     def out(self) -> list[torch.Tensor]:
         """Out-weights of the channels for each read site, [K, outputs, entries, *kernel], with the best steps taken."""
-        steps = _best_steps(self._slope, self._curvature).unbind(1)
+        steps = _best_steps(self._slope, self._curvature, self._most).unbind(1)
         return [u * step.view(-1, *[1] * (u.dim() - 1)) for u, step in zip(self._out, steps, strict=bool(self._out))]
 
     def starts(self) -> list[dict[str, torch.Tensor]]:
@@ -211,7 +221,8 @@ class _Fit:
         self.cross = self.weight.new_zeros(channels, outputs, entries)
         self.input = self.weight.new_zeros(channels, entries, entries)
         self.factor = self.weight.new_zeros(outputs, outputs)
-        self.samples = 0
+        self.samples = self.positions = 0
+        self.total, self.square = self.weight.new_zeros(2, outputs)
 
     def add(self, batch: Collected, changed: dict[str, torch.Tensor]) -> None:
         """Add a batch, given what carries the channels."""
@@ -223,6 +234,10 @@ class _Fit:
             self.input[channel] += torch.einsum("nlp,nmp->lm", patches, patches)
         self.factor += second_moment(self.reader, batch.factors[edge]) / gradient.shape[2]
         self.samples += len(gradient)
+        self.positions += len(gradient) * gradient.shape[2]
+        value = rows_of(self.reader, batch.values[edge.value])
+        self.total += value.sum((0, 2))
+        self.square += value.square().sum((0, 2))
 
     def solve(self) -> torch.Tensor:
         """u = -S^-1 V A^-1, [channels, outputs, entries of a channel, *kernel]."""
@@ -230,12 +245,25 @@ class _Fit:
         u: torch.Tensor = -torch.linalg.solve(_damped(self.input / self.samples), left.mT).mT
         return u.reshape(*u.shape[:2], self.site.bands[0].inner, *self.weight.shape[2:])
 
+    def spread(self, out: torch.Tensor) -> torch.Tensor:
+        """Root mean square of what out-weights `out` add to the reader's values, as a share of their deviation, [channels]."""
+        rows = out.flatten(2)
+        moved = torch.einsum("kol,klm,kom->k", rows, self.input, rows) / self.positions
+        variance = self.square / self.positions - (self.total / self.positions).square()
+        return (moved / variance.sum().clamp(min=1e-30)).sqrt()
 
-def _best_steps(slope: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
-    """Non-negative steps t that minimise slope t + t curvature t / 2, by coordinate descent, [K, sites].
+    def most(self, out: torch.Tensor) -> torch.Tensor:
+        """Largest steps along `out` that the model is trusted with, [channels]."""
+        if self.site.edge.reader in self.isolation.graph.outputs:
+            return torch.full((len(out),), math.inf).to(out)
+        return TRUST / self.spread(out).clamp(min=1e-30)
+
+
+def _best_steps(slope: torch.Tensor, curvature: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+    """Steps t from 0 to `most` that minimise slope t + t curvature t / 2, by coordinate descent, [K, sites].
 
     Args:
-        slope: [K, sites].
+        slope, most: [K, sites].
         curvature: [K, sites, sites], positive semidefinite.
     """
     steps = torch.zeros_like(slope)
@@ -243,7 +271,8 @@ def _best_steps(slope: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
     for _ in range(SWEEPS):
         for i in range(slope.shape[1]):
             rest = slope[:, i] + (curvature[:, i] * steps).sum(1) - diagonal[:, i] * steps[:, i]
-            steps[:, i] = torch.where(diagonal[:, i] > 0, -rest / diagonal[:, i], 0.0).clamp(min=0.0)
+            steps[:, i] = torch.where(diagonal[:, i] > 0, -rest / diagonal[:, i], 0.0)
+            steps[:, i] = steps[:, i].clamp(min=0.0).minimum(most[:, i])
     return steps
 
 

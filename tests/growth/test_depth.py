@@ -72,7 +72,7 @@ def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
     record = runs["search"].history[0]["depth"]
     assert json.loads(json.dumps(record)) == record
     tried = {entry["removed"]: entry["loss"] for entry in record["tried"]}
-    assert tried[len(record["removed"])] < tried[min(tried)] and record["epochs"] == 2
+    assert tried[len(record["removed"])] < tried[min(tried)] and record["epochs"] == 1
     assert cost(runs["search"].graph).params <= limit
     accuracy = {kind: run.history[-1]["accuracy"] for kind, run in runs.items()}
     assert accuracy["search"] > accuracy["keep"] + 0.1, accuracy
@@ -94,7 +94,7 @@ def test_nothing_is_trained_where_no_layer_can_go() -> None:
     assert found.removed == () and found.record(graph) == {"removed": [], "tried": [], "epochs": 0}
 
 
-def test_trials_keep_to_their_share_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_use_up_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
     class Told(Trainer):
@@ -107,7 +107,7 @@ def test_trials_keep_to_their_share_of_the_budget(monkeypatch: pytest.MonkeyPatc
     budget = Budget(max_params=20 * cost(graph).params)
     searched(graph, AnalysisManager(problem()), budget, TRAIN, 20)
     assert len(sizes) >= 4
-    assert all(0.5 * depth.SHARE < size / (budget.max_params or 1) <= depth.SHARE for size in sizes)
+    assert all(0.5 < size / (budget.max_params or 1) <= 1 for size in sizes)
 
 
 def test_a_trial_that_diverges_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
