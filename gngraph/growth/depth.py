@@ -8,7 +8,7 @@ loss without it, since training makes up for most; but which depth is best shows
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,11 +87,12 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
 
     The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
     How many of them go is found by trying: networks without the first k, at the budget and of widths that are worth the
-    same, are trained from new initial weights on the training samples outside the judge split. First a third, two thirds
-    and all of the layers, and none where the third was best, then numbers between, around the best. Of those as good the deepest is
-    taken.
+    same, are trained from new initial weights on the training samples outside the judge split. First a third and two thirds of
+    the layers, then numbers ever nearer to the best, until both of its neighbours are worse. Of those that are as good
+    the deepest is taken.
 
-    Cost: at most 4 trainings and 2 for each halving, 7 for a VGG-16: 7 x `LENGTH`, 12 % of the training of the whole.
+    Cost: 2 trainings and 2 for each halving, 6 for a VGG-16, more where the best lies at an end: 6 x `LENGTH`, 10 % of the
+    training of the whole.
 
     Args:
         graph: the seed, trained a little.
@@ -126,17 +127,23 @@ def without(graph: Graph, values: Sequence[str]) -> Graph:
 
 
 def _least(attempt: Callable[[int], float], most: int) -> int:
-    """The number from 0 to `most` for which a function that falls and then rises is about least, the smallest of equals."""
-    third = most // 3
-    tried = {count: attempt(count) for count in (third, 2 * most // 3, most)} if most else {0: 0.0}
-    if most and min(tried, key=tried.__getitem__) == third:
-        tried[0] = attempt(0)
-    gap = -(-most // 3)
-    while gap > 1:
+    """The number from 0 to `most` for which a function that falls and then rises is about least.
+
+    Of the numbers that were tried and are as good it is the smallest.
+    """
+    tried = {count: attempt(count) for count in (most // 3, 2 * most // 3)} if most else {0: 0.0}
+    gap, near = -(-most // 3), [most]
+    while gap > 1 or near:
         gap = -(-gap // 2)
-        best = min(tried, key=tried.__getitem__)
-        tried |= {count: attempt(count) for count in (best - gap, best + gap) if 0 <= count <= most}
-    return min(count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + TOLERANCE))
+        best = max(_as_good(tried))  # networks that are too deep to learn anything are all alike: on to the shallower
+        near = [count for count in (best - gap, best + gap) if 0 <= count <= most and count not in tried]
+        tried |= {count: attempt(count) for count in near}
+    return min(_as_good(tried))
+
+
+def _as_good(tried: Mapping[int, float]) -> list[int]:
+    """The numbers whose loss is within `TOLERANCE` of the least."""
+    return [count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + TOLERANCE)]
 
 
 def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:

@@ -12,12 +12,14 @@ from gngraph.analysis.cost import CostModel
 from gngraph.analysis.equivalence import mean_loss, relative_error
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.convert.from_torch import from_torch
+from gngraph.convert.to_torch import to_torch
 from gngraph.data import load_data
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism, NewChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
+from gngraph.scoring.new_channels import TRUST
 from gngraph.scoring.selection import select
 from tests.scoring.test_exact_predictions import CASES, report_loss, setting
 from tests.small_networks import NETWORKS, build
@@ -104,6 +106,34 @@ def test_batchnorm_statistics_are_those_of_the_new_channel() -> None:
         spread = float(rows["1.running_var"].sqrt())
         assert abs(float(z.mean() - rows["1.running_mean"])) < 0.3 * spread
         assert 0.7 < float(z.std()) / spread < 1.4
+
+
+def test_steps_are_bounded_by_what_they_add_to_a_reader_with_layers_behind_it() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 6), nn.ReLU(), nn.Linear(6, 3)
+    )  # fmt: skip
+    x, y = torch.randn(600, 3, 8, 8), torch.randn(600, 3)
+    graph = from_torch(net, x[:2])
+    problem = Problem((x, y), loss="mse", device="cpu", learn=200, judge=200, report=200)
+    candidates = AnalysisManager(problem).get(GaussNewton(kinds=("new",)), graph).candidates
+    learned_from = torch.stack([problem.train[i][0] for i in problem.splits.learn.indices])
+
+    def read(network: Graph) -> torch.Tensor:
+        module, seen = to_torch(network), list[torch.Tensor]()
+        module.get_submodule("2").register_forward_hook(lambda _, __, value: seen.append(value))
+        with torch.no_grad():
+            module(learned_from)
+        return seen[0]
+
+    before = read(graph)
+    deviation = (before - before.mean((0, 2, 3), keepdim=True)).square().mean().sqrt()
+    added = [
+        float((read(grown(graph, [c.morphism])) - before).square().mean().sqrt() / deviation)
+        for c in candidates
+        if c.site == "0"
+    ]
+    assert 0.5 * TRUST < max(added) < 1.3 * TRUST
 
 
 def bottleneck() -> tuple[Graph, Problem, float]:
