@@ -107,7 +107,7 @@ def grow(
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
-        depth: "search": before the first rewrite those layers go without which short trainings at a part of the budget come out
+        depth: "search": before the first rewrite those layers go without which short trainings at the budget come out
             better (see `gngraph.growth.depth`); "keep": all layers stay, as those of a pretrained network should.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
