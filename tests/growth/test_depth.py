@@ -53,8 +53,12 @@ def test_the_search_finds_where_the_loss_is_least(most: int) -> None:
 
 
 def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
-    assert depth._least(lambda count: 1.0, 9) == 3  # the first that is tried
+    assert depth._least(lambda count: 1.0, 9) == 0
     assert depth._least(lambda count: [1.5, 1.005, 1.0, 1.2][count], 3) == 1
+
+
+def test_trials_are_a_share_of_the_run_and_longer_where_an_epoch_has_few_steps() -> None:
+    assert [depth._length(*run) for run in ((60, 79), (200, 79), (60, 4), (60, 40), (5, 4))] == [1, 3, 3, 2, 1]
 
 
 def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
@@ -72,7 +76,7 @@ def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
     record = runs["search"].history[0]["depth"]
     assert json.loads(json.dumps(record)) == record
     tried = {entry["removed"]: entry["loss"] for entry in record["tried"]}
-    assert tried[len(record["removed"])] < tried[min(tried)] and record["epochs"] == 1
+    assert tried[len(record["removed"])] < tried[min(tried)] and record["epochs"] == 3
     assert cost(runs["search"].graph).params <= limit
     accuracy = {kind: run.history[-1]["accuracy"] for kind, run in runs.items()}
     assert accuracy["search"] > accuracy["keep"] + 0.1, accuracy
