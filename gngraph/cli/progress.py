@@ -80,13 +80,13 @@ def _depth(found: Record) -> list[str]:
     """Which layers went, and what that was decided by; nothing where there was no choice.
 
     >>> _depth({"removed": ["features.3"], "tried": [{"removed": 0, "loss": 1.5}, {"removed": 1, "loss": 1.25}], "epochs": 2})
-    ['without features.3, which came out best of 2 depths after 2 epochs each']
+    ['without features.3: of 2 depths, the deepest about as good as the best after 2 epochs each']
     """
     if len(found["tried"]) < 2:
         return []
     which = f"without {', '.join(found['removed'])}" if found["removed"] else "all layers stay"
     epochs = "1 epoch" if found["epochs"] == 1 else f"{found['epochs']} epochs"
-    return [f"{which}, which came out best of {len(found['tried'])} depths after {epochs} each"]
+    return [f"{which}: of {len(found['tried'])} depths, the deepest about as good as the best after {epochs} each"]
 
 
 def _changes(morphisms: dict[str, Record]) -> str:
