@@ -35,12 +35,15 @@ from gngraph.scoring.layer_rebuilding import rebuilt_removal
 DEPTH = "depth"
 """Name of the search's stage, and of its entry in the round's record."""
 
-LENGTH = 1 / 60
-"""Epochs of a trial, as a share of the run's. Short trainings favour shallow networks, and small ones do so more: after 2 epochs at
-.3 of the budget of a VGG-16 two convolutions were best, after 1 at the whole budget four, as after 60."""
+LENGTH = 1 / 200
+"""Epochs of a trial, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a VGG-16 two convolutions
+were best, after 1 at the whole budget four, as after 60; 3 epochs chose about as 1 did."""
 
 STEPS, MOST = 64, 1 / 20
 """A trial has as many steps, if that is no larger share of the run's epochs: in a few steps on few samples no network learns."""
+
+PARTS = 6
+"""Depths that are told apart, at most: neighbours differ by less than what the initial weights make of one of them."""
 
 BATCHES = 8
 """Batches from which BatchNorms of networks on trial take their statistics: losses were within .002 of those by 32."""
@@ -93,11 +96,11 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
     How many of them go is found by trying: networks without the first k, at the budget and of widths that are worth the
     same, are trained from new initial weights on the training samples outside the judge split. First a third and two thirds of
-    the layers, then numbers ever nearer to the best, until both of its neighbours are worse, and none where nothing that was
-    tried is better than the deepest. Of those that are as good the deepest is taken.
+    the layers, then a sixth more and less than the best, until both of these are worse, and none where nothing that was tried is
+    better than the deepest. Of those that are as good the deepest is taken.
 
-    Cost: 2 trainings and 2 for each halving, 6 for a VGG-16, more where the best lies at an end: 6 x `LENGTH`, 10 % of the
-    training of the whole; up to 6 x `MOST` with few samples.
+    Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST` of it with
+    few samples.
 
     Args:
         graph: the seed, trained a little.
@@ -132,19 +135,21 @@ def without(graph: Graph, values: Sequence[str]) -> Graph:
 
 
 def _least(attempt: Callable[[int], float], most: int) -> int:
-    """The number from 0 to `most` for which a function that falls and then rises is about least.
+    """The number from 0 to `most` for which a function that falls and then rises is about least, to a sixth of `most`.
 
     Of the numbers that were tried and are as good it is the smallest.
     """
-    tried = {count: attempt(count) for count in (most // 3, 2 * most // 3)} if most else {0: 0.0}
-    gap, near = -(-most // 3), [most]
-    while gap > 1 or near:
-        gap = -(-gap // 2)
+    if not most:
+        return 0
+    gap = -(-most // PARTS)
+    near = sorted({most // 3, 2 * most // 3})
+    tried = dict[int, float]()
+    while near:
+        tried |= {count: attempt(count) for count in near}
         best = max(_as_good(tried))  # networks that are too deep to learn anything are all alike: on to the shallower
         near = [count for count in (best - gap, best + gap) if 0 <= count <= most and count not in tried]
-        tried |= {count: attempt(count) for count in near}
     deepest = min(_as_good(tried))
-    if most and deepest == min(tried):  # layers go on evidence alone
+    if deepest == min(tried) > 0:  # layers go on evidence alone
         tried[0] = attempt(0)
     return min(_as_good(tried))
 

@@ -94,7 +94,7 @@ def grow(
     run, on one device.
 
     Cost: `rounds * epochs + final_epochs` epochs of training, of which the early ones are of small networks; the search for the
-    depth (some 7 % of the training of the whole); an analysis a round (see `GaussNewton`); forward passes over the judge, report
+    depth (3 to 5 short trainings); an analysis a round (see `GaussNewton`); forward passes over the judge, report
     and held-out data.
 
     Args:

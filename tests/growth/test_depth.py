@@ -40,7 +40,7 @@ def linears(graph: Graph) -> int:
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 4, 7, 12, 33])
-def test_the_search_finds_where_the_loss_is_least(most: int) -> None:
+def test_the_search_finds_about_where_the_loss_is_least(most: int) -> None:
     for least in range(most + 1):
         asked: list[int] = []
 
@@ -48,8 +48,8 @@ def test_the_search_finds_where_the_loss_is_least(most: int) -> None:
             asked.append(count)
             return 1.0 + 0.1 * abs(count - least)
 
-        assert depth._least(loss, most) == least
-        assert len(set(asked)) <= 4 + 2 * max(0, (most // 3).bit_length())
+        assert abs(depth._least(loss, most) - least) <= max(0, most - 1) // 6
+        assert len(set(asked)) == len(asked) <= 7
 
 
 def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
@@ -58,7 +58,7 @@ def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
 
 
 def test_trials_are_a_share_of_the_run_and_longer_where_an_epoch_has_few_steps() -> None:
-    assert [depth._length(*run) for run in ((60, 79), (200, 79), (60, 4), (60, 40), (5, 4))] == [1, 3, 3, 2, 1]
+    assert [depth._length(*run) for run in ((60, 79), (200, 79), (60, 4), (60, 40), (5, 4))] == [1, 1, 3, 2, 1]
 
 
 def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
@@ -110,7 +110,7 @@ def test_trials_use_up_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small_vgg()
     budget = Budget(max_params=20 * cost(graph).params)
     searched(graph, AnalysisManager(problem()), budget, TRAIN, 20)
-    assert len(sizes) >= 4
+    assert len(sizes) >= 3
     assert all(0.5 < size / (budget.max_params or 1) <= 1 for size in sizes)
 
 
