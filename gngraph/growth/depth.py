@@ -36,8 +36,8 @@ DEPTH = "depth"
 """Name of the search's stage, and of its entry in the round's record."""
 
 LENGTH = 1 / 200
-"""Epochs of a trial, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a VGG-16 two convolutions
-were best, after 1 at the whole budget four, as after 60; 3 epochs chose about as 1 did."""
+"""Epochs of a trial, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a VGG-16 two
+convolutions were best, after 1 at the whole budget four, as after 60, and 3 epochs chose about as 1 did."""
 
 STEPS, MOST = 64, 1 / 20
 """A trial has as many steps, if that is no larger share of the run's epochs: in a few steps on few samples no network learns."""
