@@ -257,8 +257,7 @@ class Run:
             if DEPTH in record:
                 found = self.notes[DEPTH] = record[DEPTH]
                 tried = sum(trial["flops"] for trial in found["tried"])
-                samples = len(self.problem.train) - len(self.problem.splits.judge)
-                self.meter.search += STEP * tried * samples * found["epochs"]
+                self.meter.search += STEP * tried * found["samples"]
         self.meter.search += stages.flops
         return result
 

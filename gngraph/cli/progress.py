@@ -79,14 +79,14 @@ def _looked_ahead(allocation: str, found: Record) -> str:
 def _depth(found: Record) -> list[str]:
     """Which layers went, and what that was decided by; nothing where there was no choice.
 
-    >>> _depth({"removed": ["features.3"], "tried": [{"removed": 0, "loss": 1.5}, {"removed": 1, "loss": 1.25}], "epochs": 2})
-    ['without features.3: of 2 depths, the deepest about as good as the best after 2 epochs each']
+    >>> _depth({"removed": ["features.3"], "tried": [{"removed": 0, "loss": 1.5}, {"removed": 1, "loss": 1.25}], "samples": 8192})
+    ['without features.3: of 2 depths, the deepest about as good as the best, each trained on 8,192 samples']
     """
     if len(found["tried"]) < 2:
         return []
     which = f"without {', '.join(found['removed'])}" if found["removed"] else "all layers stay"
-    epochs = "1 epoch" if found["epochs"] == 1 else f"{found['epochs']} epochs"
-    return [f"{which}: of {len(found['tried'])} depths, the deepest about as good as the best after {epochs} each"]
+    depths = f"of {len(found['tried'])} depths, the deepest about as good as the best"
+    return [f"{which}: {depths}, each trained on {found['samples']:,} samples"]
 
 
 def _changes(morphisms: dict[str, Record]) -> str:

@@ -36,11 +36,11 @@ DEPTH = "depth"
 """Name of the search's stage, and of its entry in the round's record."""
 
 LENGTH = 1 / 200
-"""Epochs of a trial, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a VGG-16 two
-convolutions were best, after 1 at the whole budget four, as after 60, and 3 epochs chose about as 1 did."""
+"""Samples that a trial is trained on, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a
+VGG-16 two convolutions were best, after 1 at the whole budget four, as after 60, and 3 epochs chose about as 1 did."""
 
 STEPS, MOST = 64, 1 / 20
-"""A trial has as many steps, if that is no larger share of the run's epochs: in a few steps on few samples no network learns."""
+"""A trial has as many steps, if that is no larger share of the run: in a few steps on few samples no network learns."""
 
 PARTS = 6
 """Depths that are told apart, at most: neighbours differ by less than what the initial weights make of one of them."""
@@ -76,18 +76,18 @@ class Found:
     Attributes:
         removed: what goes, in the order in which it goes.
         trials: by the number of layers that were gone.
-        epochs: of each training.
+        samples: that each of them was trained on, every one as often as it was seen.
     """
 
     removed: tuple[RemovableLayer, ...]
     trials: tuple[Trial, ...]
-    epochs: int
+    samples: int
 
     def record(self, graph: Graph) -> dict[str, Any]:
         """As JSON, a loss that is not finite as None; `graph` is the network that was searched."""
         names = [layer.title(graph) for layer in self.removed]
         tried = [asdict(trial) | {"loss": trial.loss if math.isfinite(trial.loss) else None} for trial in self.trials]
-        return {"removed": names, "tried": tried, "epochs": self.epochs}
+        return {"removed": names, "tried": tried, "samples": self.samples}
 
 
 def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: TrainOptions, epochs: int) -> Found:
@@ -110,18 +110,19 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         epochs: of the run.
     """
     order = _least_missed(graph, analyses, budget)
-    length = _length(epochs, -(-len(analyses.problem.train) // options.batch_size))
+    training = _Training(analyses.problem, options, epochs)
     trials: dict[int, Trial] = {}
 
     def attempt(count: int) -> float:
         if count not in trials:
             shallower = _at(without(graph, [layer.value for layer in order[:count]]), budget)
-            loss = _loss_trained(shallower, analyses.problem, options, length)
-            trials[count] = Trial(count, cost(shallower).flops, loss)
+            trials[count] = Trial(count, cost(shallower).flops, training.loss(shallower))
         return trials[count].loss
 
     best = _least(attempt, len(order))
-    return Found(tuple(order[:best]), tuple(trials[count] for count in sorted(trials)), length if order else 0)
+    return Found(
+        tuple(order[:best]), tuple(trials[count] for count in sorted(trials)), training.samples if order else 0
+    )
 
 
 def without(graph: Graph, values: Sequence[str]) -> Graph:
@@ -154,9 +155,13 @@ def _least(attempt: Callable[[int], float], most: int) -> int:
     return min(_as_good(tried))
 
 
-def _length(epochs: int, steps: int) -> int:
-    """Epochs of a trial, of a run of `epochs` of `steps` steps each."""
-    return max(1, round(LENGTH * epochs), min(-(-STEPS // steps), round(MOST * epochs)))
+def _length(epochs: int, samples: int, batch: int) -> int:
+    """Samples that a trial is trained on, in a run of `epochs` of `samples` in batches of `batch`.
+
+    At least an epoch, where that is few steps.
+    """
+    run, few = epochs * samples, STEPS * batch
+    return max(min(samples, few), round(min(max(LENGTH * run, few), MOST * run)))
 
 
 def _as_good(tried: Mapping[int, float]) -> list[int]:
@@ -187,16 +192,27 @@ def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> li
     return sorted(missed, key=missed.__getitem__)
 
 
-def _loss_trained(graph: Graph, problem: Problem, options: TrainOptions, epochs: int) -> float:
-    """Loss on the judge split after a short training from new initial weights; infinite where that diverges."""
-    started = restarted(graph, mixed(problem.seed, 0))
-    apart = without_judge(problem)
-    try:
-        trained = Trainer(apart, options).train(started, Stretch(epochs, "cosine")).graph
-    except TrainingError:  # it diverged
-        return math.inf
-    loss = mean_loss(reestimate(trained, apart, batches_read=BATCHES), problem, problem.splits.judge)
-    return loss if math.isfinite(loss) else math.inf
+class _Training:
+    """The short training that networks on trial have, all the same."""
+
+    def __init__(self, problem: Problem, options: TrainOptions, epochs: int) -> None:
+        rest = len(problem.train) - len(problem.splits.judge)
+        length = _length(epochs, rest, options.batch_size)
+        self.problem, self.options = problem, options
+        self.apart = without_judge(problem, length)
+        self.epochs = max(1, round(length / rest))
+        self.samples = self.epochs * len(self.apart.train)
+
+    def loss(self, graph: Graph) -> float:
+        """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
+        started = restarted(graph, mixed(self.problem.seed, 0))
+        try:
+            trained = Trainer(self.apart, self.options).train(started, Stretch(self.epochs, "cosine")).graph
+        except TrainingError:  # it diverged
+            return math.inf
+        settled = reestimate(trained, self.apart, batches_read=BATCHES)
+        loss = mean_loss(settled, self.problem, self.problem.splits.judge)
+        return loss if math.isfinite(loss) else math.inf
 
 
 def _at(graph: Graph, budget: Budget) -> Graph:

@@ -58,7 +58,8 @@ def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
 
 
 def test_trials_are_a_share_of_the_run_and_longer_where_an_epoch_has_few_steps() -> None:
-    assert [depth._length(*run) for run in ((60, 79), (200, 79), (60, 4), (60, 40), (5, 4))] == [1, 1, 3, 2, 1]
+    runs = ((60, 10_000), (400, 10_000), (28, 50_000), (90, 1_000_000), (60, 512), (5, 512))
+    assert [depth._length(*run, 128) for run in runs] == [8192, 20_000, 8192, 450_000, 1536, 512]
 
 
 def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
@@ -76,7 +77,7 @@ def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
     record = runs["search"].history[0]["depth"]
     assert json.loads(json.dumps(record)) == record
     tried = {entry["removed"]: entry["loss"] for entry in record["tried"]}
-    assert tried[len(record["removed"])] < tried[min(tried)] and record["epochs"] == 3
+    assert tried[len(record["removed"])] < tried[min(tried)] and record["samples"] == 3 * 160
     assert cost(runs["search"].graph).params <= limit
     accuracy = {kind: run.history[-1]["accuracy"] for kind, run in runs.items()}
     assert accuracy["search"] > accuracy["keep"] + 0.1, accuracy
@@ -95,7 +96,7 @@ def test_nothing_is_trained_where_no_layer_can_go() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10)), torch.zeros(2, 1, 8, 8)
     )
     found = searched(graph, AnalysisManager(problem()), Budget(max_params=1000), TRAIN, 20)
-    assert found.removed == () and found.record(graph) == {"removed": [], "tried": [], "epochs": 0}
+    assert found.removed == () and found.record(graph) == {"removed": [], "tried": [], "samples": 0}
 
 
 def test_trials_use_up_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
