@@ -94,7 +94,8 @@ def _changes(morphisms: dict[str, Record]) -> str:
     for entry in morphisms.values():
         for kind, what in entry.items():
             counts[kind] = counts.get(kind, 0) + (what if isinstance(what, int) else len(what))
-    words = {"prune": "pruned", "merge": "merged", "insert": "inserted", "remove": "layers removed"}
+    removed = "layer removed" if counts.get("remove") == 1 else "layers removed"
+    words = {"prune": "pruned", "merge": "merged", "insert": "inserted", "remove": removed}
     return ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items()) or "no change"
 
 
