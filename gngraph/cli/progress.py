@@ -140,6 +140,7 @@ class RunProgress(_Bars):
     def __init__(self, rounds: int, epochs: int, final_epochs: int) -> None:
         super().__init__()
         self._rounds = rounds
+        self._told: set[str] = set()
         self._whole = self.progress.add_task("growing", total=max(1, rounds * epochs + final_epochs))
         self._stage = self.progress.add_task("starting", total=None)
 
@@ -158,8 +159,12 @@ class RunProgress(_Bars):
             self.say(f"  {describe_epoch(epoch)}")
 
     def round_finished(self, record: Record) -> None:
-        """Print the round's line."""
+        """Print the round's line, and below it what there is to know that was not said before."""
         self.say(describe_round(record))
+        for note in record.get("notes", ()):
+            if note not in self._told:
+                self._told.add(note)
+                self.say(f"note: {note}")
 
     def exporting(self) -> None:
         """The run is over, its files are being written."""

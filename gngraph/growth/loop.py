@@ -18,6 +18,7 @@ from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
 from gngraph.growth.capacity import CapacityRecord
+from gngraph.growth.chance import beyond_chance
 from gngraph.growth.depth import DEPTH, searched
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
@@ -43,9 +44,9 @@ from gngraph.scoring.selection import Selection
 from gngraph.scoring.worth import measured_worths
 
 STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
-"""Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data) follow both the
-training and the rewrite, "rewrite" and "measure" come again when the learned morphisms are refused, and "depth" and
-"lookahead" come in the first round alone, where they are asked for."""
+"""Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data, and whether
+anything was learned at all) follow both the training and the rewrite, "rewrite" and "measure" come again when the learned
+morphisms are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +224,8 @@ class _Run:
         self._begin(number)
         record: Record = {"kind": "round", "round": number, "rounds": rounds}
         graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
+        with self._stage("evaluate"):
+            doubt = beyond_chance(graph, self.problem)
         removals: list[RemoveLayer] = []
         if deciding:
             graph, removals = self._shallower(graph, deciding, record)
@@ -258,7 +261,7 @@ class _Run:
                 "reestimated": self._loss(self.graph, self.problem.splits.report),
             },
             "target": _sides(target),
-            "notes": list(scores.notes),
+            "notes": [*([doubt] if doubt else []), *scores.notes],
         }
         self._close(record)
 
