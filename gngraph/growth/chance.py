@@ -13,8 +13,8 @@ from gngraph.data import batches
 from gngraph.ir import Graph
 
 LEAST = 0.01
-"""Share of the loss that the right targets must save. A MobileNet of .05 of its budget, which learned nothing in 8 epochs (training
-loss 2.306, that of a guess 2.303), lay within .001; one at 14 % accuracy saves .03."""
+"""Share of the loss that the right targets must save. With 10 classes it was .2 and .8 % for networks after an epoch at rates at
+which nothing is learned (10.2 and 10.5 % right), 1.2 % at 13.1 % right, and 5 % at 15.4."""
 
 
 def beyond_chance(graph: Graph, problem: Problem) -> str | None:
