@@ -17,7 +17,7 @@ LEAST = 0.01
 which nothing is learned (10.2 and 10.5 % right), 1.2 % at 13.1 % right, and 5 % at 15.4."""
 
 
-def beyond_chance(graph: Graph, problem: Problem) -> str | None:
+def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
     """What to tell where a network knows its targets no better than those of other samples; None where it does.
 
     The mean loss on the judge split is compared with that of the same outputs for targets which are exchanged among the samples

@@ -18,7 +18,7 @@ from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
 from gngraph.growth.batchnorm import reestimate
 from gngraph.growth.capacity import CapacityRecord
-from gngraph.growth.chance import beyond_chance
+from gngraph.growth.chance import no_better_than_chance
 from gngraph.growth.depth import DEPTH, searched
 from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
@@ -225,7 +225,7 @@ class _Run:
         record: Record = {"kind": "round", "round": number, "rounds": rounds}
         graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
         with self._stage("evaluate"):
-            doubt = beyond_chance(graph, self.problem)
+            doubt = no_better_than_chance(graph, self.problem)
         removals: list[RemoveLayer] = []
         if deciding:
             graph, removals = self._shallower(graph, deciding, record)

@@ -11,7 +11,7 @@ from gngraph.analysis.manager import Problem
 from gngraph.cli.progress import RunProgress
 from gngraph.convert.from_torch import from_torch
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads
-from gngraph.growth.chance import beyond_chance
+from gngraph.growth.chance import no_better_than_chance
 from gngraph.growth.loop import grow
 from gngraph.growth.options import Stretch, TrainOptions
 from gngraph.growth.training import Trainer
@@ -66,17 +66,17 @@ def blind(module: nn.Module) -> Graph:
 @pytest.mark.parametrize("name", cases())
 def test_a_network_that_sees_nothing_of_its_input_is_told_from_one_that_has_learned(name: str) -> None:
     module, problem = cases()[name]
-    told = beyond_chance(blind(module), problem)
+    told = no_better_than_chance(blind(module), problem)
     assert told is not None and "no better than by chance" in told and "train it longer" in told
     trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
-    assert beyond_chance(trained, problem) is None
+    assert no_better_than_chance(trained, problem) is None
 
 
 def test_samples_of_a_batch_size_of_one_are_still_exchanged() -> None:
     module, whole = cases()["classes"]
     problem = Problem(whole.data, device="cpu", learn=200, judge=200, report=200, batch_size=1)
     trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
-    assert beyond_chance(trained, problem) is None
+    assert no_better_than_chance(trained, problem) is None
 
 
 def test_a_growth_run_says_once_that_its_network_had_learned_nothing(capsys: pytest.CaptureFixture[str]) -> None:
