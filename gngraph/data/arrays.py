@@ -42,7 +42,8 @@ def from_arrays(
         x_test: like `x_train`, the same sample shape and dtype kind.
         y_test: like `y_train`.
         classes: class names; without them the classes are numbered up to the largest training label.
-        input_shape: what the network shall see; pictures are resized to it, and grey ones spread over its channels.
+        input_shape: what the network shall see; pictures are resized to it, and grey ones spread over its channels. Floats of
+            such samples are read as N,C,H,W even where they look like N,H,W,C.
         scale: what a byte of a picture is divided by before normalisation; floats are used as they are.
 
     Raises:
@@ -56,7 +57,7 @@ def from_arrays(
     """
     check_lengths("x_train", _count("x_train", x_train), "y_train", _count("y_train", y_train))
     check_lengths("x_test", _count("x_test", x_test), "y_test", _count("y_test", y_test))
-    raw_train, raw_test = _samples("x_train", x_train), _samples("x_test", x_test)
+    raw_train, raw_test = _samples("x_train", x_train, input_shape), _samples("x_test", x_test, input_shape)
     _require_alike("x_train", raw_train, "x_test", raw_test)
     labels_train, labels_test = _labels("y_train", y_train), _labels("y_test", y_test)
     _require_alike("y_train", labels_train, "y_test", labels_test)
@@ -110,7 +111,7 @@ def _count(where: str, array: Array) -> int:
     return len(array)
 
 
-def _samples(where: str, array: Array) -> Tensor:
+def _samples(where: str, array: Array, wanted: tuple[int, ...] | None) -> Tensor:
     """Converts to uint8 or float32 [N, C, H, W], or float32 [N, F]; refuses what could be read in two ways."""
     if 0 in array.shape:
         raise DataError(f"'{where}' has shape '{shape_text(array.shape)}': a sample needs at least one number")
@@ -127,6 +128,13 @@ def _samples(where: str, array: Array) -> Tensor:
             )
         return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
     if array.dtype.kind == "f" and array.ndim == 4:
+        _, first, height, last = array.shape
+        pictures = min(first, height) > 4 and (last == 3 or (last == 1 and first == height))
+        if pictures and array.shape[1:] != wanted:
+            raise DataError(
+                f"'{where}' holds floats of shape '{shape_text(array.shape)}', which looks like N,H,W,C: floats are read as "
+                f"N,C,H,W, so transpose them (0, 3, 1, 2), or say that a sample is '{shape_text(array.shape[1:])}' (input_shape)"
+            )
         return _float32(array)
     raise DataError(
         f"'{where}' has shape '{shape_text(array.shape)}' and dtype '{array.dtype}', which is none of the layouts "
