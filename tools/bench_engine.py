@@ -4,7 +4,7 @@ For each network and seed: train (a saved network is taken as it is), score ever
 
 - singles: random candidates of each kind, predicted and actual change of the loss on the report split, all kinds together;
 - intervals: how often the actual change on training samples outside the splits lies in the predicted interval;
-- sets: splits chosen together, and random ones of exactly each size;
+- sets: splits chosen together, as many chosen by the sum of their gains, and random ones of exactly each size;
 - cross-fitting: what would be predicted on the samples that candidates were learned and chosen on;
 - cost: seconds of scoring and judging in epochs of training on as many samples, and memory beside training's;
 
@@ -90,6 +90,8 @@ BARS = {
     "singles: slope": Bar(0.9, 1.1),
     "intervals: share inside": Bar(least=0.93),  # about 95 %
     "sets: |predicted / actual - 1|": Bar(most=0.1),
+    "sets: change of the loss by the joint rule": Bar(most=0.0),
+    "sets: decrease by it less 1.5 x by the additive rule": Bar(least=0.0),
     "cost: score / epoch": Bar(most=4.0),
     "cost: judge / epoch": Bar(most=1.5),
     "cost: memory MB beyond 1.5 x training + 300": Bar(most=0.0),
@@ -138,12 +140,18 @@ def predictions(network: str, width: float, problem: Problem, epochs: int, sizes
                 f"singles{' of a kind' if kind else ''}: {what}", kind, name, seed, float(str(row[what.lower()]))
             )
         yield Figure("intervals: share inside", kind, name, seed, float(str(row["coverage"])))
-    for found in sets(graph, problem, scores, sizes.counts):
+    chosen = sets(graph, problem, scores, sizes.counts)
+    for found in chosen:
         predicted, actual = float(str(found["together"])), float(str(found["actual"]))
         of = f"{found['rule']} set, {found['asked']} asked"
         what = "sets" if found["rule"] != "additive" else "sets of the additive rule"
         yield Figure(f"{what}: |predicted / actual - 1|", of, name, seed, abs(predicted / actual - 1))
         yield Figure("sets: splits", of, name, seed, float(str(found["splits"])))
+    changes = {(row["asked"], row["rule"]): float(str(row["actual"])) for row in chosen}
+    for count, joint in ((asked, change) for (asked, rule), change in changes.items() if rule == "joint"):
+        yield Figure("sets: change of the loss by the joint rule", f"{count} asked", name, seed, joint)
+        added = 1.5 * changes[count, "additive"] - joint
+        yield Figure("sets: decrease by it less 1.5 x by the additive rule", f"{count} asked", name, seed, added)
     size = max(sizes.counts)
     for line in bench_crossfit.rows_of(
         graph, problem, name, options, scores, bench_crossfit.LEARNED, sizes.candidates, size

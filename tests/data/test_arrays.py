@@ -67,7 +67,11 @@ def test_a_negative_label_is_refused() -> None:
         ("x_test", np.zeros((0, 16, 16, 3), dtype=np.uint8), "'x_test' has '0' samples but 'y_test' has '10'"),
         ("x_train", np.zeros((30, 16, 16, 3), dtype=np.int64), "'int64', which is none of the layouts"),
         ("x_train", np.zeros((30, 3, 16, 16), dtype=np.uint8), "looks like N,C,H,W"),
-        ("x_train", np.zeros((30, 16, 16, 3), dtype=np.float32), "floats of shape '30x16x16x3', which looks like N,H,W,C"),
+        (
+            "x_train",
+            np.zeros((30, 16, 16, 3), dtype=np.float32),
+            "floats of shape '30x16x16x3', which looks like N,H,W,C",
+        ),
         ("x_train", np.zeros((30, 28, 28, 1)), "transpose them \\(0, 3, 1, 2\\), or say that a sample is '28x28x1'"),
         ("x_train", np.zeros((30, 16, 16), dtype=np.float32), "'30x16x16' and dtype 'float32', which is none"),
         ("x_train", np.zeros((30, 0)), "a sample needs at least one number"),
