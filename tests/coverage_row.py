@@ -24,6 +24,7 @@ from gngraph.convert.from_torch import from_torch
 from gngraph.convert.to_torch import lower, to_torch
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
 from tests.coverage_models import Model, outputs_of
@@ -31,6 +32,7 @@ from tests.families import sampled
 from tests.local_errors import Found, relative
 from tests.merge_errors import MergedValues, merges_of_all, multiplications
 from tests.morphism_errors import applied
+from tests.removal_errors import removal_error
 
 T = TypeVar("T")
 
@@ -55,6 +57,9 @@ LARGE = 100_000_000
 PLACES = 8
 """Most spaces in which a merge, and most cut points at which an insertion is checked by itself."""
 
+REMOVALS = 4
+"""Most layers that are removed, each by itself: two passes through the whole network."""
+
 AFFORDABLE = 200_000_000
 """Most multiplications of a layer that is inserted; a cut point where it takes more is left out."""
 
@@ -77,6 +82,8 @@ class Row:
         merge: worst local error of a split channel that is merged back into its twin, and of a merge with random weights.
         cut_points: places for a layer; inserted: those that are checked, `PLACES` at most and only `AFFORDABLE` ones.
         insert: worst local error of a zero residual block, and of an identity layer where values cannot be negative.
+        removable: layers that can go; removed: those whose removal is checked, `REMOVALS` at most.
+        remove: worst error at the outputs of a removal that rebuilds each channel from a random one before the layer.
         all_split, all_new, all_prune, all_merge: error at the outputs after one morphism of every free space at once.
         seconds: processor seconds of the whole row, building the model included.
         reasons: frozen space -> why.
@@ -103,6 +110,9 @@ class Row:
     cut_points: int | None = None
     inserted: int | None = None
     insert: float | None = None
+    removable: int | None = None
+    removed: int | None = None
+    remove: float | None = None
     all_split: float | None = None
     all_new: float | None = None
     all_prune: float | None = None
@@ -284,13 +294,14 @@ def _check_spaces(row: Row, graph: Graph, spaces: ChannelSpaces, sample: int | N
     expected = kept.outputs()
     del kept
     gc.collect()
+    _check_removals(row, graph, spaces)
     _check_all_at_once(row, graph, spaces, expected)
 
 
 def _check_merges(row: Row, kept: MergedValues, spaces: Sequence[ChannelSpace]) -> None:
     """Merges of some spaces, one at a time."""
     row.merged, row.merge = 0, 0.0
-    for space in _spread(spaces):
+    for space in _spread(spaces, PLACES):
         try:
             found = kept.merged(space.name, space.size // 2)
         except Exception as error:  # one space must not hide the others
@@ -309,7 +320,7 @@ def _check_insertions(row: Row, kept: MergedValues) -> None:
     """Layers at some cut points, one at a time."""
     points = cut_points(kept.graph, kept.spaces)
     row.cut_points, row.inserted, row.insert = len(points), 0, 0.0
-    for point in _spread([point for point in points if multiplications(point) <= AFFORDABLE]):
+    for point in _spread([point for point in points if multiplications(point) <= AFFORDABLE], PLACES):
         try:
             found = kept.inserted(point)
         except Exception as error:  # one point must not hide the others
@@ -323,9 +334,27 @@ def _check_insertions(row: Row, kept: MergedValues) -> None:
             row.failures.append(f"insertion at '{point.value}' is off by {found.error:.1e} at node '{found.node}'")
 
 
-def _spread(places: Sequence[T]) -> Sequence[T]:
-    """At most `PLACES` of them, evenly spread."""
-    return places[:: max(1, math.ceil(len(places) / PLACES))]
+def _check_removals(row: Row, graph: Graph, spaces: ChannelSpaces) -> None:
+    """Removals of some layers, one at a time."""
+    layers = removable_layers(graph, spaces)
+    row.removable, row.removed, row.remove = len(layers), 0, 0.0
+    for layer in _spread(layers, REMOVALS):
+        try:
+            _, error = removal_error(graph, spaces, layer, probe_of(graph))
+        except Exception as failure:  # one layer must not hide the others
+            row.failures.append(f"removal of the layer at '{layer.value}': {_told(failure)}")
+            continue
+        finally:
+            gc.collect()
+        row.removed += 1
+        row.remove = max(row.remove, error)
+        if error > BAR:
+            row.failures.append(f"removal of the layer at '{layer.value}' is off by {error:.1e}")
+
+
+def _spread(places: Sequence[T], most: int) -> Sequence[T]:
+    """At most so many of them, evenly spread."""
+    return places[:: max(1, math.ceil(len(places) / most))]
 
 
 def _check_all_at_once(row: Row, graph: Graph, spaces: ChannelSpaces, expected: list[torch.Tensor]) -> None:

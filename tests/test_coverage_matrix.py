@@ -166,7 +166,7 @@ def test_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.verdict == "pass"
     assert (row.checked, row.free, row.round_trip) == (row.free, 25, "bit-identical")
     assert row.frozen_reasons == "1 x it is the network's output"
-    assert (row.merged, row.inserted, row.cut_points) == (7, 8, 22)
+    assert (row.merged, row.inserted, row.cut_points, row.removed, row.removable) == (7, 8, 22, 1, 1)
     assert row.memory_run is not None and row.memory is not None and row.memory_run < row.memory
     monkeypatch.setattr(coverage_row, "LARGE", 1000)
     sampled = row_of(Model("classification", "squeezenet1_1"), sample=2)
@@ -198,6 +198,7 @@ def test_a_row_of_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     row = row_of(Model("classification", "squeezenet1_1"), sample=2)
     assert not row.passes and "split is off by" in row.verdict
     assert any("merge is off by" in failure for failure in row.failures)
+    assert any(failure.startswith("removal of the layer at") for failure in row.failures)
 
     monkeypatch.undo()
     monkeypatch.setattr(coverage_row, "MEMORY", 0.1)
