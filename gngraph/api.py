@@ -127,7 +127,7 @@ def recorded_lineage(seed: Graph, grown: str | os.PathLike[str]) -> dict[str, li
     rounds = history.get("rounds") if isinstance(history, dict) else None
     if not isinstance(rounds, list) or not rounds or not isinstance(rounds[0], dict):
         return None
-    started = rounds[0].get("started")
+    started = rounds[0].get("trained", {}).get("widths")
     lineage: dict[str, list[int]] | None = history.get("lineage")
     return lineage if started == {space.name: space.size for space in ChannelSpaces.of(seed).free} else None
 

@@ -10,8 +10,8 @@ METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs
 layers at uniform widths, from scratch, which says what of its gain is its depth. Plain designs come with
 DESIGN:equal, from scratch for as many epochs as the training FLOPs of "gngraph" pay for. A finished run is a line of
 OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a step,
-that of networks on trial for their depth included, 1 a sample that ranks their layers, and the convolutions and matrix products
-of an analysis as they come; decompositions of matrices are not counted.
+that of networks on trial for their depth included, and the convolutions and matrix products of an analysis as they come;
+decompositions of matrices are not counted, nor the forward passes of the seed that rank its layers (less than 1 %).
 
     tools/bench_growth.py search --data cifar10.npz --size 16 --train 5000 --network vgg11 --budget 100k \\
         --epochs 12 --methods family,uniform,gngraph,fresh --out runs/

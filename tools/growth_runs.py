@@ -256,8 +256,8 @@ class Run:
             self.meter.seconds += searching + seconds.get("train", 0.0) + seconds.get("batchnorm", 0.0)
             if DEPTH in record:
                 found = self.notes[DEPTH] = record[DEPTH]
-                tried = [trial["flops"] for trial in found["tried"]]
-                self.meter.search += STEP * sum(tried) * found["samples"] + sum(tried[:1]) * found["passes"]
+                tried = sum(trial["flops"] for trial in found["tried"])
+                self.meter.search += STEP * tried * found["samples"]
         self.meter.search += stages.flops
         return result
 

@@ -131,7 +131,7 @@ def score(
               help="Share of new initial weights mixed in after every rewrite, without which a network that was trained while "
               "it was small learns less; 0 keeps what a pretrained network knows.")  # fmt: skip
 @click.option("--depth", type=click.Choice(["search", "keep"]), default="search", show_default=True,
-              help="Remove those layers, before anything is trained, without which short trainings at the budget come "
+              help="Remove those layers, before the first rewrite, without which short trainings at the budget come "
               "out better; or keep all.")  # fmt: skip
 @curvature_option
 @kinds_option("split,prune")

@@ -43,7 +43,7 @@ from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
 from gngraph.scoring.worth import measured_worths
 
-STAGES = (DEPTH, "train", "batchnorm", "evaluate", "analyse", LOOKAHEAD, "select", "rewrite", "measure")
+STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
 """Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data, and whether
 anything was learned at all) follow both the training and the rewrite, "rewrite" and "measure" come again when the learned
 morphisms are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
@@ -91,11 +91,11 @@ def grow(
     Each round trains for `epochs`, scores candidates by the Gauss-Newton model, applies the set that the selection wants
     within the round's share of the budget, and fills the rest of that share with exact new channels. Where the measured loss
     on the judge split rises beyond what was predicted, the set is refused, and exact new channels are added instead. Before
-    anything is trained it is found out which layers the network does better without. The same seed and options give the same
+    the first rewrite it is found out which layers the network does better without. The same seed and options give the same
     run, on one device.
 
     Cost: `rounds * epochs + final_epochs` epochs of training, of which the early ones are of small networks; the search for the
-    depth (4 to 6 short trainings); an analysis a round (see `GaussNewton`); forward passes over the judge, report
+    depth (3 to 5 short trainings); an analysis a round (see `GaussNewton`); forward passes over the judge, report
     and held-out data.
 
     Args:
@@ -108,9 +108,8 @@ def grow(
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
-        depth: "search": first those layers go without which short trainings at the budget come out
-            better (see `gngraph.growth.depth`), and a seed that knows no more than chance has new initial weights then;
-            "keep": all layers stay, as those of a pretrained network should.
+        depth: "search": before the first rewrite those layers go without which short trainings at the budget come out
+            better (see `gngraph.growth.depth`); "keep": all layers stay, as those of a pretrained network should.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
         allocation: how wide the spaces are to be: a name of `ALLOCATIONS`, or "lookahead", which trains a few of those rules
@@ -223,14 +222,13 @@ class _Run:
             deciding: epochs of the run, where the round also finds out how deep the network is to be; else 0.
         """
         self._begin(number)
-        record: Record = {"kind": "round", "round": number, "rounds": rounds, "started": self._widths(self.graph)}
-        removals: list[RemoveLayer] = []
-        start = self.graph
-        if deciding:
-            start, removals = self._shallower(deciding, record)
-        graph = self._train(start, epochs, "cosine" if self.horizon else "constant", record)
+        record: Record = {"kind": "round", "round": number, "rounds": rounds}
+        graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
         with self._stage("evaluate"):
             doubt = no_better_than_chance(graph, self.problem)
+        removals: list[RemoveLayer] = []
+        if deciding:
+            graph, removals = self._shallower(graph, deciding, record)
         situation = self._situation(graph, target)
         strategy = self._settled(situation, record)
         with self._stage("select"):
@@ -267,22 +265,20 @@ class _Run:
         }
         self._close(record)
 
-    def _shallower(self, epochs: int, record: Record) -> tuple[Graph, list[RemoveLayer]]:
-        """The seed without the layers that a network of the budget does better without.
-
-        One that has learned nothing starts again: what rebuilds its layers would be of a lower rank than new weights are.
-        """
-        graph, removals = self.graph, list[RemoveLayer]()
+    def _shallower(self, graph: Graph, epochs: int, record: Record) -> tuple[Graph, list[RemoveLayer]]:
+        """The network without the layers that it does better without."""
+        removals: list[RemoveLayer] = []
         with self._stage(DEPTH):
             found = searched(graph, self.analyses, self.budget, self.options, epochs)
             record[DEPTH] = found.record(graph)
             for layer in found.removed:
                 spaces = self.analyses.get(ChannelSpaces, graph)
                 removals.append(rebuilt_removal(graph, self.analyses, removable_layer(graph, spaces, layer.value)))
-                graph = morph(graph, spaces, removals[-1:]).graph
-            if removals and no_better_than_chance(self.graph, self.problem):
-                graph = restarted(graph, mixed(self.problem.seed, 0))
-        self.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
+                rewritten = morph(graph, spaces, removals[-1:])
+                graph, self.state = rewritten.graph, carry_state(self.state, rewritten.gathers)
+        if removals:
+            self.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
+            graph = self._reestimated(graph)
         return graph, removals
 
     def _situation(self, graph: Graph, target: Budget) -> Situation:
@@ -316,15 +312,15 @@ class _Run:
     def finish(self, number: int, rounds: int, epochs: int) -> None:
         """The final training."""
         self._begin(number)
-        record: Record = {"kind": "final", "round": number, "rounds": rounds, "started": self._widths(self.graph)}
-        self.graph = self._train(self.graph, epochs, "cosine", record)
+        record: Record = {"kind": "final", "round": number, "rounds": rounds}
+        self.graph = self._train(epochs, "cosine", record)
         self._close(record)
 
     def _begin(self, number: int) -> None:
         self.number = number
         self.seconds = {}
 
-    def _train(self, graph: Graph, epochs: int, schedule: Schedule, record: Record) -> Graph:
+    def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
         warmup = 0.0 if self.warm else self.options.warmup
         stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon)
 
@@ -333,7 +329,7 @@ class _Run:
 
         share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
         with self._stage("train"):
-            start = perturbed(graph, share, mixed(self.problem.seed, self.epochs_done)) if share else graph
+            start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
             trained = self.trainer.train(start, stretch, self.state, tell)
         record["perturbed"] = share
         self.state = trained.state
@@ -376,16 +372,9 @@ class _Run:
         with self._stage("evaluate"):
             loss, accuracy = evaluate(graph, self.problem, self.problem.test)
         size = cost(graph)
-        return {
-            "params": size.params,
-            "flops": size.flops,
-            "loss": loss,
-            "accuracy": accuracy,
-            "widths": self._widths(graph),
-        }
-
-    def _widths(self, graph: Graph) -> dict[str, int]:
-        return {space.name: space.size for space in self.analyses.get(ChannelSpaces, graph).free}
+        spaces = self.analyses.get(ChannelSpaces, graph)
+        widths = {space.name: space.size for space in spaces.free}
+        return {"params": size.params, "flops": size.flops, "loss": loss, "accuracy": accuracy, "widths": widths}
 
     def _close(self, record: Record) -> None:
         record |= self._standing(self.graph)

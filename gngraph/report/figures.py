@@ -103,7 +103,7 @@ def agreement(points: Sequence[tuple[float, float]], noun: str) -> str:
 
 def widths(history: Sequence[Record]) -> Figure:
     """Channels of every space in the seed and after each round; colour is growth since it is there. Fits 1 to 60 spaces."""
-    columns: list[tuple[str, Mapping[str, int]]] = [("seed", history[0]["started"])]
+    columns: list[tuple[str, Mapping[str, int]]] = [("seed", history[0]["trained"]["widths"])]
     columns += [(str(record["round"]), record["widths"]) for record in history if record["kind"] == "round"]
     spaces = list(dict.fromkeys(space for _, column in columns for space in column))
     table = np.array([[column.get(space, 0) for _, column in columns] for space in spaces], dtype=float)

@@ -14,7 +14,7 @@ from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.convert.from_torch import from_torch
 from gngraph.errors import TrainingError
-from gngraph.growth import depth, loop
+from gngraph.growth import depth
 from gngraph.growth.depth import searched, without
 from gngraph.growth.loop import grow
 from gngraph.growth.options import Stretch, TrainOptions
@@ -26,12 +26,13 @@ from tests.growth.problems import problem, seed_graph, small_vgg
 TRAIN = TrainOptions(batch_size=32, lr=0.05)
 
 
-def deep_chain(layers: int = 12, width: int = 4) -> Graph:
+def deep_chain(layers: int = 12) -> Graph:
     """So many narrow layers that next to nothing passes through all of them."""
     torch.manual_seed(0)
-    inner: list[nn.Module] = [part for _ in range(layers) for part in (nn.Linear(width, width), nn.ReLU())]
-    chain = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), *inner, nn.Linear(width, 10))
-    return from_torch(chain, torch.zeros(2, 1, 8, 8))
+    inner: list[nn.Module] = [part for _ in range(layers) for part in (nn.Linear(4, 4), nn.ReLU())]
+    return from_torch(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), *inner, nn.Linear(4, 10)), torch.zeros(2, 1, 8, 8)
+    )
 
 
 def linears(graph: Graph) -> int:
@@ -82,31 +83,12 @@ def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
     assert accuracy["search"] > accuracy["keep"] + 0.1, accuracy
 
 
-@pytest.mark.parametrize("epochs", [0, 60])
-def test_a_seed_keeps_what_it_has_learned(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    task, started = problem(), list[Graph]()
-    seed = Trainer(task, TRAIN).train(deep_chain(3, 16), Stretch(epochs)).graph
-
-    class Told(Trainer):
-        def train(self, graph, *args, **kwargs):  # type: ignore[no-untyped-def]
-            started.append(graph)
-            return super().train(graph, *args, **kwargs)
-
-    monkeypatch.setattr(loop, "Trainer", Told)
-    monkeypatch.setattr(depth, "_least", lambda attempt, most: 2)
-    grow(seed, task, max_params=3_000, rounds=1, epochs=1, final_epochs=0, train=TRAIN)
-    assert linears(started[0]) == linears(seed) - 2
-    first = "1.weight"
-    assert torch.equal(started[0].params[first].data, seed.params[first].data) == bool(epochs)
-    assert all(float(p.data.std()) > 0.05 for n, p in started[0].params.items() if n.endswith("weight"))
-
-
 def test_the_layer_that_does_nothing_goes_first() -> None:
     task = problem()
     seed = Trainer(task, TRAIN).train(seed_graph("mlp", 0.1), Stretch(20)).graph
     deeper = gngraph.PassManager("insert-layer{block=layer,count=1}").run(seed).graph
     (idle,) = [layer.value for layer in removable_layers(deeper, ChannelSpaces.of(deeper)) if "inserted" in layer.value]
-    assert depth._least_missed(deeper, AnalysisManager(task))[0].value == idle
+    assert depth._least_missed(deeper, AnalysisManager(task), Budget(max_params=5_000))[0].value == idle
 
 
 def test_nothing_is_trained_where_no_layer_can_go() -> None:
@@ -114,7 +96,7 @@ def test_nothing_is_trained_where_no_layer_can_go() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10)), torch.zeros(2, 1, 8, 8)
     )
     found = searched(graph, AnalysisManager(problem()), Budget(max_params=1000), TRAIN, 20)
-    assert found == depth.Found() and found.record(graph)["tried"] == []
+    assert found.removed == () and found.record(graph) == {"removed": [], "tried": [], "samples": 0}
 
 
 def test_trials_use_up_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,17 +82,16 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 def test_a_record_says_what_was_done_and_what_came_of_it() -> None:
-    seed = small_vgg()
-    result = grown(seed)
+    result = grown(small_vgg())
     record = result.history[0]
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert set(record["seconds"]) == set(STAGES) and record["refused"] is None
     assert record["report_loss"]["before"] + record["actual"] == pytest.approx(record["report_loss"]["after"])
     before, after = record["trained"]["widths"], record["widths"]
-    spaces = {space.name for space in ChannelSpaces.of(seed).free}
-    assert spaces - set(before) == set(record["depth"]["removed"]), "spaces go with their layers"
-    assert set(before) == set(after)
+    assert set(before) - set(after) == set(record["depth"]["removed"]), "spaces go with their layers"
     for space, width in before.items():
+        if space not in after:
+            continue
         entry = record["morphisms"].get(space, {})
         change = (
             len(entry.get("split", []))
@@ -179,7 +178,7 @@ def test_an_observer_is_told_everything_and_nothing_is_printed(capsys: pytest.Ca
     limit = 2 * cost(seed).params
     result = grow(seed, problem(), max_params=limit, rounds=2, epochs=2, final_epochs=1, observer=diary, train=TRAIN)
     assert [e for e in diary.events if e.startswith("epoch")] == [f"epoch {n}" for n in range(1, 6)]
-    assert diary.events[:5] == ["1 depth", "1 train", "epoch 1", "epoch 2", "1 batchnorm"] and "3 train" in diary.events
+    assert diary.events[:4] == ["1 train", "epoch 1", "epoch 2", "1 batchnorm"] and "3 train" in diary.events
     assert diary.records == result.history
     assert capsys.readouterr() == ("", "")
 

@@ -26,7 +26,6 @@ def record(kind: str, number: int, spaces: int = 5, accuracy: float | None = 0.5
     return {
         "kind": kind,
         "round": number,
-        "started": dict.fromkeys(names, 4 * number),
         "epochs": epochs,
         "trained": {**before, "widths": dict.fromkeys(names, 4 * number)},
         **before,
