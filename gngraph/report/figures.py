@@ -82,13 +82,16 @@ def predicted_vs_actual(history: Sequence[Record], candidates: Sequence[tuple[fl
     axes.set_xlabel("predicted change of the mean loss, report split")
     axes.set_ylabel("actual change of the mean loss, report split")
     noun = "morphisms" if candidates else "rounds"
-    axes.set_title(f"Predicted against actual: {agreement(candidates or points, noun)}", fontsize=11)
+    error = 0.0 if candidates or not rounds else float(np.median([record["predicted_error"] for record in rounds]))
+    axes.set_title(f"Predicted against actual: {agreement(candidates or points, noun, error)}", fontsize=11)
     _legend(figure)
     return figure
 
 
-def agreement(points: Sequence[tuple[float, float]], noun: str) -> str:
+def agreement(points: Sequence[tuple[float, float]], noun: str, error: float = 0.0) -> str:
     """Pearson's r, the slope of actual on predicted, and the number of (predicted, actual) points, in words.
+
+    Points that lie no further apart than the usual `error` of a prediction have a correlation that says nothing.
 
     >>> agreement([(-1.0, -2.0), (-2.0, -4.0), (0.0, 0.0)], "rounds")
     'r = 1.00, slope 2.00, 3 rounds'
@@ -97,6 +100,8 @@ def agreement(points: Sequence[tuple[float, float]], noun: str) -> str:
     x, y = np.asarray(points, dtype=float).reshape(-1, 2).T
     if len(points) < 3 or x.std() == 0 or y.std() == 0:
         return f"{count} (too few for a correlation)"
+    if x.std() <= error:
+        return f"{count} (alike within their errors: no correlation is told)"
     slope = float(np.polyfit(x, y, 1)[0])
     return f"r = {float(np.corrcoef(x, y)[0, 1]):.2f}, slope {slope:.2f}, {count}"
 

@@ -54,6 +54,8 @@ def test_a_history_without_rounds_or_records_draws_what_there_is(tmp_path: Path)
 def test_the_scatter_names_slope_and_correlation() -> None:
     title = predicted_vs_actual(history()).axes[0].get_title()
     assert title == "Predicted against actual: r = 1.00, slope 2.00, 3 rounds"
+    alike = [{**entry, "predicted": -0.1 - 0.001 * i} for i, entry in enumerate(history())]
+    assert "alike within their errors" in predicted_vs_actual(alike).axes[0].get_title()
     several = predicted_vs_actual(history(), [(-0.1, -0.05), (-0.2, -0.1), (0.0, 0.0), (0.1, 0.05)])
     assert several.axes[0].get_title().endswith("r = 1.00, slope 0.50, 4 morphisms")
 
