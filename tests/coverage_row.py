@@ -8,8 +8,9 @@ import math
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from gngraph.convert.from_torch import from_torch
 from gngraph.convert.to_torch import lower, to_torch
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
-from gngraph.rewrite.layer_removal import removable_layers
+from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
 from tests.coverage_models import Model, outputs_of
@@ -300,56 +301,51 @@ def _check_spaces(row: Row, graph: Graph, spaces: ChannelSpaces, sample: int | N
 
 def _check_merges(row: Row, kept: MergedValues, spaces: Sequence[ChannelSpace]) -> None:
     """Merges of some spaces, one at a time."""
-    row.merged, row.merge = 0, 0.0
-    for space in _spread(spaces, PLACES):
-        try:
-            found = kept.merged(space.name, space.size // 2)
-        except Exception as error:  # one space must not hide the others
-            row.failures.append(f"merge in space '{space.name}': {_told(error)}")
-            continue
-        finally:
-            gc.collect()
-        if found is not None:
-            row.merged += 1
-            row.merge = max(row.merge, found.error)
-            if found.error > BAR:
-                row.failures.append(f"space '{space.name}': merge is off by {found.error:.1e} at node '{found.node}'")
+    chosen = _spread(spaces, PLACES)
+    checks = {f"space '{s.name}': merge": partial(kept.merged, s.name, s.size // 2) for s in chosen}
+    row.merged, row.merge = _each(row, checks)
 
 
 def _check_insertions(row: Row, kept: MergedValues) -> None:
     """Layers at some cut points, one at a time."""
     points = cut_points(kept.graph, kept.spaces)
-    row.cut_points, row.inserted, row.insert = len(points), 0, 0.0
-    for point in _spread([point for point in points if multiplications(point) <= AFFORDABLE], PLACES):
-        try:
-            found = kept.inserted(point)
-        except Exception as error:  # one point must not hide the others
-            row.failures.append(f"insertion at '{point.value}': {_told(error)}")
-            continue
-        finally:
-            gc.collect()
-        row.inserted += 1
-        row.insert = max(row.insert, found.error)
-        if found.error > BAR:
-            row.failures.append(f"insertion at '{point.value}' is off by {found.error:.1e} at node '{found.node}'")
+    chosen = _spread([point for point in points if multiplications(point) <= AFFORDABLE], PLACES)
+    checks = {f"insertion at '{point.value}'": partial(kept.inserted, point) for point in chosen}
+    row.cut_points = len(points)
+    row.inserted, row.insert = _each(row, checks)
 
 
 def _check_removals(row: Row, graph: Graph, spaces: ChannelSpaces) -> None:
     """Removals of some layers, one at a time."""
+
+    def without(layer: RemovableLayer) -> Found:
+        return Found(removal_error(graph, spaces, layer, probe_of(graph))[1], "")
+
     layers = removable_layers(graph, spaces)
-    row.removable, row.removed, row.remove = len(layers), 0, 0.0
-    for layer in _spread(layers, REMOVALS):
+    checks = {
+        f"removal of the layer at '{layer.value}'": partial(without, layer) for layer in _spread(layers, REMOVALS)
+    }
+    row.removable = len(layers)
+    row.removed, row.remove = _each(row, checks)
+
+
+def _each(row: Row, checks: Mapping[str, Callable[[], Found | None]]) -> tuple[int, float]:
+    """How many of the checks found something, and the worst error; what is wrong goes to the failures of the row."""
+    count, worst = 0, 0.0
+    for name, check in checks.items():
         try:
-            _, error = removal_error(graph, spaces, layer, probe_of(graph))
-        except Exception as failure:  # one layer must not hide the others
-            row.failures.append(f"removal of the layer at '{layer.value}': {_told(failure)}")
+            found = check()
+        except Exception as error:  # one check must not hide the others
+            row.failures.append(f"{name}: {_told(error)}")
             continue
         finally:
             gc.collect()
-        row.removed += 1
-        row.remove = max(row.remove, error)
-        if error > BAR:
-            row.failures.append(f"removal of the layer at '{layer.value}' is off by {error:.1e}")
+        if found is not None:
+            count, worst = count + 1, max(worst, found.error)
+            if found.error > BAR:
+                node = f" at node '{found.node}'" if found.node else ""
+                row.failures.append(f"{name} is off by {found.error:.1e}{node}")
+    return count, worst
 
 
 def _spread(places: Sequence[T], most: int) -> Sequence[T]:
