@@ -319,7 +319,7 @@ def _check_removals(row: Row, graph: Graph, spaces: ChannelSpaces) -> None:
     """Removals of some layers, one at a time."""
 
     def without(layer: RemovableLayer) -> Found:
-        return Found(removal_error(graph, spaces, layer, probe_of(graph))[1], "")
+        return Found(removal_error(graph, spaces, layer, probe_of(graph))[1], graph.outputs[0])
 
     layers = removable_layers(graph, spaces)
     checks = {
@@ -343,8 +343,7 @@ def _each(row: Row, checks: Mapping[str, Callable[[], Found | None]]) -> tuple[i
         if found is not None:
             count, worst = count + 1, max(worst, found.error)
             if found.error > BAR:
-                node = f" at node '{found.node}'" if found.node else ""
-                row.failures.append(f"{name} is off by {found.error:.1e}{node}")
+                row.failures.append(f"{name} is off by {found.error:.1e} at node '{found.node}'")
     return count, worst
 
 

@@ -18,6 +18,7 @@ from tools import bench_engine
 from tools.bench_cost import named
 from tools.bench_engine import BARS, Bar, Figure, Sizes, predictions, show
 
+RATIO = "sets: decrease by it less 1.5 x by the additive rule"
 SIZES = Sizes(
     looks=2, unseen=150, candidates=4, counts=(2, 4), cost=(64, 32, 32), selection=(200, 64, 10), hidden=8,
 )  # fmt: skip
@@ -48,6 +49,8 @@ def test_every_figure_of_a_network_is_measured() -> None:
     assert {of for what, of in found if what == "intervals: share inside"} >= {"", "split", "new", "prune", "merge"}
     assert ("sets: |predicted / actual - 1|", "random set, 4 asked") in found
     assert ("cross-fitting: learn", "new, mean") in found
+    for of in ("2 asked", "4 asked"):
+        assert {("sets: change of the loss by the joint rule", of), (RATIO, of)} <= found
     assert all(0 <= f.value <= 1 for f in figures if f.what.startswith("intervals") and not math.isnan(f.value))
 
 

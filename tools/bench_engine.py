@@ -147,11 +147,12 @@ def predictions(network: str, width: float, problem: Problem, epochs: int, sizes
         what = "sets" if found["rule"] != "additive" else "sets of the additive rule"
         yield Figure(f"{what}: |predicted / actual - 1|", of, name, seed, abs(predicted / actual - 1))
         yield Figure("sets: splits", of, name, seed, float(str(found["splits"])))
-    changes = {(row["asked"], row["rule"]): float(str(row["actual"])) for row in chosen}
-    for count, joint in ((asked, change) for (asked, rule), change in changes.items() if rule == "joint"):
-        yield Figure("sets: change of the loss by the joint rule", f"{count} asked", name, seed, joint)
-        added = 1.5 * changes[count, "additive"] - joint
-        yield Figure("sets: decrease by it less 1.5 x by the additive rule", f"{count} asked", name, seed, added)
+    actual_of = {(row["asked"], row["rule"]): float(str(row["actual"])) for row in chosen}
+    for count in sizes.counts:
+        joint, additive = (actual_of.get((count, rule), math.nan) for rule in ("joint", "additive"))  # no set: missed
+        of, more = f"{count} asked", 1.5 * additive - joint
+        yield Figure("sets: change of the loss by the joint rule", of, name, seed, joint)
+        yield Figure("sets: decrease by it less 1.5 x by the additive rule", of, name, seed, more)
     size = max(sizes.counts)
     for line in bench_crossfit.rows_of(
         graph, problem, name, options, scores, bench_crossfit.LEARNED, sizes.candidates, size

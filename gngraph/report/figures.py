@@ -82,7 +82,7 @@ def predicted_vs_actual(history: Sequence[Record], candidates: Sequence[tuple[fl
     axes.set_xlabel("predicted change of the mean loss, report split")
     axes.set_ylabel("actual change of the mean loss, report split")
     noun = "morphisms" if candidates else "rounds"
-    error = 0.0 if candidates or not rounds else float(np.median([record["predicted_error"] for record in rounds]))
+    error = 0.0 if candidates else float(np.median([record["predicted_error"] for record in rounds]))
     axes.set_title(f"Predicted against actual: {agreement(candidates or points, noun, error)}", fontsize=11)
     _legend(figure)
     return figure
