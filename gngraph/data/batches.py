@@ -29,6 +29,7 @@ def batches(
     generator: torch.Generator | None = None,
     augment: Augment | None = None,
     device: str | torch.device = "cpu",
+    layout: torch.memory_format = torch.preserve_format,
     workers: int | None = None,
 ) -> Iterator[Sample]:
     """Iterates once over a data set.
@@ -43,6 +44,7 @@ def batches(
         generator: None: in order; else shuffled by it, and its state advances.
         augment: applied to x on `device`, with numbers from `generator`, which must then be given.
         device: where the batches shall lie.
+        layout: how x shall lie in memory there; channels_last is for four axes alone.
         workers: processes that read; None: what the data set asks for (`SampleDataset.workers`).
 
     Returns:
@@ -74,17 +76,21 @@ def batches(
         pin_memory=target.type == "cuda",
         generator=torch.Generator(),  # DataLoader would otherwise draw a seed from the global state
     )
-    return _deliver(loader, target, augment, generator)
+    return _deliver(loader, target, layout, augment, generator)
 
 
 def _deliver(
-    loader: DataLoader[Sample], device: torch.device, augment: Augment | None, generator: torch.Generator | None
+    loader: DataLoader[Sample],
+    device: torch.device,
+    layout: torch.memory_format,
+    augment: Augment | None,
+    generator: torch.Generator | None,
 ) -> Iterator[Sample]:
     for x, y in loader:
         moved = x.to(device, non_blocking=True)
         if augment is not None and generator is not None:
             moved = augment(moved, generator)
-        yield moved, _moved(y, device)
+        yield moved.to(memory_format=layout), _moved(y, device)
 
 
 def _moved(targets: Targets, device: torch.device) -> Targets:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gngraph.analysis.manager import Problem
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
 from gngraph.ir import Graph
@@ -36,6 +37,7 @@ def reestimate(graph: Graph, problem: Problem, *, batches_read: int = BATCHES) -
         generator=torch.Generator().manual_seed(problem.seed),
         augment=getattr(problem.data, "augment", None),
         device=problem.device,
+        layout=layout_of(graph),
     )
     with torch.no_grad():
         for x, _ in islice(stream, batches_read):

@@ -7,6 +7,7 @@ import math
 import torch
 
 from gngraph.analysis.manager import Problem
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
 from gngraph.curvature.outputs import leaves, replaced
 from gngraph.data import batches
@@ -26,9 +27,11 @@ def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
     Cost: a forward pass over the judge split.
     """
     module = lower(graph.to(device=problem.device)).module
+    size = max(2, problem.batch_size)
+    stream = batches(problem.splits.judge, size, device=problem.device, layout=layout_of(graph))
     own, exchanged = 0.0, 0.0
     with torch.no_grad():
-        for x, y in batches(problem.splits.judge, max(2, problem.batch_size), device=problem.device):
+        for x, y in stream:
             outputs = module(x)
             others = replaced(y, {path: target.roll(1, 0) for path, target in leaves(y).items()})
             own += float(problem.loss_fn.per_sample(outputs, y).double().sum())

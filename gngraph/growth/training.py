@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gngraph.analysis.manager import Problem
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
 from gngraph.errors import TrainingError
@@ -95,11 +96,13 @@ class Trainer:
         gradients = Gradients(wrapped, self.problem.loss_fn, stepper, accelerator, self.device)
         records = []
         for epoch in range(stretch.epochs):
-            records.append(self._epoch(gradients, stepper, stretch, epoch))
+            records.append(self._epoch(gradients, stepper, stretch, epoch, layout_of(graph)))
             on_epoch(records[-1])
         return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
 
-    def _epoch(self, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int) -> EpochRecord:
+    def _epoch(
+        self, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int, layout: torch.memory_format
+    ) -> EpochRecord:
         started = time.perf_counter()
         number = stretch.first_epoch + epoch
         seed = mixed(self.problem.seed, number)
@@ -113,6 +116,7 @@ class Trainer:
             generator=torch.Generator().manual_seed(seed),
             augment=getattr(self.problem.data, "augment", None),
             device=self.device,
+            layout=layout,
         )
         with seeded(seed, self.device):
             for step, (x, y) in enumerate(stream):

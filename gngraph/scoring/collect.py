@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx.node import map_arg
 
 from gngraph.convert.interpreter import Interpreter
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
 from gngraph.curvature import Curvature, Loss, Outputs, gradient, pull_back, unstacked
 from gngraph.errors import GnGraphError
@@ -113,6 +114,7 @@ class Collector:
         self.loss = loss
         self.replay = Replay(graph)
         edges = set(edges)
+        self._layout = layout_of(graph)
         self._wanted = tuple(sorted(edges, key=lambda e: (e.value, e.reader)))
         # a value with a single reader has the same gradient on its edge as in itself: no view is needed
         self._plain = {e for e in edges if not e.reader or self._single(e)}
@@ -140,8 +142,7 @@ class Collector:
         Raises:
             GnGraphError: the loss is not finite.
         """
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so, and what follows keeps it
+        x = x.to(memory_format=self._layout)
         values, held = self._forward(x)
         outputs = self.replay.outputs(values)
         losses, slope = gradient(self.loss, outputs, y)

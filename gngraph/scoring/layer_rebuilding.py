@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
 from gngraph.data import batches
 from gngraph.ir import Graph
@@ -46,7 +47,8 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
         for band, slot in zip(bands, layer.reads, strict=True)
     ]
     with_it, without = (lower(part).module for part in (reading(placed, layer), reading_without(placed, spaces, layer)))
-    for x, _ in batches(problem.splits.learn, problem.batch_size, device=problem.device):
+    stream = batches(problem.splits.learn, problem.batch_size, device=problem.device, layout=layout_of(graph))
+    for x, _ in stream:
         for fit, asked, given in zip(fits, with_it(x), without(x), strict=True):
             fit.add(asked, given)
     weights, means = {}, {}
