@@ -97,7 +97,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     How many of them go is found by trying: networks without the first k, at the budget and of widths that are worth the
     same, are trained from new initial weights on the training samples outside the judge split. First a third and two thirds of
     the layers, then a sixth more and less than the best, until both of these are worse, and none where nothing that was tried is
-    better than the deepest. Of those that are as good the deepest is taken.
+    better than the deepest. Of those that are as good the deepest is taken. What is left has channels to grow in.
 
     Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST` of it with
     few samples.
@@ -109,7 +109,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         options: how the run trains.
         epochs: of the run.
     """
-    order = _least_missed(graph, analyses, budget)
+    order = _leaving_channels(graph, _least_missed(graph, analyses, budget))
     training = _Training(analyses.problem, options, epochs)
     trials: dict[int, Trial] = {}
 
@@ -133,6 +133,13 @@ def without(graph: Graph, values: Sequence[str]) -> Graph:
         shape = (spaces[layer.space].size, spaces[layer.source_space].size)
         graph = morph(graph, spaces, [RemoveLayer(value, {s.param: torch.zeros(shape) for s in layer.reads})]).graph
     return graph
+
+
+def _leaving_channels(graph: Graph, order: Sequence[RemovableLayer]) -> Sequence[RemovableLayer]:
+    """As many of the first of some layers as can go while channels are left that growth may add to."""
+    while order and not ChannelSpaces.of(without(graph, [layer.value for layer in order])).free:
+        order = order[:-1]
+    return order
 
 
 def _least(attempt: Callable[[int], float], most: int) -> int:

@@ -115,6 +115,33 @@ def test_trials_use_up_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(0.5 < size / (budget.max_params or 1) <= 1 for size in sizes)
 
 
+class Normed(nn.Module):
+    """Residual blocks on a stream that LayerNorm freezes: channels are free inside of them alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.norm = nn.Linear(64, 6), nn.Linear(6, 10), nn.LayerNorm(6)
+        self.wide = nn.ModuleList(nn.Linear(6, 4) for _ in range(3))
+        self.back = nn.ModuleList(nn.Linear(4, 6) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x.flatten(1)))
+        for wide, back in zip(self.wide, self.back, strict=True):
+            x = x + back(torch.relu(wide(x)))
+        y: torch.Tensor = self.head(x)
+        return y
+
+
+def test_layers_are_left_that_have_channels_to_grow_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth._Training, "loss", lambda _, graph: float(linears(graph)))  # the shallower the better
+    graph = from_torch(Normed(), torch.zeros(2, 1, 8, 8))
+    blocks = [layer.value for layer in removable_layers(graph, ChannelSpaces.of(graph))]
+    assert len(blocks) == 3 and not ChannelSpaces.of(without(graph, blocks)).free
+    found = searched(graph, AnalysisManager(problem()), Budget(900), TRAIN, 2)
+    left = without(graph, [layer.value for layer in found.removed])
+    assert len(found.removed) == 2 and len(ChannelSpaces.of(left).free) == 1
+
+
 def test_a_trial_that_diverges_is_no_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     class Diverging(Trainer):
         def train(self, graph, *args, **kwargs):  # type: ignore[no-untyped-def]
