@@ -109,13 +109,13 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         options: how the run trains.
         epochs: of the run.
     """
-    order = _leaving_channels(graph, _least_missed(graph, analyses, budget))
-    training = _Training(analyses.problem, options, epochs)
+    order = leaving_channels(graph, least_missed(graph, analyses, budget))
+    training = TrialTraining(analyses.problem, options, epochs)
     trials: dict[int, Trial] = {}
 
     def attempt(count: int) -> float:
         if count not in trials:
-            shallower = _at(without(graph, [layer.value for layer in order[:count]]), budget)
+            shallower = at_budget(without(graph, [layer.value for layer in order[:count]]), budget)
             trials[count] = Trial(count, cost(shallower).flops, training.loss(shallower))
         return trials[count].loss
 
@@ -135,7 +135,7 @@ def without(graph: Graph, values: Sequence[str]) -> Graph:
     return graph
 
 
-def _leaving_channels(graph: Graph, order: Sequence[RemovableLayer]) -> Sequence[RemovableLayer]:
+def leaving_channels(graph: Graph, order: Sequence[RemovableLayer]) -> Sequence[RemovableLayer]:
     """As many of the first of some layers as can go while channels are left that growth may add to."""
     while order and not ChannelSpaces.of(without(graph, [layer.value for layer in order])).free:
         order = order[:-1]
@@ -154,12 +154,12 @@ def _least(attempt: Callable[[int], float], most: int) -> int:
     tried = dict[int, float]()
     while near:
         tried |= {count: attempt(count) for count in near}
-        best = max(_as_good(tried))  # networks that are too deep to learn anything are all alike: on to the shallower
+        best = max(as_good(tried))  # networks that are too deep to learn anything are all alike: on to the shallower
         near = [count for count in (best - gap, best + gap) if 0 <= count <= most and count not in tried]
-    deepest = min(_as_good(tried))
+    deepest = min(as_good(tried))
     if deepest == min(tried) > 0:  # layers go on evidence alone
         tried[0] = attempt(0)
-    return min(_as_good(tried))
+    return min(as_good(tried))
 
 
 def _length(epochs: int, samples: int, batch: int) -> int:
@@ -171,12 +171,12 @@ def _length(epochs: int, samples: int, batch: int) -> int:
     return max(min(samples, few), round(min(max(LENGTH * run, few), MOST * run)))
 
 
-def _as_good(tried: Mapping[int, float]) -> list[int]:
-    """The numbers whose loss is within `TOLERANCE` of the least."""
-    return [count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + TOLERANCE)]
+def as_good(tried: Mapping[int, float], tolerance: float = TOLERANCE) -> list[int]:
+    """The numbers whose loss is within a share of the least."""
+    return [count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + tolerance)]
 
 
-def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:
+def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:
     """What can be removed, that first which the loss misses least for its share of the cost at a budget.
 
     The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other.
@@ -188,7 +188,7 @@ def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> li
         return []
     before, wide, missed = (
         mean_loss(graph, problem, problem.splits.judge),
-        _at(graph, budget),
+        at_budget(graph, budget),
         dict[RemovableLayer, float](),
     )
     for layer in layers:
@@ -200,7 +200,7 @@ def _least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> li
     return sorted(missed, key=missed.__getitem__)
 
 
-class _Training:
+class TrialTraining:
     """The short training that networks on trial have, all the same."""
 
     def __init__(self, problem: Problem, options: TrainOptions, epochs: int) -> None:
@@ -223,7 +223,7 @@ class _Training:
         return loss if math.isfinite(loss) else math.inf
 
 
-def _at(graph: Graph, budget: Budget) -> Graph:
+def at_budget(graph: Graph, budget: Budget) -> Graph:
     """The architecture at widths that are worth the same within a budget, or as narrow as can be."""
     spaces = ChannelSpaces.of(graph)
     model = CostModel(graph, spaces)

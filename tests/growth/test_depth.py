@@ -88,7 +88,7 @@ def test_the_layer_that_does_nothing_goes_first() -> None:
     seed = Trainer(task, TRAIN).train(seed_graph("mlp", 0.1), Stretch(20)).graph
     deeper = gngraph.PassManager("insert-layer{block=layer,count=1}").run(seed).graph
     (idle,) = [layer.value for layer in removable_layers(deeper, ChannelSpaces.of(deeper)) if "inserted" in layer.value]
-    assert depth._least_missed(deeper, AnalysisManager(task), Budget(max_params=5_000))[0].value == idle
+    assert depth.least_missed(deeper, AnalysisManager(task), Budget(max_params=5_000))[0].value == idle
 
 
 def test_nothing_is_trained_where_no_layer_can_go() -> None:
@@ -133,7 +133,7 @@ class Normed(nn.Module):
 
 
 def test_layers_are_left_that_have_channels_to_grow_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depth._Training, "loss", lambda _, graph: float(linears(graph)))  # the shallower the better
+    monkeypatch.setattr(depth.TrialTraining, "loss", lambda _, graph: float(linears(graph)))  # the shallower the better
     graph = from_torch(Normed(), torch.zeros(2, 1, 8, 8))
     blocks = [layer.value for layer in removable_layers(graph, ChannelSpaces.of(graph))]
     assert len(blocks) == 3 and not ChannelSpaces.of(without(graph, blocks)).free
