@@ -29,13 +29,20 @@ def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
     module = lower(graph.to(device=problem.device)).module
     size = max(2, problem.batch_size)
     stream = batches(problem.splits.judge, size, device=problem.device, layout=layout_of(graph))
-    own, exchanged = 0.0, 0.0
+    own, exchanged, alike = 0.0, 0.0, True
     with torch.no_grad():
         for x, y in stream:
             outputs = module(x)
-            others = replaced(y, {path: target.roll(1, 0) for path, target in leaves(y).items()})
+            rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
+            alike = alike and all(torch.equal(rolled[path], target) for path, target in leaves(y).items())
+            others = replaced(y, rolled)
             own += float(problem.loss_fn.per_sample(outputs, y).double().sum())
             exchanged += float(problem.loss_fn.per_sample(outputs, others).double().sum())
+    if alike:
+        return (
+            "the samples that changes are judged by have all the same target, so that there is nothing to learn from them: look "
+            "at the data, which may be of one class"
+        )
     if not math.isfinite(own) or own < exchanged - LEAST * abs(exchanged):
         return None
     count = len(problem.splits.judge)

@@ -97,3 +97,9 @@ def test_a_growth_run_says_nothing_where_something_was_learned() -> None:
     module, problem = cases()["classes"]
     result = grow(traced(module), problem, max_params=150, rounds=1, epochs=3, final_epochs=0, train=TRAIN)
     assert not any("by chance" in note for note in result.history[0]["notes"])
+
+
+def test_targets_that_are_all_alike_are_named() -> None:
+    graph = from_torch(nn.Linear(5, 3), torch.zeros(2, 5))
+    told = no_better_than_chance(graph, Problem((torch.randn(80, 5), torch.ones(80, dtype=torch.int64)), device="cpu"))
+    assert told is not None and "all the same target" in told
