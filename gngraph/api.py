@@ -177,9 +177,7 @@ def check_fit(graph: Graph, problem: Problem) -> None:
             f"network '{graph.name}' takes inputs of shape '{shape_text(takes)}', but {name} has samples of shape "
             f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
         )
-    x, y = next(
-        batches(cast(MapDataset, Subset(cast("Dataset[Sample]", problem.train), range(min(2, len(problem.train))))), 2)
-    )
+    x, y = _two_samples(problem)
     try:
         outputs = run(graph.to(device="cpu"), x)
     except RuntimeError as error:
@@ -187,6 +185,12 @@ def check_fit(graph: Graph, problem: Problem) -> None:
     for loss, output, _ in parts_of(problem.loss_fn, outputs, y):
         _check_outputs(graph.name, loss, output, name, problem)
     _check_loss(graph.name, outputs, y, name, problem)
+
+
+def _two_samples(problem: Problem) -> Sample:
+    """The first training samples with their targets."""
+    first = Subset(cast("Dataset[Sample]", problem.train), range(min(2, len(problem.train))))
+    return next(batches(cast(MapDataset, first), 2))
 
 
 def _check_loss(network: str, outputs: Outputs, y: Any, name: str, problem: Problem) -> None:
@@ -372,7 +376,7 @@ def _matched(
 ) -> tuple[Graph, Problem]:
     """The graph of a network, and the problem, which fit each other."""
     problem = problem_for(data)
-    graph = network if isinstance(network, Graph) else from_torch(network, example(tuple(problem.train[0][0].shape)))
+    graph = network if isinstance(network, Graph) else from_torch(network, _two_samples(problem)[0])
     check_fit(graph, problem)
     return graph, problem
 

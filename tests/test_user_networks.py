@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import gngraph
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import cost
 from gngraph.analysis.equivalence import relative_error
 from gngraph.convert.from_torch import from_torch
 from gngraph.convert.to_torch import to_torch
@@ -167,3 +169,22 @@ def test_what_can_grow_grows_and_nothing_breaks(name: str) -> None:
     loss = lowered.train()(example).square().mean()
     loss.backward()
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in lowered.parameters())
+
+
+class WordCounter(nn.Module):
+    """Classes of texts of six words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.inner, self.head = nn.Embedding(20, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(torch.relu(self.inner(self.words(x).mean(1))))
+        return y
+
+
+def test_a_module_that_reads_whole_numbers_is_traced_on_its_data() -> None:
+    x = torch.randint(20, (120, 6), generator=torch.Generator().manual_seed(0))
+    problem = gngraph.Problem((x, (x < 10).sum(1).gt(3).long()), device="cpu", batch_size=30)
+    grown = gngraph.grow(WordCounter(), problem, max_params=250, rounds=1, epochs=1, final_epochs=1)
+    assert cost(grown.seed).params < cost(grown.graph).params <= 250
