@@ -17,7 +17,10 @@ from gngraph.errors import DataError
 
 Array = npt.NDArray[Any]
 
-_LAYOUTS = "bytes N,H,W,C or N,H,W for pictures, floats N,C,H,W for pictures, numbers N,F for a table"
+_LAYOUTS = (
+    "bytes N,H,W,C or N,H,W for pictures, floats N,C,H,W for pictures, N,C,L for sequences or N,C,D,H,W for volumes, numbers N,F "
+    "for a table"
+)
 # With unnamed classes the largest label decides how many there are; beyond this it is an identifier, not a class.
 _UNNAMED_CLASSES = 1000
 
@@ -37,13 +40,13 @@ def from_arrays(
 
     Args:
         name: for messages and records.
-        x_train: uint8 [N, H, W, C] or [N, H, W], floats [N, C, H, W], or numbers [N, F].
+        x_train: uint8 [N, H, W, C] or [N, H, W], floats [N, C, H, W], [N, C, L] or [N, C, D, H, W], or numbers [N, F].
         y_train: integers [N] (class indices), or floats [N] or [N, K] (targets of a regression).
         x_test: like `x_train`, the same sample shape and dtype kind.
         y_test: like `y_train`.
         classes: class names; without them the classes are numbered up to the largest training label.
         input_shape: what the network shall see; pictures are resized to it, and grey ones spread over its channels. Floats of
-            such samples are read as N,C,H,W even where they look like N,H,W,C.
+            such samples are read as N,C,H,W or N,C,L even where they look like N,H,W,C or N,H,W.
         scale: what a byte of a picture is divided by before normalisation; floats are used as they are.
 
     Raises:
@@ -112,7 +115,7 @@ def _count(where: str, array: Array) -> int:
 
 
 def _samples(where: str, array: Array, wanted: tuple[int, ...] | None) -> Tensor:
-    """Converts to uint8 or float32 [N, C, H, W], or float32 [N, F]; refuses what could be read in two ways."""
+    """Converts to uint8 [N, C, H, W], or float32 [N, C, ...] or [N, F]; refuses what could be read in two ways."""
     if 0 in array.shape:
         raise DataError(f"'{where}' has shape '{shape_text(array.shape)}': a sample needs at least one number")
     is_bytes = array.dtype == np.uint8
@@ -127,19 +130,27 @@ def _samples(where: str, array: Array, wanted: tuple[int, ...] | None) -> Tensor
                 f"bytes are read as N,H,W,C, so transpose them (0, 2, 3, 1)"
             )
         return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
-    if array.dtype.kind == "f" and array.ndim == 4:
-        _, first, height, last = array.shape
-        pictures = min(first, height) > 4 and (last == 3 or (last == 1 and first == height))
-        if pictures and array.shape[1:] != wanted:
-            raise DataError(
-                f"'{where}' holds floats of shape '{shape_text(array.shape)}', which looks like N,H,W,C: floats are read as "
-                f"N,C,H,W, so transpose them (0, 3, 1, 2), or say that a sample is '{shape_text(array.shape[1:])}' (input_shape)"
-            )
+    if array.dtype.kind == "f" and array.ndim in (3, 4, 5):
+        if array.shape[1:] != wanted:
+            _require_channels_first(where, array.shape)
         return _float32(array)
     raise DataError(
         f"'{where}' has shape '{shape_text(array.shape)}' and dtype '{array.dtype}', which is none of the layouts "
         f"{_LAYOUTS}: convert it to one of them"
     )
+
+
+def _require_channels_first(where: str, shape: tuple[int, ...]) -> None:
+    """Refuse floats that look like pictures whose channels come last, or are left out."""
+    least, sides, channels = min(shape[1:3]), shape[1:3], shape[3:]
+    if least > 4 and (channels == (3,) or (channels in ((1,), ()) and sides[0] == sides[1])):
+        looks = "N,H,W,C: floats are read as N,C,H,W, so transpose them (0, 3, 1, 2)"
+        if not channels:
+            looks = "N,H,W: floats are read as N,C,L, so give pictures an axis of channels, N,1,H,W"
+        raise DataError(
+            f"'{where}' holds floats of shape '{shape_text(shape)}', which looks like {looks}, or say that a sample is "
+            f"'{shape_text(shape[1:])}' (input_shape)"
+        )
 
 
 def _float32(array: Array) -> Tensor:

@@ -73,7 +73,11 @@ def test_a_negative_label_is_refused() -> None:
             "floats of shape '30x16x16x3', which looks like N,H,W,C",
         ),
         ("x_train", np.zeros((30, 28, 28, 1)), "transpose them \\(0, 3, 1, 2\\), or say that a sample is '28x28x1'"),
-        ("x_train", np.zeros((30, 16, 16), dtype=np.float32), "'30x16x16' and dtype 'float32', which is none"),
+        (
+            "x_train",
+            np.zeros((30, 16, 16), dtype=np.float32),
+            "'30x16x16', which looks like N,H,W: .*N,1,H,W, or say that a sample is '16x16'",
+        ),
         ("x_train", np.zeros((30, 0)), "a sample needs at least one number"),
         ("x_train", np.float32(3.0), "single number"),
         (
@@ -94,15 +98,18 @@ def test_unusable_arrays_are_refused(name: str, array: npt.NDArray[Any], message
         from_arrays("pictures", **arrays)
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 28), (9, 128, 1), (64, 4, 4), (64, 3, 3), (3, 3, 3)])
+@pytest.mark.parametrize(
+    "shape", [(3, 16, 16), (1, 28, 28), (9, 128, 1), (64, 4, 4), (64, 3, 3), (3, 3, 3), (4, 20), (4, 4), (2, 6, 6, 6)]
+)
 def test_floats_are_read_with_their_channels_first(shape: tuple[int, ...]) -> None:
     x, y = np.random.default_rng(0).normal(size=(30, *shape)), np.arange(30) % 3
     assert from_arrays("maps", x, y, x, y).input_shape == shape
 
 
-def test_floats_that_look_like_pictures_are_taken_where_their_shape_is_confirmed() -> None:
-    x, y = np.random.default_rng(0).normal(size=(30, 16, 16, 3)), np.arange(30) % 3
-    assert from_arrays("maps", x, y, x, y, input_shape=(16, 16, 3)).input_shape == (16, 16, 3)
+@pytest.mark.parametrize("shape", [(16, 16, 3), (16, 16)])
+def test_floats_that_look_like_pictures_are_taken_where_their_shape_is_confirmed(shape: tuple[int, ...]) -> None:
+    x, y = np.random.default_rng(0).normal(size=(30, *shape)), np.arange(30) % 3
+    assert from_arrays("maps", x, y, x, y, input_shape=shape).input_shape == shape
 
 
 def test_empty_sets_are_refused() -> None:
