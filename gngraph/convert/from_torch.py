@@ -112,10 +112,11 @@ def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
     try:
         return module(*inputs)
     except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        shapes = ", ".join(f"{tuple(x.shape)}, {dtype_name(x.dtype)}" for x in inputs)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
-            f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason}; give the right input shape"
+            f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason}; "
+            f"give an input of the right shape and type"
         ) from error
 
 
