@@ -40,6 +40,7 @@ from gngraph.growth.depth import (
     at_budget,
     least_missed,
     leaving_channels,
+    trial_length,
     without,
 )
 from gngraph.growth.evaluation import evaluate
@@ -103,7 +104,8 @@ class Depths:
         """What the network without some layers comes to."""
         problem, options = self.problem(seed), TrainOptions(lr=self.lr)
         made = at_budget(without(graph, values), self.budget)
-        trials = {f"{n:g}": TrialTraining(problem, options, round(n * self.epochs)).loss(made) for n in self.lengths}
+        own = trial_length(self.epochs, len(problem.train) - len(problem.splits.judge), options.batch_size)
+        trials = {f"{n:g}": TrialTraining(problem, options, round(n * own)).loss(made) for n in self.lengths}
         ended = Trainer(problem, options).train(restarted(made, mixed(seed, 1)), Stretch(self.epochs, "cosine")).graph
         accuracy = evaluate(reestimate(ended, problem), problem, problem.test)[1]
         if accuracy is None:

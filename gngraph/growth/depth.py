@@ -110,7 +110,9 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         epochs: of the run.
     """
     order = leaving_channels(graph, least_missed(graph, analyses, budget))
-    training = TrialTraining(analyses.problem, options, epochs)
+    problem = analyses.problem
+    length = trial_length(epochs, _apart(problem), options.batch_size)
+    training = TrialTraining(problem, options, length)
     trials: dict[int, Trial] = {}
 
     def attempt(count: int) -> float:
@@ -162,7 +164,7 @@ def _least(attempt: Callable[[int], float], most: int) -> int:
     return min(as_good(tried))
 
 
-def _length(epochs: int, samples: int, batch: int) -> int:
+def trial_length(epochs: int, samples: int, batch: int) -> int:
     """Samples that a trial is trained on, in a run of `epochs` of `samples` in batches of `batch`.
 
     At least an epoch, where that is few steps.
@@ -200,12 +202,22 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     return sorted(missed, key=missed.__getitem__)
 
 
-class TrialTraining:
-    """The short training that networks on trial have, all the same."""
+def _apart(problem: Problem) -> int:
+    """Training samples outside the judge split."""
+    return len(problem.train) - len(problem.splits.judge)
 
-    def __init__(self, problem: Problem, options: TrainOptions, epochs: int) -> None:
-        rest = len(problem.train) - len(problem.splits.judge)
-        length = _length(epochs, rest, options.batch_size)
+
+class TrialTraining:
+    """The short training that networks on trial have, all the same.
+
+    Args:
+        problem: data and loss.
+        options: how the run trains.
+        length: samples to be trained on, about; more than there are are seen in several epochs.
+    """
+
+    def __init__(self, problem: Problem, options: TrainOptions, length: int) -> None:
+        rest = _apart(problem)
         self.problem, self.options = problem, options
         self.apart = without_judge(problem, length)
         self.epochs = max(1, round(length / rest))
