@@ -42,6 +42,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.convert.from_torch import from_torch
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
 from gngraph.ir import Graph
@@ -65,12 +66,12 @@ def named(text: str) -> tuple[str, float]:
     return (name, float(width)) if colon else (text, 1.0)
 
 
-def train(graph: Graph, problem: Problem) -> None:
+def train(graph: Graph, problem: Problem, layout: torch.memory_format) -> None:
     """One epoch over the samples of the three splits: forward, backward, step."""
     module = to_torch(graph).to(problem.device).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     for split in problem.splits:
-        for x, y in batches(split, problem.batch_size, device=problem.device):
+        for x, y in batches(split, problem.batch_size, device=problem.device, layout=layout):
             optimizer.zero_grad()
             torch.autograd.backward(problem.loss_fn.per_sample(module(x), y).mean())
             optimizer.step()
@@ -112,9 +113,10 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of an epoch of training, and what scoring and judging take in epochs on as many samples."""
+    """Seconds of an epoch of training, and what it would take with images as they come, scoring and judging, in epochs."""
 
     epoch: float
+    plain: float
     score: float
     judge: float
     candidates: int
@@ -125,21 +127,31 @@ def timed(graph: Graph, problem: Problem, repeats: int, looks: int) -> list[Time
     splits, once = problem.splits, judge(graph, problem)
     once()  # the first call of an operator on a shape may search for the fastest kernel
     count = len(score(graph, problem, looks).candidates)
-    train(graph, problem)
+    layout = layout_of(graph)
+    train(graph, problem, layout)
     found = []
     for _ in range(repeats):
-        epoch = seconds(partial(train, graph, problem))
+        epoch = seconds(partial(train, graph, problem, layout))
+        plain = seconds(partial(train, graph, problem, torch.preserve_format)) / epoch
         scored = seconds(partial(score, graph, problem, looks)) / epoch
-        found.append(Times(epoch, scored, seconds(once) / (epoch * len(splits.judge) / sum(map(len, splits))), count))
+        judged = seconds(once) / (epoch * len(splits.judge) / sum(map(len, splits)))
+        found.append(Times(epoch, plain, scored, judged, count))
     return found
 
 
 def times(names: list[tuple[str, float]], problems: list[Problem], repeats: int, looks: int) -> None:
     """Print the epochs that scoring and judging cost."""
-    table = Table("network", "candidates", "epoch s", "score / epoch (bar 4)", "judge / epoch (bar 1.5)")
+    table = Table(
+        "network",
+        "candidates",
+        "epoch s",
+        "not channels last / epoch",
+        "score / epoch (bar 4)",
+        "judge / epoch (bar 1.5)",
+    )
     for name, width in names:
         found = [t for problem in problems for t in timed(untrained(name, width, problem), problem, repeats, looks)]
-        columns = [[getattr(t, column) for t in found] for column in ("epoch", "score", "judge")]
+        columns = [[getattr(t, column) for t in found] for column in ("epoch", "plain", "score", "judge")]
         table.add_row(f"{name} x {width:g}", str(found[0].candidates), *map(spread, columns))
     console.print(table)
 

@@ -10,8 +10,9 @@ from gngraph.ir import Graph, Node, TensorType
 def layout_of(graph: Graph) -> torch.memory_format:
     """The layout in which the samples that `graph` reads are to be handed to it.
 
-    Channels last, which every op keeps from the first convolution on: on a CPU a training step takes .85 to .95 of its time so,
-    with depthwise convolutions .4 (VGG-11, ResNet-20, MobileNetV2, 16x16). Left as it is where samples are no images, and where
+    Channels last, which every op keeps from the first convolution on: on a CPU training takes .8 to .95 of its time so where
+    layers are narrow, .4 to .7 with depthwise convolutions, and 1.0 to 1.1 where they are wide, as in a whole VGG-11
+    (`tools/bench_cost.py`). Left as it is where samples are no images, and where
     a node may depend on what lies where in memory: a `view`, which refuses values that are out of order, or a foreign op.
 
     >>> from gngraph import from_torch
