@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 def propose_prunes(context: Context) -> Iterator[Removal]:
-    """One proposer for each free space, of the removal of every channel."""
+    """One proposer for each free space of several channels, of the removal of every one."""
     for sites in reads_by_space(context.graph, context.spaces).values():
-        yield Removal(context.graph, sites)
+        if sites[0].bands[0].size > 1:
+            yield Removal(context.graph, sites)
 
 
 @dataclass(frozen=True)

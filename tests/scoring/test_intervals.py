@@ -93,3 +93,15 @@ def test_a_look_measures_what_the_change_misses() -> None:
     torch.testing.assert_close(judge.changes()[others], plain.judge.changes()[others])
     with pytest.raises(PassError, match="looks must be at least 0"):
         GaussNewton(looks=-1)
+
+
+def test_the_only_channel_of_a_space_is_not_proposed_for_removal() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1), nn.Tanh(), nn.Linear(1, 3))
+    problem = Problem((torch.randn(120, 6), torch.arange(120) % 3), device="cpu", batch_size=40)
+    graph = from_torch(net, torch.zeros(2, 6))
+    scores = AnalysisManager(problem).get(GaussNewton(kinds=("prune", "merge"), looks=20), graph)
+    assert {candidate.morphism.space for candidate in scores.candidates} == {"0"}
+    single = from_torch(nn.Sequential(nn.Linear(6, 1), nn.Tanh(), nn.Linear(1, 3)), torch.zeros(2, 6))
+    with pytest.raises(PassError, match="no place for prune .its spaces have one channel each"):
+        AnalysisManager(problem).get(GaussNewton(kinds=("prune",)), single)
