@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -81,11 +79,11 @@ def test_outputs_count_classes_or_targets() -> None:
     assert from_arrays("table", **table).outputs == 4
 
 
-def test_an_epoch_of_20000_pictures_costs_next_to_nothing() -> None:
-    raw = torch.zeros(20_000, 3, 32, 32, dtype=torch.uint8)
-    preprocess = Preprocess(255.0, (0.5,) * 3, (0.25,) * 3, (3, 32, 32))
-    dataset = ArrayDataset(raw, torch.zeros(20_000, dtype=torch.int64), preprocess)
-    start = time.perf_counter()
-    assert sum(len(x) for x, _ in batches(dataset, 256, generator=torch.Generator().manual_seed(0))) == 20_000
-    # About 0.1 s on an idle core, above 1 s if read sample by sample; the bound leaves room for load.
-    assert time.perf_counter() - start < 3.0
+def test_batches_are_read_whole_and_not_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = torch.zeros(2_000, 3, 8, 8, dtype=torch.uint8)
+    dataset = ArrayDataset(
+        raw, torch.zeros(2_000, dtype=torch.int64), Preprocess(255.0, (0.5,) * 3, (0.25,) * 3, (3, 8, 8))
+    )
+    monkeypatch.setattr(ArrayDataset, "__getitem__", None)
+    calls = [len(x) for x, _ in batches(dataset, 256, generator=torch.Generator().manual_seed(0))]
+    assert calls == [256] * 7 + [208]
