@@ -350,7 +350,7 @@ def shrink(
 ) -> GrowthResult:
     """Make a trained network smaller, rebuilding what is removed from what stays, and train it on.
 
-    `to` is the share of the FLOPs that it keeps. Other arguments as in `extend`.
+    `to` is the share of the FLOPs that it keeps; its parameters become no more. Other arguments as in `extend`.
     """
     return _reworked(
         "shrink", network, data, out, share=to, epochs=epochs, perturb=perturb, observer=observer, train=train

@@ -83,7 +83,8 @@ def _unchanged(run: Run, graph: Graph) -> Budget:
 
 
 def _shrunken(run: Run, graph: Graph) -> Budget:
-    return Budget(max_flops=int(cost(graph).flops * run.settings.shrinkage))
+    size = cost(graph)
+    return Budget(size.params, int(size.flops * run.settings.shrinkage))
 
 
 def rewritten(strategy: Strategy, budget_of: Callable[[Run, Graph], Budget], run: Run) -> Graph:

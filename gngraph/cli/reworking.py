@@ -64,7 +64,13 @@ def reshape(**options: Any) -> None:
 
 
 @click.command(short_help="Make a trained network smaller.")
-@click.option("--to", type=float, default=0.5, show_default=True, help="Share of the FLOPs that it keeps.")
+@click.option(
+    "--to",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Share of the FLOPs that it keeps; its parameters become no more.",
+)
 @_options
 def shrink(to: float, **options: Any) -> None:
     """Make MODEL, a trained network, smaller and train it on.

@@ -44,9 +44,10 @@ JOBS: Mapping[str, Job] = {
         narrows=False,
     ),
     "reshape": Job(lambda size, _: Budget(size.params, size.flops), None, 0.0, 1.0),
-    "shrink": Job(lambda size, to: Budget(max_flops=int(size.flops * to)), 0.5, 0.0, 1.0, ("prune",)),
+    "shrink": Job(lambda size, to: Budget(size.params, int(size.flops * to)), 0.5, 0.0, 1.0, ("prune",)),
 }
-"""Jobs by name: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs."""
+"""Jobs by name: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs and
+adds no params."""
 
 
 def strategy(job: str) -> GaussNewtonGrowth:

@@ -79,6 +79,7 @@ def predicted_vs_actual(history: Sequence[Record], candidates: Sequence[tuple[fl
         )
     bars = [r["predicted"] + side * r["predicted_error"] for r in rounds for side in (-INTERVAL, INTERVAL)]
     _identity(axes, [*bars, *(value for pair in (*points, *candidates) for value in pair)])
+    axes.locator_params(axis="x", nbins=5)  # small changes have long numbers
     axes.set_xlabel("predicted change of the mean loss, report split")
     axes.set_ylabel("actual change of the mean loss, report split")
     noun = "morphisms" if candidates else "rounds"

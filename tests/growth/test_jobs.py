@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
+from gngraph.convert.from_torch import from_torch
 from gngraph.errors import BudgetError
 from gngraph.growth.jobs import rework
 from gngraph.growth.options import Stretch, TrainOptions
@@ -61,6 +64,16 @@ def test_half_of_the_flops_are_left(trained: Graph) -> None:
     assert 0.35 * cost(trained).flops < cost(result.graph).flops <= 0.5 * cost(trained).flops
     removed = [kind for entry in result.history[0]["morphisms"].values() for kind in entry]
     assert set(removed) <= {"merge", "prune", "new"} and "merge" in removed
+
+
+def test_a_shrunken_network_has_no_more_parameters() -> None:
+    """FLOPs that convolutions give up would buy a hundred times as many parameters in the layers behind them."""
+    torch.manual_seed(0)
+    inner = [nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    graph = from_torch(nn.Sequential(*inner, nn.Linear(768, 4), nn.ReLU(), nn.Linear(4, 10)), torch.zeros(2, 1, 8, 8))
+    graph = Trainer(problem(), TrainOptions()).train(graph, Stretch(2)).graph
+    small = gngraph.shrink(graph, problem(), to=0.5, epochs=0).graph
+    assert cost(small).flops <= 0.5 * cost(graph).flops and cost(small).params <= cost(graph).params
 
 
 @pytest.mark.parametrize(("job", "share"), [("extend", 0.0), ("shrink", 1.0), ("shrink", -0.5)])
