@@ -20,6 +20,7 @@ from gngraph.analysis.manager import Problem
 from gngraph.api import load
 from gngraph.convert.from_torch import from_torch
 from gngraph.convert.interpreter import Interpreter
+from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import Lowered, lower
 from gngraph.data import MapDataset, batches
 from gngraph.growth.options import Stretch, TrainOptions
@@ -100,10 +101,12 @@ class Samples:
         base = lower(graph.to(device=self.problem.device))
         whole = Interpreter(base.module, garbage_collect_values=False)
         rests = [_Rest(base, alike(graph, other), other.to(device=self.problem.device)) for other in others]
+        layout = layout_of(graph)
         rows = torch.empty(1 + len(others), sum(len(x) for x, _ in self.held), dtype=torch.float64)
         done = 0
         with torch.no_grad():
-            for x, y in self.held:
+            for sample, y in self.held:
+                x = sample.to(memory_format=layout)
                 own = slice(done, done + len(x))
                 done = own.stop
                 rows[0, own] = self.problem.loss_fn.per_sample(whole.run(x), y).cpu()
