@@ -41,3 +41,5 @@ def test_depths_are_trained_once(tmp_path: Path) -> None:
     assert "seed 0, 1 removed" in first.output and "points below the best depth" in first.output
     again = CliRunner().invoke(main, [*arguments, "--seeds", "2"])
     assert again.exit_code == 0 and "seed 0," not in again.output and "seed 1, 1 removed" in again.output
+    other = CliRunner().invoke(main, [*arguments, "--lr", "0.01"])
+    assert other.exit_code == 0 and "seed 0, 1 removed" in other.output  # lines of another table are none of this

@@ -40,6 +40,7 @@ from gngraph.growth.depth import (
     at_budget,
     least_missed,
     leaving_channels,
+    samples_apart,
     trial_length,
     without,
 )
@@ -104,13 +105,23 @@ class Depths:
         """What the network without some layers comes to."""
         problem, options = self.problem(seed), TrainOptions(lr=self.lr)
         made = at_budget(without(graph, values), self.budget)
-        own = trial_length(self.epochs, len(problem.train) - len(problem.splits.judge), options.batch_size)
+        own = trial_length(self.epochs, samples_apart(problem), options.batch_size)
         trials = {f"{n:g}": TrialTraining(problem, options, round(n * own)).loss(made) for n in self.lengths}
         ended = Trainer(problem, options).train(restarted(made, mixed(seed, 1)), Stretch(self.epochs, "cosine")).graph
         accuracy = evaluate(reestimate(ended, problem), problem, problem.test)[1]
         if accuracy is None:
             raise click.UsageError(f"'{self.data.name}' has no classes to be right about: name a data set that has")
-        return {"seed": seed, "removed": len(values), "flops": cost(made).flops, "trials": trials, "accuracy": accuracy}
+        found = {"flops": cost(made).flops, "trials": trials, "accuracy": accuracy}
+        return {"of": self.text, "seed": seed, "removed": len(values)} | found
+
+    @property
+    def text(self) -> str:
+        """What a line was made by, so that a folder may hold lines of several tables."""
+        shape, count = self.data.input_shape, len(self.data.train)
+        return repr((
+            self.network, self.data.name, shape, count, self.budget, self.start, self.ranking, self.epochs, self.lr, self.lengths,
+            self.samples,
+        ))  # fmt: skip
 
 
 def counts(most: int) -> list[int]:
@@ -197,7 +208,8 @@ def main(
     depths = Depths(network, source, limit, start, ranking or max(1, epochs // 8), epochs, lr, asked, samples, device)
     out.mkdir(parents=True, exist_ok=True)
     store = out / "depths.jsonl"
-    lines = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.exists() else []
+    kept = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.exists() else []
+    lines = [line for line in kept if line["of"] == depths.text]
     for seed in range(seeds):
         graph, order = depths.ranked(seed)
         for count in counts(len(order)):

@@ -3,7 +3,7 @@
 Depth costs what width could have had, and a chain that is too deep for its width hardly learns: a VGG-16 of 1.09 MFLOPs reaches
 .631 in 30 epochs on CIFAR-10 of 16x16 with 4 of its 13 convolutions, .559 with all. What a layer is worth cannot be seen from the
 loss without it, since training makes up for most; but which depth is best shows early: trials of half to four times their length
-put the depths of that VGG-16 in one order, and choose the best or the next (`tools/bench_depth.py`).
+put the depths of that VGG-16 in nearly one order (`tools/bench_depth.py`).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     """
     order = leaving_channels(graph, least_missed(graph, analyses, budget))
     problem = analyses.problem
-    length = trial_length(epochs, _apart(problem), options.batch_size)
+    length = trial_length(epochs, samples_apart(problem), options.batch_size)
     training = TrialTraining(problem, options, length)
     trials: dict[int, Trial] = {}
 
@@ -203,7 +203,7 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     return sorted(missed, key=missed.__getitem__)
 
 
-def _apart(problem: Problem) -> int:
+def samples_apart(problem: Problem) -> int:
     """Training samples outside the judge split."""
     return len(problem.train) - len(problem.splits.judge)
 
@@ -218,7 +218,7 @@ class TrialTraining:
     """
 
     def __init__(self, problem: Problem, options: TrainOptions, length: int) -> None:
-        rest = _apart(problem)
+        rest = samples_apart(problem)
         self.problem, self.options = problem, options
         self.apart = without_judge(problem, length)
         self.epochs = max(1, round(length / rest))

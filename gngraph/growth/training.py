@@ -94,9 +94,9 @@ class Trainer:
         accelerator = _accelerator(self.device)
         wrapped, stepper = accelerator.prepare(module, optimizer)
         gradients = Gradients(wrapped, self.problem.loss_fn, stepper, accelerator, self.device)
-        records = []
+        records, layout = [], layout_of(graph)
         for epoch in range(stretch.epochs):
-            records.append(self._epoch(gradients, stepper, stretch, epoch, layout_of(graph)))
+            records.append(self._epoch(gradients, stepper, stretch, epoch, layout))
             on_epoch(records[-1])
         return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
 

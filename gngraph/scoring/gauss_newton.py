@@ -192,8 +192,9 @@ class _Run:
             proposer for kind in options.kinds for proposer in PROPOSERS[kind](context) if self._sees_samples(proposer)
         ]
         if not self.proposers:
-            reasons = "; ".join(self.notes) or "its spaces have one channel each, which must stay"
-            raise PassError(f"'{graph.name}' has no place for {', '.join(options.kinds)} ({reasons})")
+            if set(options.kinds) <= {"prune", "merge"}:
+                self.notes.append("spaces of one channel keep it")
+            raise PassError(f"'{graph.name}' has no place for {', '.join(options.kinds)} ({'; '.join(self.notes)})")
         edges = [edge for proposer in self.proposers for edge in proposer.edges()]
         self.collector = Collector(self.graph, edges, self.problem.loss_fn)
 

@@ -66,7 +66,9 @@ def test_images_are_laid_out_channels_last_and_nothing_else_is() -> None:
 
 @pytest.mark.parametrize("network", [Viewed, Foreign])
 def test_a_network_that_may_depend_on_memory_gets_its_samples_as_they_are(network: type[nn.Module]) -> None:
-    assert layout_of(imported(network)) is torch.preserve_format
+    graph = imported(network)
+    assert layout_of(graph) is torch.preserve_format
+    assert ("foreign" in {node.op for node in graph.nodes.values()}) is (network is Foreign)
 
 
 @pytest.mark.parametrize("network", [Network, Viewed, Foreign])
