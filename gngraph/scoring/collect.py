@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,13 @@ from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
 from gngraph.curvature import Curvature, Loss, Outputs, gradient, pull_back, unstacked
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph
+from gngraph.ir import Graph, TensorType, TupleType, Type
 from gngraph.scoring.sites import Band, Edge
 
-PIECE = 64
-"""Samples that are collected at once, of a batch: all that scoring holds of them is some three times what training holds,
-and on a CPU larger pieces take longer."""
+PIECE, VALUES = 64, 2**22
+"""Samples that are collected at once, of a batch, and values of nodes up to which there are more: all that scoring holds of them
+is some three times what training holds, and on a CPU larger pieces take longer, but for small networks, whose time is that of
+calls."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Collector:
         self.replay = Replay(graph)
         edges = set(edges)
         self._layout = layout_of(graph)
+        self._piece = max(PIECE, VALUES // sum(_values(node.type) for node in graph.nodes.values()))
         self._wanted = tuple(sorted(edges, key=lambda e: (e.value, e.reader)))
         # a value with a single reader has the same gradient on its edge as in itself: no view is needed
         self._plain = {e for e in edges if not e.reader or self._single(e)}
@@ -129,8 +132,8 @@ class Collector:
         Raises:
             GnGraphError: the loss is not finite.
         """
-        for start in range(0, len(x), PIECE):
-            own = slice(start, start + PIECE)
+        for start in range(0, len(x), self._piece):
+            own = slice(start, start + self._piece)
             targets = torch.utils._pytree.tree_map_only(torch.Tensor, operator.itemgetter(own), y)
             found = self.collect(x[own], targets, curvature, generator)
             yield replace(found, share=len(x[own]) / len(x), last=own.stop >= len(x))
@@ -196,6 +199,15 @@ class Collector:
             values[name] = value
         held.update({edge: values[edge.value] for edge in self._plain})
         return values, held
+
+
+def _values(kind: Type) -> int:
+    """Numbers that a value of a node holds of a sample, at least 1."""
+    if isinstance(kind, TupleType):
+        return sum(_values(item) for item in kind.items) or 1
+    if not isinstance(kind, TensorType):
+        return 1
+    return math.prod(size for size in kind.shape if isinstance(size, int))
 
 
 def _stacked(factors: list[torch.Tensor]) -> torch.Tensor:

@@ -59,7 +59,7 @@ def test_of_depths_about_as_good_the_deepest_is_taken() -> None:
 
 def test_trials_are_a_share_of_the_run_and_longer_where_an_epoch_has_few_steps() -> None:
     runs = ((60, 10_000), (400, 10_000), (28, 50_000), (90, 1_000_000), (60, 512), (5, 512))
-    assert [depth.trial_length(*run, 128) for run in runs] == [8192, 20_000, 8192, 450_000, 1536, 512]
+    assert [depth.trial_length(*run, 128) for run in runs] == [4096, 20_000, 7000, 450_000, 1536, 512]
 
 
 def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.convert.from_torch import from_torch
 from gngraph.convert.to_torch import lower
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph
+from gngraph.ir import Graph, TensorType
 from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
+from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 
 
@@ -243,6 +246,29 @@ def test_a_grouped_layer_is_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
         if candidate in own:
             actual = report_loss(after(graph, candidate.morphism), analyses) - base
             assert abs(actual) > 1e-5 and abs(float(predicted[i]) - actual) < 2e-6
+
+
+def test_scores_do_not_depend_on_the_size_of_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, analyses = setting("residual")
+    scoring = GaussNewton("exact", epochs=2, start=1.0, trust=2.0)
+    collected: list[int] = []
+    collect = Collector.collect
+
+    def counted(self: Collector, x: Tensor, *rest: Any) -> Collected:
+        collected.append(len(x))
+        return collect(self, x, *rest)
+
+    monkeypatch.setattr(Collector, "collect", counted)
+    whole = analyses.get(scoring, graph)
+    assert collected == [16, 8] * 4
+    collected.clear()
+    monkeypatch.setattr("gngraph.scoring.collect.PIECE", 3)
+    shapes = [node.type.shape for node in graph.nodes.values() if isinstance(node.type, TensorType)]
+    held = sum(math.prod(int(size) for size in shape[1:]) for shape in shapes)
+    monkeypatch.setattr("gngraph.scoring.collect.VALUES", 5 * held)
+    pieces = AnalysisManager(analyses.problem).get(scoring, graph)
+    assert collected == [5, 5, 5, 1, 5, 3] * 4
+    torch.testing.assert_close(pieces.report.changes(), whole.report.changes(), atol=1e-6, rtol=1e-4)
 
 
 def test_learning_lowers_the_predicted_loss() -> None:
