@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
-from gngraph.data import MapDataset, batches
+from gngraph.data import MapDataset
 from gngraph.errors import IRError
 from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import dtype_of
@@ -104,7 +103,7 @@ def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
     module = lower(graph.to(device=problem.device)).module
     total, count = 0.0, 0
     with torch.no_grad():
-        for x, y in batches(dataset, problem.batch_size, device=problem.device, layout=layout_of(graph)):
+        for x, y in problem.read(dataset, graph):
             losses = problem.loss_fn.per_sample(module(x), y)
             total += float(losses.double().sum().cpu())
             count += len(losses)

@@ -11,9 +11,7 @@ from torch import fx
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.convert.interpreter import Interpreter
-from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
-from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.ops import lookup
 
@@ -45,9 +43,8 @@ class InputMeans:
         readers = {node for node in reading if lookup(graph.nodes[node].op).apply is not None}  # others keep no mean
         observer = _Observer(graph.to(device=problem.device), readers)
         count = 0
-        stream = batches(problem.splits.learn, problem.batch_size, device=problem.device, layout=layout_of(graph))
         with torch.no_grad():
-            for x, _ in stream:
+            for x, _ in problem.read(problem.splits.learn, graph):
                 observer.run(x)
                 count += len(x)
         return cls({name: total / count for name, total in observer.totals.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from gngraph.convert.layout import layout_of
 from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves, replaced
-from gngraph.data import MapDataset, Splits, make_splits
+from gngraph.data import MapDataset, Sample, Splits, batches, make_splits
 from gngraph.errors import DataError, PassError
 from gngraph.ir import Graph
 
@@ -103,6 +104,14 @@ class Problem:
     def splits(self) -> Splits:
         """The learn, judge and report splits of the training set, drawn once."""
         return make_splits(self.train, self.learn, self.judge, self.report, self.seed)
+
+    def read(self, samples: MapDataset, graph: Graph) -> Iterator[Sample]:
+        """Batches (x, y) of some samples, in order: on the device, and lying in memory as `graph` reads them fastest.
+
+        Raises:
+            DataError: see `gngraph.data.batches`.
+        """
+        return batches(samples, self.batch_size, device=self.device, layout=layout_of(graph))
 
 
 class _Pairs(Dataset[Any]):

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from gngraph.analysis.manager import Problem
-from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
 from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, Outputs, parts_of
-from gngraph.data import MapDataset, batches
+from gngraph.data import MapDataset
 from gngraph.ir import Graph
 
 
@@ -23,10 +22,9 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
         DataError: the data set is empty.
     """
     module = lower(graph.to(device=problem.device)).module
-    stream = batches(dataset, problem.batch_size, device=problem.device, layout=layout_of(graph))
     loss, right, samples, answers = 0.0, 0.0, 0, False
     with torch.no_grad():
-        for x, y in stream:
+        for x, y in problem.read(dataset, graph):
             outputs = module(x)
             loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
             hits = correct(problem.loss_fn, outputs, y)

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
-from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
@@ -47,8 +45,7 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
         for band, slot in zip(bands, layer.reads, strict=True)
     ]
     with_it, without = (lower(part).module for part in (reading(placed, layer), reading_without(placed, spaces, layer)))
-    stream = batches(problem.splits.learn, problem.batch_size, device=problem.device, layout=layout_of(graph))
-    for x, _ in stream:
+    for x, _ in problem.read(problem.splits.learn, graph):
         for fit, asked, given in zip(fits, with_it(x), without(x), strict=True):
             fit.add(asked, given)
     weights, means = {}, {}

@@ -16,7 +16,6 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces, Slot
 from gngraph.analysis.cost import Cost, CostModel
 from gngraph.curvature import MonteCarlo, fallback
-from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector
@@ -81,7 +80,7 @@ def merged_into_rest(
     curvature, _ = fallback(problem.loss_fn, MonteCarlo())
     collector = Collector(graph, [edge for group in groups for edge in group.edges()], problem.loss_fn)
     noise = torch.Generator(problem.device).manual_seed(problem.seed)
-    for x, y in batches(learn, problem.batch_size, device=problem.device):
+    for x, y in problem.read(learn, graph):
         batch = collector.collect(x, y, curvature, noise)
         for group in groups:
             group.learn(batch)

@@ -15,10 +15,8 @@ from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import Problem
-from gngraph.convert.layout import layout_of
 from gngraph.convert.to_torch import lower
 from gngraph.curvature import predicted_change
-from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
@@ -50,7 +48,7 @@ def missing_change(
     judge = problem.splits.judge
     # the order of a split is random, and each stretch of it has every class
     looked = Subset(judge, range(min(SAMPLES, len(judge))))
-    held = list(batches(looked, problem.batch_size, device=problem.device, layout=layout_of(graph)))
+    held = list(problem.read(looked, graph))
 
     def losses(network: Graph) -> torch.Tensor:
         module = lower(network).module
