@@ -290,7 +290,7 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--methods", help="by name, with commas; 'all' for every one, ablations included")
 @click.option("--epochs", default=30, show_default=True)
 @click.option("--tuning", default=15, show_default=True, help="epochs after the rewrite of a trained network")
-@click.option("--rounds", default=4, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 @click.option("--growing", default=0.4, show_default=True, help="share of the epochs before the last rewrite")
 @click.option("--final", type=click.Choice(list(FINALS)), default="cycle", show_default=True)
 @click.option(
@@ -298,7 +298,7 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 )
 @click.option("--design", type=click.Choice(DESIGNS), default="family", show_default=True,
               help="of the seed of a search, and of the trained network in the other jobs")  # fmt: skip
-@click.option("--start", default=0.1, show_default=True, help="cost of the seed as a share of the budget")
+@click.option("--start", default=0.03, show_default=True, help="cost of the seed as a share of the budget")
 @click.option("--extension", default=0.5, show_default=True)
 @click.option("--shrinkage", default=0.5, show_default=True)
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True)

@@ -36,6 +36,18 @@ def positions_of(graph: Graph, node: str) -> tuple[Factor, ...]:
     return lookup(entry.op).positions(operands, entry.type)
 
 
+def uses_of(graph: Graph, node: str) -> int:
+    """How often a node uses each entry of its weight for one sample: at as many positions it works; 0 without a weight.
+
+    >>> import torch
+    >>> from gngraph import from_torch
+    >>> graph = from_torch(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU()), torch.zeros(2, 1, 8, 6))
+    >>> [uses_of(graph, name) for name in graph.nodes]
+    [0, 24, 0]
+    """
+    return _count(graph, node, positions_of(graph, node)) if "weight" in graph.nodes[node].params else 0
+
+
 def products_of(graph: Graph, node: str) -> tuple[tuple[Factor, ...], ...]:
     """The products of values with values that a node computes for one sample."""
     entry = graph.nodes[node]

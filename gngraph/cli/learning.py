@@ -121,9 +121,9 @@ def score(
 @training_options
 @click.option("--max-params", type=COUNT, help="Largest number of parameters, such as 500k.")
 @click.option("--max-flops", type=COUNT, help="Largest number of FLOPs a sample, such as 40M.")
-@click.option("--rounds", type=click.IntRange(1), default=6, show_default=True, help="Number of rewrites.")
-@click.option("--epochs", type=click.IntRange(0), default=3, show_default=True, help="Epochs before each rewrite.")
-@click.option("--final-epochs", type=click.IntRange(0), default=10, show_default=True, help="Epochs after the last.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Number of rewrites.")
+@click.option("--epochs", type=click.IntRange(0), default=4, show_default=True, help="Epochs before each rewrite.")
+@click.option("--final-epochs", type=click.IntRange(0), default=18, show_default=True, help="Epochs after the last.")
 @click.option("--final", type=click.Choice(["continue", "cycle", "retrain"]), default="cycle", show_default=True,
               help="One cosine of the learning rate over the whole run; a constant rate, then a cosine after the last "
               "rewrite; or the same with the grown architecture trained from new initial weights.")  # fmt: skip

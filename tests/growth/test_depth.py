@@ -91,6 +91,18 @@ def test_the_layer_that_does_nothing_goes_first() -> None:
     assert depth.least_missed(deeper, AnalysisManager(task), Budget(max_params=5_000))[0].value == idle
 
 
+def test_every_resolution_keeps_a_layer() -> None:
+    def conv(wide: int, *pool: nn.Module) -> list[nn.Module]:
+        return [nn.Conv2d(wide, 3, 3, padding=1), nn.ReLU(), *pool]
+
+    half = nn.MaxPool2d(2)
+    layers = [*conv(1), *conv(3, half), *conv(3), *conv(3, half), *conv(3, half), *conv(3)]
+    graph = from_torch(nn.Sequential(*layers, nn.Flatten(), nn.Linear(3, 10)), torch.zeros(2, 1, 8, 8))
+    first, a, b, c, d = removable_layers(graph, ChannelSpaces.of(graph))
+    assert depth.resolutions_kept(graph, [a, b, first, c, d]) == [a, first, d]  # the last has the head's resolution
+    assert depth.resolutions_kept(graph, [d, c, b, a]) == [d, b]
+
+
 def test_nothing_is_trained_where_no_layer_can_go() -> None:
     graph = from_torch(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 10)), torch.zeros(2, 1, 8, 8)
