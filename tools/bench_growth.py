@@ -298,7 +298,7 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 )
 @click.option("--design", type=click.Choice(DESIGNS), default="family", show_default=True,
               help="of the seed of a search, and of the trained network in the other jobs")  # fmt: skip
-@click.option("--start", default=0.03, show_default=True, help="cost of the seed as a share of the budget")
+@click.option("--start", default=0.05, show_default=True, help="cost of the seed as a share of the budget")
 @click.option("--extension", default=0.5, show_default=True)
 @click.option("--shrinkage", default=0.5, show_default=True)
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True)
