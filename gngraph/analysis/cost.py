@@ -72,11 +72,7 @@ def cost(graph: Graph) -> Cost:
         for product in products_of(graph, node.name):
             flops += 2 * _count(graph, node.name, product)
         if "weight" in node.params:
-            flops += (
-                2
-                * _count(graph, node.name, positions_of(graph, node.name))
-                * graph.params[node.params["weight"]].data.numel()
-            )
+            flops += 2 * uses_of(graph, node.name) * graph.params[node.params["weight"]].data.numel()
     return Cost(graph.num_params(), flops)
 
 

@@ -43,7 +43,8 @@ VGG-16 two convolutions were best, after 1 at the whole budget four, as after 60
 
 STEPS, MOST = 32, 1 / 20
 """A trial has as many steps, if that is no larger share of the run: in a few steps on few samples no network learns. Twice as many
-chose the same depth of a VGG-11 and two VGG-16s, and of one MobileNetV2 of two a sixth of the blocks more."""
+chose the same depth of a VGG-11 and two VGG-16s, and left one MobileNetV2 of two a sixth of its blocks more (`tools/bench_depth.py`
+has trials of any length)."""
 
 PARTS = 6
 """Depths that are told apart, at most: of a VGG-16, trials of 8 to 11 layers fewer ended within `TOLERANCE` of each other."""

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
-from gngraph.analysis.cost import positions_of, products_of
+from gngraph.analysis.cost import products_of, uses_of
 from gngraph.analysis.topology import CutPoint, cut_points, dominating_values, nodes_between
 from gngraph.errors import IRError, PassError
 from gngraph.ir import Draft, Graph, Node, Parameter, Ref
@@ -185,8 +185,7 @@ def _of_tokens(graph: Graph, spaces: ChannelSpaces, before: str, value: str) -> 
 
 def _multiplies(graph: Graph, node: Node) -> bool:
     """Whether a node is a layer: it multiplies, by a weight or values by values."""
-    weighs = "weight" in node.params and positions_of(graph, node.name) != (0,)
-    return weighs or bool(products_of(graph, node.name))
+    return uses_of(graph, node.name) > 0 or bool(products_of(graph, node.name))
 
 
 def _scopes(path: str) -> tuple[str, ...]:
