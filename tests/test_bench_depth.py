@@ -43,3 +43,12 @@ def test_depths_are_trained_once(tmp_path: Path) -> None:
     assert again.exit_code == 0 and "seed 0," not in again.output and "seed 1, 1 removed" in again.output
     other = CliRunner().invoke(main, [*arguments, "--lr", "0.01"])
     assert other.exit_code == 0 and "seed 0, 1 removed" in other.output  # lines of another table are none of this
+
+
+def test_a_resolution_may_lose_its_layers_where_that_is_asked_for(tmp_path: Path) -> None:
+    words = "--data digits --train 64 --network vgg11 --budget 20k --start 1 --epochs 1 --samples 32 --lengths 1 --device cpu"
+    arguments = [*words.split(), "--threads", str(torch.get_num_threads()), "--out", str(tmp_path), "--order"]
+    for order, removed in (("growth", 3), ("missed", 7)):  # of 8 convolutions, at 5 resolutions
+        result = CliRunner().invoke(main, [*arguments, order])
+        assert result.exit_code == 0, result.output
+        assert f"seed 0, {removed} removed" in result.output

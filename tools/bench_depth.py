@@ -4,7 +4,8 @@ A seed of --start of the budget is trained as growth trains one before its first
 them (`gngraph.growth.depth`). Networks without the first k of them, at the widths that trials have at the budget, are trained for
 --epochs from scratch, and for short trials: of the length that growth gives them (x1), and of others (--lengths). The first
 table has the loss of every trial and the accuracy at the end; the second what each length and tolerance would choose, and how many
-points of accuracy that is below the best depth: the evidence for `LENGTH`, `TOLERANCE` and `PARTS`. A finished depth is a line of
+points of accuracy that is below the best depth: the evidence for `LENGTH`, `TOLERANCE` and `PARTS`. With `--order missed` layers go
+as they are missed, though a resolution may lose all of its own: the evidence for `resolutions_kept`. A finished depth is a line of
 OUT/depths.jsonl and is not trained again.
 
     tools/bench_depth.py --data cifar10.npz --size 16 --train 10000 --network vgg16 --budget 100k,1.09M --epochs 60 --out depths/
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -40,6 +41,7 @@ from gngraph.growth.depth import (
     at_budget,
     least_missed,
     leaving_channels,
+    resolutions_kept,
     samples_apart,
     trial_length,
     without,
@@ -50,10 +52,17 @@ from gngraph.growth.restart import restarted
 from gngraph.growth.seeding import mixed
 from gngraph.growth.training import Trainer
 from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import RemovableLayer
 from tools.bench_growth import budget_named, shrunken
 from tools.growth_designs import FAMILY, designed
 
 console = Console(width=150)
+
+ORDERS: Mapping[str, Callable[[Graph, Sequence[RemovableLayer]], Sequence[RemovableLayer]]] = {
+    "growth": resolutions_kept,
+    "missed": lambda graph, order: order,
+}
+"""Orders in which layers go: growth's own, and that in which they are missed, though a resolution may lose all of its layers."""
 
 TOLERANCES = (0.0, 0.01, TOLERANCE, 0.1)
 """Shares of the loss by which a shallower network must be better than a deeper one."""
@@ -72,6 +81,7 @@ class Depths:
         epochs, lr: of the training to the end, along a cosine.
         lengths: of the trials, in units of what growth gives them in a run of `epochs`.
         samples: of the judge split.
+        order: in which the layers go, a name of `ORDERS`.
         device: what to compute on.
     """
 
@@ -84,6 +94,7 @@ class Depths:
     lr: float | None
     lengths: tuple[float, ...]
     samples: int
+    order: str
     device: str
 
     def problem(self, seed: int) -> Problem:
@@ -98,8 +109,8 @@ class Depths:
         graph = restarted(designed(FAMILY, self.network, self.data, small), mixed(seed, 1))
         graph = Trainer(problem, TrainOptions(lr=self.lr)).train(graph, Stretch(self.ranking)).graph
         graph = reestimate(graph, problem)
-        order = leaving_channels(graph, least_missed(graph, AnalysisManager(problem), self.budget))
-        return graph, [layer.value for layer in order]
+        order = ORDERS[self.order](graph, least_missed(graph, AnalysisManager(problem), self.budget))
+        return graph, [layer.value for layer in leaving_channels(graph, order)]
 
     def line(self, graph: Graph, values: Sequence[str], seed: int) -> dict[str, Any]:
         """What the network without some layers comes to."""
@@ -120,7 +131,7 @@ class Depths:
         shape, count = self.data.input_shape, len(self.data.train)
         return repr((
             self.network, self.data.name, shape, count, self.budget, self.start, self.ranking, self.epochs, self.lr, self.lengths,
-            self.samples,
+            self.samples, self.order,
         ))  # fmt: skip
 
 
@@ -192,30 +203,35 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
 @click.option("--lr", type=float, help="learning rate; default: the library's")
 @click.option("--lengths", default="0.5,1,2", show_default=True, help="of trials, in units of growth's own")
 @click.option("--samples", default=1024, show_default=True, help="of the judge split")
+@click.option(
+    "--order", type=click.Choice(list(ORDERS)), default="growth", show_default=True, help="in which layers go"
+)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=1, show_default=True, help="of the CPU")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for the finished depths")
 def main(
     data: str, download: bool, size: int, train: int, network: str, budget: str, start: float, ranking: int, epochs: int,
-    lr: float | None, lengths: str, samples: int, seeds: int, device: str, threads: int, out: Path,
+    lr: float | None, lengths: str, samples: int, order: str, seeds: int, device: str, threads: int,
+    out: Path,
 ) -> None:  # fmt: skip
     """Train every depth, and print the tables."""
     torch.set_num_threads(threads)
     source = shrunken(load_data(data, download=Download.IF_MISSING if download else Download.NEVER), size, train)
     limit = budget_named(budget, network, source)
     asked = tuple(float(length) for length in lengths.split(","))
-    depths = Depths(network, source, limit, start, ranking or max(1, epochs // 8), epochs, lr, asked, samples, device)
+    ranking = ranking or max(1, epochs // 8)
+    depths = Depths(network, source, limit, start, ranking, epochs, lr, asked, samples, order, device)
     out.mkdir(parents=True, exist_ok=True)
     store = out / "depths.jsonl"
     kept = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()] if store.exists() else []
     lines = [line for line in kept if line["of"] == depths.text]
     for seed in range(seeds):
-        graph, order = depths.ranked(seed)
-        for count in counts(len(order)):
+        graph, values = depths.ranked(seed)
+        for count in counts(len(values)):
             if any((line["seed"], line["removed"]) == (seed, count) for line in lines):
                 continue
-            lines.append(depths.line(graph, order[:count], seed))
+            lines.append(depths.line(graph, values[:count], seed))
             with open(store, "a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             console.print(f"seed {seed}, {count} removed: {lines[-1]['accuracy']:.4f}", style="dim")

@@ -98,10 +98,11 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     """Which layers a network of a budget does better without.
 
     The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
-    How many of them go is found by trying: networks without the first k, at the budget and of widths that are worth the
-    same, are trained from new initial weights on the training samples outside the judge split. First a third and two thirds of
-    the layers, then a sixth more and less than the best, until both of these are worse, and none where nothing that was tried is
-    better than the deepest. Of those that are as good the deepest is taken. What is left has channels to grow in.
+    Every resolution keeps one (`resolutions_kept`). How many of the others go is found by trying: networks without the first k, at
+    the budget and of widths that are worth the same, are trained from new initial weights on the training samples outside the
+    judge split. First a third and two thirds of the layers, then a sixth more and less than the best, until both of these are
+    worse, and none where nothing that was tried is better than the deepest. Of those that are as good the deepest is taken. What
+    is left has channels to grow in.
 
     Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST` of it with
     few samples.
@@ -113,7 +114,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         options: how the run trains.
         epochs: of the run.
     """
-    order = leaving_channels(graph, least_missed(graph, analyses, budget))
+    order = leaving_channels(graph, resolutions_kept(graph, least_missed(graph, analyses, budget)))
     problem = analyses.problem
     length = trial_length(epochs, samples_apart(problem), options.batch_size)
     training = TrialTraining(problem, options, length)
@@ -185,10 +186,9 @@ def as_good(tried: Mapping[int, float], tolerance: float = TOLERANCE) -> list[in
 def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:
     """What can be removed, that first which the loss misses least for its share of the cost at a budget.
 
-    The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other. Every
-    resolution keeps a layer (`resolutions_kept`). The seed ranks them, not a network of the budget, which could be trained no
-    longer than those on trial, and ranked worse. Ranking anew after each removal gave nearly the same order, at 2 to 3 times the
-    cost.
+    The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other. The
+    seed ranks them, not a network of the budget, which could be trained no longer than those on trial, and ranked worse. Ranking
+    anew after each removal gave nearly the same order, at 2 to 3 times the cost.
     """
     problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
     layers = removable_layers(graph, spaces)
@@ -202,7 +202,7 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
         whole, rest = cost(wide), cost(without(wide, [layer.value]))
         share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
-    return resolutions_kept(graph, sorted(missed, key=missed.__getitem__))
+    return sorted(missed, key=missed.__getitem__)
 
 
 def resolutions_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[RemovableLayer]:
