@@ -127,7 +127,11 @@ def score(
 @click.option("--final", type=click.Choice(["continue", "cycle", "retrain"]), default="cycle", show_default=True,
               help="One cosine of the learning rate over the whole run; a constant rate, then a cosine after the last "
               "rewrite; or the same with the grown architecture trained from new initial weights.")  # fmt: skip
-@click.option("--final-lr", type=float, help="Highest learning rate after the last rewrite; default: that of --lr.")
+@click.option(
+    "--final-lr",
+    type=float,
+    help="Highest learning rate after the last rewrite; default: that of --lr. With BatchNorm twice that is worth trying.",
+)
 @click.option("--perturb", type=click.FloatRange(0, 1), default=0.3, show_default=True,
               help="Share of new initial weights mixed in after every rewrite, without which a network that was trained while "
               "it was small learns less; 0 keeps what a pretrained network knows.")  # fmt: skip

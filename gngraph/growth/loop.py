@@ -108,8 +108,9 @@ def grow(
         final_epochs: training after the last. It pays for itself: of 60 epochs of a small VGG or ResNet, growth is best over within
             24, in three rounds (README, Benchmarks).
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
-        final_lr: highest learning rate of that training; None: that of `train`. A shorter training wants a higher rate: a small
-            VGG-11 reached .632 in 42 epochs from .1 and .643 from .2, in 60 epochs .65 from both (README, Benchmarks).
+        final_lr: highest learning rate of that training; None: that of `train`. It is shorter than a training from scratch for the
+            whole run, and networks with BatchNorm gain half a point from twice the rate (README, Benchmarks); one without
+            norms, trained at the highest rate that it bears, does not bear that.
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
         depth: "search": before the first rewrite those layers go without which short trainings at the budget come out
@@ -167,7 +168,8 @@ def grow_by(
 ) -> GrowthResult:
     """Grow `graph` by a strategy of one's own, or shrink it where it is above the budget; all else is as in `grow`.
 
-    A lookahead finds its strategy in the first round, and can only grow. All layers stay unless a search is asked for.
+    A lookahead finds its strategy in the first round, and can only grow. Unless it is asked for, all layers stay, and nothing is
+    mixed into the weights.
     """
     if final not in FINALS:
         raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
