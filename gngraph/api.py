@@ -245,7 +245,6 @@ def grow(
     epochs: int = 4,
     final_epochs: int = 18,
     final: Final = "cycle",
-    final_lr: float | None = None,
     perturb: float = 0.3,
     depth: Depth = "search",
     curvature: str = "mc",
@@ -263,8 +262,8 @@ def grow(
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
-        rounds, epochs, final_epochs, final, final_lr, perturb, depth, curvature, kinds, selection, allocation, observer, train:
-            see `gngraph.growth.loop.grow`.
+        rounds, epochs, final_epochs, final, perturb, depth, curvature, kinds, selection, allocation, observer, train: see
+            `gngraph.growth.loop.grow`.
         out: a folder for the network in every format, the history and its pictures.
 
     Raises:
@@ -285,7 +284,6 @@ def grow(
         epochs=epochs,
         final_epochs=final_epochs,
         final=final,
-        final_lr=final_lr,
         perturb=perturb,
         depth=depth,
         curvature=curvature,

@@ -83,8 +83,6 @@ def test_a_table_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert paid["epochs"] == max(1, round(grown["training_flops"] / (3 * uniform["flops"] * 120)))
     wrong = CliRunner().invoke(bench_growth.main, [*arguments, "--methods", "magic"])
     assert wrong.exit_code == 2 and "job 'search' has no method 'magic'" in wrong.output
-    wrong = CliRunner().invoke(bench_growth.main, ["extend", *arguments[1:], "--final-lr", "0.2"])
-    assert wrong.exit_code == 2 and "--final-lr is for 'search'" in wrong.output
 
 
 def test_layers_that_growth_left_are_trained_at_uniform_widths(tmp_path: Path) -> None:
@@ -99,7 +97,7 @@ def test_layers_that_growth_left_are_trained_at_uniform_widths(tmp_path: Path) -
 def run_of(job: str, folder: Path, budget: Budget) -> Run:
     settings = Settings(
         job=job, network="mlp", data="digits", size=0, train=0, epochs=1, tuning=1, rounds=1, growing=0.5,
-        final="cycle", final_lr=None, perturb=0.5,
+        final="cycle", perturb=0.5,
         design="uniform", start=0.5, extension=0.5, shrinkage=0.5, optimizer="sgd", lr=None, weight_decay=5e-4,
         batch_size=64, samples=60,
     )  # fmt: skip

@@ -138,7 +138,6 @@ def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Co
     assert 600 < load("run/model.gng").num_params() <= 1200
     assert " new" in command("diff", "run/seed.gng", "run/model.gng").out
     assert "is not empty" in command.refused(*words, "-o", "run")
-    assert "one cosine" in command.refused(*words, "--final", "continue", "--final-lr", 0.2, "-o", "other")
     before = Path("run/history.jsonl").read_text()
     command.ok(*words, "--final-epochs", 0, "-o", "run", "--force")
     assert Path("run/history.jsonl.old").read_text() == before

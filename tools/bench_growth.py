@@ -293,7 +293,6 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--growing", default=0.4, show_default=True, help="share of the epochs before the last rewrite")
 @click.option("--final", type=click.Choice(list(FINALS)), default="cycle", show_default=True)
-@click.option("--final-lr", type=float, help="highest learning rate after the last rewrite; default: that of --lr")
 @click.option(
     "--perturb", type=float, help="share of new weights mixed in after a rewrite; default: the library's for the job"
 )
@@ -315,20 +314,18 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
-    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, final_lr: float | None,
-    perturb: float | None, design: str, start: float, extension: float, shrinkage: float, optimizer: str, lr: float | None,
-    weight_decay: float, batch: int, samples: int, seeds: int, device: str, threads: int, workers: int, out: Path,
+    methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float | None, design: str,
+    start: float,    extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int,
+    samples: int, seeds: int, device: str, threads: int, workers: int, out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
     share = (PERTURB if job == "search" else 0.0) if perturb is None else perturb
     settings = Settings(
-        job, network, data, size, train, epochs, tuning, rounds, growing, final, final_lr, share, design, start, extension,
-        shrinkage, optimizer, lr, weight_decay, batch, samples,
+        job, network, data, size, train, epochs, tuning, rounds, growing, final, share, design, start, extension, shrinkage,
+        optimizer, lr, weight_decay, batch, samples,
     )  # fmt: skip
     if rounds < 1 or not 0 < start <= 1 or rounds * settings.round_epochs > epochs:
         raise click.UsageError(f"{rounds} rounds do not fit {epochs} epochs, or --start {start} is no share of 1")
-    if final_lr is not None and job != "search":
-        raise click.UsageError(f"--final-lr is for 'search': in '{job}' all methods train on at the same rate")
     names = list(JOBS[job]) if methods == "all" else (methods or DEFAULTS[job]).split(",")
     wanted = with_repeats(job, names)
     try:

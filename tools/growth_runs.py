@@ -50,9 +50,8 @@ class Settings:
         tuning: epochs after the rewrite in the other jobs.
         rounds: rewrites of a growth run.
         growing: share of the epochs that lie before the last rewrite.
-        final: of a growth run, see `FINALS`. Networks trained from scratch follow one cosine.
-        final_lr: highest learning rate after the last rewrite of a growth run; None: `lr`.
         perturb: share of new initial weights mixed in after a rewrite.
+        final: of a growth run, see `FINALS`. Networks trained from scratch follow one cosine.
         design: which plain design the trained network is, and the seed of a search.
         start: cost of the seed of a search as a share of the budget.
         extension: what "extend" adds to parameters and FLOPs, as a share.
@@ -71,7 +70,6 @@ class Settings:
     rounds: int
     growing: float
     final: Final
-    final_lr: float | None
     perturb: float
     design: str
     start: float
@@ -241,7 +239,6 @@ class Run:
             epochs=epochs,
             final_epochs=final_epochs,
             final=self.settings.final,
-            final_lr=self.settings.final_lr,
             perturb=self.settings.perturb,
             depth=depth,
             observer=stages,

@@ -127,11 +127,6 @@ def score(
 @click.option("--final", type=click.Choice(["continue", "cycle", "retrain"]), default="cycle", show_default=True,
               help="One cosine of the learning rate over the whole run; a constant rate, then a cosine after the last "
               "rewrite; or the same with the grown architecture trained from new initial weights.")  # fmt: skip
-@click.option(
-    "--final-lr",
-    type=float,
-    help="Highest learning rate after the last rewrite; default: that of --lr. With BatchNorm twice that is worth trying.",
-)
 @click.option("--perturb", type=click.FloatRange(0, 1), default=0.3, show_default=True,
               help="Share of new initial weights mixed in after every rewrite, without which a network that was trained while "
               "it was small learns less; 0 keeps what a pretrained network knows.")  # fmt: skip
@@ -160,7 +155,6 @@ def grow(
     epochs: int,
     final_epochs: int,
     final: Final,
-    final_lr: float | None,
     perturb: float,
     depth: Depth,
     curvature: str,
@@ -198,7 +192,6 @@ def grow(
             epochs=epochs,
             final_epochs=final_epochs,
             final=final,
-            final_lr=final_lr,
             perturb=perturb,
             depth=depth,
             curvature=curvature,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -76,7 +76,6 @@ def grow(
     epochs: int = 4,
     final_epochs: int = 18,
     final: Final = "cycle",
-    final_lr: float | None = None,
     perturb: float = PERTURB,
     depth: Depth = "search",
     curvature: str = "mc",
@@ -108,9 +107,6 @@ def grow(
         final_epochs: training after the last. It pays for itself: of 60 epochs of a small VGG or ResNet, growth is best over within
             24, in three rounds (README, Benchmarks).
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
-        final_lr: highest learning rate of that training; None: that of `train`. It is shorter than a training from scratch for the
-            whole run, and networks with BatchNorm gain half a point from twice the rate (README, Benchmarks); one without
-            norms, trained at the highest rate that it bears, does not bear that.
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
         depth: "search": before the first rewrite those layers go without which short trainings at the budget come out
@@ -140,7 +136,6 @@ def grow(
         epochs=epochs,
         final_epochs=final_epochs,
         final=final,
-        final_lr=final_lr,
         perturb=perturb,
         depth=depth,
         out=out,
@@ -159,7 +154,6 @@ def grow_by(
     epochs: int,
     final_epochs: int,
     final: Final = "cycle",
-    final_lr: float | None = None,
     perturb: float = 0.0,
     depth: Depth = "keep",
     out: Path | None = None,
@@ -168,31 +162,24 @@ def grow_by(
 ) -> GrowthResult:
     """Grow `graph` by a strategy of one's own, or shrink it where it is above the budget; all else is as in `grow`.
 
-    A lookahead finds its strategy in the first round, and can only grow. Unless it is asked for, all layers stay, and nothing is
-    mixed into the weights.
+    A lookahead finds its strategy in the first round, and can only grow. All layers stay unless a search is asked for.
     """
     if final not in FINALS:
         raise TrainingError(f"final training '{final}' is unknown; choose one of {', '.join(FINALS)}")
-    if final == "continue" and final_lr is not None:
-        raise TrainingError(
-            "one cosine over the whole run has one rate: give 'final_lr' with final training 'cycle' or 'retrain'"
-        )
     if not 0 <= perturb <= 1:
         raise TrainingError(f"'perturb' is a share between 0 and 1, not '{perturb:g}'")
     if depth not in DEPTHS:
         raise TrainingError(f"depth '{depth}' is unknown; choose one of {', '.join(DEPTHS)}")
     targets = round_budgets(cost(graph), budget, rounds)
     horizon = rounds * epochs + final_epochs if final == "continue" else None
-    options = train or TrainOptions()
-    last = options if final_lr is None else replace(options, lr=final_lr)
-    run = _Run(strategy, graph, problem, budget, options, horizon, perturb, observer, out)
+    run = _Run(strategy, graph, problem, budget, train or TrainOptions(), horizon, perturb, observer, out)
     for number, target in enumerate(targets, 1):
         run.round(
             number, rounds, target, epochs, rounds * epochs + final_epochs if depth == "search" and number == 1 else 0
         )
     if final == "retrain":
         run.restart()
-    run.finish(rounds + 1, rounds, final_epochs, last)
+    run.finish(rounds + 1, rounds, final_epochs)
     return GrowthResult(graph, run.graph, run.history, run.lineage.sources())
 
 
@@ -323,10 +310,9 @@ class _Run:
         self.state = OptimizerState({})
         self.warm, self.share = False, 0.0
 
-    def finish(self, number: int, rounds: int, epochs: int, options: TrainOptions) -> None:
-        """The final training, by options of its own."""
+    def finish(self, number: int, rounds: int, epochs: int) -> None:
+        """The final training."""
         self._begin(number)
-        self.trainer = Trainer(self.problem, options)
         record: Record = {"kind": "final", "round": number, "rounds": rounds}
         self.graph = self._train(epochs, "cosine", record)
         self._close(record)

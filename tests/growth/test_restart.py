@@ -38,16 +38,3 @@ def test_the_rate_falls_as_the_final_training_says() -> None:
         TrainingError, match="final training 'twice' is unknown; choose one of continue, cycle, retrain"
     ):
         grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=1, final="twice")  # type: ignore[arg-type]
-
-
-def test_the_final_training_may_have_a_rate_of_its_own() -> None:
-    seed, rates = seed_graph(), []
-    limit = 2 * cost(seed).params
-    for given in (None, 0.2):
-        result = grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=2, final_lr=given)
-        rates.append([epoch["lr"] for record in result.history for epoch in record["epochs"]])
-    assert rates[1] == pytest.approx([rates[0][0], 2 * rates[0][1], 2 * rates[0][2]])
-    with pytest.raises(TrainingError, match="one cosine over the whole run has one rate"):
-        grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=1, final="continue", final_lr=0.2)
-    with pytest.raises(TrainingError, match=r"'lr' cannot be '-1\.0'"):
-        grow(seed, problem(), max_params=limit, rounds=1, epochs=10**9, final_epochs=1, final_lr=-1.0)
