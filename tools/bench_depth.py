@@ -212,8 +212,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for the finished depths")
 def main(
     data: str, download: bool, size: int, train: int, network: str, budget: str, start: float, ranking: int, epochs: int,
-    lr: float | None, lengths: str, samples: int, order: str, seeds: int, device: str, threads: int,
-    out: Path,
+    lr: float | None, lengths: str, samples: int, order: str, seeds: int, device: str, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Train every depth, and print the tables."""
     torch.set_num_threads(threads)
