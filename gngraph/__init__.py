@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from gngraph.analysis.cost import Budget
     from gngraph.analysis.manager import AnalysisManager, Problem
     from gngraph.api import diff, extend, grow, load, reshape, shrink
-    from gngraph.convert.archive import save
-    from gngraph.convert.from_torch import from_torch
-    from gngraph.convert.to_onnx import export_onnx
-    from gngraph.convert.to_torch import to_torch
+    from gngraph.deploy.to_onnx import export_onnx
+    from gngraph.files.archive import save
+    from gngraph.importing.from_torch import from_torch
     from gngraph.ir.graph import Graph
     from gngraph.ir.text import parse
+    from gngraph.lowering.to_torch import to_torch
     from gngraph.passes import PassManager
     from gngraph.scoring.gauss_newton import GaussNewton
 
@@ -62,16 +62,16 @@ _HOMES = {
     "PassManager": "gngraph.passes",  # so that pass texts are known wherever there is a pass manager
     "Problem": "gngraph.analysis.manager",
     "diff": "gngraph.api",
-    "export_onnx": "gngraph.convert.to_onnx",
+    "export_onnx": "gngraph.deploy.to_onnx",
     "extend": "gngraph.api",
-    "from_torch": "gngraph.convert.from_torch",
+    "from_torch": "gngraph.importing.from_torch",
     "grow": "gngraph.api",
     "load": "gngraph.api",
     "parse": "gngraph.ir.text",
     "reshape": "gngraph.api",
-    "save": "gngraph.convert.archive",
+    "save": "gngraph.files.archive",
     "shrink": "gngraph.api",
-    "to_torch": "gngraph.convert.to_torch",
+    "to_torch": "gngraph.lowering.to_torch",
 }
 
 

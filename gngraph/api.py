@@ -14,22 +14,22 @@ from torch.utils.data import Dataset, Subset
 
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.manager import Problem
-from gngraph.convert import archive
-from gngraph.convert.checkpoint import FileFormat, Trust, load_module, sniff
-from gngraph.convert.from_torch import Heads, from_torch
-from gngraph.convert.to_torch import run
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
 from gngraph.data import Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
 from gngraph.errors import DataError, GnGraphError, ModelFileError
+from gngraph.files import archive
+from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
+from gngraph.importing.from_torch import Heads, from_torch
 from gngraph.ir import Graph, GraphDiff, TensorType
 from gngraph.ir import diff as structural_diff
+from gngraph.lowering.to_torch import run
 
 if TYPE_CHECKING:
     from gngraph.growth.loop import GrowthResult
     from gngraph.growth.observer import Observer
-    from gngraph.growth.options import Depth, Final, TrainOptions
     from gngraph.growth.run_folder import RunFiles
+    from gngraph.training.options import Depth, Final, TrainOptions
 
 Shape = tuple[int, ...]
 
@@ -52,7 +52,7 @@ def load(
     Args:
         source: a gngraph archive; a whole pickled module or a state dict (with `arch`); or `pkg.module:factory`.
         input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own.
-        arch, width, classes: what a state dict belongs to, see `gngraph.convert.checkpoint.load_module`.
+        arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
         trust: whether the file may run code while it is loaded.
         train_only: see `from_torch`.
 

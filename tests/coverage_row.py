@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
 from gngraph.analysis.equivalence import probe_of
 from gngraph.analysis.topology import cut_points
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import lower, to_torch
 from gngraph.errors import GnGraphError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower, to_torch
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel

@@ -11,9 +11,9 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphism import SplitChannel
 from tests.morphism_errors import applied
 from tests.small_networks import calibrated

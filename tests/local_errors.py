@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import FLOOR, probe_of
-from gngraph.convert.interpreter import Interpreter
-from gngraph.convert.to_torch import lower
 from gngraph.ir import Graph, Node, Ref, TensorType
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import NewChannel, PruneChannel, SplitChannel
 from tests.morphism_errors import applied

@@ -11,8 +11,8 @@ from torch import fx
 
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
-from gngraph.convert.to_torch import lower
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite

@@ -22,12 +22,12 @@ from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.analysis.cost import CostModel, cost
 from gngraph.analysis.equivalence import outputs64, probe_of
 from gngraph.analysis.topology import cut_points
-from gngraph.convert.archive import load, save
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
 from gngraph.errors import PassError, UnsupportedModelError
+from gngraph.files.archive import load, save
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Flag, Graph, Ref, TensorType, TupleType, Type, format_graph, parse, verify
 from gngraph.ir.types import replace_refs
+from gngraph.lowering.to_torch import to_torch
 from gngraph.ops.conv import specialise
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.insertion import BLOCKS

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import outputs64
-from gngraph.convert.to_torch import lower
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.layer_removal import RemovableLayer, remove_layer
 from gngraph.rewrite.morphism import RemoveLayer
 from tests.local_errors import relative

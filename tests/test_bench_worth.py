@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from gngraph.scoring.allocation import POWER
+from gngraph.search.widths import POWER
 from tools.bench_worth import fitted, main, relative
 
 

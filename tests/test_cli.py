@@ -18,7 +18,7 @@ from gngraph.cli import gngraph as group
 from gngraph.cli import main
 from gngraph.cli.learning import grow as grow_command
 from gngraph.cli.learning import score as score_command
-from gngraph.convert.archive import load
+from gngraph.files.archive import load
 from gngraph.growth import loop as growth_loop
 from gngraph.scoring.second_look import LOOKS
 from gngraph.zoo import build_seed

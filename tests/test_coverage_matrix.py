@@ -13,9 +13,9 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import cut_points
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import Lowered, lower
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.rewrite.insertion import insert_layer
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism, PruneChannel
 from tests import coverage_row, local_errors, merge_errors

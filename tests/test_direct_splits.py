@@ -13,8 +13,8 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring import proposer

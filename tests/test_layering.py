@@ -28,26 +28,33 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
     return Layer(frozenset(gngraph.split()), frozenset(third_party.split()))
 
 
-BELOW_PASSES = "errors ir ops convert curvature data zoo analysis rewrite scoring"
+BELOW_PASSES = "errors ir ops lowering importing source files deploy curvature data zoo analysis rewrite scoring"
+BELOW_GROWTH = f"{BELOW_PASSES} passes training search"
 LAYERS = {
     "errors": layer(),
     "ir": layer("errors", "torch"),
     "ops": layer("errors ir", "torch torchvision"),
-    "convert": layer("errors ir ops zoo", "torch torchvision numpy onnx onnxruntime onnxscript safetensors"),
+    "lowering": layer("errors ir ops", "torch"),
+    "importing": layer("errors ir ops lowering", "torch torchvision"),
+    "source": layer("errors ir ops lowering", "torch safetensors"),
+    "files": layer("errors ir ops zoo", "torch torchvision safetensors"),
+    "deploy": layer("errors ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors", "torch"),
     "data": layer("errors", "torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
-    "analysis": layer("errors ir ops convert curvature data", "torch numpy networkx"),
-    "rewrite": layer("errors ir ops convert analysis", "torch"),
-    "scoring": layer("errors ir ops convert curvature data analysis rewrite", "torch"),
+    "analysis": layer("errors ir ops lowering curvature data", "torch numpy networkx"),
+    "rewrite": layer("errors ir ops lowering analysis", "torch"),
+    "scoring": layer("errors ir ops lowering curvature data analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
-    "growth": layer(f"{BELOW_PASSES} passes", "torch accelerate safetensors numpy rich"),
-    "report": layer(f"{BELOW_PASSES} passes growth", "torch numpy matplotlib rich"),
+    "training": layer("errors ir ops lowering curvature data zoo analysis rewrite", "torch accelerate"),
+    "search": layer("errors ir ops lowering curvature data analysis rewrite scoring training", "torch"),
+    "growth": layer(BELOW_GROWTH, "torch"),
+    "report": layer(f"{BELOW_GROWTH} growth", "torch numpy matplotlib rich"),
     # `gngraph` is the package's own root: its public names and version.
-    "api": layer(f"{BELOW_PASSES} passes growth report", "torch"),
-    "cli": layer(f"gngraph {BELOW_PASSES} passes growth report api", "torch click rich"),
+    "api": layer(f"{BELOW_GROWTH} growth report", "torch"),
+    "cli": layer(f"gngraph {BELOW_GROWTH} growth report api", "torch click rich"),
     "__main__": layer("cli"),
-    "__init__": layer(f"{BELOW_PASSES} passes growth report api"),
+    "__init__": layer(f"{BELOW_GROWTH} growth report api"),
 }
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.data import load_data
+from gngraph.importing.from_torch import from_torch
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, PruneChannel, SplitChannel
 from tools import fig3
 from tools.measuring import Agreement, Samples, alike, apply, changes, sample, trained, unanalysed

@@ -22,17 +22,17 @@ from torch.nn import functional as F
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel, cost
 from gngraph.analysis.equivalence import relative_error
-from gngraph.convert.archive import load, save
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
 from gngraph.errors import FrozenSpaceError
+from gngraph.files.archive import load, save
 from gngraph.growth.loop import grow
-from gngraph.growth.options import TrainOptions
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
-from tests.growth.problems import problem, small_vgg
+from gngraph.training.options import TrainOptions
 from tests.morphism_errors import applied, errors_of
+from tests.problems import problem, small_vgg
 from tests.random_blocks import Block
 from tests.small_networks import calibrated, conv_block
 

@@ -18,15 +18,15 @@ from torch.nn import functional as F
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel, cost
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.source import to_source
-from gngraph.convert.to_torch import to_torch
+from gngraph.importing.from_torch import from_torch
+from gngraph.lowering.to_torch import to_torch
 from gngraph.ops.rules import all_axes
 from gngraph.ops.spec import _TABLE
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer, NewChannel
+from gngraph.source.export import to_source
 from tests.morphism_errors import applied
 from tests.random_blocks import Block, raw
 from tests.random_checks import PairError, check_pair, pair_of

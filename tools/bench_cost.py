@@ -41,11 +41,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.layout import layout_of
-from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.layout import layout_of
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.second_look import LOOKS

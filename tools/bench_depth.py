@@ -1,7 +1,7 @@
 """How deep a network is best by training it to the end in every depth, beside what short trials of the same networks would choose.
 
 A seed of --start of the budget is trained as growth trains one before its first rewrite, and its layers are ranked as growth ranks
-them (`gngraph.growth.depth`). Networks without the first k of them, at the widths that trials have at the budget, are trained for
+them (`gngraph.search.depth`). Networks without the first k of them, at the widths that trials have at the budget, are trained for
 --epochs from scratch, and for short trials: of the length that growth gives them (x1), and of others (--lengths). The first
 table has the loss of every trial and the accuracy at the end; the second what each length and tolerance would choose, and how many
 points of accuracy that is below the best depth: the evidence for `LENGTH`, `TOLERANCE` and `PARTS`. With `--order missed` layers go
@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import Data, Download, load_data
-from gngraph.growth.batchnorm import reestimate
-from gngraph.growth.depth import (
+from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import RemovableLayer
+from gngraph.search.depth import (
     PARTS,
     TOLERANCE,
     TrialTraining,
@@ -46,13 +47,12 @@ from gngraph.growth.depth import (
     trial_length,
     without,
 )
-from gngraph.growth.evaluation import evaluate
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.restart import restarted
-from gngraph.growth.seeding import mixed
-from gngraph.growth.training import Trainer
-from gngraph.ir import Graph
-from gngraph.rewrite.layer_removal import RemovableLayer
+from gngraph.training.batchnorm import reestimate
+from gngraph.training.evaluation import evaluate
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.restart import restarted
+from gngraph.training.seeding import mixed
+from gngraph.training.training import Trainer
 from tools.bench_growth import budget_named, shrunken
 from tools.growth_designs import FAMILY, designed
 

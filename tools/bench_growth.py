@@ -41,8 +41,8 @@ from gngraph.analysis.cost import Budget, cost, parse_count
 from gngraph.analysis.manager import Problem
 from gngraph.data import ArrayDataset, CropFlip, Data, Download, from_arrays, load_data
 from gngraph.errors import GnGraphError
-from gngraph.growth.options import FINALS, PERTURB, Final
 from gngraph.ir import Graph
+from gngraph.training.options import FINALS, PERTURB, Final
 from tools.growth_designs import DESIGNS, SHAPES, family, to_widths, widths_within
 from tools.growth_jobs import JOBS, REPEATED
 from tools.growth_report import draw, table, write_csv

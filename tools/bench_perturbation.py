@@ -25,10 +25,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.cost import cost
-from gngraph.convert.from_torch import from_torch
-from gngraph.growth.evaluation import evaluate
 from gngraph.growth.loop import grow
-from gngraph.growth.options import PERTURB, TrainOptions
+from gngraph.importing.from_torch import from_torch
+from gngraph.training.evaluation import evaluate
+from gngraph.training.options import PERTURB, TrainOptions
 from tools.experiment import Experiment, experiment_options
 
 console = Console(width=120)

@@ -22,12 +22,12 @@ from rich.table import Table
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel
-from gngraph.convert.from_torch import from_torch
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
-from gngraph.scoring.allocation import allocated
 from gngraph.scoring.gauss_newton import Candidate, Moments, Scores
 from gngraph.scoring.selection import CAUTION, Selection, select
+from gngraph.search.widths import allocated
 from gngraph.zoo import build_seed
 
 console = Console(width=120)

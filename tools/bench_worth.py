@@ -3,7 +3,7 @@
 Random shapes around uniform widths, all as large as one budget of FLOPs allows, are trained from scratch, a seed each. The worths
 w in accuracy = constant - sum of w / width^POWER, none below 0, are fitted to them by least squares. Beside them stand, from the
 uniform network trained for as long: what is measured by removing a quarter of the channels together
-(`gngraph.scoring.worth`), and n^2 times the median loss of removing one, which is what a channel's removal value would say. All
+(`gngraph.search.worth`), and n^2 times the median loss of removing one, which is what a channel's removal value would say. All
 worths are in units of their mean. A finished shape is a line of OUT/shapes.jsonl and is not trained again.
 
     tools/bench_worth.py --data cifar10.npz --size 16 --train 10000 --network vgg11 --flops 900k --shapes 48 --out shapes/
@@ -34,15 +34,15 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, parse_count
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import Data, Download, load_data
-from gngraph.growth.batchnorm import reestimate
-from gngraph.growth.evaluation import evaluate
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.restart import restarted
-from gngraph.growth.training import Trainer
 from gngraph.ir import Graph
-from gngraph.scoring.allocation import POWER
 from gngraph.scoring.gauss_newton import GaussNewton
-from gngraph.scoring.worth import measured_worths
+from gngraph.search.widths import POWER
+from gngraph.search.worth import measured_worths
+from gngraph.training.batchnorm import reestimate
+from gngraph.training.evaluation import evaluate
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.restart import restarted
+from gngraph.training.training import Trainer
 from tools.bench_growth import shrunken
 from tools.growth_designs import SHAPES, family, to_widths, widths_within
 

@@ -20,14 +20,14 @@ from gngraph.analysis.manager import Problem
 from gngraph.cli.networks import describe_onnx
 from gngraph.cli.progress import EpochLines, RunProgress, percent
 from gngraph.cli.tables import console
-from gngraph.convert.from_torch import from_torch
 from gngraph.data import load_data
 from gngraph.errors import GnGraphError
-from gngraph.growth.evaluation import evaluate
 from gngraph.growth.loop import GrowthResult, grow
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.training import Trainer
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.training.evaluation import evaluate
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
 
 OUT = console()

@@ -9,9 +9,9 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel, cost
-from gngraph.convert.from_torch import from_torch
 from gngraph.data import Data
 from gngraph.errors import BudgetError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes.channel_choice import weakest
 from gngraph.rewrite.morphing import morph

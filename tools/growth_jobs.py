@@ -18,20 +18,20 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.api import input_shape_of
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
 from gngraph.data import batches
 from gngraph.errors import BudgetError
-from gngraph.growth.evaluation import evaluate
 from gngraph.growth.jobs import strategy
-from gngraph.growth.perturbation import perturbed
-from gngraph.growth.seeding import mixed
-from gngraph.growth.strategy import GaussNewtonGrowth, Strategy
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphing import morph
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.merging import merged_into_rest
 from gngraph.scoring.selection import select
+from gngraph.search.strategy import GaussNewtonGrowth, Strategy
+from gngraph.training.evaluation import evaluate
+from gngraph.training.perturbation import perturbed
+from gngraph.training.seeding import mixed
 from tools.growth_designs import DESIGNS, SHAPES, to_widths, widths_within
 from tools.growth_methods import SEARCH, STRATEGIES, Method
 from tools.growth_runs import Meter, Run

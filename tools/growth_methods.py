@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gngraph.analysis.cost import Budget
-from gngraph.growth.lookahead import Lookahead
-from gngraph.growth.options import Depth
-from gngraph.growth.step import Plan
-from gngraph.growth.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unselected
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.selection import Selection
+from gngraph.search.lookahead import Lookahead
+from gngraph.search.step import Plan
+from gngraph.search.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unselected
+from gngraph.training.options import Depth
 from tools.growth_designs import DESIGNS
 from tools.growth_runs import Run
 

@@ -16,19 +16,19 @@ from torch.utils.flop_counter import flop_registry
 
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import Problem
-from gngraph.convert.archive import load, save
-from gngraph.growth.batchnorm import BATCHES, reestimate
-from gngraph.growth.depth import DEPTH
-from gngraph.growth.evaluation import evaluate
-from gngraph.growth.lookahead import LOOKAHEAD, Lookahead
+from gngraph.files.archive import load, save
 from gngraph.growth.loop import GrowthResult, grow_by
 from gngraph.growth.observer import Unobserved
-from gngraph.growth.options import Depth, Final, Stretch, TrainOptions
-from gngraph.growth.restart import restarted
-from gngraph.growth.seeding import mixed
-from gngraph.growth.strategy import Strategy
-from gngraph.growth.training import Trainer
 from gngraph.ir import Graph
+from gngraph.search.depth import DEPTH
+from gngraph.search.lookahead import LOOKAHEAD, Lookahead
+from gngraph.search.strategy import Strategy
+from gngraph.training.batchnorm import BATCHES, reestimate
+from gngraph.training.evaluation import evaluate
+from gngraph.training.options import Depth, Final, Stretch, TrainOptions
+from gngraph.training.restart import restarted
+from gngraph.training.seeding import mixed
+from gngraph.training.training import Trainer
 from tools.growth_designs import budget_text, designed, widths_of
 
 STEP = 3

@@ -18,16 +18,16 @@ from torch.utils.data import Subset
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import Problem
 from gngraph.api import load
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.interpreter import Interpreter
-from gngraph.convert.layout import layout_of
-from gngraph.convert.to_torch import Lowered, lower
 from gngraph.data import MapDataset, batches
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.training import Trainer
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.layout import layout_of
+from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
 
 SEED = "{seed}"

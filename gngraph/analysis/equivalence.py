@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gngraph.convert.to_torch import lower
 from gngraph.data import MapDataset
 from gngraph.errors import IRError
 from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import dtype_of
+from gngraph.lowering.to_torch import lower
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import Problem

@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
-from gngraph.convert.interpreter import Interpreter
-from gngraph.convert.to_torch import lower
 from gngraph.ir import Graph
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup
 
 if TYPE_CHECKING:

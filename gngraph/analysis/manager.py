@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from gngraph.convert.layout import layout_of
 from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves, replaced
 from gngraph.data import MapDataset, Sample, Splits, batches, make_splits
 from gngraph.errors import DataError, PassError
 from gngraph.ir import Graph
+from gngraph.lowering.layout import layout_of
 
 Result = TypeVar("Result", covariant=True)
 

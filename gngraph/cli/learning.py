@@ -26,7 +26,7 @@ from gngraph.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from gngraph.growth.options import Depth, Final
+    from gngraph.training.options import Depth, Final
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,10 +59,10 @@ def train(
 ) -> None:
     """Train MODEL with a learning rate that falls to 0 along a cosine."""
     from gngraph.cli.progress import EpochLines, percent
-    from gngraph.convert.archive import save
-    from gngraph.growth.evaluation import evaluate
-    from gngraph.growth.options import Stretch
-    from gngraph.growth.training import Trainer
+    from gngraph.files.archive import save
+    from gngraph.training.evaluation import evaluate
+    from gngraph.training.options import Stretch
+    from gngraph.training.training import Trainer
 
     options = training.build()
     graph, problem = open_both(model, how, what)

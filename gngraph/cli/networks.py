@@ -37,8 +37,8 @@ def seed(name: str, width: float, classes: int, input_shape: tuple[int, ...], nu
     NAME is vgg11, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp or torchvision:NAME.
     """
     from gngraph.api import example
-    from gngraph.convert.archive import save
-    from gngraph.convert.from_torch import from_torch
+    from gngraph.files.archive import save
+    from gngraph.importing.from_torch import from_torch
     from gngraph.zoo import build_seed
 
     module = build_seed(name, width=width, classes=classes, input_shape=input_shape, seed=number)
@@ -81,7 +81,7 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
     """
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.api import diff as compare
-    from gngraph.convert.archive import save
+    from gngraph.files.archive import save
     from gngraph.passes import PassManager, parse_passes
     from gngraph.rewrite.pass_manager import printing
 
@@ -132,14 +132,14 @@ def export(model: str, how: ModelOptions, onnx: Path | None, source: Path | None
     if onnx is not None:
         click.echo(describe_onnx(_to_onnx(graph, onnx)))
     if source is not None:
-        from gngraph.convert.source import export_source
+        from gngraph.source.export import export_source
 
         files = export_source(graph, source)
         click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
 
 
 def _to_onnx(graph: Graph, path: Path) -> Any:
-    from gngraph.convert.to_onnx import export_onnx
+    from gngraph.deploy.to_onnx import export_onnx
 
     return export_onnx(graph, path)
 

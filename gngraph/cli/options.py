@@ -15,8 +15,8 @@ from gngraph.cli.parameters import ArchiveFile, Count, Device, Shape
 if TYPE_CHECKING:
     from gngraph.analysis.manager import Problem
     from gngraph.data import Data
-    from gngraph.growth.options import TrainOptions
     from gngraph.ir import Graph
+    from gngraph.training.options import TrainOptions
 
 Command = Callable[..., Any]
 
@@ -35,7 +35,7 @@ class ModelOptions:
     def open(self, model: str, data: Data | None = None) -> Graph:
         """The network in `model`; the data, if given, tells the input shape where nothing else does."""
         from gngraph.api import load
-        from gngraph.convert.checkpoint import Trust
+        from gngraph.files.checkpoint import Trust
 
         return load(
             model,
@@ -89,7 +89,7 @@ class TrainingOptions:
 
     def build(self) -> TrainOptions:
         """The library's own record of them."""
-        from gngraph.growth.options import TrainOptions
+        from gngraph.training.options import TrainOptions
 
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return TrainOptions(**given)

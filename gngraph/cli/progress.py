@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from gngraph.cli.tables import console
 
 if TYPE_CHECKING:
-    from gngraph.growth.training import EpochRecord
+    from gngraph.training.training import EpochRecord
 
 Record = dict[str, Any]
 

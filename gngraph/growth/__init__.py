@@ -1,8 +1,6 @@
-"""Growth: training, the state that survives a rewrite, and the loop that grows a network within a budget."""
+"""Growth: the loop, its history and its folder."""
 
 from gngraph.growth.loop import GrowthResult, grow
 from gngraph.growth.observer import Observer
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.training import Trainer
 
-__all__ = ["GrowthResult", "Observer", "Stretch", "TrainOptions", "Trainer", "grow"]
+__all__ = ["GrowthResult", "Observer", "grow"]

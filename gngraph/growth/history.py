@@ -10,10 +10,10 @@ from typing import Any
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import GnGraphError
-from gngraph.growth.training import EpochRecord
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, RemoveLayer
 from gngraph.rewrite.surgery import SpaceEdit
+from gngraph.training.training import EpochRecord
 
 Record = dict[str, Any]
 """One round as JSON; the keys are those that `gngraph.growth.loop` writes. Only entries called "seconds" differ between

@@ -10,9 +10,9 @@ from gngraph.analysis.cost import Budget, Cost, cost
 from gngraph.analysis.manager import Problem
 from gngraph.errors import BudgetError
 from gngraph.growth.loop import GrowthResult, grow_by
-from gngraph.growth.strategy import KINDS, GaussNewtonGrowth
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.search.strategy import KINDS, GaussNewtonGrowth
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def rework(
 ) -> GrowthResult:
     """Rewrite a trained network once and train it on, with a learning rate that falls to 0 along a cosine.
 
-    Widths follow what they are worth (`gngraph.scoring.allocation`): where the network is too narrow for its budget it gets learned
+    Widths follow what they are worth (`gngraph.search.widths`): where the network is too narrow for its budget it gets learned
     splits and exact new channels, where it is too wide it loses the channels that the loss misses least, which are rebuilt
     from those that stay. A rewrite of which the loss rises more than was predicted is refused, as in `grow`, but for one that must
     shrink the network.

@@ -16,24 +16,10 @@ from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
-from gngraph.growth.batchnorm import reestimate
-from gngraph.growth.capacity import CapacityRecord
-from gngraph.growth.chance import no_better_than_chance
-from gngraph.growth.depth import DEPTH, searched
-from gngraph.growth.evaluation import evaluate
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
-from gngraph.growth.lookahead import LOOKAHEAD, Lookahead, decided_by
 from gngraph.growth.observer import Observer, Unobserved
-from gngraph.growth.optimizer_state import OptimizerState, carry_state
-from gngraph.growth.options import DEPTHS, FINALS, PERTURB, Depth, Final, Schedule, Stretch, TrainOptions
-from gngraph.growth.perturbation import perturbed
-from gngraph.growth.restart import restarted
 from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import require_room, round_budgets
-from gngraph.growth.seeding import mixed
-from gngraph.growth.step import Change, Plan, Step, apply, standard_error
-from gngraph.growth.strategy import KINDS, Situation, Strategy, unscored, unselected
-from gngraph.growth.training import EpochRecord, Trainer
 from gngraph.ir import Graph
 from gngraph.rewrite.layer_removal import removable_layer
 from gngraph.rewrite.morphing import morph
@@ -41,7 +27,21 @@ from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
-from gngraph.scoring.worth import measured_worths
+from gngraph.search.capacity import CapacityRecord
+from gngraph.search.chance import no_better_than_chance
+from gngraph.search.depth import DEPTH, searched
+from gngraph.search.lookahead import LOOKAHEAD, Lookahead, decided_by
+from gngraph.search.step import Change, Plan, Step, apply, standard_error
+from gngraph.search.strategy import KINDS, Situation, Strategy, unscored, unselected
+from gngraph.search.worth import measured_worths
+from gngraph.training.batchnorm import reestimate
+from gngraph.training.evaluation import evaluate
+from gngraph.training.optimizer_state import OptimizerState, carry_state
+from gngraph.training.options import DEPTHS, FINALS, PERTURB, Depth, Final, Schedule, Stretch, TrainOptions
+from gngraph.training.perturbation import perturbed
+from gngraph.training.restart import restarted
+from gngraph.training.seeding import mixed
+from gngraph.training.training import EpochRecord, Trainer
 
 STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
 """Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data, and whether
@@ -110,7 +110,7 @@ def grow(
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.
         depth: "search": before the first rewrite those layers go without which short trainings at the budget come out
-            better (see `gngraph.growth.depth`); "keep": all layers stay, as those of a pretrained network should.
+            better (see `gngraph.search.depth`); "keep": all layers stay, as those of a pretrained network should.
         curvature, kinds: see `GaussNewton`.
         selection: "joint" or "additive".
         allocation: how wide the spaces are to be: a name of `ALLOCATIONS`, or "lookahead", which trains a few of those rules

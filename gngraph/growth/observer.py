@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gngraph.growth.history import Record
-from gngraph.growth.training import EpochRecord
+from gngraph.training.training import EpochRecord
 
 
 class Observer(Protocol):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gngraph.convert.archive import save
-from gngraph.convert.source import export_source
-from gngraph.convert.to_onnx import OnnxReport, export_onnx
+from gngraph.deploy.to_onnx import OnnxReport, export_onnx
+from gngraph.files.archive import save
 from gngraph.growth.history import HistoryWriter, Record
 from gngraph.ir import Graph
+from gngraph.source.export import export_source
 
 if TYPE_CHECKING:
     from gngraph.growth.loop import GrowthResult

@@ -1,6 +1,5 @@
 """Gauss-Newton scoring of morphisms, and the selection of sets of them."""
 
-from gngraph.scoring.allocation import allocated, worths
 from gngraph.scoring.gauss_newton import Candidate, GaussNewton, Moments, Scores
 from gngraph.scoring.selection import RULES, Selection, select
 
@@ -11,7 +10,5 @@ __all__ = [
     "Moments",
     "Scores",
     "Selection",
-    "allocated",
     "select",
-    "worths",
 ]

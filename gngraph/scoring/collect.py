@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.fx.node import map_arg
 
-from gngraph.convert.interpreter import Interpreter
-from gngraph.convert.layout import layout_of
-from gngraph.convert.to_torch import lower
 from gngraph.curvature import Curvature, Loss, Outputs, gradient, pull_back, unstacked
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph, TensorType, TupleType, Type
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.layout import layout_of
+from gngraph.lowering.to_torch import lower
 from gngraph.scoring.sites import Band, Edge
 
 PIECE, VALUES = 64, 2**22

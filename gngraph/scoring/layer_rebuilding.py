@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.convert.to_torch import lower
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
 from gngraph.rewrite.morphism import RemoveLayer

@@ -15,9 +15,9 @@ from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import Problem
-from gngraph.convert.to_torch import lower
 from gngraph.curvature import predicted_change
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 

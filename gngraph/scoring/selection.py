@@ -70,7 +70,7 @@ def select(
     Without a budget the gain alone decides. With one, where the best candidate does not fit, removals whose cost buys
     `PROFIT` times what they lose make room for it. A network above the budget first gives up channels, those that lose
     least for the cost they free, and so does a space above its width in `widths`, beyond which none grows (see
-    `gngraph.scoring.allocation`; a space that is not named there is free). What is returned is the best of the sets passed
+    `gngraph.search.widths`; a space that is not named there is free). What is returned is the best of the sets passed
     through within the budget, so no removal stays that nothing was bought for.
 
     A channel is named by at most one candidate, a space keeps at least one of its channels, no merge rebuilds a channel from

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.convert.from_torch import from_torch
+from gngraph.importing.from_torch import from_torch
 from tests.morphism_errors import errors_of
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel, cost
-from gngraph.convert.from_torch import from_torch
+from gngraph.importing.from_torch import from_torch
 from gngraph.rewrite.morphism import SplitChannel
 from tests.morphism_errors import applied
 from tests.test_user_networks import EinsumMixer, TinyGpt

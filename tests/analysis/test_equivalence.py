@@ -8,7 +8,7 @@ from torch import nn
 
 from gngraph.analysis.equivalence import mean_loss, outputs64, probe_of, relative_error
 from gngraph.analysis.manager import Problem
-from gngraph.convert.from_torch import from_torch
+from gngraph.importing.from_torch import from_torch
 from tests.small_networks import NETWORKS, build
 
 

@@ -13,10 +13,10 @@ from torch.utils.data import TensorDataset
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.input_means import InputMeans
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.curvature import MeanSquaredError
 from gngraph.data import load_data
 from gngraph.errors import DataError, GnGraphError, PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from tests.small_networks import build
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import CutPoint, cut_points, dominating_values
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.interpreter import Interpreter
-from gngraph.convert.to_torch import lower
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.to_torch import lower
 from tests.small_networks import NETWORKS, build, conv_block
 
 

@@ -12,7 +12,7 @@ from gngraph.errors import GnGraphError
 from gngraph.growth.history import HistoryWriter, Lineage, morphism_entries, read_history, without_seconds
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
-from tests.growth.problems import seed_graph
+from tests.problems import seed_graph
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from torch import nn
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import BudgetError
 from gngraph.growth.jobs import rework
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.training import Trainer
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from tests.growth.problems import problem, seed_graph, small_vgg
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.training import Trainer
+from tests.problems import problem, seed_graph, small_vgg
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,21 @@ from torch import nn
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.equivalence import mean_loss
-from gngraph.convert.archive import load, load_history
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import BudgetError, GnGraphError, TrainingError
+from gngraph.files.archive import load, load_history
 from gngraph.growth import loop
 from gngraph.growth.history import Record, read_history, without_seconds
 from gngraph.growth.loop import STAGES, GrowthResult, grow, grow_by
 from gngraph.growth.observer import Unobserved
-from gngraph.growth.options import TrainOptions
-from gngraph.growth.step import Plan
-from gngraph.growth.strategy import GaussNewtonGrowth, Situation
-from gngraph.growth.training import EpochRecord
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, diff
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.selection import Selection
-from tests.growth.problems import dropping, problem, seed_graph, small_vgg
+from gngraph.search.step import Plan
+from gngraph.search.strategy import GaussNewtonGrowth, Situation
+from gngraph.training.options import TrainOptions
+from gngraph.training.training import EpochRecord
+from tests.problems import dropping, problem, seed_graph, small_vgg
 
 TRAIN = TrainOptions(batch_size=32)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from gngraph.analysis.cost import cost
-from gngraph.convert.archive import load
-from gngraph.convert.to_torch import run
 from gngraph.errors import GnGraphError
+from gngraph.files.archive import load
 from gngraph.growth.history import read_history
 from gngraph.growth.loop import GrowthResult, grow
-from gngraph.growth.options import TrainOptions
 from gngraph.growth.run_folder import RunFiles, write_run_folder
+from gngraph.lowering.to_torch import run
 from gngraph.report.figures import draw_history
-from tests.growth.problems import digits, problem, small_vgg
+from gngraph.training.options import TrainOptions
+from tests.problems import digits, problem, small_vgg
 
 
 @pytest.fixture(scope="module")

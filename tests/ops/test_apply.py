@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.convert.from_torch import from_torch
+from gngraph.importing.from_torch import from_torch
 from gngraph.ops import lookup
 
 

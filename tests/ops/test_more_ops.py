@@ -11,15 +11,15 @@ from torch import Tensor, fx
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import probe_of, relative_error
-from gngraph.convert import archive
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.source import to_source
-from gngraph.convert.to_torch import lower
+from gngraph.files import archive
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, TensorType, format_graph, parse, same_structure
+from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup, spec
 from gngraph.ops.rules import all_axes
 from gngraph.rewrite.morphism import NewChannel, SplitChannel
 from gngraph.scoring.sites import PRODUCTS
+from gngraph.source.export import to_source
 from tests.coverage_row import round_trip_differences
 from tests.morphism_errors import applied, errors_of
 from tests.op_networks import CASES, build

@@ -11,9 +11,9 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import outputs64, probe_of
-from gngraph.convert.archive import load, save
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import IRError
+from gngraph.files.archive import load, save
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
 from gngraph.ops.vet import vet
 from gngraph.rewrite.masking import masked

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel, cost
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import lower
 from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import BATCH, Graph, Node, TensorType
+from gngraph.lowering.to_torch import lower
 from gngraph.ops import OpSpec, lookup, register, spec_of_module
 from gngraph.zoo import build_seed
 

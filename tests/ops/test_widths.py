@@ -7,9 +7,9 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import format_graph, parse, same_structure
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphism import NewChannel, SplitChannel
 from tests.morphism_errors import applied, errors_of
 from tests.width_networks import NETWORKS, build

@@ -14,14 +14,14 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.topology import cut_points
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.source import export_source
-from gngraph.convert.to_onnx import export_onnx
+from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
 from gngraph.rewrite import InsertLayer, Morphism, NewChannel, PruneChannel, SplitChannel, morph
 from gngraph.rewrite.insertion import BLOCKS, insert_layer
 from gngraph.rewrite.masking import masked
+from gngraph.source.export import export_source
 from tests.morphism_errors import errors_of
 from tests.small_networks import NETWORKS, build, calibrated
 

@@ -11,8 +11,8 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import FunctionChangedError, PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes import MergeChannels, PassManager
 from gngraph.rewrite.graph_pass import PassResult

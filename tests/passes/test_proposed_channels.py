@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes import PassManager
 from gngraph.rewrite.morphism import NewChannel

@@ -14,15 +14,15 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
 from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.source import export_source
-from gngraph.convert.to_onnx import export_onnx
+from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import PassError
-from gngraph.growth.optimizer_state import OptimizerState, carry_state
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
 from gngraph.rewrite import NewChannel, RemoveLayer, morph
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers, remove_layer
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
+from gngraph.source.export import export_source
+from gngraph.training.optimizer_state import OptimizerState, carry_state
 from tests.passes.test_insert_layer import state_keys
 from tests.removal_errors import removal_error, removed
 from tests.small_networks import NETWORKS, build, calibrated

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import IRError
+from gngraph.importing.from_torch import from_torch
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.surgery import SpaceEdit, rewrite
 from tests.small_networks import build

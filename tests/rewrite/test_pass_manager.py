@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import FunctionChangedError, IRError, PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes import Cleanup, NewChannels, PruneChannels, SplitChannels
 from gngraph.rewrite import graph_pass

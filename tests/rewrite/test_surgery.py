@@ -9,10 +9,10 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
 from gngraph.errors import FrozenSpaceError, IRError, PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.masking import masked

@@ -15,17 +15,17 @@ from torch.utils.data import Dataset
 import gngraph
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import lower
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads, MeanSquaredError
 from gngraph.errors import DataError, GnGraphError
-from gngraph.growth.evaluation import evaluate
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.training import Trainer
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
+from gngraph.training.evaluation import evaluate
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.training import Trainer
 from tests.command_line import Commands, write_bars
 
 SIZES: dict[str, Any] = {"learn": 24, "judge": 24, "report": 24, "batch_size": 16, "device": "cpu"}

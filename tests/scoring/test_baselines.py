@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.to_torch import to_torch
+from gngraph.lowering.to_torch import to_torch
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.split_learning import LearnOptions
 from tests.scoring.test_exact_predictions import report_loss, setting, worst

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.curvature import MonteCarlo
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.scoring.channel_baselines import DirectedChannels, GradMax, Tiny

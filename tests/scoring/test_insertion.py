@@ -12,16 +12,16 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.equivalence import mean_loss, relative_error
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import PassError
 from gngraph.growth.loop import grow
-from gngraph.growth.options import Stretch, TrainOptions
-from gngraph.growth.training import Trainer
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.report.figures import draw_history
 from gngraph.rewrite import InsertLayer, Morphism, morph
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.training import Trainer
 from tests.scoring.test_exact_predictions import CASES, report_loss
 from tests.small_networks import NETWORKS, build
 

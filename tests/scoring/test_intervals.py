@@ -12,8 +12,8 @@ from torch.utils.data import Subset
 
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import MODEL_ERROR, GaussNewton, Moments
 from gngraph.scoring.second_look import SAMPLES

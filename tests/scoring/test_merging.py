@@ -12,8 +12,8 @@ from torch import nn
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite

@@ -11,11 +11,11 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
 from gngraph.analysis.equivalence import mean_loss, relative_error
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
-from gngraph.convert.to_torch import to_torch
 from gngraph.data import load_data
 from gngraph.errors import PassError
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphism import Morphism, NewChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring.gauss_newton import GaussNewton, Scores

@@ -11,9 +11,8 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, CostModel, cost
-from gngraph.convert.from_torch import from_torch
 from gngraph.errors import BudgetError, PassError
-from gngraph.growth.step import Plan, apply
+from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.insertion import insert_layer
 from gngraph.rewrite.morphism import (
@@ -27,9 +26,10 @@ from gngraph.rewrite.morphism import (
 )
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring import selection
-from gngraph.scoring.allocation import FLOOR, POWER, TRUST, allocated, worths
 from gngraph.scoring.gauss_newton import Candidate, Moments, Scores
 from gngraph.scoring.selection import select
+from gngraph.search.step import Plan, apply
+from gngraph.search.widths import FLOOR, POWER, TRUST, allocated, worths
 
 
 @pytest.fixture

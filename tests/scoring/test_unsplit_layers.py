@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gngraph.analysis.manager import AnalysisManager, Problem
-from gngraph.convert.from_torch import from_torch
+from gngraph.importing.from_torch import from_torch
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 
 

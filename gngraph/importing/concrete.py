@@ -1,0 +1,116 @@
+"""What is known of values while a network is traced: enough to decide Python control flow on sizes, without any data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from gngraph.lowering.interpreter import Interpreter
+
+BATCHES = (2, 3)
+"""What holds for both of these numbers of samples is taken to hold for all."""
+
+
+class Undecided(Exception):
+    """A value is not known without data, or depends on the number of samples."""
+
+
+class Shadow:
+    """A graph under construction, run on the meta device as far as it is asked for: shapes and dtypes, no numbers.
+
+    Args:
+        module: what is traced; it is not changed, and none of its tensors is copied.
+        graph: its graph so far.
+        inputs: example inputs, batch first.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
+        self._graph = graph
+        memo: dict[int, Any] = {id(t): _on_meta(t) for t in (*module.parameters(), *module.buffers())}
+        twin = copy.deepcopy(module, memo)
+        batches = [[torch.empty((n, *x.shape[1:]), dtype=x.dtype, device="meta") for x in inputs] for n in BATCHES]
+        self._runs = [_Run(twin, module, graph, batch) for batch in batches]
+
+    def value(self, node: fx.Node) -> Any:
+        """The number, flag or text that a node computes.
+
+        Raises:
+            Undecided: it is not known without data, or it depends on the number of samples.
+        """
+        return self._agreed(node, lambda value: value)
+
+    def length(self, node: fx.Node) -> int:
+        """How many items a tuple, shape or tensor has.
+
+        Raises:
+            Undecided: as for `value`.
+        """
+        return int(self._agreed(node, len))
+
+    def kind(self, node: fx.Node) -> type:
+        """The Python type of what a node computes.
+
+        Raises:
+            Undecided: as for `value`.
+        """
+        found: type = self._agreed(node, type)
+        return found
+
+    def everything(self) -> list[Mapping[fx.Node, Any]]:
+        """Every value of the whole graph for each of `BATCHES`; raises what an op raises that cannot run without data."""
+        last = next(reversed(self._graph.nodes))
+        with torch.no_grad():
+            for run in self._runs:
+                run.upto(last)
+        return [run.env for run in self._runs]
+
+    def _agreed(self, node: fx.Node, read: Any) -> Any:
+        try:
+            with torch.no_grad():
+                first, second = (read(run.upto(node)) for run in self._runs)
+        except Exception as error:  # whatever an op raises that cannot run without data
+            raise Undecided("is not known without data") from error
+        if isinstance(first, torch.Tensor):
+            raise Undecided("is not known without data")
+        if first != second:
+            raise Undecided("depends on the number of samples")
+        return first
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    twin = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
+
+
+class _Run(Interpreter):
+    def __init__(self, twin: nn.Module, module: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
+        super().__init__(twin, garbage_collect_values=False, graph=graph)
+        self._source = module
+        self._inputs = iter(inputs)
+        self._last: fx.Node = graph._root
+
+    def upto(self, node: fx.Node) -> Any:
+        while node not in self.env:
+            self._last = self._last.next
+            self.env[self._last] = self.run_node(self._last)
+        return self.env[node]
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return next(self._inputs, args[0] if args else None)
+
+    # while torch.fx traces, calls of modules and reads of their attributes are recorded: neither may happen here
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.submodules[str(target)].forward(*args, **kwargs)
+
+    def fetch_attr(self, target: str) -> Any:
+        value: Any = self._source  # which has also the constants that were made on the way
+        for part in target.split("."):
+            held = vars(value)
+            tables = (held, *(held.get(table, {}) for table in ("_parameters", "_buffers", "_modules")))
+            value = next(table[part] for table in tables if part in table)
+        return _on_meta(value) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,1 @@
+"""What a round of growth decides: how deep, how wide, and which morphisms."""

@@ -1,0 +1,269 @@
+"""How deep a network is to be: layers are removed without which short trainings end lower.
+
+Depth costs what width could have had, and a chain that is too deep for its width hardly learns: a VGG-16 of 1.09 MFLOPs reaches
+.631 in 30 epochs on CIFAR-10 of 16x16 with 4 of its 13 convolutions, .559 with all. What a layer is worth cannot be seen from the
+loss without it, since training makes up for most; but which depth is best shows early: trials of half to four times their length
+put the depths of that VGG-16 in nearly one order (`tools/bench_depth.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.cost import Budget, CostModel, cost, uses_of
+from gngraph.analysis.equivalence import mean_loss
+from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.errors import TrainingError
+from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import RemovableLayer, removable_layer, removable_layers
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, RemoveLayer
+from gngraph.scoring.layer_rebuilding import rebuilt_removal
+from gngraph.search.trials import without_judge
+from gngraph.search.widths import allocated, worths
+from gngraph.training.batchnorm import reestimate
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.restart import restarted
+from gngraph.training.seeding import mixed
+from gngraph.training.training import Trainer
+
+DEPTH = "depth"
+"""Name of the search's stage, and of its entry in the round's record."""
+
+LENGTH = 1 / 200
+"""Samples that a trial is trained on, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a
+VGG-16 two convolutions were best, after 1 at the whole budget four, as after 60, and 3 epochs chose about as 1 did."""
+
+STEPS, MOST = 32, 1 / 20
+"""A trial has as many steps, if that is no larger share of the run: in a few steps on few samples no network learns. Twice as many
+chose the same depth of a VGG-11 and two VGG-16s, and left one MobileNetV2 of two a sixth of its blocks more (`tools/bench_depth.py`
+has trials of any length)."""
+
+PARTS = 6
+"""Depths that are told apart, at most: of a VGG-16, trials of 8 to 11 layers fewer ended within `TOLERANCE` of each other."""
+
+BATCHES = 8
+"""Batches from which BatchNorms of networks on trial take their statistics: losses were within .002 of those by 32."""
+
+TOLERANCE = 0.03
+"""Share of the loss by which a shallower network must be better than a deeper one, which longer training makes more of. With .01
+VGG-16s lost a layer more, or three, and ended at .6516, .6383 and .6434 after 60 epochs, not .6527, .6609 and .6441, and at .649,
+not .668, after 200."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network that was trained briefly.
+
+    Attributes:
+        removed: how many layers it was without.
+        flops: of the network, of one sample.
+        loss: on the judge split, after the training; infinite where that diverged.
+    """
+
+    removed: int
+    flops: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for the depth found.
+
+    Attributes:
+        removed: what goes, in the order in which it goes.
+        trials: by the number of layers that were gone.
+        samples: that each of them was trained on, every one as often as it was seen.
+    """
+
+    removed: tuple[RemovableLayer, ...]
+    trials: tuple[Trial, ...]
+    samples: int
+
+    def record(self, graph: Graph) -> dict[str, Any]:
+        """As JSON, a loss that is not finite as None; `graph` is the network that was searched."""
+        names = [layer.title(graph) for layer in self.removed]
+        tried = [asdict(trial) | {"loss": trial.loss if math.isfinite(trial.loss) else None} for trial in self.trials]
+        return {"removed": names, "tried": tried, "samples": self.samples}
+
+
+def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: TrainOptions, epochs: int) -> Found:
+    """Which layers a network of a budget does better without.
+
+    The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
+    Every resolution keeps one (`resolutions_kept`). How many of the others go is found by trying: networks without the first k, at
+    the budget and of widths that are worth the same, are trained from new initial weights on the training samples outside the
+    judge split. First a third and two thirds of the layers, then a sixth more and less than the best, until both of these are
+    worse, and none where nothing that was tried is better than the deepest. Of those that are as good the deepest is taken. What
+    is left has channels to grow in.
+
+    Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST` of it with
+    few samples.
+
+    Args:
+        graph: the seed, trained a little.
+        analyses: of the run.
+        budget: of the run.
+        options: how the run trains.
+        epochs: of the run.
+    """
+    order = leaving_channels(graph, resolutions_kept(graph, least_missed(graph, analyses, budget)))
+    problem = analyses.problem
+    length = trial_length(epochs, samples_apart(problem), options.batch_size)
+    training = TrialTraining(problem, options, length)
+    trials: dict[int, Trial] = {}
+
+    def attempt(count: int) -> float:
+        if count not in trials:
+            shallower = at_budget(without(graph, [layer.value for layer in order[:count]]), budget)
+            trials[count] = Trial(count, cost(shallower).flops, training.loss(shallower))
+        return trials[count].loss
+
+    best = _least(attempt, len(order))
+    return Found(
+        tuple(order[:best]), tuple(trials[count] for count in sorted(trials)), training.samples if order else 0
+    )
+
+
+def without(graph: Graph, values: Sequence[str]) -> Graph:
+    """The architecture without the layers that end at some values; nothing is learned of what reads them."""
+    for value in values:
+        spaces = ChannelSpaces.of(graph)
+        layer = removable_layer(graph, spaces, value)
+        shape = (spaces[layer.space].size, spaces[layer.source_space].size)
+        graph = morph(graph, spaces, [RemoveLayer(value, {s.param: torch.zeros(shape) for s in layer.reads})]).graph
+    return graph
+
+
+def leaving_channels(graph: Graph, order: Sequence[RemovableLayer]) -> Sequence[RemovableLayer]:
+    """As many of the first of some layers as can go while channels are left that growth may add to."""
+    while order and not ChannelSpaces.of(without(graph, [layer.value for layer in order])).free:
+        order = order[:-1]
+    return order
+
+
+def _least(attempt: Callable[[int], float], most: int) -> int:
+    """The number from 0 to `most` for which a function that falls and then rises is about least, to a sixth of `most`.
+
+    Of the numbers that were tried and are as good it is the smallest.
+    """
+    if not most:
+        return 0
+    gap = -(-most // PARTS)
+    near = sorted({most // 3, 2 * most // 3})
+    tried = dict[int, float]()
+    while near:
+        tried |= {count: attempt(count) for count in near}
+        best = max(as_good(tried))  # networks that are too deep to learn anything are all alike: on to the shallower
+        near = [count for count in (best - gap, best + gap) if 0 <= count <= most and count not in tried]
+    deepest = min(as_good(tried))
+    if deepest == min(tried) > 0:  # layers go on evidence alone
+        tried[0] = attempt(0)
+    return min(as_good(tried))
+
+
+def trial_length(epochs: int, samples: int, batch: int) -> int:
+    """Samples that a trial is trained on, in a run of `epochs` of `samples` in batches of `batch`.
+
+    At least an epoch, where that is few steps.
+    """
+    run, few = epochs * samples, STEPS * batch
+    return max(min(samples, few), round(min(max(LENGTH * run, few), MOST * run)))
+
+
+def as_good(tried: Mapping[int, float], tolerance: float = TOLERANCE) -> list[int]:
+    """The numbers whose loss is within a share of the least."""
+    return [count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + tolerance)]
+
+
+def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:
+    """What can be removed, that first which the loss misses least for its share of the cost at a budget.
+
+    The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other. The
+    seed ranks them, not a network of the budget, which could be trained no longer than those on trial, and ranked worse. Ranking
+    anew after each removal gave nearly the same order, at 2 to 3 times the cost.
+    """
+    problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
+    layers = removable_layers(graph, spaces)
+    if not layers:
+        return []
+    before, wide = mean_loss(graph, problem, problem.splits.judge), at_budget(graph, budget)
+    missed: dict[RemovableLayer, float] = {}
+    for layer in layers:
+        left = morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph
+        loss = mean_loss(reestimate(left, problem, batches_read=BATCHES), problem, problem.splits.judge)
+        whole, rest = cost(wide), cost(without(wide, [layer.value]))
+        share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
+        missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
+    return sorted(missed, key=missed.__getitem__)
+
+
+def resolutions_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[RemovableLayer]:
+    """Those of some layers, in their order, that can go while every resolution keeps a layer.
+
+    Without one, maps are pooled twice in a row. Seeds hardly miss it, nor do short trials, but long training does: five
+    convolutions of a VGG-16 of 1.09 MFLOPs reach .655 and .649 in 60 epochs on CIFAR-10 of 16x16 with one at 8x8, .641 and .644
+    without.
+    """
+    uses = {name: uses_of(graph, name) for name in graph.nodes}
+    left, free = Counter(uses.values()), list[RemovableLayer]()
+    for layer in order:
+        own = Counter(uses[name] for name in layer.nodes if uses[name])
+        if all(left[count] > own[count] for count in own):
+            left -= own
+            free.append(layer)
+    return free
+
+
+def samples_apart(problem: Problem) -> int:
+    """Training samples outside the judge split."""
+    return len(problem.train) - len(problem.splits.judge)
+
+
+class TrialTraining:
+    """The short training that networks on trial have, all the same.
+
+    Args:
+        problem: data and loss.
+        options: how the run trains.
+        length: samples to be trained on, about; more than there are are seen in several epochs.
+    """
+
+    def __init__(self, problem: Problem, options: TrainOptions, length: int) -> None:
+        rest = samples_apart(problem)
+        self.problem, self.options = problem, options
+        self.apart = without_judge(problem, length)
+        self.epochs = max(1, round(length / rest))
+        self.samples = self.epochs * len(self.apart.train)
+
+    def loss(self, graph: Graph) -> float:
+        """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
+        started = restarted(graph, mixed(self.problem.seed, 0))
+        try:
+            trained = Trainer(self.apart, self.options).train(started, Stretch(self.epochs, "cosine")).graph
+        except TrainingError:  # it diverged
+            return math.inf
+        settled = reestimate(trained, self.apart, batches_read=BATCHES)
+        loss = mean_loss(settled, self.problem, self.problem.splits.judge)
+        return loss if math.isfinite(loss) else math.inf
+
+
+def at_budget(graph: Graph, budget: Budget) -> Graph:
+    """The architecture at widths that are worth the same within a budget, or as narrow as can be."""
+    spaces = ChannelSpaces.of(graph)
+    model = CostModel(graph, spaces)
+    writers = {space.name: max(1, len(space.nodes(Role.PRODUCE))) for space in spaces.free}
+    widths = allocated(model, {**model.widths, **dict.fromkeys(writers, 1)}, worths({}, writers), budget)
+    morphisms: list[Morphism] = []
+    for space in spaces.free:
+        change = widths[space.name] - space.size
+        morphisms += [PruneChannel(space.name, c) for c in range(space.size + min(0, change), space.size)]
+        morphisms += [NewChannel(space.name)] * max(0, change)
+    return morph(graph, spaces, morphisms).graph

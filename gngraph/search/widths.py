@@ -1,0 +1,94 @@
+"""Allocation: how wide every channel space is to be under a budget, by what its width is worth.
+
+What the width n of a space of worth w costs is modelled as w / n^2, and the sum over the spaces is made least. Where every layer is
+worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid
+that widens as the resolution falls; what was measured (`gngraph.search.worth`) moves them from there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+
+from gngraph.analysis.cost import Budget, Cost, CostModel
+
+POWER = 2
+"""Power of the width in the loss that it costs: the greater, the nearer to uniform are the widths where FLOPs are scarce.
+
+What growth found, trained from scratch, reached .593 .597 by the powers 1 and 2 on a VGG-11 at 473 kFLOPs (CIFAR-10 of 16x16, two
+seeds, each known to .005; `tools/bench_growth.py search --methods gngraph`, with this set to each)."""
+
+TRADES = 9
+"""Trade-offs between parameters and FLOPs that are tried where both are bounded."""
+
+TRUST = 0.75
+"""Power to which measured worths are taken: from 0, where all layers are worth the same, to 1, where the measurement is believed.
+
+Around a sensible design the loss is flat, so the noise of a measurement must not lead far from there."""
+
+FLOOR = 0.1
+"""Least worth of a layer, as a share of the mean: that more width is worth nothing holds for the network as it is."""
+
+
+def worths(capacity: Mapping[str, float], writers: Mapping[str, int]) -> dict[str, float]:
+    """What the width of each space is worth, on average about 1 for each layer that writes it.
+
+    Measured is the worth for each writer, in units of its mean and not below `FLOOR`, to the power `TRUST`; where nothing is
+    known it is 1. A residual stream is written by many layers, and costs as much more: where nothing is known of any space
+    its best width is that of the layers inside the blocks, as people build them.
+
+    Args:
+        capacity: space -> worth that was measured, in any unit.
+        writers: space -> layers that write it, for the spaces whose worth is asked.
+    """
+    known = {s: max(0.0, capacity[s]) / count for s, count in writers.items() if s in capacity}
+    mean = sum(known.values()) / max(1, len(known))
+    if mean <= 0:
+        return {name: float(count) for name, count in writers.items()}
+    return {name: count * max(FLOOR, known.get(name, mean) / mean) ** TRUST for name, count in writers.items()}
+
+
+def allocated(
+    model: CostModel, start: Mapping[str, int], worth: Mapping[str, float], budget: Budget, cost: Cost | None = None
+) -> dict[str, int]:
+    """Widths within a budget, none below `start`, for which the sum of worth / width^`POWER` over the spaces of `worth` is least.
+
+    Channels are given one by one where they lower that sum most for their cost. Where parameters and FLOPs are both bounded
+    that depends on what one is worth in units of the other, and the best of `TRADES` such prices counts. Ties go to the
+    space that is named first.
+
+    Args:
+        cost: of the network at `start`, where the model alone does not say it (a layer that is to be inserted).
+    """
+    bounded = [side is not None for side in (budget.max_params, budget.max_flops)]
+    shares = [i / (TRADES - 1) for i in range(TRADES)] if all(bounded) else [float(bounded[0])]
+    found = [_filled(model, start, worth, budget, share, cost or model.of(start)) for share in shares]
+    return min(found, key=lambda widths: sum(w / widths[name] ** POWER for name, w in worth.items()))
+
+
+def _filled(
+    model: CostModel, start: Mapping[str, int], worth: Mapping[str, float], budget: Budget, share: float, cost: Cost
+) -> dict[str, int]:
+    now, names = dict(start), list(worth)
+    # The value of a channel for its cost only falls as the network grows, so what was computed earlier bounds it from above: the
+    # first of the queue is the best of all when it has not fallen. And what does not fit now never will.
+    queue = [(-float("inf"), i) for i in range(len(names))]
+    while queue:
+        bound, i = queue[0]
+        name = names[i]
+        n, marginal = now[name], model.marginal(name, now)
+        rank = -worth[name] * (n**-POWER - (n + 1) ** -POWER) / max(_price(marginal, budget, share), 1e-30)
+        if not budget.allows(cost + marginal):
+            heapq.heappop(queue)
+        elif rank > bound:
+            heapq.heapreplace(queue, (rank, i))
+        else:
+            now[name] += 1
+            cost += marginal
+    return now
+
+
+def _price(marginal: Cost, budget: Budget, share: float) -> float:
+    """Cost as a share of the budget, of which parameters count for `share` and FLOPs for the rest."""
+    params, flops = marginal.params / (budget.max_params or 1), marginal.flops / (budget.max_flops or 1)
+    return share * params + (1 - share) * flops

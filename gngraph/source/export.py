@@ -1,0 +1,203 @@
+"""Readable source: a graph becomes a Python file with nn.Module classes, and a weights file, that need no gngraph."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from gngraph.errors import IRError
+from gngraph.ir import Graph, Parameter
+from gngraph.ir.types import dtype_of
+from gngraph.lowering.to_torch import Lowered, lower
+from gngraph.source.classes import Classes, is_written
+from gngraph.source.expressions import path_code
+from gngraph.source.layout import class_lines, plain, used_as
+from gngraph.source.modules import Imports
+from gngraph.source.proof import prove, prove_loading
+from gngraph.source.text import camel, is_name, literal, wrapped
+from gngraph.source.tree import Tree
+
+MODEL_FILE, WEIGHTS_FILE = "model.py", "weights.safetensors"
+
+
+class SourceFiles(NamedTuple):
+    """The files of a network written as source.
+
+    Attributes:
+        model: the classes and `load`.
+        weights: the values that `load` reads.
+    """
+
+    model: Path
+    weights: Path
+
+
+def to_source(graph: Graph) -> str:
+    """The text of a Python file that defines the network of `graph` as a class called `graph.name`, and `load`.
+
+    The modules keep their paths, so `list(state_dict())` is that of the lowered graph. Blocks of one structure share a
+    class whose arguments are the widths and constants that differ. Names of inner classes come from module paths, for a
+    graph does not keep those of its source. The file needs torch and safetensors, and torchvision for ops from there.
+
+    Before it is returned the text is executed and compared with the lowered graph (see `source_proof.prove`).
+
+    Raises:
+        IRError: an op cannot be written as source, or the text does not compute what the graph does.
+    """
+    return _written(graph, lower(graph), {})
+
+
+def export_source(
+    graph: Graph, folder: str | os.PathLike[str], *, preprocessing: Mapping[str, Any] | None = None
+) -> SourceFiles:
+    """Write `model.py` and `weights.safetensors` into `folder`, which is made if need be.
+
+    `from model import load; net = load()` gives the network in eval mode. Both files are written beside their names
+    and renamed once what is in them has been loaded and compared.
+
+    Args:
+        graph: the network, with values.
+        folder: where the files go; files of these names are replaced.
+        preprocessing: how inputs are made, kept in the file as `PREPROCESSING`: names with numbers, texts or tuples.
+
+    Raises:
+        IRError: as for `to_source`, or a parameter has no values or a dtype that safetensors lacks.
+    """
+    for name, parameter in graph.params.items():
+        if parameter.data.is_meta:
+            raise IRError(f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)")
+    lowered = lower(graph)
+    text = _written(graph, lowered, preprocessing or {})
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    files = SourceFiles(target / MODEL_FILE, target / WEIGHTS_FILE)
+    temporary = SourceFiles(*(file.with_name(f".{file.name}.{secrets.token_hex(8)}") for file in files))
+    try:
+        temporary.model.write_text(text, encoding="utf-8")
+        _save_weights(graph, temporary.weights)
+        prove_loading(text, graph, lowered.module, temporary.weights)
+        for written, file in zip(temporary, files, strict=True):
+            os.replace(written, file)
+    finally:
+        for file in temporary:
+            file.unlink(missing_ok=True)
+    return files
+
+
+def _save_weights(graph: Graph, path: Path) -> None:
+    tensors = {name: p.data.detach().cpu().contiguous().clone() for name, p in graph.params.items() if _is_stored(p)}
+    try:
+        # not save_file, which makes a file that only its owner can read
+        path.write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+    except Exception as error:  # the Rust writer's own class, KeyError for a dtype it lacks, OSError
+        raise IRError(f"the weights of graph '{graph.name}' cannot be written: {error}") from error
+
+
+def _is_stored(parameter: Parameter) -> bool:
+    return parameter.kind != "constant" or not is_written(parameter.data)
+
+
+def _written(graph: Graph, lowered: Lowered, preprocessing: Mapping[str, Any]) -> str:
+    name = _class_name(graph.name)
+    text = "\n".join(_File(graph, lowered, name).lines(preprocessing)) + "\n"
+    prove(text, name, graph, lowered.module)
+    return text
+
+
+def _class_name(name: str) -> str:
+    """`name` where a class can have it without hiding what the file imports."""
+    wanted = name if is_name(name) and name.isascii() else camel(name)
+    taken = {"Any", "F", "OrderedDict", "Path", "PREPROCESSING", "Tensor", "load", "load_file", "nn", "torch"}
+    return wanted if is_name(wanted) and wanted not in taken and not hasattr(nn, wanted) else "Network"
+
+
+class _File:
+    def __init__(self, graph: Graph, lowered: Lowered, name: str) -> None:
+        self.graph = graph
+        self.name = name
+        self.tree = Tree(graph, lowered)
+        self.imports = Imports()
+        self.classes = Classes(self.tree, self.imports, name)
+
+    def lines(self, preprocessing: Mapping[str, Any]) -> Iterator[str]:
+        body = list(self._body(preprocessing))
+        yield from self._docstring(bool(preprocessing))
+        yield ""
+        yield "from __future__ import annotations"
+        yield from self._imports("\n".join(body))
+        yield from body
+
+    def _docstring(self, preprocessed: bool) -> Iterator[str]:
+        graph = self.graph
+        yield f'"""{self.name}, a network with {graph.num_params():,} parameters, generated by gngraph.'
+        yield ""
+        for kind, names in (("Input", graph.inputs), ("Output", graph.outputs)):
+            yield from (f"{kind} `{plain(name)}`: {plain(str(graph.nodes[name].type))}, N samples." for name in names)
+        if preprocessed:
+            yield "Inputs are (raw / scale - mean) / std with the numbers of `PREPROCESSING`."
+        yield ""
+        yield f"    from model import {self.name}, load"
+        yield "    net = load()  # in eval mode, from weights.safetensors beside this file"
+        yield '"""'
+
+    def _imports(self, body: str) -> Iterator[str]:
+        standard = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
+        standard += ["from pathlib import Path"]
+        standard += ["from typing import Any"] if re.search(r"\bAny\b", body) else []
+        torch_names = "Tensor, nn" if re.search(r"\bTensor\b", body) else "nn"
+        functional = ["from torch.nn import functional as F"] if re.search(r"\bF\.", body) else []
+        plain_torch = ["import torch"] if re.search(r"\btorch\.", body) else []
+        names = sorted(["from safetensors.torch import load_file", f"from torch import {torch_names}", *functional])
+        yield from ("", *standard, "", *plain_torch, *sorted([*names, *self.imports.lines()]))
+
+    def _body(self, preprocessing: Mapping[str, Any]) -> Iterator[str]:
+        if preprocessing:
+            pairs = ", ".join(f"{literal(str(key))}: {literal(value)}" for key, value in preprocessing.items())
+            yield from ("", wrapped(f"PREPROCESSING = {{{pairs}}}", 0))
+        for written in self.classes:
+            yield from ("", "")
+            root = written.name == self.name
+            docstring = "The whole network." if root else used_as(written.paths)
+            yield from class_lines(written, docstring, list(self._last_statements()) if root else ())
+        yield from ("", "", *self._load())
+
+    def _last_statements(self) -> Iterator[str]:
+        """What the root's constructor does once all modules are there: dtype, tied and frozen tensors."""
+        params = self.graph.params
+        dtypes = {dtype_of(p.type.dtype) for p in params.values() if p.data.is_floating_point()}
+        if len(dtypes) == 1 and dtypes != {torch.float32}:
+            yield f"self.to({literal(dtypes.pop())})"
+        for name, parameter in params.items():
+            yield from (f"{self._tensor_code(alias)} = {self._tensor_code(name)}" for alias, _ in parameter.aliases)
+        for name, parameter in params.items():
+            if parameter.kind == "parameter" and not parameter.trainable:
+                yield f"{self._tensor_code(name)}.requires_grad_(False)"
+
+    def _tensor_code(self, key: str) -> str:
+        owner, _, name = key.rpartition(".")
+        if not is_name(name):
+            raise IRError(
+                f"parameter '{key}' is tied or frozen, but '{name}' is no Python name, so it cannot be written"
+            )
+        return f"{path_code(self.tree, '', owner)}.{name}"
+
+    def _load(self) -> Iterator[str]:
+        stored = {name: p for name, p in self.graph.params.items() if p.kind == "constant" and _is_stored(p)}
+        ties = {a: n for n, p in self.graph.params.items() if p.kind != "constant" for a, _ in p.aliases}
+        yield f"def load(path: str | Path | None = None) -> {self.name}:"
+        yield '    """The network in eval mode, with the values in the file `path`."""'
+        yield f"    net = {self.name}()"
+        yield f"    weights = load_file(path or Path(__file__).with_name({literal(WEIGHTS_FILE)}))"
+        yield from (f"    weights[{literal(alias)}] = weights[{literal(name)}]" for alias, name in ties.items())
+        for name in stored:
+            yield f"    net.get_buffer({literal(name)}).copy_(weights.pop({literal(name)}))"
+        yield "    net.load_state_dict(weights)"
+        yield "    return net.eval()"

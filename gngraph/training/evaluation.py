@@ -1,0 +1,62 @@
+"""Loss and accuracy of a graph on a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gngraph.analysis.manager import Problem
+from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, Outputs, parts_of
+from gngraph.data import MapDataset
+from gngraph.ir import Graph
+from gngraph.lowering.to_torch import lower
+
+
+def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float, float | None]:
+    """Mean loss and accuracy in eval mode; accuracy is None where `correct` knows none, as for a regression.
+
+    Cost: one forward pass over `dataset`. Sums are float64.
+
+    Raises:
+        DataError: the data set is empty.
+    """
+    module = lower(graph.to(device=problem.device)).module
+    loss, right, samples, answers = 0.0, 0.0, 0, False
+    with torch.no_grad():
+        for x, y in problem.read(dataset, graph):
+            outputs = module(x)
+            loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
+            hits = correct(problem.loss_fn, outputs, y)
+            if hits is not None:
+                answers = True
+                right += float(hits.sum())
+            samples += len(x)
+    return loss / samples, right / samples if answers else None
+
+
+def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
+    """Share of right answers for each sample, [N]: over positions or logits where there are several.
+
+    Classes (targets one axis short of the outputs) are right where the largest output is, yes-or-no targets of the loss
+    "bce-with-logits" where the sign is; None for anything else. Positions that the loss ignores do not count. Of a sum
+    over heads it is the first head that answers.
+
+    >>> from gngraph.curvature import CrossEntropy
+    >>> correct(CrossEntropy(), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    tensor([1., 0.])
+    """
+    loss, outputs, targets = parts_of(loss, outputs, targets)[0]
+    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
+        return None
+    counted = torch.ones_like(targets, dtype=torch.bool)
+    if isinstance(loss, BinaryCrossEntropy):
+        hits = (outputs > 0) == (targets > 0.5)
+    elif targets.dtype == torch.int64 and targets.shape == outputs.shape[:1] + outputs.shape[2:]:
+        hits = outputs.argmax(1) == targets
+        if isinstance(loss, CrossEntropy):
+            counted = loss.counted(targets)
+    else:
+        return None
+    right, all_ = ((part.float().reshape(len(hits), -1).sum(1)) for part in (hits & counted, counted))
+    return torch.where(all_ > 0, right / all_, 1.0)  # where nothing counts nothing is wrong, as in the loss

@@ -1,0 +1,103 @@
+"""Gradients of a batch: computed as they come or, on a GPU, replayed from a CUDA graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gngraph.curvature import Loss
+from gngraph.training.evaluation import correct
+
+WARM_UP = 3
+"""Passes before a capture, in which libraries choose their kernels and allocate; torch's own documentation asks for as many."""
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """Passes over one batch as a CUDA graph, which reads and writes the tensors that it was captured with."""
+
+    graph: torch.cuda.CUDAGraph
+    x: Tensor
+    y: Tensor
+    losses: Tensor
+    right: Tensor | None
+
+    def fits(self, x: Tensor, y: Any) -> bool:
+        """Whether a batch has the shapes of the captured one."""
+        return isinstance(y, Tensor) and (x.shape, y.shape, y.dtype) == (self.x.shape, self.y.shape, self.y.dtype)
+
+    def replay(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The passes over another batch."""
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.graph.replay()
+        return self.losses, self.right
+
+
+class Gradients:
+    """Forward and backward passes of the mean loss of a batch, which leave its gradients in the parameters.
+
+    Python launches the some 200 kernels of a step in several times the time that a GPU needs for them where a network is
+    small, as networks are while they grow. So on a single GPU the passes over the first batch are captured, and replayed for
+    every batch of its shape. What cannot be captured, as an op that waits for the device, runs as it comes: the result is the
+    same, and takes longer.
+
+    Args:
+        module: in training mode, on `device`, as accelerate prepared it.
+        loss: of each sample.
+        optimizer: of the module's parameters; it clears their gradients.
+        accelerator: runs the backward pass.
+        device: of the batches.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss, optimizer: Any, accelerator: Any, device: torch.device) -> None:
+        self.module, self.loss, self.optimizer, self.accelerator = module, loss, optimizer, accelerator
+        self._untried = device.type == "cuda" and accelerator.num_processes == 1
+        self._captured: _Captured | None = None
+
+    def __call__(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+        """Losses [N], and shares of right answers [N] as `correct` counts them; the next call may overwrite both."""
+        if self._untried and isinstance(y, Tensor):
+            self._untried = False
+            with torch.cuda.device(x.device):
+                self._captured = self._capture(x, y)
+        if self._captured is not None and self._captured.fits(x, y):
+            return self._captured.replay(x, y)
+        # a graph writes gradients where they were when it was captured: there they must stay
+        self.optimizer.zero_grad(set_to_none=self._captured is None)
+        return self._passes(x, y)
+
+    def _passes(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+        outputs = self.module(x)
+        losses = self.loss.per_sample(outputs, y)
+        self.accelerator.backward(losses.mean())
+        return losses.detach(), correct(self.loss, outputs, y)
+
+    def _capture(self, x: Tensor, y: Tensor) -> _Captured | None:
+        """The passes as a graph, and gradients that it writes; None where they cannot be captured."""
+        before = [buffer.clone() for buffer in self.module.buffers()]
+        aside = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.optimizer.zero_grad()
+                self._passes(x, y)
+        torch.cuda.current_stream(x.device).wait_stream(aside)
+        for buffer, value in zip(self.module.buffers(), before, strict=True):
+            buffer.copy_(value)
+        self.optimizer.zero_grad()
+        graph, inputs, targets = torch.cuda.CUDAGraph(), x.clone(), y.clone()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random = generator.clone_state()
+        try:
+            # other threads, such as those that pin batches, may use the device meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                losses, right = self._passes(inputs, targets)
+        except RuntimeError:
+            generator.graphsafe_set_state(random)  # which took itself to be captured, and would refuse to be drawn from
+            self.optimizer.zero_grad()
+            return None
+        return _Captured(graph, inputs, targets, losses, right)

@@ -1,0 +1,204 @@
+"""Training a graph: a lowered module is trained, and its tensors become a new graph."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gngraph.analysis.manager import Problem
+from gngraph.data import batches
+from gngraph.errors import TrainingError
+from gngraph.ir import Graph
+from gngraph.lowering.layout import layout_of
+from gngraph.lowering.to_torch import to_torch
+from gngraph.training.gradients import Gradients
+from gngraph.training.optimizer_state import OptimizerState, extract, restore
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.seeding import mixed, seeded
+
+CHECK_EVERY = 100
+"""Steps between checks for a loss that is not finite: each check waits for the device."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One pass over the training set.
+
+    Attributes:
+        epoch: number of the epoch in the run, from 1.
+        loss: mean of the training loss over the samples, each measured before its own step, augmentation included.
+        accuracy: share of right answers among them, as `correct` counts them; None where it does not.
+        lr: learning rate of the last step.
+        seconds: wall-clock time.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained graph, what each epoch gave, and the optimiser's state for the stretch that follows."""
+
+    graph: Graph
+    epochs: tuple[EpochRecord, ...]
+    state: OptimizerState
+
+
+class Trainer:
+    """Trains graphs on the training set of a problem, with accelerate.
+
+    The order of samples, augmentation and dropout depend on the problem's seed and the number of the epoch alone, so a
+    run on one device repeats, and torch's global random state is left as it was.
+    """
+
+    def __init__(self, problem: Problem, options: TrainOptions) -> None:
+        self.problem = problem
+        self.options = options
+        self.device = torch.device(problem.device)
+
+    def train(
+        self,
+        graph: Graph,
+        stretch: Stretch,
+        state: OptimizerState | None = None,
+        on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    ) -> Trained:
+        """Train a copy of `graph`, which stays as it is, whatever happens.
+
+        Args:
+            graph: the network.
+            stretch: how long, and at which rates.
+            state: what the optimiser starts from, as a former stretch left it.
+            on_epoch: called after every epoch.
+
+        Raises:
+            TrainingError: the loss is not finite, or no parameter can be trained.
+        """
+        if not stretch.epochs:
+            return Trained(graph, (), state or OptimizerState({}))
+        module = to_torch(graph).to(self.device).train()
+        parameters = trainable(graph, module)
+        optimizer = self.options.build(parameters.values())
+        if state is not None:
+            restore(optimizer, parameters, state)
+        # one a stretch: it holds what it prepares, and letting go by its `free_memory` collects garbage for .2 s
+        accelerator = _accelerator(self.device)
+        wrapped, stepper = accelerator.prepare(module, optimizer)
+        gradients = Gradients(wrapped, self.problem.loss_fn, stepper, accelerator, self.device)
+        records, layout = [], layout_of(graph)
+        for epoch in range(stretch.epochs):
+            records.append(self._epoch(gradients, stepper, stretch, epoch, layout))
+            on_epoch(records[-1])
+        return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
+
+    def _epoch(
+        self, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int, layout: torch.memory_format
+    ) -> EpochRecord:
+        started = time.perf_counter()
+        number = stretch.first_epoch + epoch
+        seed = mixed(self.problem.seed, number)
+        size = self.options.batch_size
+        steps = -(-len(self.problem.train) // size)
+        tally = _Tally(number + 1)
+        rate = 0.0
+        stream = batches(
+            self.problem.train,
+            size,
+            generator=torch.Generator().manual_seed(seed),
+            augment=getattr(self.problem.data, "augment", None),
+            device=self.device,
+            layout=layout,
+        )
+        with seeded(seed, self.device):
+            for step, (x, y) in enumerate(stream):
+                rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                losses, right = gradients(x, y)
+                optimizer.step()
+                tally.add(losses, right, rate)
+        return tally.record(rate, time.perf_counter() - started)
+
+
+class _Tally:
+    """Sums of an epoch, kept on the device so that no step waits for it."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.samples = 0
+        self.steps = 0
+        self.losses: list[torch.Tensor] = []
+        self.right: list[torch.Tensor] = []
+        self.total = 0.0
+
+    def add(self, losses: torch.Tensor, right: torch.Tensor | None, rate: float) -> None:
+        self.samples += len(losses)
+        self.losses.append(losses.sum())
+        if right is not None:
+            self.right.append(right.sum())
+        self.steps += 1
+        if len(self.losses) == CHECK_EVERY:
+            self._flush(rate)
+
+    def _flush(self, rate: float) -> None:
+        values = torch.stack(self.losses).cpu()
+        bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
+        if bad:
+            step = self.steps - len(values) + bad[0] + 1
+            raise TrainingError(
+                f"the training loss became '{float(values[bad[0]])}' at step {step} of epoch {self.epoch} with "
+                f"learning rate '{rate:g}'; lower it or add warm-up (the network from before this stretch is unchanged)"
+            )
+        self.total += float(values.sum())
+        self.losses = []
+
+    def record(self, rate: float, seconds: float) -> EpochRecord:
+        if self.losses:
+            self._flush(rate)
+        accuracy = float(torch.stack(self.right).sum()) / self.samples if self.right else None
+        return EpochRecord(self.epoch, self.total / self.samples, accuracy, rate, seconds)
+
+
+def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of the lowered `module` to be trained, by the graph's names; tied weights come once.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    held = module.state_dict(keep_vars=True)
+    found = {name: held[name] for name, p in graph.params.items() if p.kind == "parameter" and held[name].requires_grad}
+    if not found:
+        raise TrainingError(f"graph '{graph.name}' has no trainable parameter; set requires_grad before importing it")
+    return found
+
+
+def _accelerator(device: torch.device) -> Any:
+    from accelerate import Accelerator
+
+    try:
+        return Accelerator(cpu=device.type == "cpu", device_placement=False)
+    except ValueError:
+        # Accelerate keeps one device a process, and this process used another before; modules and batches are placed
+        # here anyway.
+        return Accelerator(device_placement=False)
+
+
+def _taken_back(graph: Graph, module: nn.Module) -> Graph:
+    """`graph` with the tensors of `module`, each on the device where the graph had it."""
+    held: Mapping[str, torch.Tensor] = module.state_dict()
+    return graph.with_params(
+        {
+            name: held[name].detach().to(p.data.device).clone()
+            for name, p in graph.params.items()
+            if p.kind != "constant"
+        }
+    )

@@ -1,0 +1,103 @@
+"""Allocation rules: what they add fits, goes where the rule says, and preserves the function or nearly so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.errors import PassError
+from gngraph.growth.loop import grow_by
+from gngraph.ir import Graph
+from gngraph.lowering.to_torch import run
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.morphism import SplitChannel
+from gngraph.search.allocations import ALLOCATIONS, Room
+from gngraph.search.strategy import GaussNewtonGrowth
+from tests.problems import problem, seed_graph, small_vgg
+
+
+def room(graph: Graph, factor: float, held: tuple[str, ...] = ()) -> Room:
+    spaces = ChannelSpaces.of(graph)
+    model, size = CostModel(graph, spaces), cost(graph)
+    target, generator = Budget(int(size.params * factor)), torch.Generator().manual_seed(0)
+    return Room(graph, spaces, model, dict(model.widths), size, target, target, {}, (), held, (), generator)
+
+
+@pytest.mark.parametrize("name", [name for name in ALLOCATIONS if name != "none"])
+@pytest.mark.parametrize("build", [seed_graph, small_vgg])
+def test_the_room_is_used_and_not_exceeded(name: str, build: object) -> None:
+    graph = small_vgg() if build is small_vgg else seed_graph()
+    own = room(graph, 1.6)
+    morphisms = list(ALLOCATIONS[name].fill(own))
+    wider = morph(graph, own.spaces, morphisms).graph
+    assert own.target.allows(cost(wider)) and cost(wider).params > 1.3 * cost(graph).params
+    x = torch.randn(8, 1, 8, 8)
+    change = (run(wider, x) - run(graph, x)).norm() / run(graph, x).norm()
+    assert change < {"random-twins": 0.2, "near-copies": 0.002}.get(name, 1e-5)
+
+
+def test_uniform_and_proportional_widths() -> None:
+    graph = seed_graph(width=0.05)  # 13 and 13
+    spaces = ChannelSpaces.of(graph)
+    first, second = (space.name for space in spaces.free)
+    wider = morph(graph, spaces, list(ALLOCATIONS["uniform"].fill(room(graph, 3.0, (first,))))).graph
+    assert ChannelSpaces.of(wider)[first].size == 13 and ChannelSpaces.of(wider)[second].size > 40
+    even = morph(wider, ChannelSpaces.of(wider), list(ALLOCATIONS["uniform"].fill(room(wider, 9.0)))).graph
+    sizes = {name: ChannelSpaces.of(even)[name].size for name in (first, second)}
+    assert sizes[first] >= sizes[second] - 1
+    kept = morph(wider, ChannelSpaces.of(wider), list(ALLOCATIONS["proportional"].fill(room(wider, 3.0)))).graph
+    ratio = {g: ChannelSpaces.of(g)[second].size / ChannelSpaces.of(g)[first].size for g in (wider, kept)}
+    assert ratio[kept] == pytest.approx(ratio[wider], rel=0.1)
+
+
+def test_twins_name_no_channel_twice_and_differ_by_their_share() -> None:
+    graph = seed_graph()
+    own = room(graph, 1.5)
+    for name, share in (("random-twins", 0.15), ("near-copies", 0.0015)):
+        twins = list(ALLOCATIONS[name].fill(own))
+        assert len({(m.space, getattr(m, "channel", None)) for m in twins}) == len(twins) > 3
+        for twin in twins:
+            assert isinstance(twin, SplitChannel) and twin.d1 is not None and twin.param is not None
+            row = graph.params[twin.param].data[twin.channel]
+            assert float(twin.d1.norm() / row.norm()) == pytest.approx(share, rel=1e-4)
+
+
+def test_a_run_without_candidates_grows_by_the_rule_alone() -> None:
+    seed = small_vgg()
+    budget = Budget(4 * cost(seed).params)
+    strategy = GaussNewtonGrowth(None, allocation="uniform")
+    result = grow_by(strategy, seed, problem(), budget=budget, rounds=2, epochs=1, final_epochs=0)
+    widths = [space.size for space in ChannelSpaces.of(result.graph).free]
+    assert max(widths) - min(widths) <= 8 - 1 and budget.allows(cost(result.graph))
+    for record in result.history[:2]:
+        assert record["predicted"] == 0 and record["refused"] is None and abs(record["actual"]) < 1e-5
+
+
+def test_without_filling_the_budget_is_left_over() -> None:
+    seed = seed_graph()
+    budget = Budget(50 * cost(seed).params)
+    strategy = GaussNewtonGrowth(allocation="none")
+    result = grow_by(strategy, seed, problem(), budget=budget, rounds=1, epochs=1, final_epochs=0)
+    assert cost(result.graph).params < 3 * cost(seed).params
+    with pytest.raises(PassError, match="allocation 'all' is unknown; choose one of capacity, none"):
+        GaussNewtonGrowth(allocation="all")
+
+
+def test_capacity_narrows_what_even_the_budget_does_not_want() -> None:
+    """The second space is worth a hundredth of the first, and the analysis can remove its channels."""
+    graph = seed_graph(width=0.05)
+    own = room(graph, 1.0)
+    first, second = (space.name for space in own.spaces.free)
+    rule = ALLOCATIONS["capacity"]
+    wanted = rule.widths(replace(own, removable={second}, capacity={first: 1.0, second: 1e-9}))
+    assert wanted is not None and wanted[second] < own.widths[second] and wanted[first] > own.widths[first]
+    assert own.target.allows(own.model.of(wanted))
+    assert rule.widths(replace(own, capacity={first: 1.0, second: 1e-9})) == own.widths  # nothing can be removed
+    more = replace(
+        own, removable={second}, capacity={first: 1.0, second: 1e-9}, budget=Budget(100 * cost(graph).params)
+    )
+    assert rule.widths(more) == own.widths  # not in the last round

@@ -1,0 +1,105 @@
+"""Networks that have learned nothing are told from those that have, whatever the loss, and a growth run says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gngraph.analysis.cost import cost
+from gngraph.analysis.manager import Problem
+from gngraph.cli.progress import RunProgress
+from gngraph.curvature import CrossEntropy, CustomLoss, Heads
+from gngraph.growth.loop import grow
+from gngraph.importing.from_torch import from_torch
+from gngraph.ir import Graph
+from gngraph.search.chance import no_better_than_chance
+from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.training import Trainer
+
+TRAIN = TrainOptions("adamw", 0.02, batch_size=32)
+
+
+class TwoHeads(nn.Module):
+    """A class and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.size = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Both of them."""
+        h = torch.relu(self.body(x))
+        return {"kind": self.kind(h), "size": self.size(h)[:, 0]}
+
+
+def cases() -> dict[str, tuple[nn.Module, Problem]]:
+    """Networks with problems that they can learn."""
+    torch.manual_seed(0)
+    x = torch.randn(600, 5)
+    kind, size = (x @ torch.randn(5, 3)).argmax(1), x @ torch.randn(5)
+    sizes = {"device": "cpu", "learn": 200, "judge": 200, "report": 200}
+    loss = CustomLoss(
+        "cubic", lambda output, target: (output - target).abs() ** 3 - 9.0
+    )  # below zero, which a loss may be
+    both = Heads({"kind": CrossEntropy(), "size": ("mse", 0.5)})
+    chain = [nn.Linear(5, 8), nn.ReLU()]
+    return {
+        "classes": (nn.Sequential(*chain, nn.Linear(8, 3)), Problem((x, kind), **sizes)),  # type: ignore[arg-type]
+        "numbers": (nn.Sequential(*chain, nn.Linear(8, 1)), Problem((x, size[:, None]), "mse", **sizes)),  # type: ignore[arg-type]
+        "own": (nn.Sequential(*chain, nn.Linear(8, 1), nn.Flatten(0)), Problem((x, size), loss, **sizes)),  # type: ignore[arg-type]
+        "heads": (TwoHeads(), Problem((x, {"kind": kind, "size": size}), both, **sizes)),  # type: ignore[arg-type]
+    }
+
+
+def traced(module: nn.Module) -> Graph:
+    return from_torch(module, torch.zeros(2, 5))
+
+
+def blind(module: nn.Module) -> Graph:
+    """The network with weights that read nothing of its input."""
+    graph = traced(module)
+    first = next(name for name, p in graph.params.items() if p.data.dim() == 2)
+    return graph.with_params({first: torch.zeros_like(graph.params[first].data)})
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_network_that_sees_nothing_of_its_input_is_told_from_one_that_has_learned(name: str) -> None:
+    module, problem = cases()[name]
+    told = no_better_than_chance(blind(module), problem)
+    assert told is not None and "no better than by chance" in told and "train it longer" in told
+    trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
+    assert no_better_than_chance(trained, problem) is None
+
+
+def test_samples_of_a_batch_size_of_one_are_still_exchanged() -> None:
+    module, whole = cases()["classes"]
+    problem = Problem(whole.data, device="cpu", learn=200, judge=200, report=200, batch_size=1)
+    trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
+    assert no_better_than_chance(trained, problem) is None
+
+
+def test_a_growth_run_says_once_that_its_network_had_learned_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    module, problem = cases()["classes"]
+    seed = blind(module)
+    progress = RunProgress(1, 0, 3)
+    with progress:
+        result = grow(
+            seed, problem, max_params=2 * cost(seed).params, rounds=1, epochs=0, final_epochs=3, train=TRAIN,
+            observer=progress,
+        )  # fmt: skip
+        progress.round_finished(result.history[0])
+    (note,) = (note for note in result.history[0]["notes"] if "by chance" in note)
+    assert capsys.readouterr().out.count(note) == 1
+
+
+def test_a_growth_run_says_nothing_where_something_was_learned() -> None:
+    module, problem = cases()["classes"]
+    result = grow(traced(module), problem, max_params=150, rounds=1, epochs=3, final_epochs=0, train=TRAIN)
+    assert not any("by chance" in note for note in result.history[0]["notes"])
+
+
+def test_targets_that_are_all_alike_are_named() -> None:
+    graph = from_torch(nn.Linear(5, 3), torch.zeros(2, 5))
+    told = no_better_than_chance(graph, Problem((torch.randn(80, 5), torch.ones(80, dtype=torch.int64)), device="cpu"))
+    assert told is not None and "all the same target" in told
