@@ -6,14 +6,34 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_LINES = 450
+MAX_LINES = {"gngraph": 400, "passes": 400, "tests": 450, "tools": 450}
+
+STILL_CIRCLES = {
+    frozenset({"gngraph.analysis.channels", "gngraph.analysis.coupling"}),
+    frozenset({"gngraph.curvature.losses", "gngraph.curvature.outputs"}),
+    frozenset({"gngraph.growth.loop", "gngraph.growth.run_folder"}),
+    frozenset({"gngraph.ir.diff_text", "gngraph.ir.diff_types"}),
+    frozenset({"gngraph.ir.draft", "gngraph.ir.graph", "gngraph.ir.verify"}),
+    frozenset(
+        f"gngraph.scoring.{name}"
+        for name in (
+            *("baselines", "channel_baselines", "channel_finder", "gauss_newton", "insertion", "merging"),
+            *("new_channels", "proposer", "removal", "split_learning"),
+        )
+    ),
+}
+"""Circles to be dissolved: whoever does so deletes the line, for a circle that is gone fails as much as a new one."""
+
+STILL_LONG = {"gngraph/api.py", "gngraph/importing/from_torch.py"}
+"""Files to be parted: whoever does so deletes the name."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,23 @@ def violations(source: str, module: str, is_package: bool) -> list[str]:
     return problems
 
 
+def circles(sources: Mapping[str, tuple[str, bool]]) -> set[frozenset[str]]:
+    """Groups of modules that import each other in a circle; ``sources`` is module -> (its text, whether it is a package).
+
+    An import counts as one of the file that is named in it: that Python runs the packages around it first is not held
+    against a file, or none could be in a package that names it.
+    """
+    edges = nx.DiGraph()
+    for module, (source, is_package) in sources.items():
+        package = module if is_package else module.rpartition(".")[0]
+        for _, name in imported_modules(ast.parse(source, filename=module), package):
+            while name and name not in sources:
+                name = name.rpartition(".")[0]
+            if name and name != module:
+                edges.add_edge(module, name)
+    return {frozenset(group) for group in nx.strongly_connected_components(edges) if len(group) > 1}
+
+
 def files(*roots: str) -> list[Path]:
     """Every file below the roots, links to folders not followed: passes/ is seen once."""
     found = [ROOT / root for root in roots if (ROOT / root).is_file()]
@@ -127,15 +164,52 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def product() -> dict[str, tuple[str, bool]]:
+    """Every module of gngraph and passes -> (its text, whether it is a package)."""
+    found = {
+        module_name(path): (path.read_text(encoding="utf-8"), path.name == "__init__.py")
+        for path in python_files("gngraph", "passes")
+    }
+    assert len(found) > 10, "the walk over gngraph/ and passes/ found hardly any file"
+    return found
+
+
 def test_imports_follow_the_layers() -> None:
-    sources = python_files("gngraph", "passes")
-    assert len(sources) > 10, "the walk over gngraph/ and passes/ found hardly any file"
     problems = [
         problem
-        for path in sources
-        for problem in violations(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py")
+        for module, (source, is_package) in product().items()
+        for problem in violations(source, module, is_package)
     ]
     assert not problems, "\n".join(problems)
+
+
+def test_files_form_no_circle() -> None:
+    found = circles(product())
+    new = [", ".join(sorted(group)) for group in found - STILL_CIRCLES]
+    assert not new, "these import each other in a circle:\n" + "\n".join(new)
+    gone = [", ".join(sorted(group)) for group in STILL_CIRCLES - found]
+    assert not gone, "these are no circle any more, delete them from STILL_CIRCLES:\n" + "\n".join(gone)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from gngraph.ir.graph import Graph",
+        "from gngraph.ir import graph",
+        "from . import graph",
+        "def f():\n    from gngraph.ir.graph import Graph",
+        "if TYPE_CHECKING:\n    from .graph import Graph",
+        "importlib.import_module('gngraph.ir.graph')",
+    ],
+)
+def test_a_circle_is_seen(back: str) -> None:
+    graph = ("from gngraph.ir.draft import Draft", False)
+    package = ("from gngraph.ir.graph import Graph\nfrom gngraph.ir.draft import Draft", True)
+    straight = {"gngraph.ir": package, "gngraph.ir.graph": graph, "gngraph.ir.draft": ("import torch", False)}
+    assert circles(straight) == set()
+    assert circles(straight | {"gngraph.ir.draft": (back, False)}) == {
+        frozenset({"gngraph.ir.draft", "gngraph.ir.graph"})
+    }
 
 
 def test_layers_form_no_cycle() -> None:
@@ -189,9 +263,15 @@ def test_the_checker_allows(module: str, is_package: bool, source: str) -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in python_files(*SOURCE_ROOTS)}
-    long = [f"{path.relative_to(ROOT)}: {lines} lines" for path, lines in lengths.items() if lines > MAX_LINES]
-    assert not long, f"over {MAX_LINES} lines, each a place where two ideas may share a file:\n" + "\n".join(long)
+    long: dict[str, int] = {}
+    for path in python_files(*MAX_LINES):
+        lines, file = len(path.read_text(encoding="utf-8").splitlines()), path.relative_to(ROOT)
+        if lines > MAX_LINES[file.parts[0]]:
+            long[file.as_posix()] = lines
+    new = [f"{file}: {lines} lines" for file, lines in long.items() if file not in STILL_LONG]
+    assert not new, f"too long ({MAX_LINES}), each a place where two ideas may share a file:\n" + "\n".join(new)
+    gone = STILL_LONG - set(long)
+    assert not gone, f"not too long any more, delete them from STILL_LONG: {sorted(gone)}"
 
 
 def test_no_module_is_a_grab_bag() -> None:
