@@ -46,6 +46,18 @@ class Foreign(Network):
         return y
 
 
+class Projected(Network):
+    """Halves its images by a 1x1 convolution of few channels, as the shortcut of a narrow ResNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortcut, self.head = nn.Conv2d(4, 6, 1, stride=2), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.relu(self.shortcut(self.features(x))).flatten(1))
+        return y
+
+
 def problem() -> Problem:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(80, 2, 4, 4, generator=generator)
@@ -71,7 +83,18 @@ def test_a_network_that_may_depend_on_memory_gets_its_samples_as_they_are(networ
     assert ("foreign" in {node.op for node in graph.nodes.values()}) is (network is Foreign)
 
 
-@pytest.mark.parametrize("network", [Network, Viewed, Foreign])
+@pytest.mark.parametrize(
+    ("channels", "stride", "layout"),
+    [(4, 2, torch.preserve_format), (15, (1, 2), torch.preserve_format), (16, 2, torch.channels_last), (4, 1, torch.channels_last)],
+)  # fmt: skip
+def test_a_narrow_projection_that_strides_keeps_the_order(
+    channels: int, stride: int | tuple[int, int], layout: torch.memory_format
+) -> None:
+    for kind in (nn.Conv2d(channels, 20, 1, stride=stride), nn.ConvTranspose2d(20, channels, 1, stride=stride)):
+        assert layout_of(from_torch(kind, torch.zeros(2, kind.in_channels, 8, 8))) is layout
+
+
+@pytest.mark.parametrize("network", [Network, Viewed, Foreign, Projected])
 def test_training_does_not_depend_on_the_layout(network: type[nn.Module]) -> None:
     task, graph, options = problem(), imported(network), TrainOptions(lr=0.1, batch_size=2)
     module = gngraph.to_torch(graph).train()
