@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gngraph.ir import Graph
+from gngraph.ops import draft_of
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Cleanup(Pass):
         unread = [name for name, p in graph.params.items() if p.kind == "constant" and not graph.readers(name)]
         if not identities and not unread:
             return PassResult(graph)
-        draft = graph.edit()
+        draft = draft_of(graph)
         for node in reversed(identities):
             draft.replace_uses(node.name, node.inputs[0])
             draft.remove(node.name)

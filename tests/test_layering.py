@@ -20,8 +20,6 @@ STILL_CIRCLES = {
     frozenset({"gngraph.analysis.channels", "gngraph.analysis.coupling"}),
     frozenset({"gngraph.curvature.losses", "gngraph.curvature.outputs"}),
     frozenset({"gngraph.growth.loop", "gngraph.growth.run_folder"}),
-    frozenset({"gngraph.ir.diff_text", "gngraph.ir.diff_types"}),
-    frozenset({"gngraph.ir.draft", "gngraph.ir.graph", "gngraph.ir.verify"}),
     frozenset(
         f"gngraph.scoring.{name}"
         for name in (

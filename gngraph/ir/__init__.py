@@ -1,9 +1,9 @@
 """The graph IR: immutable snapshots of networks, edited through drafts."""
 
 from gngraph.ir.diff import diff
-from gngraph.ir.diff_types import GraphDiff
 from gngraph.ir.draft import Draft
 from gngraph.ir.graph import Graph
+from gngraph.ir.graph_diff import GraphDiff
 from gngraph.ir.text import format_graph, parse, same_structure
 from gngraph.ir.types import (
     BATCH,

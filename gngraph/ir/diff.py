@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from gngraph.errors import IRError
-from gngraph.ir.diff_types import FieldChange, GraphDiff, Lineage, NodeEdit, ParamChange, Resize, SpaceChange
+from gngraph.ir.changes import FieldChange, Lineage, NodeEdit, ParamChange, Resize, SpaceChange
 from gngraph.ir.graph import Graph
+from gngraph.ir.graph_diff import GraphDiff
 from gngraph.ir.lexer import quote, with_sigil
 from gngraph.ir.text import format_aliases, format_attr, format_node, format_parameter, format_type
 from gngraph.ir.types import Node, Parameter

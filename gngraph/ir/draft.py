@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import ClassVar
 
 from gngraph.errors import IRError
 from gngraph.ir.graph import Graph
@@ -13,30 +12,32 @@ from gngraph.ir.types import Attr, Node, Parameter, Type, refs_in, replace_refs
 from gngraph.ir.verify import verify
 
 InferType = Callable[[Node, tuple[Type, ...], Mapping[str, Parameter]], Type]
+"""The type of a node's value, from the node, the types of its inputs and the graph's parameters."""
 
 
 class Draft:
     """A mutable copy of a graph's tables.
 
     `commit` gives a new, verified graph and leaves the base as it was; a draft that fails is simply dropped.
-    Types are inferred anew only downstream of what changed.
+    Types are inferred anew only downstream of what changed. `gngraph.ops.draft_of` makes drafts that follow the op table.
+
+    Args:
+        base: the graph to start from.
+        infer_type: the type rule of every op; what it raises, `commit` raises.
 
     >>> from gngraph.ir.types import Node, TensorType, Ref
-    >>> import gngraph.ops
     >>> x = Node("x", "input", type=TensorType("f32", ("N", 4)))
     >>> base = Graph("Net", {"x": x}, {}, ("x",), Ref("x"))
-    >>> draft = base.edit()
+    >>> draft = Draft(base, lambda node, inputs, params: inputs[0])
     >>> draft.add(Node("y", "relu", ("x",)), after="x")
     >>> draft.set_output(Ref("y"))
     >>> str(draft.commit()["y"].type)
     'f32[N,4]'
     """
 
-    infer_type: ClassVar[InferType]
-    """Type rule of every op; set by `gngraph.ops` on import, so that the IR need not know the op table."""
-
-    def __init__(self, base: Graph) -> None:
+    def __init__(self, base: Graph, infer_type: InferType) -> None:
         self._base = base
+        self._infer_type = infer_type
         self._nodes: dict[str, Node] = dict(base.nodes)
         self._params: dict[str, Parameter] = dict(base.params)
         self._inputs = base.inputs
@@ -199,7 +200,7 @@ class Draft:
                 missing = [i for i in node.inputs if i not in result]
                 if missing:
                     raise IRError(f"node '{name}' reads '{missing[0]}', which is not computed before it")
-                new = Draft.infer_type(node, tuple(result[i].type for i in node.inputs), self._params)
+                new = self._infer_type(node, tuple(result[i].type for i in node.inputs), self._params)
                 if new != node.type:
                     node = replace(node, type=new)
                     changed.add(name)

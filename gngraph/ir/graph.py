@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 
 from gngraph.errors import IRError
 from gngraph.ir.types import Attr, Node, Parameter, refs_in
-
-if TYPE_CHECKING:
-    from gngraph.ir.draft import Draft
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +19,19 @@ class Graph:
 
     Two graphs are equal only when they are the same object, so that a result cached for a snapshot can never be stale.
     Graphs that differ by an edit share everything that the edit did not touch.
+
+    `print(graph)` shows a line a node, `gngraph.ir.format_graph` writes the whole of it.
+
+    >>> from gngraph.ir.types import Ref, TensorType
+    >>> nodes = {"x": Node("x", "input", type=TensorType("f32", ("N", 4)))}
+    >>> nodes["y"] = Node("y", "linear", ("x",), {"weight": "head"}, type=TensorType("f32", ("N", 2)))
+    >>> graph = Graph("Net", nodes, {"head": Parameter(torch.ones(2, 4))}, ("x",), Ref("y"))
+    >>> graph
+    <Graph Net(%x) -> %y: 2 nodes, 8 parameters>
+    >>> print(graph)
+    Net(%x) -> %y: 2 nodes, 8 parameters
+      %x = input() : f32[N,4]
+      %y = linear(%x) : f32[N,2], 8 parameters
 
     Attributes:
         name: name of the source's class; names the generated class too.
@@ -37,13 +46,27 @@ class Graph:
     params: Mapping[str, Parameter]
     inputs: tuple[str, ...]
     output: Attr
-    _users: Mapping[str, tuple[str, ...]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("nodes", "params"):
             value = getattr(self, name)
             if not isinstance(value, MappingProxyType):
                 object.__setattr__(self, name, MappingProxyType(dict(value)))
+
+    def __repr__(self) -> str:
+        return f"<Graph {self._summary()}>"
+
+    def __str__(self) -> str:
+        return "\n".join((self._summary(), *map(self._line, self.nodes.values())))
+
+    def _summary(self) -> str:
+        size = f"{len(self.nodes)} nodes, {self.num_params():,} parameters"
+        return f"{self.name}({_values(self.inputs)}) -> {_values(self.outputs)}: {size}"
+
+    def _line(self, node: Node) -> str:
+        count = sum(self.params[name].count for name in dict.fromkeys(node.params.values()))
+        size = f", {count:,} parameters" if count else ""
+        return f"  %{node.name} = {node.op}({_values(node.inputs)}) : {node.type}{size}"
 
     @cached_property
     def _user_table(self) -> dict[str, tuple[str, ...]]:
@@ -86,12 +109,6 @@ class Graph:
         """(node name, role) of every use of parameter `param`."""
         return self._reader_table[param]
 
-    def edit(self) -> Draft:
-        """A mutable draft of this graph; the graph itself never changes."""
-        from gngraph.ir.draft import Draft
-
-        return Draft(self)
-
     def with_params(self, data: Mapping[str, torch.Tensor]) -> Graph:
         """This graph with the tensors of `data` in place of its own; O(#parameters).
 
@@ -120,4 +137,8 @@ class Graph:
 
     def num_params(self) -> int:
         """Number of entries of all nn.Parameters (buffers are not counted)."""
-        return sum(p.data.numel() for p in self.params.values() if p.kind == "parameter")
+        return sum(p.count for p in self.params.values())
+
+
+def _values(names: Iterable[str]) -> str:
+    return ", ".join(f"%{name}" for name in names)

@@ -229,6 +229,11 @@ class Parameter:
         """Type of the parameter's data."""
         return TensorType(dtype_name(self.data.dtype), tuple(self.data.shape))
 
+    @property
+    def count(self) -> int:
+        """Number of entries of an nn.Parameter; 0 for buffers and constants."""
+        return self.data.numel() if self.kind == "parameter" else 0
+
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 

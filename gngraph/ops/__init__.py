@@ -23,6 +23,7 @@ from gngraph.ops import (
     shape,
     sizes,
 )
+from gngraph.ops.draft import draft_of
 from gngraph.ops.spec import (
     Call,
     ChannelRules,
@@ -51,6 +52,7 @@ __all__ = [
     "attention",
     "conv",
     "conv_transpose",
+    "draft_of",
     "embedding",
     "foreign",
     "layout_length",

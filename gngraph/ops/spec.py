@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Draft, Node, Parameter, TensorType, Type
+from gngraph.ir import Attr, Node, Parameter, TensorType, Type
 
 
 class _Required:
@@ -306,9 +306,6 @@ def infer_type(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parame
         IRError: the inputs or parameters do not fit the op; the message names the node.
     """
     return lookup(node.op).infer(operands_of(node, inputs, params))
-
-
-Draft.infer_type = staticmethod(infer_type)
 
 
 def signature(text: str) -> tuple[tuple[str, Attr], ...]:

@@ -19,7 +19,8 @@ from torch import fx
 from torch.overrides import get_overridable_functions
 
 from gngraph.errors import IRError
-from gngraph.ir import Draft, Graph, Items, Node, TensorType, TupleType, Type
+from gngraph.ir import Graph, Items, Node, TensorType, TupleType, Type
+from gngraph.ops.spec import infer_type
 
 _PATH_PART = re.compile(r"(?!__)\w[\w -]*")
 _METHODS = frozenset({"stride", "unflatten", "new_zeros", "new_ones", "new_full", "new_empty", "is_floating_point"})
@@ -138,7 +139,7 @@ def _names(functions: Iterable[Any]) -> Iterator[str]:
 
 def _vet_type(node: Node, graph: Graph) -> None:
     try:
-        inferred = Draft.infer_type(node, tuple(graph[name].type for name in node.inputs), graph.params)
+        inferred = infer_type(node, tuple(graph[name].type for name in node.inputs), graph.params)
     except IRError:
         raise
     except Exception as error:  # a type rule may trust attributes, and here an attribute can be missing or of any kind

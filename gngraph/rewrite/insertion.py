@@ -16,6 +16,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import CutPoint, cut_points
 from gngraph.errors import PassError
 from gngraph.ir import Graph, Node, Parameter
+from gngraph.ops import draft_of
 from gngraph.rewrite.morphism import InsertLayer
 
 BLOCKS = ("layer", "residual")
@@ -112,7 +113,7 @@ def insert_layer(
     like = next(p.data for p in graph.params.values() if p.data.is_floating_point())
     value = graph.nodes[morphism.at]
     path = _free_path(graph, value.scope)
-    draft = graph.edit()
+    draft = draft_of(graph)
     added: dict[str, Parameter] = {}
     names: list[str] = []
 

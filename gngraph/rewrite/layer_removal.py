@@ -18,7 +18,7 @@ from gngraph.analysis.cost import products_of, uses_of
 from gngraph.analysis.topology import CutPoint, cut_points, dominating_values, nodes_between
 from gngraph.errors import IRError, PassError
 from gngraph.ir import Draft, Graph, Node, Parameter, Ref
-from gngraph.ops import lookup
+from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.channel_map import NEW
 from gngraph.rewrite.folding import mean_shift
 from gngraph.rewrite.morphism import RemoveLayer
@@ -98,7 +98,7 @@ def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> 
                 f"'{slot.param}' reads {space.size} channels of the layer that ends at '{layer.value}' and needs a combination "
                 f"of the {width} before it, but {'none' if combination is None else tuple(combination.shape)} was given"
             )
-    draft = graph.edit()
+    draft = draft_of(graph)
     shift: dict[str, torch.Tensor] = {}
     for channel in range(space.size if layer.reads else 0):
         means = {node: mean[channel] for node, mean in morphism.means.items()}
@@ -133,14 +133,14 @@ def removable_layer(graph: Graph, spaces: ChannelSpaces, value: str) -> Removabl
 
 def reading_without(graph: Graph, spaces: ChannelSpaces, layer: RemovableLayer) -> Graph:
     """A graph that returns what the weights of `layer.reads` would read without it, a tuple in their order."""
-    draft = graph.edit()
+    draft = draft_of(graph)
     _bypass(draft, graph, spaces, layer)
     return _returning(draft, graph, layer.reads)
 
 
 def reading(graph: Graph, layer: RemovableLayer) -> Graph:
     """A graph that returns what the weights of `layer.reads` read, a tuple in their order."""
-    return _returning(graph.edit(), graph, layer.reads)
+    return _returning(draft_of(graph), graph, layer.reads)
 
 
 def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPoint) -> Iterator[RemovableLayer]:

@@ -11,6 +11,7 @@ from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
 from gngraph.ir import Draft, Graph
 from gngraph.ir.types import with_integer
+from gngraph.ops import draft_of
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 
 
@@ -74,7 +75,7 @@ def rewrite(
         space = spaces.require_free(name)
         if edit.map.size != space.size:
             raise IRError(f"channel space '{name}' has {space.size} channels, but its map is for {edit.map.size}")
-    draft = graph.edit()
+    draft = draft_of(graph)
     gathers: dict[str, list[Gather]] = {}
     known: dict[tuple[object, ...], Gather] = {}
     shifts: dict[str, torch.Tensor] = {}

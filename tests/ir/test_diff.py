@@ -11,6 +11,7 @@ import torch
 import gngraph.ops  # noqa: F401  (gives drafts their type rules)
 from gngraph.errors import IRError
 from gngraph.ir import Graph, Node, Parameter, Ref, diff, format_graph, parse, same_structure
+from gngraph.ops import draft_of
 from tests.call_counts import calls_of
 
 NET = """\
@@ -126,7 +127,7 @@ def test_wrong_lineage(lineage: dict[str, tuple[int, ...]], message: str) -> Non
 
 def test_inserted_node_reads_as_a_unified_diff() -> None:
     base = parse(NET)
-    draft = base.edit()
+    draft = draft_of(base)
     draft.add(Node("extra", "relu", ("conv2",)), after="conv2")
     draft.replace_uses("conv2", "extra", except_in=("extra",))
     found = diff(base, draft.commit())

@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 import torch
 
-import gngraph.ops  # noqa: F401  (gives drafts their type rules)
 from gngraph.errors import IRError
 from gngraph.ir import (
+    Draft,
     Graph,
     Items,
     Node,
@@ -25,6 +25,7 @@ from gngraph.ir import (
     verify,
 )
 from gngraph.ir.types import refs_in, replace_refs
+from gngraph.ops import draft_of
 
 NET = """\
 graph Net(%x) {
@@ -95,6 +96,19 @@ def test_cast_leaves_integers_alone() -> None:
     assert [p.data.dtype for p in double.params.values()] == [torch.float64, torch.int64]
 
 
+def test_a_graph_prints_a_line_a_node_whatever_its_weights(base: Graph) -> None:
+    wide = base.with_params({"fc1.weight": torch.arange(32.0).reshape(8, 4)})
+    assert str(wide) == str(base) and repr(wide) == repr(base)
+    assert repr(base) == "<Graph Net(%x) -> %fc2, %relu: 4 nodes, 64 parameters>"
+    assert str(base).splitlines() == [
+        "Net(%x) -> %fc2, %relu: 4 nodes, 64 parameters",
+        "  %x = input() : f32[N,4]",
+        "  %fc1 = linear(%x) : f32[N,8], 40 parameters",
+        "  %relu = relu(%fc1) : f32[N,8]",
+        "  %fc2 = linear(%relu) : f32[N,3], 24 parameters",
+    ]
+
+
 def test_references_in_attributes() -> None:
     attr = (Ref("a"), 1, (Slice(Ref("b"), None, Ref("a")), Items((("k", Ref("c")), ("a", "a")))))
     assert list(refs_in(attr)) == ["a", "b", "a", "c"]
@@ -105,14 +119,24 @@ def test_references_in_attributes() -> None:
 # Draft
 
 
+def test_types_come_from_the_rule_that_the_draft_was_given(base: Graph) -> None:
+    draft = Draft(base, lambda node, inputs, params: OpaqueType(f"{node.op} of {len(inputs)} with {len(params)}"))
+    draft.set_attrs("fc1", note=1)
+    after = draft.commit()
+    assert [str(node.type) for node in after.nodes.values()] == [
+        "f32[N,4]",
+        *(f"!{op} of 1 with 3" for op in ("linear", "relu", "linear")),
+    ]
+
+
 def test_draft_without_edits_is_the_same_network(base: Graph) -> None:
-    graph = base.edit().commit()
+    graph = draft_of(base).commit()
     assert graph is not base and diff(base, graph).is_empty
 
 
 def test_base_never_changes(base: Graph) -> None:
     before = format_graph(base)
-    draft = base.edit()
+    draft = draft_of(base)
     draft.add(Node("tanh", "tanh", ("fc1",)), after="fc1")
     draft.replace_uses("fc1", "tanh", except_in=("tanh",))
     draft.set_param("fc1.bias", Parameter(torch.ones(8)))
@@ -125,14 +149,14 @@ def test_base_never_changes(base: Graph) -> None:
 
 
 def test_untouched_parts_are_shared(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.set_attrs("relu", note=1)
     after = draft.commit()
     assert after["fc1"] is base["fc1"] and after.params["fc1.weight"] is base.params["fc1.weight"]
 
 
 def test_types_follow_a_wider_layer(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.set_param("fc1.weight", Parameter(torch.zeros(9, 4)))
     draft.set_param("fc1.bias", Parameter(torch.zeros(9)))
     draft.set_param("fc2.weight", Parameter(torch.zeros(3, 9)))
@@ -143,14 +167,14 @@ def test_types_follow_a_wider_layer(base: Graph) -> None:
 
 
 def test_half_a_widening_is_refused(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.set_param("fc1.weight", Parameter(torch.zeros(9, 4)))
     with pytest.raises(IRError, match=r"fc1|fc2"):
         draft.commit()
 
 
 def test_added_nodes_keep_their_order(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.add(Node("a", "tanh", ("x",)), after="x")
     draft.add(Node("b", "tanh", ("a",)), after="a")
     draft.add(Node("c", "tanh", ("b",)), after="b")
@@ -161,7 +185,7 @@ def test_added_nodes_keep_their_order(base: Graph) -> None:
 
 def test_a_node_can_be_replaced(base: Graph) -> None:
     """Add the new node behind the old one, move the uses, drop the old one: the new one stands in its place."""
-    draft = base.edit()
+    draft = draft_of(base)
     draft.add(Node("gelu", "gelu", ("fc1",), attrs={"approximate": "none"}), after="relu")
     draft.replace_uses("relu", "gelu")
     draft.remove("relu")
@@ -170,7 +194,7 @@ def test_a_node_can_be_replaced(base: Graph) -> None:
 
 
 def test_uses_inside_attributes_follow(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     args = {"args": (Ref("relu"), 2), "kwargs": Items(()), "target": ".chunk"}
     draft.add(Node("call", "foreign", ("relu",), attrs=args, type=OpaqueType("x")), after="relu")
     draft.add(Node("tanh", "tanh", ("relu",)), after="relu")
@@ -179,20 +203,20 @@ def test_uses_inside_attributes_follow(base: Graph) -> None:
 
 
 def test_fresh_names(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     assert draft.fresh_name("new") == "new" and draft.fresh_name("relu") == "relu_1"
     draft.add(Node("relu_1", "relu", ("x",)))
     assert draft.fresh_name("relu") == "relu_2"
 
 
 def test_parameters_come_and_go(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.set_param("fc3.weight", Parameter(torch.zeros(2, 3)))
     draft.add(Node("fc3", "linear", ("fc2",), {"weight": "fc3.weight"}))
     draft.set_output(Ref("fc3"))
     after = draft.commit()
     assert after["fc3"].shape == ("N", 2) and list(after.params)[-1] == "fc3.weight"
-    draft = after.edit()
+    draft = draft_of(after)
     draft.set_output(Ref("fc2"))
     draft.remove("fc3")
     draft.remove_param("fc3.weight")
@@ -200,13 +224,13 @@ def test_parameters_come_and_go(base: Graph) -> None:
 
 
 def test_roles_can_change(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.set_params("fc1", {"weight": "fc1.weight"})
     assert dict(draft.commit()["fc1"].params) == {"weight": "fc1.weight"}
 
 
 def test_every_edit_is_checked(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     with pytest.raises(IRError, match=r"node 'relu' exists already; take a name from fresh_name\('relu'\)"):
         draft.add(Node("relu", "relu", ("x",)))
     with pytest.raises(IRError, match="has no node 'no'"):
@@ -235,15 +259,15 @@ def test_every_edit_is_checked(base: Graph) -> None:
 
 
 def test_commit_refuses_what_no_edit_could_see(base: Graph) -> None:
-    draft = base.edit()
+    draft = draft_of(base)
     draft.remove_param("fc1.bias")
     with pytest.raises(IRError, match=r"reads parameter 'fc1\.bias' as 'bias', which does not exist"):
         draft.commit()
-    draft = base.edit()
+    draft = draft_of(base)
     draft.replace_uses("x", "fc2", except_in=("fc2",))
     with pytest.raises(IRError, match="reads 'fc2', which is not computed before it"):
         draft.commit()
-    draft = base.edit()
+    draft = draft_of(base)
     draft.add(Node("y", "no_such_op", ("x",)))
     with pytest.raises(IRError, match="no_such_op"):
         draft.commit()

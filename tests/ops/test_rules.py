@@ -14,7 +14,7 @@ from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import BATCH, Graph, Node, TensorType
 from gngraph.lowering.to_torch import lower
-from gngraph.ops import OpSpec, lookup, register, spec_of_module
+from gngraph.ops import OpSpec, draft_of, lookup, register, spec_of_module
 from gngraph.zoo import build_seed
 
 FAMILIES = ["resnet18", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"]
@@ -128,7 +128,7 @@ def test_a_subclass_with_its_own_forward_is_traced_through() -> None:
 
 def test_edits_that_break_a_type_rule_are_refused() -> None:
     graph = from_torch(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
-    draft = graph.edit()
+    draft = draft_of(graph)
     draft.add(Node("extra", "linear", (graph.inputs[0],), {"weight": "2.weight"}))
     with pytest.raises(IRError, match=r"'extra' .linear. reads 4 features, but its weight is for 8"):
         draft.commit()

@@ -1,20 +1,106 @@
-"""The readable rendering of a `GraphDiff`."""
+"""`GraphDiff`: the structural difference of two graphs, which renders itself; `gngraph.ir.diff` computes it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
+import torch
+
+from gngraph.ir.changes import FieldChange, Lineage, NodeEdit, ParamChange, Resize, SpaceChange, WeightDiff
 from gngraph.ir.lexer import with_sigil
-
-if TYPE_CHECKING:
-    from gngraph.ir.diff_types import FieldChange, GraphDiff, Lineage, Resize, SpaceChange
 
 _SHOWN = 6
 """Channels listed by number before "..."."""
 
 
-def render(diff: GraphDiff) -> str:
+@dataclass(frozen=True)
+class GraphDiff:
+    """What differs between graph a and graph b; names identify nodes and parameters.
+
+    Attributes:
+        a_name, b_name: names of the graphs.
+        num_params: entries of all nn.Parameters in a and in b.
+        num_nodes: number of nodes in a and in b.
+        header: what differs of the graphs as a whole: "name", "inputs", "output", "order of nodes",
+            "order of parameters".
+        nodes: nodes of b alone, of a alone, and those of both that differ, in the order of b.
+        params_added, params_removed: name -> line in the text form, of parameters of b alone and of a alone.
+        params_changed: parameters of both that differ in more than sizes.
+        resized: every axis whose size differs, in the order of b's parameters.
+        spaces: the changed spaces, in the caller's order.
+        unassigned: the part of `resized` that belongs to no changed space.
+    """
+
+    a_name: str
+    b_name: str
+    num_params: tuple[int, int]
+    num_nodes: tuple[int, int]
+    header: tuple[FieldChange, ...]
+    nodes: tuple[NodeEdit, ...]
+    params_added: Mapping[str, str]
+    params_removed: Mapping[str, str]
+    params_changed: tuple[ParamChange, ...]
+    resized: tuple[Resize, ...]
+    spaces: tuple[SpaceChange, ...]
+    unassigned: tuple[Resize, ...]
+    _tensors: tuple[tuple[str, torch.Tensor, torch.Tensor], ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the graphs are the same up to the values of their parameters."""
+        found = (self.header, self.nodes, self.params_added, self.params_removed, self.params_changed)
+        return not any((*found, self.resized, self.spaces))
+
+    @property
+    def nodes_added(self) -> tuple[NodeEdit, ...]:
+        """Nodes of b alone."""
+        return tuple(edit for edit in self.nodes if edit.kind == "added")
+
+    @property
+    def nodes_removed(self) -> tuple[NodeEdit, ...]:
+        """Nodes of a alone."""
+        return tuple(edit for edit in self.nodes if edit.kind == "removed")
+
+    @property
+    def nodes_changed(self) -> tuple[NodeEdit, ...]:
+        """Nodes of both that differ."""
+        return tuple(edit for edit in self.nodes if edit.kind == "changed")
+
+    @cached_property
+    def weights(self) -> WeightDiff:
+        """Values compared, on first use: one read of all parameters that the graphs do not share."""
+        return WeightDiff(len(self._tensors), tuple(n for n, old, new in self._tensors if not _same_values(old, new)))
+
+    def render(self) -> str:
+        """A readable account; "no differences" when neither structure nor values differ. Compares the values."""
+        return _render(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The diff as JSON values. Compares the values of parameters."""
+        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if not name.startswith("_")}
+        record |= {"is_empty": self.is_empty, "weights": self.weights}
+        converted: dict[str, Any] = _jsonable(record)
+        return converted
+
+
+def _same_values(old: torch.Tensor, new: torch.Tensor) -> bool:
+    if old is new or torch.equal(old, new := new.to(old.device)):
+        return True
+    return bool(((old == new) | ((old != old) & (new != new))).all())  # two NaNs are equal here
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_jsonable(item) for item in value]
+    return _jsonable(asdict(value)) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _render(diff: GraphDiff) -> str:
     """The account that `GraphDiff.render` documents; it ends without a newline."""
     if diff.is_empty and not diff.weights.differing:
         return "no differences"
@@ -35,7 +121,7 @@ def _titled(title: str, body: Iterator[str]) -> list[str]:
     return ["", f"{title}:", *lines] if lines else []
 
 
-def describe_lineage(lineage: Lineage) -> str:
+def _describe_lineage(lineage: Lineage) -> str:
     """What became of a space's channels, such as "+5 split from 3, 9, 11, 20, 41, +3 new, -1 pruned (7)"."""
     parts = []
     if lineage.split:
@@ -75,7 +161,7 @@ def _header(change: FieldChange) -> Iterator[str]:
 
 
 def _space(space: SpaceChange) -> Iterator[str]:
-    origin = f", {describe_lineage(space.lineage)}" if space.lineage else ""
+    origin = f", {_describe_lineage(space.lineage)}" if space.lineage else ""
     yield f"{space.name}: {space.old} -> {space.new}{origin}"
     yield from _by_axis(space.resizes, (space.old, space.new))
 
