@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -432,4 +431,4 @@ def held_out_samples(problem: Problem) -> torch.Tensor:
 
 def preprocessing_of(problem: Problem) -> dict[str, Any] | None:
     """How the data's samples become network inputs, for `model.py`; None where it is not known."""
-    return asdict(problem.data.preprocess) if isinstance(problem.data, Data) else None
+    return problem.data.preprocess.record() if isinstance(problem.data, Data) else None

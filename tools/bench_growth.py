@@ -75,7 +75,8 @@ def shrunken(data: Data, size: int, train: int) -> Data:
     if len(parts) < 2:
         raise click.UsageError(f"--size and --train are for data held in memory, but '{data.name}' is read from files")
     x, y = (part.raw for part in parts), [part.labels for part in parts]
-    images = [part.float() / data.preprocess.scale for part in x]
+    scale = float(data.preprocess.record()["scale"])
+    images = [part.float() / scale for part in x]
     if size:
         height, width = images[0].shape[2:] if images[0].dim() == 4 else (1, 1)
         if height % size or width % size:

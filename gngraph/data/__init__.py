@@ -6,12 +6,14 @@ from gngraph.data.arrays import from_arrays
 from gngraph.data.augment import Augment, CropFlip
 from gngraph.data.batches import MapDataset, batches
 from gngraph.data.checks import validate
-from gngraph.data.dataset import ArrayDataset, Data, Preprocess, Sample, SampleBatch, SampleDataset
+from gngraph.data.dataset import ArrayDataset, Data, Sample, SampleBatch, SampleDataset
+from gngraph.data.preprocess import NORMALIZATIONS, Preparation, Preprocess, normalization
 from gngraph.data.sources import SOURCES, default_root, load_data
 from gngraph.data.sources.request import Download, Request, Source
 from gngraph.data.splits import Splits, labels_of, make_splits
 
 __all__ = [
+    "NORMALIZATIONS",
     "SOURCES",
     "ArrayDataset",
     "Augment",
@@ -19,6 +21,7 @@ __all__ = [
     "Data",
     "Download",
     "MapDataset",
+    "Preparation",
     "Preprocess",
     "Request",
     "Sample",
@@ -32,5 +35,6 @@ __all__ = [
     "labels_of",
     "load_data",
     "make_splits",
+    "normalization",
     "validate",
 ]

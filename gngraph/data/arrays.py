@@ -12,10 +12,14 @@ from torch import Tensor
 
 from gngraph.data.augment import natural_augment
 from gngraph.data.checks import check_finite, check_labels, check_lengths, shape_text
-from gngraph.data.dataset import ArrayDataset, Data, measure_preprocess
+from gngraph.data.dataset import ArrayDataset, Data
+from gngraph.data.preprocess import Normalization, measured
 from gngraph.errors import DataError
 
 Array = npt.NDArray[Any]
+
+LARGEST_BYTE = 255.0
+"""What bytes are divided by before they are normalised; floats are used as they are."""
 
 _LAYOUTS = (
     "bytes N,H,W,C or N,H,W for pictures, floats N,C,H,W for pictures, N,C,L for sequences or N,C,D,H,W for volumes, numbers N,F "
@@ -34,7 +38,7 @@ def from_arrays(
     *,
     classes: Sequence[str] | None = None,
     input_shape: tuple[int, ...] | None = None,
-    scale: float = 255.0,
+    normalize: Normalization = measured,
 ) -> Data:
     """Builds a data set from arrays in memory.
 
@@ -47,7 +51,7 @@ def from_arrays(
         classes: class names; without them the classes are numbered up to the largest training label.
         input_shape: what the network shall see; pictures are resized to it, and grey ones spread over its channels. Floats of
             such samples are read as N,C,H,W or N,C,L even where they look like N,H,W,C or N,H,W.
-        scale: what a byte of a picture is divided by before normalisation; floats are used as they are.
+        normalize: how stored numbers become inputs; by default each channel is standardised over the training samples.
 
     Raises:
         DataError: if a layout, a label, a length or a value breaks the rules above.
@@ -74,7 +78,7 @@ def from_arrays(
     check_finite("x_test", raw_test)
     raw_shape = tuple(raw_train.shape[1:])
     shape = fitted_shape(name, raw_shape, input_shape)
-    preprocess = measure_preprocess(raw_train, scale if raw_train.dtype == torch.uint8 else 1.0, shape)
+    preprocess = normalize(raw_train, LARGEST_BYTE if raw_train.dtype == torch.uint8 else 1.0, shape)
     return Data(
         name=name,
         train=ArrayDataset(raw_train, labels_train, preprocess),

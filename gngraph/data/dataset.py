@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from gngraph.data.augment import Augment
+from gngraph.data.preprocess import Preparation
 
 Targets = Any
 """A tensor, or tuples, lists and dictionaries of tensors."""
 
 Sample = tuple[Tensor, Targets]
-
-_CHUNK = 1024  # samples converted to floating point at a time while computing statistics: bounds the memory
 
 
 class SampleBatch(Sequence[Sample]):
@@ -48,83 +46,6 @@ class SampleBatch(Sequence[Sample]):
         if isinstance(index, slice):
             return SampleBatch(self.x[index], self.y[index])
         return self.x[index], self.y[index]
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """Turns stored samples into network inputs: resize, spread grey over the channels, (raw / scale - mean) / std.
-
-    An exported model expects exactly this preprocessing, so it is data, not code.
-
-    Attributes:
-        scale: what a stored number is divided by: the largest value of a stored integer (255 for bytes), 1 for floats.
-        mean: per channel (or per feature of a table), in units of raw / scale, computed on the training set.
-        std: likewise; 1 where a channel is constant.
-        shape: what the network sees, (C, H, W) or (F,).
-
-    Example:
-        >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
-        >>> Preprocess(scale=255.0, mean=(0.0,), std=(0.25,), shape=(1, 1, 1))(pixels).flatten().tolist()
-        [0.0, 4.0]
-    """
-
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    shape: tuple[int, ...]
-
-    def __call__(self, raw: Tensor) -> Tensor:
-        """Converts a batch.
-
-        Args:
-            raw: uint8 or float32 [B, C', H', W'] with C' equal to C or 1, or [B, F].
-
-        Returns:
-            float32 [B, *shape] on the device of `raw`.
-        """
-        x = raw.to(torch.float32)
-        if len(self.shape) == 3 and x.shape[2:] != self.shape[1:]:
-            x = functional.interpolate(x, self.shape[1:], mode="bilinear", antialias=True)
-        mean = torch.tensor(self.mean, dtype=torch.float64)
-        std = torch.tensor(self.std, dtype=torch.float64)
-        per_channel = (-1,) + (1,) * (len(self.shape) - 1)
-        factor = (1 / (self.scale * std)).to(x).reshape(per_channel)
-        offset = (-mean / std).to(x).reshape(per_channel)
-        return torch.addcmul(offset, x, factor)
-
-
-def measure_preprocess(raw: Tensor, scale: float, shape: tuple[int, ...]) -> Preprocess:
-    """Computes mean and standard deviation of each channel (or feature) of the training samples.
-
-    Args:
-        raw: uint8 or float32 [N, C', H', W'] or [N, F], not empty; read in pieces of 1024 samples.
-        scale: see `Preprocess.scale`.
-        shape: what the network shall see; with C' = 1 the grey statistics are repeated for each of its channels.
-    """
-    axes = [0, *range(2, raw.ndim)]
-    count = raw.numel() // raw.shape[1]
-    mean = torch.zeros(raw.shape[1], dtype=torch.float64)
-    for chunk in _chunks(raw):
-        mean += chunk.to(torch.float64).sum(axes)
-    mean /= count
-    variance = torch.zeros_like(mean)
-    centre = mean.reshape((-1,) + (1,) * (raw.ndim - 2))
-    for chunk in _chunks(raw):
-        variance += (chunk.to(torch.float64) - centre).square_().sum(axes)
-    std = (variance / count).sqrt()
-    # A constant channel carries nothing; dividing by its rounding noise would blow that noise up to unit size.
-    std[std <= 1e-6 * mean.abs().clamp(min=1e-6)] = scale
-    repeats = shape[0] // raw.shape[1]
-    return Preprocess(scale, _floats(mean / scale) * repeats, _floats(std / scale) * repeats, shape)
-
-
-def _chunks(raw: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(raw), _CHUNK):
-        yield raw[start : start + _CHUNK]
-
-
-def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
 
 
 class SampleDataset(Dataset[Sample]):
@@ -162,7 +83,7 @@ class ArrayDataset(SampleDataset):
         preprocess: applied to each batch on the way out.
     """
 
-    def __init__(self, raw: Tensor, labels: Tensor, preprocess: Preprocess) -> None:
+    def __init__(self, raw: Tensor, labels: Tensor, preprocess: Preparation) -> None:
         self.raw = raw
         self.preprocess = preprocess
         self._labels = labels
@@ -193,23 +114,13 @@ class Data:
     train: SampleDataset
     test: SampleDataset
     classes: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Preparation
     augment: Augment | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one network input: (C, H, W) or (F,)."""
         return self.preprocess.shape
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel (or feature) of the training set, in units of raw / scale."""
-        return self.preprocess.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel (or feature) of the training set, in units of raw / scale."""
-        return self.preprocess.std
 
     @property
     def outputs(self) -> int:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from gngraph.data import Data, Preprocess
+
 
 class Arrays(TypedDict):
     """The arguments of `from_arrays` that have no default."""
@@ -69,3 +71,9 @@ def save_folder(root: Path, channels: int = 3, height: int = 16, width: int = 20
             for index in range(count):
                 save_picture(root / part / name / f"{index}.png", channels, height, width, seed=10 * index + label)
     return str(root)
+
+
+def numbers_of(data: Data) -> Preprocess:
+    """Scale, mean and standard deviation of a data set that has them."""
+    assert isinstance(data.preprocess, Preprocess)
+    return data.preprocess

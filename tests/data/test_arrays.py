@@ -11,7 +11,7 @@ import torch
 
 from gngraph.data import CropFlip, from_arrays
 from gngraph.errors import DataError
-from tests.data.arrays import Arrays, colour_arrays, table_arrays
+from tests.data.arrays import Arrays, colour_arrays, numbers_of, table_arrays
 
 
 def test_byte_pictures_are_read_as_nhwc() -> None:
@@ -20,7 +20,9 @@ def test_byte_pictures_are_read_as_nhwc() -> None:
     assert (data.input_shape, data.classes) == ((3, 16, 16), ("a", "b", "c"))
     x, y = data.train[1]
     assert (x.dtype, y.dtype, int(y)) == (torch.float32, torch.int64, 1)
-    restored = (x * torch.tensor(data.std).view(3, 1, 1) + torch.tensor(data.mean).view(3, 1, 1)) * 255
+    restored = (
+        x * torch.tensor(numbers_of(data).std).view(3, 1, 1) + torch.tensor(numbers_of(data).mean).view(3, 1, 1)
+    ) * 255
     assert np.array_equal(restored.round().numpy().transpose(1, 2, 0), arrays["x_train"][1])
 
 
@@ -32,7 +34,7 @@ def test_grey_bytes_float_pictures_and_tables() -> None:
     floats["x_train"] = floats["x_train"].transpose(0, 3, 1, 2) / 255
     floats["x_test"] = floats["x_test"].transpose(0, 3, 1, 2) / 255
     data = from_arrays("floats", **floats)
-    assert (data.input_shape, data.preprocess.scale) == ((3, 16, 16), 1.0)
+    assert (data.input_shape, numbers_of(data).scale) == ((3, 16, 16), 1.0)
     table = from_arrays("table", **table_arrays())
     assert (table.input_shape, table.classes, table.augment) == ((5,), (), None)
     assert table.train[0][1].shape == (1,)

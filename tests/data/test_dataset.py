@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from gngraph.data import ArrayDataset, Preprocess, batches, from_arrays, load_data
-from gngraph.data.dataset import measure_preprocess
-from tests.data.arrays import colour_arrays, table_arrays
+from gngraph.data.preprocess import measured
+from tests.data.arrays import colour_arrays, numbers_of, table_arrays
 
 
 def test_training_samples_have_mean_0_and_standard_deviation_1_per_channel() -> None:
@@ -22,25 +22,25 @@ def test_training_samples_have_mean_0_and_standard_deviation_1_per_channel() -> 
 def test_recorded_preprocessing_reproduces_the_batches() -> None:
     arrays = colour_arrays()
     data = from_arrays("pictures", **arrays)
-    pixels = arrays["x_test"].transpose(0, 3, 1, 2) / data.preprocess.scale
-    mean, std = (np.array(values).reshape(3, 1, 1) for values in (data.mean, data.std))
+    pixels = arrays["x_test"].transpose(0, 3, 1, 2) / numbers_of(data).scale
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (numbers_of(data).mean, numbers_of(data).std))
     ((x, _),) = batches(data.test, 10)
     assert np.allclose((pixels - mean) / std, x.numpy(), atol=1e-5)
 
 
 def test_statistics_in_chunks_equal_those_of_the_whole() -> None:
     raw = torch.rand(2500, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * 5 + 100
-    measured = measure_preprocess(raw, 1.0, (2, 3, 3))
+    found = measured(raw, 1.0, (2, 3, 3))
     exact = raw.double()
-    assert np.allclose(measured.mean, exact.mean((0, 2, 3)), rtol=1e-12)
-    assert np.allclose(measured.std, exact.std((0, 2, 3), correction=0), rtol=1e-12)
+    assert np.allclose(found.mean, exact.mean((0, 2, 3)), rtol=1e-12)
+    assert np.allclose(found.std, exact.std((0, 2, 3), correction=0), rtol=1e-12)
 
 
 def test_a_constant_feature_becomes_0_and_not_noise() -> None:
     table = table_arrays()
     table["x_train"][:, 2] = table["x_test"][:, 2] = 0.1
     data = from_arrays("table", **table)
-    assert data.std[2] == 1.0
+    assert numbers_of(data).std[2] == 1.0
     x = torch.cat([x for x, _ in batches(data.train, 8)])
     assert float(x[:, 2].abs().max()) < 1e-6
 
@@ -49,7 +49,7 @@ def test_grey_pictures_are_resized_and_spread_over_channels() -> None:
     data = load_data("digits", input_shape=(3, 32, 32))
     x, _ = data.train[0]
     assert x.shape == (3, 32, 32)
-    assert len(data.mean) == len(data.std) == 3
+    assert len(numbers_of(data).mean) == len(numbers_of(data).std) == 3
     assert torch.equal(x[0], x[1]) and torch.equal(x[1], x[2])
 
 

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10, MNIST
 
 from gngraph.data import SOURCES, Download, load_data
 from gngraph.errors import DataError
-from tests.data.arrays import colour_arrays, save_npz, table_arrays
+from tests.data.arrays import colour_arrays, numbers_of, save_npz, table_arrays
 
 
 def test_digits_need_no_files_and_are_split_the_same_way_each_time() -> None:
@@ -23,7 +23,7 @@ def test_digits_need_no_files_and_are_split_the_same_way_each_time() -> None:
     assert data.classes == tuple("0123456789")
     assert torch.equal(data.test.labels, again.test.labels)
     assert set(data.test.labels.bincount().tolist()) <= {35, 36, 37}
-    pixels = data.train[0][0] * data.std[0] + data.mean[0]
+    pixels = data.train[0][0] * numbers_of(data).std[0] + numbers_of(data).mean[0]
     assert float(pixels.min()) >= -1e-6 and float(pixels.max()) <= 1 + 1e-6
 
 
@@ -91,7 +91,10 @@ def test_cifar10_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": digest})
     data = load_data("cifar10", root=tmp_path)
     assert data.input_shape == (3, 32, 32) and data.classes == tuple(names) and data.augment is not None
-    restored = (data.train[3][0] * torch.tensor(data.std).view(3, 1, 1) + torch.tensor(data.mean).view(3, 1, 1)) * 255
+    numbers = numbers_of(data)
+    restored = (
+        data.train[3][0] * torch.tensor(numbers.std).view(3, 1, 1) + torch.tensor(numbers.mean).view(3, 1, 1)
+    ) * 255
     assert np.array_equal(restored.round().numpy().ravel(), pixels[3])
 
 

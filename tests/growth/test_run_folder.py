@@ -37,7 +37,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[GrowthResult, Ru
     )
     data = digits()
     samples = torch.stack([data.test[i][0] for i in range(4)])
-    files = write_run_folder(result, folder, draw=draw_history, samples=samples, preprocessing={"mean": data.mean})
+    files = write_run_folder(
+        result,
+        folder,
+        draw=draw_history,
+        samples=samples,
+        preprocessing=data.preprocess.record(),
+    )
     return result, files, samples
 
 

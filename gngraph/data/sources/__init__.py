@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from gngraph.data.checks import validate
 from gngraph.data.dataset import Data
+from gngraph.data.preprocess import Normalization, measured
 from gngraph.data.sources.digits import load_digits
 from gngraph.data.sources.folder import load_folder
 from gngraph.data.sources.npz import load_npz
@@ -41,6 +42,7 @@ def load_data(
     input_shape: tuple[int, ...] | None = None,
     root: Path | None = None,
     download: Download = Download.NEVER,
+    normalize: Normalization = measured,
 ) -> Data:
     """Loads and checks a data set.
 
@@ -50,6 +52,8 @@ def load_data(
         input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels.
         root: folder of downloaded data sets; None: `default_root()`.
         download: whether a missing data set may be fetched.
+        normalize: how stored numbers become inputs: by default each channel is standardised over the training samples; see
+            `gngraph.data.preprocess.normalization` for others, and `own` for a function of one's own.
 
     Raises:
         DataError: if nothing answers to `spec`, or the data is missing, malformed or does not fit `input_shape`.
@@ -59,7 +63,7 @@ def load_data(
         >>> len(data.train), len(data.test), data.input_shape, data.outputs
         (1437, 360, (1, 8, 8), 10)
     """
-    request = Request(spec, input_shape, default_root() if root is None else root.expanduser(), download)
+    request = Request(spec, input_shape, default_root() if root is None else root.expanduser(), download, normalize)
     data = _source(spec)(request)
     validate(data, input_shape=input_shape)
     return data

@@ -34,5 +34,5 @@ def load_digits(request: Request) -> Data:
         y_test,
         classes=[str(name) for name in bunch.target_names],
         input_shape=request.input_shape,
-        scale=_LARGEST_PIXEL,
+        normalize=lambda raw, _, shape: request.normalize(raw, _LARGEST_PIXEL, shape),
     )

@@ -20,11 +20,10 @@ from gngraph.data.checks import shape_text
 from gngraph.data.dataset import (
     ArrayDataset,
     Data,
-    Preprocess,
     SampleBatch,
     SampleDataset,
-    measure_preprocess,
 )
+from gngraph.data.preprocess import Normalization, Preparation
 from gngraph.data.sources.request import Request
 from gngraph.errors import DataError
 
@@ -83,7 +82,7 @@ class FolderDataset(SampleDataset):
 
     workers = min(4, os.cpu_count() or 1)
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor, decoder: Decoder, preprocess: Preprocess) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Tensor, decoder: Decoder, preprocess: Preparation) -> None:
         self.paths = paths
         self.decoder = decoder
         self.preprocess = preprocess
@@ -120,7 +119,10 @@ def load_folder(request: Request) -> Data:
         )
     renumbered = torch.tensor([classes.index(name) for name in test_classes])[test_labels]
     train, test = _datasets(
-        _decoder(train_paths[0], request.input_shape), (train_paths, train_labels), (test_paths, renumbered)
+        _decoder(train_paths[0], request.input_shape),
+        (train_paths, train_labels),
+        (test_paths, renumbered),
+        request.normalize,
     )
     shape = train.preprocess.shape
     return Data(
@@ -164,7 +166,7 @@ def _decoder(first: Path, input_shape: tuple[int, ...] | None) -> Decoder:
 
 
 def _datasets(
-    decoder: Decoder, train: tuple[list[Path], Tensor], test: tuple[list[Path], Tensor]
+    decoder: Decoder, train: tuple[list[Path], Tensor], test: tuple[list[Path], Tensor], normalize: Normalization
 ) -> tuple[ArrayDataset | FolderDataset, ArrayDataset | FolderDataset]:
     (train_paths, train_labels), (test_paths, test_labels) = train, test
     fits = (len(train_paths) + len(test_paths)) * prod(decoder.shape) <= MEMORY_LIMIT
@@ -173,7 +175,7 @@ def _datasets(
         # Nobody asked for colour and there is none, in whatever format the pictures are.
         decoder = replace(decoder, shape=(1, *decoder.shape[1:]))
         raw = raw[:, :1].clone()
-    preprocess = measure_preprocess(raw, _SCALE, decoder.shape)
+    preprocess = normalize(raw, _SCALE, decoder.shape)
     if fits:
         return (
             ArrayDataset(raw, train_labels, preprocess),

@@ -37,7 +37,14 @@ def load_npz(request: Request) -> Data:
         classes = _class_names(path, _read(archive, path, _CLASSES)) if _CLASSES in archive.files else None
     try:
         return from_arrays(
-            path.name, x_train, y_train, x_test, y_test, classes=classes, input_shape=request.input_shape
+            path.name,
+            x_train,
+            y_train,
+            x_test,
+            y_test,
+            classes=classes,
+            input_shape=request.input_shape,
+            normalize=request.normalize,
         )
     except DataError as error:
         raise DataError(f"in '{path}', {error}") from error

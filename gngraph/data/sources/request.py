@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from gngraph.data.dataset import Data
+from gngraph.data.preprocess import Normalization
 
 
 class Download(Enum):
@@ -26,12 +27,14 @@ class Request:
         input_shape: what the network shall see; None: as stored.
         root: folder that downloaded data sets live in.
         download: whether to fetch what is missing.
+        normalize: how stored numbers become inputs.
     """
 
     spec: str
     input_shape: tuple[int, ...] | None
     root: Path
     download: Download
+    normalize: Normalization
 
 
 Source = Callable[[Request], Data]

@@ -41,6 +41,7 @@ class TorchvisionSource:
             np.asarray(test.targets, dtype=np.int64),
             classes=train.classes,
             input_shape=request.input_shape,
+            normalize=request.normalize,
         )
 
     def _read(self, request: Request, train: bool) -> Any:
