@@ -20,14 +20,12 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Preparation(Protocol):
-    """What stands between stored samples and network inputs.
-
-    Attributes:
-        shape: of one input, (C, H, W) or (F,).
-    """
+    """What stands between stored samples and network inputs."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, (C, H, W) or (F,)."""
+        ...
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Inputs float32 [B, *shape] from stored samples, uint8 or float32 [B, ...]."""
