@@ -18,6 +18,7 @@ from gngraph.cli.options import (
     optional_data_options,
     output_option,
 )
+from gngraph.cli.parameters import Model
 
 if TYPE_CHECKING:
     from gngraph.growth.run_folder import RunFiles
@@ -95,8 +96,8 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
 
 
 @click.command(short_help="Show what differs between two networks.")
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", type=Model())
+@click.argument("second", metavar="B", type=Model())
 @model_options
 @json_option
 @click.pass_context

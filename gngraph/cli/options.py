@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gngraph.cli.parameters import ArchiveFile, Count, Device, Shape
+from gngraph.cli.parameters import ArchiveFile, Count, Device, Model, Shape
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import Problem
@@ -214,7 +214,7 @@ training_options = _gathering(
     ],
 )
 
-model_argument = click.argument("model")
+model_argument = click.argument("model", type=Model())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 output_option = click.option(
     "-o", "--output", type=ArchiveFile(), required=True, help="Archive to write, such as model.gng."

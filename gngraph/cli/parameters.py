@@ -1,4 +1,4 @@
-"""Kinds of words on the command line: counts, shapes, files to write."""
+"""Kinds of words on the command line: counts, shapes, files to read and to write; checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ class Shape(click.ParamType[tuple[int, ...]]):
         if not _SHAPE.fullmatch(str(value)):
             self.fail(f"'{value}' is not a shape; write the sizes of one sample, such as 3x32x32", param, ctx)
         return tuple(int(size) for size in str(value).split("x"))
+
+
+class Model(click.ParamType[str]):
+    """What a network is read from: a file that is there, or pkg.module:factory."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word itself."""
+        from gngraph.files import require_there
+
+        require_there(str(value))
+        return str(value)
 
 
 class ArchiveFile(click.ParamType[Path]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from functools import reduce
 from torch import Tensor, nn
 
 from gngraph.errors import ModelFileError
+from gngraph.files.sniff import is_factory
 from gngraph.zoo import build_seed
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _TORCHVISION = "torchvision:"
 # What DataParallel, DistributedDataParallel and torch.compile put before every key.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -72,15 +71,6 @@ class Architecture:
             sizes = [tensor.shape[0] for tensor in state.values() if tensor.dim() > 0]
             classes = sizes[-1] if sizes else 10
         return build_seed(self.name, width=self.width, classes=classes, input_shape=shape)
-
-
-def is_factory(text: str) -> bool:
-    """Whether `text` reads `pkg.module:factory`.
-
-    >>> is_factory("mynets.small:make"), is_factory("model.pt")
-    (True, False)
-    """
-    return _FACTORY.fullmatch(text) is not None
 
 
 def call_factory(text: str) -> nn.Module:

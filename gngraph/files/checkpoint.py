@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
 from gngraph.errors import ModelFileError
-from gngraph.files.architecture import Architecture, call_factory, importable_from_here, is_factory
+from gngraph.files.architecture import Architecture, call_factory, importable_from_here
 from gngraph.files.safe_classes import allowed_class, find_tampering
-from gngraph.files.sniff import FileFormat, FileInfo, inspect_file, sniff
+from gngraph.files.sniff import FileFormat, FileInfo, inspect_file, names_factory, sniff
 from gngraph.zoo import SEEDS
 
 __all__ = ["FileFormat", "Trust", "load_module", "sniff"]
@@ -80,7 +80,7 @@ def load_module(
             `arch`; or the factory fails.
         UnsupportedModelError: `arch` is unknown or cannot be built at this size.
     """
-    if is_factory(str(source)) and not Path(source).exists():
+    if names_factory(source):
         return call_factory(str(source))
     info = inspect_file(source)
     if info.format in _NEVER:

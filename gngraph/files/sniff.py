@@ -1,9 +1,14 @@
-"""Tells the formats of model files apart by their content, without unpickling anything. Suffixes say nothing."""
+"""Tells what the name of a network stands for: a factory, or a file, whose format is told by its content.
+
+Nothing is unpickled, suffixes say nothing, and torch is not needed, so that a file that is not there is told at once.
+"""
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -60,10 +65,36 @@ class FileInfo:
     damage: str | None = None
 
 
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LFS = b"version https://git-lfs.github.com"
 _FX_REBUILD = {"torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module"}
 _HEAD_BYTES = 4096
+
+
+def is_factory(text: str) -> bool:
+    """Whether `text` reads `pkg.module:factory`.
+
+    >>> is_factory("mynets.small:make"), is_factory("model.pt")
+    (True, False)
+    """
+    return _FACTORY.fullmatch(text) is not None
+
+
+def names_factory(source: str | Path) -> bool:
+    """Whether `source` names a factory; a file of that spelling comes first."""
+    return is_factory(str(source)) and not Path(source).exists()
+
+
+def require_there(source: str | Path) -> None:
+    """Require that `source` names a factory, or a file that can be opened.
+
+    Raises:
+        ModelFileError: there is no readable file at `source`.
+    """
+    if not names_factory(source):
+        with _opened(source):
+            pass
 
 
 def sniff(path: str | Path) -> FileFormat:
@@ -83,11 +114,17 @@ def inspect_file(path: str | Path) -> FileInfo:
     Raises:
         ModelFileError: there is no readable file at `path`.
     """
+    with _opened(path) as file:
+        return _inspect(file)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[IO[bytes]]:
     if Path(path).is_dir():
         raise ModelFileError(f'"{path}" is a folder, not a model file; name the file inside it')
     try:
         with Path(path).open("rb") as file:
-            return _inspect(file)
+            yield file
     except FileNotFoundError as error:
         raise ModelFileError(
             f'there is no file "{path}"; give a model file, or pkg.module:factory to call a function that makes one'

@@ -43,7 +43,7 @@ from gngraph.ir import (
 )
 from gngraph.ir.types import dtype_name, refs_in
 from gngraph.lowering.to_torch import lower
-from gngraph.ops import lookup, operands_of, spec_of_function, spec_of_module
+from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.conv import specialise
 from gngraph.ops.foreign import function_path
 from gngraph.ops.spec import Call
@@ -211,8 +211,8 @@ class _Importer:
         module = self.module.get_submodule(path)
         found = spec_of_module(module)
         assert found is not None
-        spec, kind = found
-        attrs = spec.modules[kind](module)
+        spec, read = found
+        attrs = read(module)
         params = {}
         for name, _ in (
             *module.named_parameters(remove_duplicate=False),
@@ -227,7 +227,9 @@ class _Importer:
         else:
             bound = bind(spec.call, fx_node, self.flags)
             if bound is None:
-                raise UnsupportedModelError(f"module '{path}' ({kind.__name__}) is called with unknown arguments")
+                raise UnsupportedModelError(
+                    f"module '{path}' ({type(module).__name__}) is called with unknown arguments"
+                )
             args = [self.value(bound.pop(name)) for name in spec.call.operands]
             attrs = {**attrs, **{name: self.attr(value) for name, value in bound.items()}}
             args += [ref for ref in dict.fromkeys(refs_in(tuple(attrs.values()))) if ref not in args]
@@ -240,18 +242,18 @@ class _Importer:
         node = shape_node(self, fx_node) or product_node(self, fx_node)
         if getattr(target, "__qualname__", "").startswith("boolean_dispatch"):
             spec = spec_of_function(dispatched(target))
-            node = self.known(fx_node, spec, spec.functions[dispatched(target)]) if spec else None
+            node = self.known(fx_node, spec, spec.call_of(dispatched(target))) if spec else None
         elif node is None and spec is not None:
-            node = self.known(fx_node, spec, spec.functions[target])
+            node = self.known(fx_node, spec, spec.call_of(target))
         node = node or self.foreign(fx_node, target)
         self.add(fx_node, replace(node, scope=self.scope(fx_node)))
         if is_inplace(target, fx_node):
             self.redirect(fx_node)
 
-    def known(self, fx_node: fx.Node, spec: Any, call: Call) -> Node | None:
+    def known(self, fx_node: fx.Node, spec: OpSpec, call: Call | None) -> Node | None:
         """The node of a call of the op table; None when its arguments do not fit (it is then foreign)."""
-        bound = bind(call, fx_node, self.flags)
-        if bound is None:
+        bound = bind(call, fx_node, self.flags) if call is not None else None
+        if call is None or bound is None:
             return None
         inputs: list[str] = []
         sizes: list[str] = []

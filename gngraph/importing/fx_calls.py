@@ -50,7 +50,7 @@ def is_inplace(target: Any, fx_node: fx.Node) -> bool:
     if name in ("iadd", "isub", "imul", "itruediv"):
         return True
     spec = spec_of_function(target)
-    call = spec.functions.get(target) if spec else None
+    call = spec.call_of(target) if spec else None
     names = [n for n, _ in call.signature] if call else []
     return (
         "inplace" in names

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth, stochastic_depth
 
 from gngraph.errors import IRError
 from gngraph.ir import Flag, Node, TensorType, Type
 from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, read_attrs, same_type
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, register, signature
 
 # op, module, function, further functions and methods, arguments besides the input
 _ACTIVATIONS: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = [
@@ -165,7 +164,12 @@ for _name, (_module, _function) in _DROPOUTS.items():
     )
 
 
+_TORCHVISION = "torchvision.ops.stochastic_depth"
+
+
 def _emit_stochastic_depth(emitter: Emitter, node: Node) -> fx.Node:
+    from torchvision.ops import StochasticDepth, stochastic_depth  # here, for its import costs as much as torch's
+
     x, p, mode = emitter.value(node.inputs[0]), node.attrs["p"], node.attrs["mode"]
     if node.attrs.get("training", _FOLLOWS) == _FOLLOWS:
         return emitter.module(lambda: StochasticDepth(p, mode), x)
@@ -180,8 +184,8 @@ register(
         _emit_stochastic_depth,
         channelwise=True,
         linear=True,
-        modules={StochasticDepth: read_attrs("p", "mode")},
-        functions={stochastic_depth: Call(signature("input p mode training=True"))},
+        modules={f"{_TORCHVISION}.StochasticDepth": read_attrs("p", "mode")},
+        functions={f"{_TORCHVISION}.stochastic_depth": Call(signature("input p mode training=True"))},
     )
 )
 
@@ -204,7 +208,9 @@ for _name, _make, _fn, _functions in (
     ("log_softmax", nn.LogSoftmax, F.log_softmax, (torch.log_softmax, "log_softmax")),
     ("softmin", nn.Softmin, F.softmin, ()),
 ):
-    _images: dict[type[nn.Module], Any] = {nn.Softmax2d: lambda module: {"dim": -3}} if _name == "softmax" else {}
+    _images: dict[type[nn.Module] | str, ReadAttrs] = (
+        {nn.Softmax2d: lambda module: {"dim": -3}} if _name == "softmax" else {}
+    )
     register(
         OpSpec(
             _name,

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, OpaqueType, TensorType, Type
-from gngraph.ops.spec import ChannelRules, Emitter, Operands
+from gngraph.ops.spec import ChannelRules, Emitter, Operands, ReadAttrs
 
 IntOrPair = int | tuple[int, ...]
 
@@ -117,7 +117,7 @@ def emit_simple(
     return emit
 
 
-def read_attrs(*names: str) -> Callable[[nn.Module], dict[str, Any]]:
+def read_attrs(*names: str) -> ReadAttrs:
     """A reader of module attributes of the same names."""
     return lambda module: {name: _frozen(getattr(module, name)) for name in names}
 

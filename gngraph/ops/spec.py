@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -27,6 +28,9 @@ Layout = tuple["Segment", ...]
 
 Path = tuple[str | int, ...]
 """Where an integer stands in a node's attributes: the attribute, then positions in tuples and fields of slices."""
+
+ReadAttrs = Callable[[Any], dict[str, Attr]]
+"""Reads the attributes of an op off a module."""
 
 Fresh = Literal["random", "zeros", "ones"]
 """How a parameter's entries of a new channel start."""
@@ -220,8 +224,10 @@ class OpSpec:
         apply: the layer without its bias for another weight, as a function of (node, input, weight); None for other ops.
         channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone.
         linear: affine in its inputs in eval mode.
-        modules: module classes that are this op, each with a function that reads the attributes.
-        functions: functions (or method names) that are this op.
+        modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
+            path, such as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a
+            network does.
+        functions: functions (or method names) that are this op; a function may stand here by its path.
         call: how the modules are called, where other arguments than values, which become attributes, are taken.
     """
 
@@ -234,13 +240,22 @@ class OpSpec:
     apply: Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     channelwise: bool = False
     linear: bool = False
-    modules: Mapping[type[nn.Module], Callable[[Any], dict[str, Attr]]] = field(default_factory=dict)
+    modules: Mapping[type[nn.Module] | str, ReadAttrs] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any] | str, Call] = field(default_factory=dict)
     call: Call | None = None
 
+    def call_of(self, function: Callable[..., Any] | str) -> Call | None:
+        """How a function, or the tensor method of that name, is called as this op; None where it is not this op."""
+        return self.functions.get(_key(function, self.functions))
+
+
+def _key(thing: Any, table: Mapping[Any, object]) -> Any:
+    """What a class or function stands under in `table`: itself, or its path."""
+    return thing if thing in table else f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+
 
 _TABLE: dict[str, OpSpec] = {}
-_MODULES: dict[type[nn.Module], OpSpec] = {}
+_MODULES: dict[type[nn.Module] | str, OpSpec] = {}
 _FUNCTIONS: dict[Callable[..., Any] | str, OpSpec] = {}
 
 
@@ -269,29 +284,35 @@ def lookup(op: str) -> OpSpec:
     return _TABLE[op]
 
 
-def spec_of_module(module: nn.Module) -> tuple[OpSpec, type[nn.Module]] | None:
-    """The op that a leaf module is, and the class it counts as; None when it is traced through.
+def spec_of_module(module: nn.Module) -> tuple[OpSpec, ReadAttrs] | None:
+    """The op that a leaf module is, and what reads its attributes; None when it is traced through.
 
     A subclass counts as its registered base only while it inherits all of the base's behaviour in `forward`.
     """
     kind = type(module)
-    if kind in _MODULES:
-        return _MODULES[kind], kind
     for base in kind.__mro__:
-        if base in _MODULES:
+        if (key := _key(base, _MODULES)) in _MODULES:
             own = [name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)]
-            return None if {"forward", "_conv_forward", "__call__"} & set(own) else (_MODULES[base], base)
+            traced = {"forward", "_conv_forward", "__call__"} & set(own)
+            return None if traced else (_MODULES[key], _MODULES[key].modules[key])
     return None
 
 
 def spec_of_function(function: Callable[..., Any] | str) -> OpSpec | None:
     """The op that a function (or tensor method, by name) is."""
-    return _FUNCTIONS.get(function)
+    return _FUNCTIONS.get(_key(function, _FUNCTIONS))
 
 
 def traced_by_name() -> tuple[Callable[..., Any], ...]:
     """Python functions of the table that tracing would otherwise look into; torch's own stop by themselves."""
-    return tuple(f for f in _FUNCTIONS if isinstance(f, FunctionType) and (f.__module__ or "").split(".")[0] != "torch")
+    known = (_imported(f) if isinstance(f, str) else f for f in _FUNCTIONS)
+    return tuple(f for f in known if isinstance(f, FunctionType) and (f.__module__ or "").split(".")[0] != "torch")
+
+
+def _imported(path: str) -> object:
+    """What stands at `path`; None while nothing has imported its library, and for the name of a method."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
 
 
 def operands_of(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Operands:

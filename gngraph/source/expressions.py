@@ -152,7 +152,7 @@ class Expressions:
         """
         origin = self.tree.origins[node]
         key: Any = node.target
-        call = lookup(origin.op).functions.get(key)
+        call = lookup(origin.op).call_of(key)
         if call is None or len(args) > len(call.signature):
             return list(self._arguments_as_given(node, args, origin.op))
         given = dict(zip((name for name, _ in call.signature), args, strict=False)) | dict(node.kwargs)

@@ -14,7 +14,6 @@ from gngraph.data.checks import validate
 from gngraph.data.dataset import Data
 from gngraph.data.preprocess import Normalization, measured
 from gngraph.data.sources.digits import load_digits
-from gngraph.data.sources.folder import load_folder
 from gngraph.data.sources.npz import load_npz
 from gngraph.data.sources.request import Download, Request, Source
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
@@ -74,6 +73,8 @@ def _source(spec: str) -> Source:
         return SOURCES[spec]
     path = Path(spec).expanduser()
     if path.is_dir():
+        from gngraph.data.sources.folder import load_folder  # here, for torchvision's import costs as much as torch's
+
         return load_folder
     if path.is_file():
         return load_npz

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, VisionDataset
 
 from gngraph.data.arrays import from_arrays
 from gngraph.data.dataset import Data
@@ -19,11 +18,11 @@ class TorchvisionSource:
     """A torchvision class with `data`, `targets` and `classes`.
 
     Attributes:
-        dataset: the class, called with (root, train, download).
+        dataset: name of the class in `torchvision.datasets`, called with (root, train, download).
         folder: where it keeps its files below the root, for the message when they are missing.
     """
 
-    dataset: type[VisionDataset]
+    dataset: str
     folder: str
 
     def __call__(self, request: Request) -> Data:
@@ -45,11 +44,13 @@ class TorchvisionSource:
         )
 
     def _read(self, request: Request, train: bool) -> Any:
+        from torchvision import datasets  # here, for its import costs as much as torch's
+
         wanted = request.download is Download.IF_MISSING
         try:
             if wanted:
                 request.root.mkdir(parents=True, exist_ok=True)
-            return self.dataset(root=str(request.root), train=train, download=wanted)
+            return getattr(datasets, self.dataset)(root=str(request.root), train=train, download=wanted)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
             place = request.root / self.folder
             if request.download is Download.NEVER:
@@ -67,7 +68,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-load_cifar10 = TorchvisionSource(CIFAR10, "cifar-10-batches-py")
-load_cifar100 = TorchvisionSource(CIFAR100, "cifar-100-python")
-load_mnist = TorchvisionSource(MNIST, "MNIST/raw")
-load_fashion_mnist = TorchvisionSource(FashionMNIST, "FashionMNIST/raw")
+load_cifar10 = TorchvisionSource("CIFAR10", "cifar-10-batches-py")
+load_cifar100 = TorchvisionSource("CIFAR100", "cifar-100-python")
+load_mnist = TorchvisionSource("MNIST", "MNIST/raw")
+load_fashion_mnist = TorchvisionSource("FashionMNIST", "FashionMNIST/raw")
