@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from gngraph import passes as passes
     from gngraph.analysis.channels import ChannelSpaces
     from gngraph.analysis.cost import Budget
+    from gngraph.analysis.diff import diff
     from gngraph.analysis.manager import AnalysisManager, Problem
-    from gngraph.api import diff, extend, grow, load, reshape, shrink
+    from gngraph.api import extend, grow, reshape, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
+    from gngraph.files.loading import load
     from gngraph.importing.from_torch import from_torch
     from gngraph.ir.graph import Graph
     from gngraph.ir.text import parse
@@ -61,12 +63,12 @@ _HOMES = {
     "Graph": "gngraph.ir.graph",
     "PassManager": "gngraph.passes",  # so that pass texts are known wherever there is a pass manager
     "Problem": "gngraph.analysis.manager",
-    "diff": "gngraph.api",
+    "diff": "gngraph.analysis.diff",
     "export_onnx": "gngraph.deploy.to_onnx",
     "extend": "gngraph.api",
     "from_torch": "gngraph.importing.from_torch",
     "grow": "gngraph.api",
-    "load": "gngraph.api",
+    "load": "gngraph.files.loading",
     "parse": "gngraph.ir.text",
     "reshape": "gngraph.api",
     "save": "gngraph.files.archive",

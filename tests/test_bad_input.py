@@ -205,7 +205,7 @@ def test_interrupt_is_one_line(command: Commands, monkeypatch: pytest.MonkeyPatc
     def interrupt(*words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gngraph.api.load", interrupt)
+    monkeypatch.setattr("gngraph.files.loading.load", interrupt)
     assert "interrupted" in command.refused("inspect", "seed.gng")
 
 
@@ -213,6 +213,6 @@ def test_defect_is_reported_as_one(command: Commands, monkeypatch: pytest.Monkey
     def fail(*words: object, **options: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("gngraph.api.load", fail)
+    monkeypatch.setattr("gngraph.files.loading.load", fail)
     assert "unexpected ZeroDivisionError" in command.refused("inspect", "seed.gng")
     monkeypatch.undo()

@@ -16,15 +16,19 @@ from rich.table import Table
 
 from gngraph import api
 from gngraph.analysis.cost import parse_count
+from gngraph.analysis.diff import diff
 from gngraph.analysis.manager import Problem
 from gngraph.cli.networks import describe_onnx
 from gngraph.cli.progress import EpochLines, RunProgress, percent
 from gngraph.cli.tables import console
 from gngraph.data import load_data
 from gngraph.errors import GnGraphError
-from gngraph.growth.loop import GrowthResult, grow
+from gngraph.growth.loop import grow
+from gngraph.growth.result import GrowthResult
+from gngraph.growth.run_folder import require_free_folder
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.ir.inputs import example
 from gngraph.training.evaluation import evaluate
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer
@@ -75,7 +79,7 @@ def make_seed(chosen: argparse.Namespace, problem: Problem) -> Graph:
     """An untrained seed for the problem's data."""
     data = problem.data
     sizes = {"width": chosen.width, "classes": data.outputs, "input_shape": data.input_shape}
-    return from_torch(build_seed(chosen.family, seed=chosen.seed, **sizes), api.example(data.input_shape))
+    return from_torch(build_seed(chosen.family, seed=chosen.seed, **sizes), example(data.input_shape))
 
 
 def grow_seed(chosen: argparse.Namespace, seed: Graph, problem: Problem, budget: int, folder: Path) -> GrowthResult:
@@ -118,7 +122,7 @@ def main() -> None:
     started = time.monotonic()
     torch.set_num_threads(chosen.threads)
     folder = chosen.out or new_folder()
-    api.require_free_folder(folder)
+    require_free_folder(folder)
     budget = parse_count(chosen.max_params)
     problem = Problem(load_data("digits"), seed=chosen.seed)
 
@@ -132,7 +136,7 @@ def main() -> None:
     print_rounds(result)
 
     step(3, "what changed from the seed to the grown network")
-    OUT.print(api.diff(seed, result.graph, lineage=result.lineage).render(), markup=False, soft_wrap=True)
+    OUT.print(diff(seed, result.graph, lineage=result.lineage).render(), markup=False, soft_wrap=True)
 
     epochs = chosen.epochs * (1 + chosen.rounds) + chosen.final_epochs
     step(4, f"for comparison: the seed as it was, trained for the same {epochs} epochs without growing")

@@ -17,12 +17,12 @@ from torch import nn
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.api import input_shape_of
 from gngraph.data import batches
 from gngraph.errors import BudgetError
 from gngraph.growth.jobs import strategy
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.ir.inputs import input_shape_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphing import morph
 from gngraph.scoring.gauss_newton import GaussNewton

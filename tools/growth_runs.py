@@ -17,8 +17,9 @@ from torch.utils.flop_counter import flop_registry
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import Problem
 from gngraph.files.archive import load, save
-from gngraph.growth.loop import GrowthResult, grow_by
+from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import Unobserved
+from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead

@@ -17,8 +17,8 @@ from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import Problem
-from gngraph.api import load
 from gngraph.data import MapDataset, batches
+from gngraph.files.loading import load
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.interpreter import Interpreter

@@ -37,9 +37,9 @@ def seed(name: str, width: float, classes: int, input_shape: tuple[int, ...], nu
 
     NAME is vgg11, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp or torchvision:NAME.
     """
-    from gngraph.api import example
     from gngraph.files.archive import save
     from gngraph.importing.from_torch import from_torch
+    from gngraph.ir.inputs import example
     from gngraph.zoo import build_seed
 
     module = build_seed(name, width=width, classes=classes, input_shape=input_shape, seed=number)
@@ -80,8 +80,8 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
 
     Passes that learn from data (merge-channels, remove-layer) take it from --data.
     """
+    from gngraph.analysis.diff import diff as compare
     from gngraph.analysis.manager import AnalysisManager
-    from gngraph.api import diff as compare
     from gngraph.files.archive import save
     from gngraph.passes import PassManager, parse_passes
     from gngraph.rewrite.pass_manager import printing
@@ -106,11 +106,12 @@ def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json
 
     Exit status: 0 the same in structure and values, 1 different, 2 trouble.
     """
-    from gngraph import api
+    from gngraph.analysis.diff import diff as compare
     from gngraph.cli.tables import print_json
+    from gngraph.growth.run_folder import recorded_lineage
 
     a, b = how.open(first), how.open(second)
-    found: GraphDiff = api.diff(a, b, lineage=api.recorded_lineage(a, second))
+    found: GraphDiff = compare(a, b, lineage=recorded_lineage(a, second))
     if as_json:
         print_json(found.to_json())
     else:

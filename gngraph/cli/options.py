@@ -34,8 +34,8 @@ class ModelOptions:
 
     def open(self, model: str, data: Data | None = None) -> Graph:
         """The network in `model`; the data, if given, tells the input shape where nothing else does."""
-        from gngraph.api import load
         from gngraph.files.checkpoint import Trust
+        from gngraph.files.loading import load
 
         return load(
             model,
@@ -69,7 +69,7 @@ class DataOptions:
 
     def problem(self, data: Data) -> Problem:
         """The problem that the options describe."""
-        from gngraph.api import problem_for
+        from gngraph.analysis.fit import problem_for
 
         chosen: dict[str, str | int] = {} if self.loss is None else {"loss": self.loss}
         if self.loss_output is not None:
@@ -97,20 +97,22 @@ class TrainingOptions:
 
 def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, Problem]:
     """Network and problem, checked to fit each other. An archive's input shape decides how pictures are resized."""
-    from gngraph import api
+    from gngraph.analysis.fit import check_fit
+    from gngraph.files.loading import is_archive, load
+    from gngraph.ir.inputs import input_shape_of
 
-    graph = api.load(model, input_shape=how.input_shape) if api.is_archive(model) else None
-    data = what.load(api.input_shape_of(graph) if graph is not None else how.input_shape)
+    graph = load(model, input_shape=how.input_shape) if is_archive(model) else None
+    data = what.load(input_shape_of(graph) if graph is not None else how.input_shape)
     problem = what.problem(data)
     graph = graph if graph is not None else how.open(model, data)
-    api.check_fit(graph, problem)
+    check_fit(graph, problem)
     return graph, problem
 
 
 def describe_setting(graph: Graph, problem: Problem) -> str:
     """One line about what a command works on."""
-    from gngraph.api import input_shape_of
     from gngraph.data.checks import shape_text
+    from gngraph.ir.inputs import input_shape_of
 
     shape = shape_text(input_shape_of(graph))
     samples = f"{len(problem.train):,} training and {len(problem.test):,} test samples of {shape}"
@@ -223,12 +225,12 @@ output_option = click.option(
 
 def open_run(model: str, how: ModelOptions, what: DataOptions, output: Path, force: bool) -> tuple[Graph, Problem]:
     """What a run works on, said on the terminal, when its folder may be written; a history that is there is set aside."""
-    from gngraph import api
+    from gngraph.growth.run_folder import require_free_folder, set_history_aside
 
     if not force:
-        api.require_free_folder(output)
+        require_free_folder(output)
     graph, problem = open_both(model, how, what)
-    api.set_history_aside(output)
+    set_history_aside(output)
     click.echo(describe_setting(graph, problem))
     return graph, problem
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,8 +13,9 @@ from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
-from gngraph.growth.observer import Observer, Unobserved
-from gngraph.growth.run_folder import RunFolder
+from gngraph.growth.journal import Journal
+from gngraph.growth.observer import Observer
+from gngraph.growth.result import GrowthResult
 from gngraph.growth.schedule import require_room, round_budgets
 from gngraph.ir import Graph
 from gngraph.rewrite.layer_removal import removable_layer
@@ -41,29 +38,7 @@ from gngraph.training.options import DEPTHS, FINALS, PERTURB, Depth, Final, Sche
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import restarted
 from gngraph.training.seeding import mixed
-from gngraph.training.training import EpochRecord, Trainer
-
-STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
-"""Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data, and whether
-anything was learned at all) follow both the training and the rewrite, "rewrite" and "measure" come again when the learned
-morphisms are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class GrowthResult:
-    """What a run gave.
-
-    Attributes:
-        seed: the network as it was given.
-        graph: the grown and trained network.
-        history: a record a round, and the record of the final training; see `gngraph.growth.history`.
-        lineage: space -> for each channel of `graph` its source channel in `seed`, or -1 for a new one.
-    """
-
-    seed: Graph
-    graph: Graph
-    history: list[Record]
-    lineage: dict[str, list[int]]
+from gngraph.training.training import Trainer
 
 
 def grow(
@@ -180,7 +155,7 @@ def grow_by(
     if final == "retrain":
         run.restart()
     run.finish(rounds + 1, rounds, final_epochs)
-    return GrowthResult(graph, run.graph, run.history, run.lineage.sources())
+    return GrowthResult(graph, run.graph, run.journal.history, run.journal.lineage.sources())
 
 
 class _Run:
@@ -204,17 +179,13 @@ class _Run:
         self.horizon = horizon
         self.share = perturb
         self.warm = False
-        self.observer = observer or Unobserved()
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, options)
         self.state = OptimizerState({})
-        self.lineage = Lineage(self.analyses.get(ChannelSpaces, graph))
+        self.journal = Journal(graph, Lineage(self.analyses.get(ChannelSpaces, graph)), observer, out)
         self.capacity = CapacityRecord()
-        self.history: list[Record] = []
         self.epochs_done = 0
         self.number = 0
-        self.seconds: dict[str, float] = {}
-        self.folder = RunFolder.start(out, graph) if out is not None else None
 
     def round(self, number: int, rounds: int, target: Budget, epochs: int, deciding: int) -> None:
         """One round; `self.graph` changes only when it is complete.
@@ -222,17 +193,18 @@ class _Run:
         Args:
             deciding: epochs of the run, where the round also finds out how deep the network is to be; else 0.
         """
-        self._begin(number)
+        self.number = number
+        self.journal.begin(number)
         record: Record = {"kind": "round", "round": number, "rounds": rounds}
         graph = self._train(epochs, "cosine" if self.horizon else "constant", record)
-        with self._stage("evaluate"):
+        with self.journal.stage("evaluate"):
             doubt = no_better_than_chance(graph, self.problem)
         removals: list[RemoveLayer] = []
         if deciding:
             graph, removals = self._shallower(graph, deciding, record)
         situation = self._situation(graph, target)
         strategy = self._settled(situation, record)
-        with self._stage("select"):
+        with self.journal.stage("select"):
             selection = strategy.learned(situation)
             wish = strategy.plan(situation, selection)
         step = self._apply(graph, situation.spaces, wish)
@@ -246,7 +218,7 @@ class _Run:
             after = self._loss(applied.rewritten.graph, self.problem.splits.report)
         self.state = carry_state(self.state, applied.rewritten.gathers)
         self.graph = self._reestimated(applied.rewritten.graph)
-        self.lineage.follow(applied.rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
+        self.journal.lineage.follow(applied.rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
         record |= {
             "allocation": strategy.allocation,
             "morphisms": morphism_entries((*removals, *applied.morphisms)),
@@ -269,7 +241,7 @@ class _Run:
     def _shallower(self, graph: Graph, epochs: int, record: Record) -> tuple[Graph, list[RemoveLayer]]:
         """The network without the layers that it does better without."""
         removals: list[RemoveLayer] = []
-        with self._stage(DEPTH):
+        with self.journal.stage(DEPTH):
             found = searched(graph, self.analyses, self.budget, self.options, epochs)
             record[DEPTH] = found.record(graph)
             for layer in found.removed:
@@ -278,14 +250,14 @@ class _Run:
                 rewritten = morph(graph, spaces, removals[-1:])
                 graph, self.state = rewritten.graph, carry_state(self.state, rewritten.gathers)
         if removals:
-            self.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
+            self.journal.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
             graph = self._reestimated(graph)
         return graph, removals
 
     def _situation(self, graph: Graph, target: Budget) -> Situation:
         """What the round decides upon: the analysis is run."""
         analysis = self.strategy.analysis
-        with self._stage("analyse"):
+        with self.journal.stage("analyse"):
             scores = self.analyses.get(analysis, graph) if analysis else unscored()
             asked = self.strategy.measures
             worths = measured_worths(graph, self.analyses, scores.candidates) if asked else {}
@@ -298,7 +270,7 @@ class _Run:
     def _settled(self, situation: Situation, record: Record) -> Strategy:
         """The strategy; a lookahead finds it in the first round, and it stays."""
         if isinstance(self.strategy, Lookahead):
-            with self._stage(LOOKAHEAD):
+            with self.journal.stage(LOOKAHEAD):
                 found = self.strategy.choose(situation, self.state, self.options, self.epochs_done)
             record[LOOKAHEAD] = found.record()
             self.strategy = found.strategy
@@ -312,26 +284,20 @@ class _Run:
 
     def finish(self, number: int, rounds: int, epochs: int) -> None:
         """The final training."""
-        self._begin(number)
+        self.number = number
+        self.journal.begin(number)
         record: Record = {"kind": "final", "round": number, "rounds": rounds}
         self.graph = self._train(epochs, "cosine", record)
         self._close(record)
-
-    def _begin(self, number: int) -> None:
-        self.number = number
-        self.seconds = {}
 
     def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
         warmup = 0.0 if self.warm else self.options.warmup
         stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon)
 
-        def tell(epoch: EpochRecord) -> None:
-            self.observer.epoch_finished(self.number, epoch)
-
         share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
-        with self._stage("train"):
+        with self.journal.stage("train"):
             start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
-            trained = self.trainer.train(start, stretch, self.state, tell)
+            trained = self.trainer.train(start, stretch, self.state, self.journal.epoch)
         record["perturbed"] = share
         self.state = trained.state
         self.epochs_done += epochs
@@ -343,11 +309,11 @@ class _Run:
         return graph
 
     def _reestimated(self, graph: Graph) -> Graph:
-        with self._stage("batchnorm"):
+        with self.journal.stage("batchnorm"):
             return reestimate(graph, self.problem)
 
     def _apply(self, graph: Graph, spaces: ChannelSpaces, wish: Plan) -> Step:
-        with self._stage("rewrite"):
+        with self.journal.stage("rewrite"):
             generator = torch.Generator().manual_seed(mixed(self.problem.seed, self.number))
             return apply(graph, spaces, wish, self.budget, generator)
 
@@ -365,12 +331,12 @@ class _Run:
         )
 
     def _loss(self, graph: Graph, split: MapDataset) -> float:
-        with self._stage("measure"):
+        with self.journal.stage("measure"):
             return mean_loss(graph, self.problem, split)
 
     def _standing(self, graph: Graph) -> Record:
         """Size, widths, and loss and accuracy on the held-out data."""
-        with self._stage("evaluate"):
+        with self.journal.stage("evaluate"):
             loss, accuracy = evaluate(graph, self.problem, self.problem.test)
         size = cost(graph)
         spaces = self.analyses.get(ChannelSpaces, graph)
@@ -380,20 +346,7 @@ class _Run:
     def _close(self, record: Record) -> None:
         record |= self._standing(self.graph)
         record["budget"] = _sides(self.budget)
-        record["seconds"] = {stage: round(self.seconds.get(stage, 0.0), 4) for stage in STAGES}
-        self.history.append(record)
-        if self.folder is not None:
-            self.folder.append(record, self.graph, self.history, self.lineage.sources())
-        self.observer.round_finished(record)
-
-    @contextmanager
-    def _stage(self, stage: str) -> Iterator[None]:
-        self.observer.stage_started(self.number, stage)
-        started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.observer.stage_finished(self.number, stage, seconds)
+        self.journal.close(record, self.graph)
 
 
 def _sides(budget: Budget) -> Record:

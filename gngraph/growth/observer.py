@@ -12,7 +12,7 @@ class Observer(Protocol):
     """Receives the events of a run, in order. Rounds count from 1; the final training is round `rounds + 1`."""
 
     def stage_started(self, number: int, stage: str) -> None:
-        """Stage `stage` of round `number` begins; the stages are those of `gngraph.growth.loop.STAGES`."""
+        """Stage `stage` of round `number` begins; the stages are those of `gngraph.growth.journal.STAGES`."""
         ...
 
     def stage_finished(self, number: int, stage: str, seconds: float) -> None:

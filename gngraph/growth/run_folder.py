@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from gngraph.analysis.channels import ChannelSpaces
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx
-from gngraph.files.archive import save
-from gngraph.growth.history import HistoryWriter, Record
+from gngraph.errors import GnGraphError
+from gngraph.files.archive import load_history, save
+from gngraph.files.loading import is_archive
+from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record
+from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.source.export import export_source
-
-if TYPE_CHECKING:
-    from gngraph.growth.loop import GrowthResult
 
 SEED_FILE = "seed.gng"
 MODEL_FILE = "model.gng"
@@ -106,3 +108,37 @@ def write_run_folder(
 def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """The history as an archive keeps it: the records, and where every channel of the network comes from."""
     return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}}
+
+
+def recorded_lineage(seed: Graph, grown: str | os.PathLike[str]) -> dict[str, list[int]] | None:
+    """The lineage in the archive `grown`, if it is of a run that started from a network as wide as `seed`."""
+    if not is_archive(grown):
+        return None
+    history = load_history(grown)
+    rounds = history.get("rounds") if isinstance(history, dict) else None
+    if not isinstance(rounds, list) or not rounds or not isinstance(rounds[0], dict):
+        return None
+    started = rounds[0].get("trained", {}).get("widths")
+    lineage: dict[str, list[int]] | None = history.get("lineage")
+    return lineage if started == {space.name: space.size for space in ChannelSpaces.of(seed).free} else None
+
+
+def require_free_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        GnGraphError: it is not empty, or no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise GnGraphError(f"'{folder}' is a file, not a folder; name another folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise GnGraphError(
+            f"folder '{folder}' is not empty; name another one, or pass --force to replace the run in it"
+        )
+
+
+def set_history_aside(folder: Path) -> None:
+    """Make room for a new run in `folder`: the history of the run in it is kept as `history.jsonl.old`."""
+    history = folder / HISTORY_FILE
+    if history.is_file():
+        os.replace(history, history.with_name(f"{HISTORY_FILE}.old"))

@@ -18,8 +18,10 @@ from gngraph.errors import BudgetError, GnGraphError, TrainingError
 from gngraph.files.archive import load, load_history
 from gngraph.growth import loop
 from gngraph.growth.history import Record, read_history, without_seconds
-from gngraph.growth.loop import STAGES, GrowthResult, grow, grow_by
+from gngraph.growth.journal import STAGES
+from gngraph.growth.loop import grow, grow_by
 from gngraph.growth.observer import Unobserved
+from gngraph.growth.result import GrowthResult
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, diff
 from gngraph.rewrite.morphism import SplitChannel

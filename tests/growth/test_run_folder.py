@@ -13,7 +13,8 @@ from gngraph.analysis.cost import cost
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import load
 from gngraph.growth.history import read_history
-from gngraph.growth.loop import GrowthResult, grow
+from gngraph.growth.loop import grow
+from gngraph.growth.result import GrowthResult
 from gngraph.growth.run_folder import RunFiles, write_run_folder
 from gngraph.lowering.to_torch import run
 from gngraph.report.figures import draw_history

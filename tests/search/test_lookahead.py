@@ -20,8 +20,9 @@ from gngraph.cli.progress import describe_round
 from gngraph.data import Data
 from gngraph.errors import PassError, TrainingError
 from gngraph.growth.history import without_seconds
-from gngraph.growth.loop import GrowthResult, grow, grow_by
+from gngraph.growth.loop import grow, grow_by
 from gngraph.growth.observer import Unobserved
+from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.search import allocations, lookahead

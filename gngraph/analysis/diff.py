@@ -1,0 +1,42 @@
+"""`diff`: what differs between two graphs, told by channel spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.ir import Graph, GraphDiff
+from gngraph.ir import diff as structural_diff
+
+
+def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = None) -> GraphDiff:
+    """What differs from `a` to `b`, grouped by the channel spaces of `a`.
+
+    Args:
+        a: the graph before.
+        b: the graph after.
+        lineage: space -> for each channel in `b` its source channel in `a`, or -1 for a new one, as in
+            `GrowthResult.lineage`; then the account says which channels were split, new and pruned.
+
+    Raises:
+        IRError: `lineage` does not fit.
+    """
+    spaces = _axes_by_space(a)
+    known = {name: sources for name, sources in (lineage or {}).items() if name in spaces}
+    return structural_diff(a, b, spaces=spaces, lineage=known)
+
+
+def _axes_by_space(graph: Graph) -> dict[str, list[tuple[str, int]]]:
+    """For each space its parameter axes, first one that the space fills alone, so that its size is the space's."""
+    table: dict[str, list[tuple[str, int]]] = {}
+    for space in ChannelSpaces.of(graph):
+        whole = [
+            slot
+            for slot in space.slots
+            if slot.inner == 1 and graph.params[slot.param].data.shape[slot.axis] == space.size
+        ]
+        if whole:
+            first = next((slot for slot in whole if slot.role is Role.PRODUCE), whole[0])
+            axes = [(first.param, first.axis), *((slot.param, slot.axis) for slot in space.slots)]
+            table[space.name] = list(dict.fromkeys(axes))
+    return table

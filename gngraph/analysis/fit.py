@@ -1,0 +1,104 @@
+"""Whether a network and data fit each other: shapes, classes, and the loss, tried on two samples before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from gngraph.analysis.manager import Problem
+from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
+from gngraph.data import Data, MapDataset, Sample, batches, labels_of, load_data
+from gngraph.data.checks import check_labels, shape_text
+from gngraph.errors import DataError
+from gngraph.ir import Graph
+from gngraph.ir.inputs import input_shape_of
+from gngraph.lowering.to_torch import run
+
+
+def problem_for(data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor], **options: Any) -> Problem:
+    """A `Problem` about `data`; a data set without classes gets the loss "mse" where none is named.
+
+    Args:
+        data: a problem (returned as it is), a data set or its name, or a pair of tensors (x, y).
+        options: further fields of `Problem`.
+    """
+    if isinstance(data, Problem):
+        return data
+    loaded = load_data(data) if isinstance(data, str) else data
+    if isinstance(loaded, Data) and not loaded.classes:
+        options.setdefault("loss", "mse")
+    return Problem(loaded, **options)
+
+
+def check_fit(graph: Graph, problem: Problem) -> None:
+    """Require that the network takes the problem's samples, and that the loss takes what it returns for two of them.
+
+    Raises:
+        DataError: one sentence that says what does not fit.
+        GnGraphError: the loss does not find its output, or does not give a number a sample.
+    """
+    name = f"data set '{problem.data.name}'" if isinstance(problem.data, Data) else "the data"
+    takes, sample = input_shape_of(graph), tuple(problem.train[0][0].shape)
+    if takes != sample:
+        raise DataError(
+            f"network '{graph.name}' takes inputs of shape '{shape_text(takes)}', but {name} has samples of shape "
+            f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
+        )
+    x, y = first_samples(problem.train, 2)
+    try:
+        outputs = run(graph.to(device="cpu"), x)
+    except RuntimeError as error:
+        raise DataError(f"network '{graph.name}' does not run on {name}, {_described(x)}: {error}") from error
+    for loss, output, _ in parts_of(problem.loss_fn, outputs, y):
+        _check_outputs(graph.name, loss, output, name, problem)
+    _check_loss(graph.name, outputs, y, name, problem)
+
+
+def _check_loss(network: str, outputs: Outputs, y: Any, name: str, problem: Problem) -> None:
+    """Try the loss on two targets: whether shapes and dtypes fit is the loss's own affair."""
+    loss = problem.loss_fn
+    try:
+        loss.per_sample(outputs, y)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"loss '{loss.name}' cannot compare the outputs of network '{network}', {_described(outputs)}, with the "
+            f"targets of {name}, {_described(y)}; choose another loss (cross-entropy for classes, mse for a regression): "
+            f"{type(error).__name__}, {str(error).partition(chr(10))[0]}"
+        ) from error
+    loss.check_targets(outputs, y)
+    if "mc" in loss.curvatures:
+        loss.sample_factor(outputs, y, torch.Generator().manual_seed(problem.seed))
+
+
+def _described(tree: Any) -> str:
+    """Types and shapes of the tensors, without their batch axis."""
+    shown = []
+    for path, tensor in leaves(tree).items():
+        shape = shape_text(tuple(tensor.shape[1:])) or "one number"
+        whose = f"'{'.'.join(map(str, path))}' " if path else ""
+        shown.append(f"{whose}of type '{tensor.dtype}' and shape '{shape}'")
+    return ", ".join(shown)
+
+
+def _check_outputs(network: str, loss: Loss, outputs: Outputs, name: str, problem: Problem) -> None:
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
+        return
+    count = outputs.shape[1]
+    if isinstance(problem.data, Data) and problem.data.outputs > count:
+        what = "classes" if problem.data.classes else "targets"
+        raise DataError(
+            f"network '{network}' has '{count}' outputs, but {name} has '{problem.data.outputs}' {what}; make the "
+            f"network with that many (gngraph seed --classes {problem.data.outputs})"
+        )
+    for part, samples in (("training", problem.train), ("test", problem.test)):
+        labels = labels_of(samples)
+        if labels is not None and labels.dtype == torch.int64 and isinstance(loss, CrossEntropy):
+            check_labels(f"{name}, {part} set", labels, count, loss.counted(labels))
+
+
+def first_samples(samples: MapDataset, count: int) -> Sample:
+    """The first samples with their targets, `count` of them or as many as there are, on the CPU."""
+    first = Subset(cast("Dataset[Sample]", samples), range(min(count, len(samples))))
+    return next(batches(cast(MapDataset, first), count))

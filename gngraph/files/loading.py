@@ -1,0 +1,62 @@
+"""`load`: a network as a graph, from whatever file or name a user has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gngraph.errors import ModelFileError
+from gngraph.files import archive
+from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
+from gngraph.importing.from_torch import Heads, from_torch
+from gngraph.ir import Graph
+from gngraph.ir.inputs import example, input_shape_of
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    arch: str | None = None,
+    width: float = 1.0,
+    classes: int | None = None,
+    trust: Trust = Trust.ALLOW_LIST,
+    train_only: Heads = "refuse",
+) -> Graph:
+    """The network in `source` as a graph, on the CPU.
+
+    Args:
+        source: a gngraph archive; a whole pickled module or a state dict (with `arch`); or `pkg.module:factory`.
+        input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own.
+        arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
+        trust: whether the file may run code while it is loaded.
+        train_only: see `from_torch`.
+
+    Raises:
+        ModelFileError: the file cannot be read, would run code, or the input shape is missing.
+        ArchiveError: an archive is damaged.
+        UnsupportedModelError: the network cannot be traced, or does not run on that input shape.
+    """
+    if is_archive(source):
+        graph = archive.load(source)
+        own = input_shape_of(graph)
+        if input_shape is not None and input_shape != own:
+            raise ModelFileError(
+                f"'{source}' takes inputs of shape '{_text(own)}', not '{_text(input_shape)}'; leave out the input shape"
+            )
+        return graph
+    module = load_module(
+        os.fspath(source), arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust
+    )
+    if input_shape is None:
+        raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
+    return from_torch(module, example(input_shape), train_only=train_only)
+
+
+def is_archive(source: str | os.PathLike[str]) -> bool:
+    """Whether `source` is a file in gngraph's own format, told by its content."""
+    return Path(source).is_file() and sniff(os.fspath(source)) is FileFormat.GNG_ARCHIVE
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,73 @@
+"""`Journal`: the account of a run. Its stages are timed, its records kept in a folder where there is one, and told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gngraph.growth.history import Lineage, Record
+from gngraph.growth.observer import Observer, Unobserved
+from gngraph.growth.run_folder import RunFolder
+from gngraph.ir import Graph
+from gngraph.search.depth import DEPTH
+from gngraph.search.lookahead import LOOKAHEAD
+from gngraph.training.training import EpochRecord
+
+STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
+"""Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data, and whether
+anything was learned at all) follow both the training and the rewrite, "rewrite" and "measure" come again when the learned
+morphisms are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
+
+
+class Journal:
+    """What a run has done so far.
+
+    Attributes:
+        history: the records of the rounds that ended.
+        lineage: where every channel comes from.
+
+    Args:
+        seed: the network that the run starts from.
+        lineage: of the seed.
+        observer: told of everything; None: nobody is.
+        out: folder of the run, made if need be; None: nothing is written.
+
+    Raises:
+        GnGraphError: the folder holds another run, or cannot be written.
+    """
+
+    def __init__(self, seed: Graph, lineage: Lineage, observer: Observer | None, out: Path | None) -> None:
+        self.history: list[Record] = []
+        self.lineage = lineage
+        self._observer = observer or Unobserved()
+        self._folder = RunFolder.start(out, seed) if out is not None else None
+        self._number = 0
+        self._seconds: dict[str, float] = {}
+
+    def begin(self, number: int) -> None:
+        """Round `number` begins."""
+        self._number, self._seconds = number, {}
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """A stage of the round, one of `STAGES`, for as long as the block runs."""
+        self._observer.stage_started(self._number, stage)
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        self._observer.stage_finished(self._number, stage, seconds)
+
+    def epoch(self, epoch: EpochRecord) -> None:
+        """An epoch of training ended."""
+        self._observer.epoch_finished(self._number, epoch)
+
+    def close(self, record: Record, graph: Graph) -> None:
+        """The round ended, with `graph`; its seconds are added to the record."""
+        record["seconds"] = {stage: round(self._seconds.get(stage, 0.0), 4) for stage in STAGES}
+        self.history.append(record)
+        if self._folder is not None:
+            self._folder.append(record, graph, self.history, self.lineage.sources())
+        self._observer.round_finished(record)

@@ -1,0 +1,25 @@
+"""What a run gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gngraph.growth.history import Record
+from gngraph.ir import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class GrowthResult:
+    """What a run gave.
+
+    Attributes:
+        seed: the network as it was given.
+        graph: the grown and trained network.
+        history: a record a round, and the record of the final training; see `gngraph.growth.history`.
+        lineage: space -> for each channel of `graph` its source channel in `seed`, or -1 for a new one.
+    """
+
+    seed: Graph
+    graph: Graph
+    history: list[Record]
+    lineage: dict[str, list[int]]
