@@ -37,6 +37,7 @@ _MEMBERS = (_GRAPH, _WEIGHTS, _HISTORY)
 _MAX_JSON = 64 << 20
 _MAX_RATIO = 100
 """A member that unpacks to more than this many times its packed size is taken for a zip bomb."""
+_MAX_COMPRESSED = 256 << 20
 _RESERVED = "__metadata__"
 
 
@@ -156,6 +157,11 @@ class _Container:
             raise ArchiveError(
                 f"member '{name}' of archive '{self._path}' unpacks from {info.compress_size} to {info.file_size} "
                 f"bytes, which is more than {_MAX_RATIO} times; refusing to unpack it"
+            )
+        if info.compress_type != zipfile.ZIP_STORED and info.file_size > _MAX_COMPRESSED:
+            raise ArchiveError(
+                f"member '{name}' of archive '{self._path}' is compressed and has {info.file_size} bytes; gngraph writes "
+                f"members as they are, and unpacks at most {_MAX_COMPRESSED} bytes of what another program compressed"
             )
         with self._archive.open(info) as member:
             content = member.read()

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -23,6 +25,7 @@ from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
 from gngraph.errors import ModelFileError
 from gngraph.files.architecture import Architecture, call_factory, importable_from_here
+from gngraph.files.pickle_audit import is_plain, path_of
 from gngraph.files.safe_classes import allowed_class, find_tampering
 from gngraph.files.sniff import FileFormat, FileInfo, inspect_file, names_factory, sniff
 from gngraph.zoo import SEEDS
@@ -119,13 +122,8 @@ def _read_trusted(path: str, file_format: FileFormat) -> object:
 
 def _read_safely(path: str, info: FileInfo) -> object:
     classes = _check_safe(path, info)
-    before = get_safe_globals()
-    try:
-        with safe_globals([*classes, functools.partial] if classes else []):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    finally:
-        # safe_globals removes its entries on the way out, also those that were there before.
-        add_safe_globals(before)
+    legacy = info.format is FileFormat.TORCH_LEGACY and classes
+    loaded = _load_legacy_module(path, classes) if legacy else _load_weights_only(path, classes)
     for module in _modules_in(loaded):
         problem = find_tampering(module)
         if problem:
@@ -134,6 +132,40 @@ def _read_safely(path: str, info: FileInfo) -> object:
                 " pass --trust if you trust its author"
             )
     return loaded
+
+
+def _load_weights_only(path: str, classes: Sequence[type[nn.Module]]) -> object:
+    before = get_safe_globals()
+    try:
+        with safe_globals([*classes, functools.partial] if classes else []):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    finally:
+        # safe_globals removes its entries on the way out, also those that were there before.
+        add_safe_globals(before)
+
+
+def _load_legacy_module(path: str, classes: Sequence[type[nn.Module]]) -> object:
+    """A whole module in the old format, whose way to name classes torch's `weights_only` unpickler does not know.
+
+    The file was audited, and the unpickler finds nothing but what the audit let pass.
+    """
+    listed = {f"{cls.__module__}.{cls.__name__}": cls for cls in classes}
+
+    class Audited(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> object:
+            found = path_of(module, name)
+            if found in listed:
+                return listed[found]
+            if is_plain(found):
+                return super().find_class(module, name)
+            raise pickle.UnpicklingError(f"'{found}' was not there when the file was checked")
+
+    reader = ModuleType("pickle")
+    reader.Unpickler = Audited  # type: ignore[attr-defined]
+    reader.load = lambda file, **options: Audited(file, **options).load()  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch compares the source in the file with that of the class here
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
 
 
 def _check_safe(path: str, info: FileInfo) -> list[type[nn.Module]]:

@@ -18,6 +18,9 @@ from typing import IO
 MAX_PICKLE_BYTES = 16 * 2**20
 """Largest pickle that is read; the largest torchvision classifier needs less than 1 MiB."""
 
+MAX_LAYERS = 1000
+"""Most layers of a recurrent module in a file."""
+
 _ITEM_BYTES = {
     "torch.DoubleStorage": 8,
     "torch.FloatStorage": 4,
@@ -127,6 +130,7 @@ class _Machine:
         self._stack: list[object] = []
         self._marks: list[list[object]] = []
         self._memo: dict[int, object] = {}
+        self._stated: set[int] = set()
 
     def step(self, opcode: str, argument: object) -> None:
         if opcode in _CONSTANTS:
@@ -157,11 +161,9 @@ class _Machine:
 
     def _global(self, argument: object) -> None:
         module, _, name = str(argument).partition(" ")
-        # Protocol 2 writes the names that Python 2 used.
-        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-        path = f"{module}.{name}"
+        path = path_of(module, name)
         self._stack.append(Name(path))
-        if path not in _CALLED and path not in _ITEM_BYTES and not _is_dtype(path):
+        if not is_plain(path):
             self.names[path] = None
 
     def _get(self, argument: object) -> None:
@@ -232,6 +234,10 @@ class _Machine:
                 storage = Storage(items)
                 if not self._has_storage(key, items * _ITEM_BYTES[path]):
                     self._fault(f'has a tensor whose size does not fit its record "{key}"')
+            case ("module", Name() as cls, str() | None, str() | None) if cls.path in self.names:
+                # How the format before PyTorch 1.6 names a module's class, beside its source, which is only compared.
+                self._stack.append(cls)
+                return
             case _:
                 self._fault("refers to an outside object that is no tensor memory")
         self._stack.append(storage)
@@ -272,15 +278,35 @@ class _Machine:
     def _build(self, _: object) -> None:
         state = self._stack.pop()
         target = self._stack[-1]
+        if id(target) in self._stated:
+            # The first state may bring a method by which the second is then set.
+            self._fault("sets the state of an object twice")
+        self._stated.add(id(target))
         path = target.path if isinstance(target, Built) else _path(target)
         if path == _PARTIAL:
             if not (isinstance(state, tuple) and len(state) == 4 and self._is_class(state[0]) and state[1] == ()):
                 self._fault("wraps something that is no class in functools.partial")
         elif path != "collections.OrderedDict" and path not in self.names:
             self._fault(f"overwrites the state of a {path} object")
+        elif isinstance(state, Built):
+            # A recurrent layer names the weights of every layer while its state is set.
+            layers = [value for key, value in state.items if key == "num_layers"]
+            if any(not isinstance(count, int) or not 0 < count <= MAX_LAYERS for count in layers):
+                self._fault(f"has a recurrent layer of {str(layers[0])[:20]} layers")
 
     def _is_class(self, value: object) -> bool:
         return isinstance(value, Name) and value.path in self.names
+
+
+def path_of(module: str, name: str) -> str:
+    """The global that a pickle calls `module`, `name`, as `module.name`: protocol 2 writes the names that Python 2 used."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
+def is_plain(path: str) -> bool:
+    """Whether a global is part of tensors and plain containers."""
+    return path in _CALLED or path in _ITEM_BYTES or _is_dtype(path)
 
 
 def _path(value: object) -> str:

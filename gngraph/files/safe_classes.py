@@ -23,6 +23,10 @@ MAX_DEPTH = 200
 """Deepest nesting of modules; the deepest torchvision classifier has 9 levels."""
 
 
+MAX_CALLS = 100_000
+"""Most modules that one pass through a network may run; the largest torchvision classifier runs 1,000."""
+
+
 def allowed_class(path: str) -> type[nn.Module] | None:
     """The module class called `path` (`module.name`) if it is on the allow-list, else None.
 
@@ -50,7 +54,17 @@ def find_tampering(module: nn.Module) -> str | None:
 
     A pickle sets instance attributes freely, so it can replace a method or leave a hook, which would run later.
     """
-    return _find(module, "", set(), set())
+    problem = _find(module, "", set(), set())
+    if problem is None and (calls := _calls(module, {})) > MAX_CALLS:
+        return f"runs its shared modules {calls:.3g} times"
+    return problem
+
+
+def _calls(module: nn.Module, known: dict[int, int]) -> int:
+    """How often modules run, each as often as it is held: sharing two by two doubles it at every level."""
+    if id(module) not in known:
+        known[id(module)] = 1 + sum(_calls(child, known) for child in module._modules.values() if child is not None)
+    return known[id(module)]
 
 
 def _find(module: nn.Module, path: str, ancestors: set[int], done: set[int]) -> str | None:

@@ -109,7 +109,7 @@ def sniff(path: str | Path) -> FileFormat:
 def inspect_file(path: str | Path) -> FileInfo:
     """The format of the file at `path`, with an audit of its pickle where `torch.save` wrote it.
 
-    Reads the head of the file, and of a torch.save file the pickle (at most 16 MiB); never the tensors.
+    Reads the head of the file, and of a torch.save file the pickle (at most 16 MiB), and all of it once for its checksums.
 
     Raises:
         ModelFileError: there is no readable file at `path`.
@@ -208,6 +208,9 @@ def _inspect_torch_save(archive: zipfile.ZipFile, members: Mapping[str, zipfile.
         record = members.get(f"data/{key}")
         return record is not None and record.file_size == size
 
+    broken = archive.testzip()
+    if broken is not None:
+        return FileInfo(FileFormat.TORCH_OBJECT, damage=f"the checksum of its member '{broken}' is wrong")
     with archive.open(entry) as stream:
         try:
             audit = audit_pickle(stream, has_storage)
@@ -217,21 +220,37 @@ def _inspect_torch_save(archive: zipfile.ZipFile, members: Mapping[str, zipfile.
 
 
 def _inspect_legacy(file: IO[bytes], file_size: int) -> FileInfo:
-    """The old format: pickles of a magic number, a version, the machine, the object; then the tensors' bytes."""
+    """The old format: pickles of a magic number, a version, the machine, the object, the tensors' keys; then their bytes."""
     sizes: dict[str, int] = {}
 
     def has_storage(key: str, size: int) -> bool:
-        # The sizes of the records stand behind the object, so only their sum is known to be bounded by the file.
+        # The records stand behind the object: here only their sum is bounded, and each is looked at below.
         return sizes.setdefault(key, size) == size and sum(sizes.values()) <= file_size
 
     file.seek(0)
     try:
-        for _ in range(3):
-            audit_pickle(file, has_storage)
+        plain = [audit_pickle(file, has_storage) for _ in range(3)]
         audit = audit_pickle(file, has_storage)
+        keys = audit_pickle(file, has_storage)
     except MalformedPickleError as error:
         return FileInfo(FileFormat.TORCH_LEGACY, damage=str(error))
-    return FileInfo(FileFormat.TORCH_LEGACY, audit)
+    if any(part.names or part.faults for part in (*plain, keys)):
+        return FileInfo(FileFormat.TORCH_LEGACY, damage="it has more than numbers and texts around its object")
+    damage = _legacy_damage(file, file_size, keys.root, sizes)
+    return FileInfo(FileFormat.TORCH_LEGACY, None if damage else audit, damage)
+
+
+def _legacy_damage(file: IO[bytes], file_size: int, keys: object, sizes: Mapping[str, int]) -> str | None:
+    """Why the tensors' records do not belong to the object: torch leaves memory that no record fills as it finds it."""
+    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys) or set(keys) != set(sizes):
+        return "its list of tensors is not that of its object"
+    for key in keys:
+        count, size = int.from_bytes(file.read(8), "little"), sizes[key]
+        # What a record's elements take is known from the object alone: the count must divide it into 1, 2, 4, 8 or 16 bytes.
+        if count * 16 < size or count > size or (size and (not count or size % count)):
+            return f'the record "{key}" has {count} elements, which does not fit its tensor'
+        file.seek(size, 1)
+    return None if file.tell() == file_size else "its tensors do not end where the file does"
 
 
 def _format_of_root(root: object) -> FileFormat:

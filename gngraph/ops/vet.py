@@ -10,35 +10,30 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
 
-import torch
-from torch import fx
-from torch.overrides import get_overridable_functions
+from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Graph, Items, Node, TensorType, TupleType, Type
+from gngraph.ops.callables import TENSOR_FUNCTIONS, TENSOR_METHODS, VISION_FUNCTIONS
 from gngraph.ops.spec import infer_type
 
 _PATH_PART = re.compile(r"(?!__)\w[\w -]*")
-_METHODS = frozenset({"stride", "unflatten", "new_zeros", "new_ones", "new_full", "new_empty", "is_floating_point"})
-"""Methods that torch's table of overridable functions lacks."""
-_NO_METHODS = frozenset(
-    {"apply_", "map_", "map2_", "backward", "set_", "share_memory_", "numpy", "data_ptr", "storage"}
-)
-"""Methods in that table that call back, or reach memory past the tensor."""
-_FACTORIES = frozenset({"_assert", "arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros"})
 _TENSOR_MODULES = frozenset(
     {"torch", "torch.functional", "torch.nn.functional", "torch._C._nn", "torch.linalg", "torch.fft", "torch.special"}
 )
-_TORCHVISION = re.compile(
-    r"torchvision\.ops\.(\w+\.)?[a-z]\w*"
-    r"|torchvision\.models\.(video\.)?swin_transformer\.(_get_relative_position_bias|shifted_window_attention(_3d)?"
+_VISION_MODULE = re.compile(r"torchvision\.ops(\.\w+)?")
+_VISION_MODELS = re.compile(
+    r"torchvision\.models\.(video\.)?swin_transformer\.(_get_relative_position_bias|shifted_window_attention(_3d)?"
     r"|_patch_merging_pad|_get_window_and_shift_size|_compute_pad_size_3d|_compute_attention_mask_3d)"
     r"|torchvision\.models\.video\.mvit\._(unsqueeze|squeeze|add_rel_pos|add_shortcut)"
 )
+_LEAST = {"eps": 0, "padding": 0, "output_padding": 0} | dict.fromkeys(
+    ("dilation", "stride", "kernel_size", "groups", "num_groups", "num_heads", "upscale_factor", "downscale_factor"), 1
+)
+"""Least value of numbers in attributes, by the attribute's name."""
+_A_MODULE = nn.Module()
 _BUILTINS = frozenset({"abs", "bool", "float", "getattr", "int", "len", "max", "min", "round", "sum"})
 _ATTRIBUTES = frozenset({"H", "T", "data", "device", "dtype", "imag", "is_cuda", "mH", "mT", "ndim", "real", "shape"})
 
@@ -61,6 +56,8 @@ def vet(graph: Graph) -> None:
         _vet_names(node)
         if node.op == "foreign":
             _vet_call(node)
+        else:
+            _vet_numbers(node)
         _vet_type(node, graph)
 
 
@@ -78,10 +75,13 @@ def _identifier(name: str, what: str) -> None:
 
 
 def _path(path: str, what: str) -> None:
-    if not all(_PATH_PART.fullmatch(part) for part in path.split(".")):
-        raise IRError(
-            f"{what} {path[:80]!r} has a name with characters other than letters, digits, '_', '-' and blanks"
-        )
+    for part in path.split("."):
+        if not _PATH_PART.fullmatch(part):
+            raise IRError(
+                f"{what} {path[:80]!r} has a name with characters other than letters, digits, '_', '-' and blanks"
+            )
+        if hasattr(_A_MODULE, part):
+            raise IRError(f"{what} {path[:80]!r} has the name '{part}', which would hide what every nn.Module has")
 
 
 def _vet_call(node: Node) -> None:
@@ -98,17 +98,31 @@ def _vet_call(node: Node) -> None:
         raise IRError(f"foreign op '{node.name}' reads an attribute other than {', '.join(sorted(_ATTRIBUTES))}")
 
 
+def _vet_numbers(node: Node) -> None:
+    """Numbers that kernels divide by, or count on, without looking."""
+    for key, value in node.attrs.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        least = _LEAST.get(key)
+        if least is None:
+            continue
+        for number in numbers:
+            if isinstance(number, (int, float)) and not least <= number < math.inf:
+                raise IRError(f"node '{node.name}' has {key}={value}, but it must be at least {least:g} and finite")
+
+
 def _may_call(target: str) -> bool:
     module, _, name = target.rpartition(".")
     if module in ("operator", "_operator"):
         return name in _operators()
     if module in _TENSOR_MODULES:
-        return name in _FACTORIES or name in _tensor_functions()
+        return name in TENSOR_FUNCTIONS
     if module == "math":
         return not name.startswith("_") and callable(getattr(math, name, None))
     if module == "builtins":
         return name in _BUILTINS
-    return name in _tensor_methods() if not module else _TORCHVISION.fullmatch(target) is not None
+    if _VISION_MODULE.fullmatch(module):
+        return name in VISION_FUNCTIONS
+    return name in TENSOR_METHODS if not module else _VISION_MODELS.fullmatch(target) is not None
 
 
 @cache
@@ -116,25 +130,6 @@ def _operators() -> frozenset[str]:
     """Functions of `operator` that torch.fx itself records for Python's operators."""
     names = (*fx.graph.magic_methods, *fx.graph.inplace_methods, "getitem", "setitem", "truth", "not_")
     return frozenset((*names, "and_", "or_", "contains", "concat", "is_", "is_not", "index", "abs"))
-
-
-@cache
-def _tensor_functions() -> frozenset[str]:
-    table = get_overridable_functions()
-    return frozenset(_names(f for owner, functions in table.items() if owner is not torch.Tensor for f in functions))
-
-
-@cache
-def _tensor_methods() -> frozenset[str]:
-    found = frozenset(_names(get_overridable_functions()[torch.Tensor]))
-    return frozenset(name for name in found if not name.startswith("register")) - _NO_METHODS | _METHODS
-
-
-def _names(functions: Iterable[Any]) -> Iterator[str]:
-    for function in functions:
-        name = getattr(function, "__name__", "_")  # properties have none
-        if not name.startswith("_"):
-            yield name
 
 
 def _vet_type(node: Node, graph: Graph) -> None:

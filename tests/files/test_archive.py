@@ -275,6 +275,9 @@ def test_zip_bombs(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = members(saved)
     with pytest.raises(ArchiveError, match="more than 100 times; refusing to unpack"):
         load(rewrite(saved, content | {RECORD: b"0" * 10_000_000}, zipfile.ZIP_DEFLATED))
+    monkeypatch.setattr(archive, "_MAX_COMPRESSED", 50)
+    with pytest.raises(ArchiveError, match="unpacks at most 50 bytes of what another program compressed"):
+        load(rewrite(saved, content, zipfile.ZIP_DEFLATED))
     monkeypatch.setattr(archive, "_MAX_JSON", 100)
     with pytest.raises(ArchiveError, match="bytes; at most 100 fit"):
         load(rewrite(saved, content))

@@ -116,6 +116,77 @@ def test_a_legacy_file_runs_nothing(path: Path, tmp_path: Path) -> None:
     assert not (tmp_path / MARKER).exists()
 
 
+def _legacy(value: object, path: Path) -> bytes:
+    return saved(value, path, _use_new_zipfile_serialization=False).read_bytes()
+
+
+def test_an_honest_legacy_module_comes_in(path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+    _legacy(module, path)
+    loaded = load_module(path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+
+
+def test_a_legacy_file_whose_records_are_missing_is_refused(path: Path) -> None:
+    content = _legacy(nn.Linear(4, 4), path)
+    keys = content.rindex(b"\x80\x02]q\x00(")  # the list of the tensors' keys, and behind it their bytes
+    path.write_bytes(content[:keys] + b"\x80\x02]q\x00.")
+    assert "its list of tensors is not that of its object" in message_of(lambda: load_module(path))
+    path.write_bytes(content[:-4])
+    assert "do not end where the file does" in message_of(lambda: load_module(path))
+    last = content.rindex((4).to_bytes(8, "little"))
+    path.write_bytes(content[:last] + (3).to_bytes(8, "little") + content[last + 8 :])
+    assert "elements, which does not fit its tensor" in message_of(lambda: load_module(path))
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_no_pickle_of_a_legacy_file_runs_anything(position: int, path: Path, tmp_path: Path) -> None:
+    content = _legacy(nn.Linear(2, 2), path)
+    evil = (
+        b"\x80\x02cposix\nsystem\n(X"
+        + len(f"touch {MARKER}").to_bytes(4, "little")
+        + f"touch {MARKER}".encode()
+        + b"tR."
+    )
+    starts = [i for i in range(len(content)) if content.startswith(b"\x80\x02", i)]
+    ends = [*starts[1:], len(content)]
+    path.write_bytes(content[: starts[position]] + evil + content[ends[position] :])
+    message_of(lambda: load_module(path))
+    assert not (tmp_path / MARKER).exists()
+
+
+def test_a_state_that_is_set_twice_is_refused(path: Path) -> None:
+    saved(nn.ReLU(), path)
+    # BUILD, and once more with the same state, before the end.
+    _rewrite(path, lambda name, content: content[:-2] + b"b}b." if name.endswith("data.pkl") else content)
+    assert "sets the state of an object twice" in message_of(lambda: load_module(path))
+
+
+@pytest.mark.parametrize("layers", [10**9, 0, -1, 2.5])
+def test_a_recurrent_network_of_any_number_of_layers_is_refused(layers: float, path: Path) -> None:
+    module = nn.LSTM(2, 2)
+    module.num_layers = layers  # type: ignore[assignment]
+    saved(module, path)
+    assert "has a recurrent layer of" in message_of(lambda: load_module(path))
+
+
+def test_modules_that_share_two_by_two_are_refused(path: Path) -> None:
+    module: nn.Module = nn.ReLU()
+    for _ in range(40):
+        module = nn.Sequential(module, module)
+    saved(module, path)
+    assert "runs its shared modules 2.2e+12 times" in message_of(lambda: load_module(path))
+
+
+def test_a_bit_that_flipped_in_the_weights_is_found(path: Path) -> None:
+    content = bytearray(saved(nn.Linear(64, 64), path).read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "checksum" in message_of(lambda: load_module(path))
+
+
 def test_the_marker_would_be_written_if_the_file_were_trusted(path: Path, tmp_path: Path) -> None:
     saved(_hostile_values()["os.system"], path)
     message_of(lambda: load_module(path, trust=Trust.FILE))
