@@ -11,8 +11,8 @@ from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.selection import Selection
 from gngraph.search.lookahead import Lookahead
-from gngraph.search.step import Plan
-from gngraph.search.strategy import KINDS, GaussNewtonGrowth, Situation, Strategy, unselected
+from gngraph.search.situation import Plan, Situation, unselected
+from gngraph.search.strategy import KINDS, GaussNewtonGrowth, Strategy
 from gngraph.training.options import Depth
 from tools.growth_designs import DESIGNS
 from tools.growth_runs import Run

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.data import MapDataset
@@ -28,8 +28,9 @@ from gngraph.search.capacity import CapacityRecord
 from gngraph.search.chance import no_better_than_chance
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead, decided_by
-from gngraph.search.step import Change, Plan, Step, apply, standard_error
-from gngraph.search.strategy import KINDS, Situation, Strategy, unscored, unselected
+from gngraph.search.situation import Plan, Situation, unscored, unselected
+from gngraph.search.step import Change, Step, apply, standard_error
+from gngraph.search.strategy import KINDS, Strategy
 from gngraph.search.worth import measured_worths
 from gngraph.training.batchnorm import reestimate
 from gngraph.training.evaluation import evaluate
@@ -262,10 +263,8 @@ class _Run:
             asked = self.strategy.measures
             worths = measured_worths(graph, self.analyses, scores.candidates) if asked else {}
             capacity = self.capacity.seen(worths)
-        spaces = self.analyses.get(ChannelSpaces, graph)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
-        model = CostModel(graph, spaces)
-        return Situation(graph, self.analyses, spaces, model, scores, capacity, target, self.budget, generator)
+        return Situation(graph, self.analyses, scores, capacity, target, self.budget, generator)
 
     def _settled(self, situation: Situation, record: Record) -> Strategy:
         """The strategy; a lookahead finds it in the first round, and it stays."""

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpaces, Role
-from gngraph.analysis.cost import Budget, Cost, CostModel
-from gngraph.ir import Graph
+from gngraph.analysis.channels import Role
 from gngraph.rewrite.morphism import Morphism, NewChannel, SplitChannel
 from gngraph.scoring.sites import SplitSite, split_sites
 from gngraph.scoring.split_learning import LearnOptions
+from gngraph.search.situation import Plan, Situation
 from gngraph.search.widths import allocated, worths
-
-
-@dataclass(frozen=True, eq=False)
-class Room:
-    """What is left of a round's budget when the learned morphisms are chosen.
-
-    Attributes:
-        graph, spaces, model: the network before the round.
-        widths, cost: the network with the learned morphisms applied.
-        target: what the round may use.
-        budget: of the whole run.
-        capacity: space -> what its width is worth, where that was measured.
-        removable: spaces whose channels may be removed.
-        held: spaces that keep their widths.
-        named: (space, channel) of the channels that a learned morphism already changes.
-        generator: for whatever is random, on the CPU.
-    """
-
-    graph: Graph
-    spaces: ChannelSpaces
-    model: CostModel
-    widths: Mapping[str, int]
-    cost: Cost
-    target: Budget
-    budget: Budget
-    capacity: Mapping[str, float]
-    removable: Collection[str]
-    held: Collection[str]
-    named: Collection[tuple[str, int]]
-    generator: torch.Generator
-
-    def open(self) -> list[str]:
-        """Names of the spaces whose widths may change, in the order of the network."""
-        return [space.name for space in self.spaces.free if space.name not in self.held]
 
 
 class Allocation(Protocol):
@@ -60,12 +25,12 @@ class Allocation(Protocol):
 
     measures: ClassVar[bool]
 
-    def widths(self, room: Room) -> Mapping[str, int] | None:
+    def widths(self, situation: Situation, plan: Plan) -> Mapping[str, int] | None:
         """Widths that the round is to reach; None where the rule names none, and whatever is learned fits."""
         ...
 
-    def fill(self, room: Room) -> Iterable[Morphism]:
-        """Function-preserving morphisms (or nearly so) that use up the room, and never more."""
+    def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
+        """Function-preserving morphisms (or nearly so) that use up what a plan leaves of the round's budget, and never more."""
         ...
 
 
@@ -75,10 +40,10 @@ class Nothing:
 
     measures: ClassVar[bool] = False
 
-    def widths(self, room: Room) -> None:
+    def widths(self, situation: Situation, plan: Plan) -> None:
         """None: every candidate may be chosen."""
 
-    def fill(self, room: Room) -> Iterable[Morphism]:
+    def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """Nothing."""
         return ()
 
@@ -93,30 +58,33 @@ class Capacity:
 
     measures: ClassVar[bool] = True
 
-    def widths(self, room: Room) -> Mapping[str, int]:
+    def widths(self, situation: Situation, plan: Plan) -> Mapping[str, int]:
         """The best widths for the round.
 
         In the round that is to reach the budget, a space whose channels the analysis can remove becomes as narrow as the
         budget wants it, where it is much wider. Earlier than that, wants are small and worths uncertain.
         """
-        names = room.open()
-        worth = self._worths(room, names)
-        least = dict(room.widths)
-        if room.target == room.budget:
-            best = allocated(room.model, {**least, **dict.fromkeys(names, 1)}, worth, room.budget)
-            fits = room.budget.allows(room.cost)
-            wide = {n for n in room.removable if n in worth and least[n] > best[n] * (TOLERANCE if fits else 1)}
+        names = plan.open(situation.spaces)
+        worth = self._worths(situation, names)
+        least = dict(plan.selection.widths)
+        if situation.target == situation.budget:
+            best = allocated(situation.model, {**least, **dict.fromkeys(names, 1)}, worth, situation.budget)
+            fits = situation.budget.allows(plan.selection.cost)
+            wide = {n for n in plan.removable if n in worth and least[n] > best[n] * (TOLERANCE if fits else 1)}
             least |= {name: best[name] for name in wide}
-        return allocated(room.model, least, worth, room.target)
+        return allocated(situation.model, least, worth, situation.target)
 
-    def fill(self, room: Room) -> Iterable[Morphism]:
+    def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """New channels; they preserve the function."""
-        names = room.open()
-        return _widened(room, allocated(room.model, room.widths, self._worths(room, names), room.target, room.cost))
+        worth, chosen = self._worths(situation, plan.open(situation.spaces)), plan.selection
+        return _widened(plan, allocated(situation.model, chosen.widths, worth, situation.target, chosen.cost))
 
-    def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
-        writers = {name: max(1, len(room.spaces[name].nodes(Role.PRODUCE))) for name in names}
-        return worths(room.capacity, writers)
+    def _worths(self, situation: Situation, names: list[str]) -> dict[str, float]:
+        writers = {name: max(1, len(situation.spaces[name].nodes(Role.PRODUCE))) for name in names}
+        return worths(self._capacity(situation), writers)
+
+    def _capacity(self, situation: Situation) -> Mapping[str, float]:
+        return situation.capacity
 
 
 @dataclass(frozen=True)
@@ -125,8 +93,8 @@ class EqualWorths(Capacity):
 
     measures: ClassVar[bool] = False
 
-    def _worths(self, room: Room, names: list[str]) -> dict[str, float]:
-        return super()._worths(replace(room, capacity={}), names)
+    def _capacity(self, situation: Situation) -> Mapping[str, float]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -136,27 +104,27 @@ class Proportions:
     shape: Callable[[int], float]
     measures: ClassVar[bool] = False
 
-    def widths(self, room: Room) -> Mapping[str, int]:
+    def widths(self, situation: Situation, plan: Plan) -> Mapping[str, int]:
         """The widths that are reached; none is below what it is."""
-        shape = {name: self.shape(room.model.widths[name]) for name in room.open()}
-        now, cost, growing = dict(room.widths), room.cost, list(shape)
+        shape = {name: self.shape(situation.model.widths[name]) for name in plan.open(situation.spaces)}
+        now, cost, growing = dict(plan.selection.widths), plan.selection.cost, list(shape)
         while growing:
             name = min(growing, key=lambda n: now[n] / shape[n])  # the first of equals, in the order of the network
-            marginal = room.model.marginal(name, now)
-            if room.target.allows(cost + marginal):
+            marginal = situation.model.marginal(name, now)
+            if situation.target.allows(cost + marginal):
                 now[name] += 1
                 cost += marginal
             else:
                 growing.remove(name)
         return now
 
-    def fill(self, room: Room) -> Iterable[Morphism]:
+    def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """New channels; they preserve the function."""
-        return _widened(room, self.widths(room))
+        return _widened(plan, self.widths(situation, plan))
 
 
-def _widened(room: Room, wanted: Mapping[str, int]) -> list[Morphism]:
-    return [NewChannel(name) for name in wanted for _ in range(wanted[name] - room.widths[name])]
+def _widened(plan: Plan, wanted: Mapping[str, int]) -> list[Morphism]:
+    return [NewChannel(name) for name in wanted for _ in range(wanted[name] - plan.selection.widths[name])]
 
 
 @dataclass(frozen=True)
@@ -171,33 +139,33 @@ class RandomTwins:
     share: float
     measures: ClassVar[bool] = False
 
-    def widths(self, room: Room) -> None:
+    def widths(self, situation: Situation, plan: Plan) -> None:
         """None: every candidate may be chosen."""
 
-    def fill(self, room: Room) -> Iterable[Morphism]:
+    def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """Splits in random order, as long as they fit; twins of a space that no known layer writes stay equal."""
-        sites = {site.space: site for site in reversed(list(split_sites(room.graph, room.spaces)))}
+        sites = {site.space: site for site in reversed(list(split_sites(situation.graph, situation.spaces)))}
+        named = {(m.space, getattr(m, "channel", -1)) for m in plan.learned}
         channels = [
-            (space.name, channel)
-            for space in room.spaces.free
-            if space.name not in room.held
-            for channel in range(space.size)
-            if (space.name, channel) not in room.named
+            (name, channel)
+            for name in plan.open(situation.spaces)
+            for channel in range(situation.spaces[name].size)
+            if (name, channel) not in named
         ]
-        now, cost = dict(room.widths), room.cost
-        for i in torch.randperm(len(channels), generator=room.generator).tolist():
+        now, cost = dict(plan.selection.widths), plan.selection.cost
+        for i in torch.randperm(len(channels), generator=situation.generator).tolist():
             name, channel = channels[i]
-            marginal = room.model.marginal(name, now)
-            if room.target.allows(cost + marginal):
+            marginal = situation.model.marginal(name, now)
+            if situation.target.allows(cost + marginal):
                 now[name] += 1
                 cost += marginal
-                yield self._split(room, name, channel, sites.get(name))
+                yield self._split(situation, name, channel, sites.get(name))
 
-    def _split(self, room: Room, name: str, channel: int, site: SplitSite | None) -> SplitChannel:
+    def _split(self, situation: Situation, name: str, channel: int, site: SplitSite | None) -> SplitChannel:
         if site is None:
             return SplitChannel(name, channel)
-        rows = room.graph.params[site.slot.param].data[site.rows(channel)].cpu()
-        d = torch.randn(rows.shape, generator=room.generator).to(rows)
+        rows = situation.graph.params[site.slot.param].data[site.rows(channel)].cpu()
+        d = torch.randn(rows.shape, generator=situation.generator).to(rows)
         level = rows.square().mean().sqrt() / d.square().mean().sqrt().clamp(min=1e-30)
         d = d * level * self.share * LearnOptions.trust
         return SplitChannel(name, channel, site.slot.param, d, -d)

@@ -14,8 +14,9 @@ from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.allocations import ALLOCATIONS
-from gngraph.search.step import Plan, apply
-from gngraph.search.strategy import GaussNewtonGrowth, Situation, Strategy, unselected
+from gngraph.search.situation import Situation, unselected
+from gngraph.search.step import apply
+from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.search.trials import without_judge
 from gngraph.training.batchnorm import reestimate
 from gngraph.training.optimizer_state import OptimizerState, carry_state
@@ -142,8 +143,8 @@ class Lookahead:
         for rule in self.rules:
             generator = torch.Generator().manual_seed(seed)
             whole = replace(situation, target=situation.budget, generator=generator)
-            exact = replace(self.growth, allocation=rule).plan(whole, unselected(whole)).exact
-            made = apply(situation.graph, situation.spaces, Plan((), exact), situation.budget, generator).rewritten
+            plan = replace(self.growth, allocation=rule).plan(whole, unselected(whole))
+            made = apply(situation.graph, situation.spaces, plan, situation.budget, generator).rewritten
             same = next((runner for runner in runners if _equal(runner.graph, made.graph)), None)
             if same is not None:
                 same.rules.append(rule)

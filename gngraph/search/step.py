@@ -17,6 +17,7 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.rewrite.surgery import Rewritten
 from gngraph.scoring.gauss_newton import MODEL_ERROR, Moments
+from gngraph.search.situation import Plan
 
 SIGMAS = 2.0
 """Standard errors on either side of a predicted change that its interval covers."""
@@ -64,29 +65,20 @@ class Step:
     rewritten: Rewritten
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A round's wish: the learned selection, and what the allocation rule does with the rest of the round's budget."""
-
-    learned: tuple[Morphism, ...]
-    exact: tuple[Morphism, ...]
-
-
-def apply(graph: Graph, spaces: ChannelSpaces, chosen: Plan, budget: Budget, generator: torch.Generator) -> Step:
+def apply(graph: Graph, spaces: ChannelSpaces, plan: Plan, budget: Budget, generator: torch.Generator) -> Step:
     """Rewrite `graph` by a plan.
 
     Raises:
         BudgetError: the result would exceed `budget`, which would be a defect of the selection; `graph` is unchanged.
     """
-    morphisms = (*chosen.learned, *chosen.exact)
-    rewritten = morph(graph, spaces, morphisms, generator)
+    rewritten = morph(graph, spaces, plan.morphisms, generator)
     after = cost(rewritten.graph)
     if not budget.allows(after):
         raise BudgetError(
             f"the rewritten network has {after.params:,} parameters and {after.flops:,} FLOPs, beyond the budget of "
             f"{budget.text}; the round was not applied"
         )
-    return Step(morphisms, rewritten)
+    return Step(plan.morphisms, rewritten)
 
 
 def standard_error(moments: Moments, chosen: Sequence[int]) -> float:

@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import torch
-
-from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, CostModel
-from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
-from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
-from gngraph.scoring.gauss_newton import GaussNewton, Moments, Scores
+from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.merging import merged_into_rest
 from gngraph.scoring.selection import Selection, select
-from gngraph.search.allocations import ALLOCATIONS, Allocation, Room
-from gngraph.search.step import Plan
+from gngraph.search.allocations import ALLOCATIONS, Allocation
+from gngraph.search.situation import Plan, Situation, unselected
 
 KINDS = ("split", "prune")
 """Kinds of candidates of gngraph's own growth. Prunes are also what widths are measured by, where none is to be removed."""
 
 REMOVALS = frozenset({"prune", "merge"})
 """Kinds of candidates that make a space narrower."""
-
-
-@dataclass(frozen=True, eq=False)
-class Situation:
-    """What a round decides upon.
-
-    Attributes:
-        graph, spaces, model: the network, trained.
-        analyses: of the run, for what a decision still needs to know.
-        scores: what the strategy's analysis found; without any candidate where it has none.
-        capacity: space -> what its width is worth, over all rounds so far; see `CapacityRecord`.
-        target: what the round may use.
-        budget: what the whole run may use.
-        generator: for whatever is random, on the CPU.
-    """
-
-    graph: Graph
-    analyses: AnalysisManager
-    spaces: ChannelSpaces
-    model: CostModel
-    scores: Scores
-    capacity: Mapping[str, float]
-    target: Budget
-    budget: Budget
-    generator: torch.Generator
 
 
 class Strategy(Protocol):
@@ -77,18 +45,6 @@ class Strategy(Protocol):
     def plan(self, situation: Situation, selection: Selection) -> Plan:
         """The learned morphisms, and what goes into the rest of the round's budget."""
         ...
-
-
-def unscored() -> Scores:
-    """The scores of no candidate."""
-    empty = Moments(torch.zeros(2, 0), torch.zeros(1, 2, 0))
-    return Scores((), empty, empty, ())
-
-
-def unselected(situation: Situation) -> Selection:
-    """The selection of no candidate."""
-    model = situation.model
-    return Selection((), 0.0, 0.0, dict(model.widths), model.of(model.widths), frozenset())
 
 
 @dataclass(frozen=True)
@@ -122,7 +78,7 @@ class GaussNewtonGrowth:
             kinds -= REMOVALS
         if not kinds:
             return unselected(situation)
-        widths = self._allocation.widths(self._room(situation, unselected(situation), ()))
+        widths = self._allocation.widths(situation, self._plan(situation, unselected(situation)))
         return select(scores, model, budget=situation.target, widths=widths, rule=self.selection, kinds=kinds)
 
     def plan(self, situation: Situation, selection: Selection) -> Plan:
@@ -135,7 +91,8 @@ class GaussNewtonGrowth:
         missed = [c.morphism for c in candidates if c.gain < 0]
         wanted = [c.morphism for c in candidates if c.gain >= 0]
         learned = (*wanted, *merged_into_rest(situation.graph, situation.analyses, missed, also=wanted))
-        return Plan(learned, tuple(self._allocation.fill(self._room(situation, selection, learned))))
+        plan = self._plan(situation, selection, learned)
+        return replace(plan, exact=tuple(self._allocation.fill(situation, plan)))
 
     @property
     def measures(self) -> bool:
@@ -146,20 +103,7 @@ class GaussNewtonGrowth:
     def _allocation(self) -> Allocation:
         return ALLOCATIONS[self.allocation]
 
-    def _room(self, situation: Situation, selection: Selection, learned: tuple[Morphism, ...]) -> Room:
-        """What a selection leaves."""
+    def _plan(self, situation: Situation, selection: Selection, learned: tuple[Morphism, ...] = ()) -> Plan:
+        """A plan of which the exact part is open."""
         prunes = {c.morphism.space for c in situation.scores.candidates if c.morphism.kind == "prune"}
-        return Room(
-            situation.graph,
-            situation.spaces,
-            situation.model,
-            selection.widths,
-            selection.cost,
-            situation.target,
-            situation.budget,
-            situation.capacity,
-            prunes if self.narrows else (),
-            selection.held,
-            {(m.space, getattr(m, "channel", -1)) for m in learned},
-            situation.generator,
-        )
+        return Plan(selection, learned, removable=prunes if self.narrows else ())

@@ -26,8 +26,8 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, diff
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.selection import Selection
-from gngraph.search.step import Plan
-from gngraph.search.strategy import GaussNewtonGrowth, Situation
+from gngraph.search.situation import Plan, Situation
+from gngraph.search.strategy import GaussNewtonGrowth
 from gngraph.training.options import TrainOptions
 from gngraph.training.training import EpochRecord
 from tests.problems import dropping, problem, seed_graph, small_vgg
@@ -122,7 +122,7 @@ def test_a_selection_that_harms_is_refused_for_exact_new_channels() -> None:
 
     class Harmful(GaussNewtonGrowth):
         def plan(self, situation: Situation, selection: Selection) -> Plan:
-            return Plan((harm,), ()) if selection.predicted else super().plan(situation, selection)
+            return Plan(selection, (harm,)) if selection.predicted else super().plan(situation, selection)
 
         def learned(self, situation: Situation) -> Selection:
             return replace(super().learned(situation), predicted=-0.1)

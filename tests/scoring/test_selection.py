@@ -28,7 +28,8 @@ from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring import selection
 from gngraph.scoring.gauss_newton import Candidate, Moments, Scores
 from gngraph.scoring.selection import select
-from gngraph.search.step import Plan, apply
+from gngraph.search.situation import Plan
+from gngraph.search.step import apply
 from gngraph.search.widths import FLOOR, POWER, TRUST, allocated, worths
 
 
@@ -231,8 +232,9 @@ def test_every_set_can_be_applied_within_its_budget(graph: Graph, model: CostMod
     chosen = select(scores, model, budget=budget, kinds=("split", "new", "prune", "merge", "insert"))
     names = [space.name for space in spaces.free if space.name not in chosen.held]
     news = fill(model, chosen.widths, names, budget, chosen.cost)
-    step = apply(graph, spaces, Plan(tuple(chosen.morphisms(scores)), tuple(news)), budget, generator)
-    learned = apply(graph, spaces, Plan(tuple(chosen.morphisms(scores)), ()), budget, generator)
+    plan = Plan(chosen, tuple(chosen.morphisms(scores)))
+    step = apply(graph, spaces, replace(plan, exact=tuple(news)), budget, generator)
+    learned = apply(graph, spaces, plan, budget, generator)
     assert cost(learned.rewritten.graph) == chosen.cost and budget.allows(cost(step.rewritten.graph))
     assert chosen.predicted <= 0 or not budget.allows(cost(graph))
 

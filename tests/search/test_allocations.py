@@ -8,31 +8,33 @@ import pytest
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.growth.loop import grow_by
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import run
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import SplitChannel
-from gngraph.search.allocations import ALLOCATIONS, Room
+from gngraph.search.allocations import ALLOCATIONS
+from gngraph.search.situation import Plan, Situation, unscored, unselected
 from gngraph.search.strategy import GaussNewtonGrowth
 from tests.problems import problem, seed_graph, small_vgg
 
 
-def room(graph: Graph, factor: float, held: tuple[str, ...] = ()) -> Room:
-    spaces = ChannelSpaces.of(graph)
-    model, size = CostModel(graph, spaces), cost(graph)
-    target, generator = Budget(int(size.params * factor)), torch.Generator().manual_seed(0)
-    return Room(graph, spaces, model, dict(model.widths), size, target, target, {}, (), held, (), generator)
+def start(graph: Graph, factor: float, held: tuple[str, ...] = ()) -> tuple[Situation, Plan]:
+    """A last round that may cost `factor` times what the network does, with nothing chosen."""
+    limit, generator = Budget(int(cost(graph).params * factor)), torch.Generator().manual_seed(0)
+    situation = Situation(graph, AnalysisManager(problem()), unscored(), {}, limit, limit, generator)
+    return situation, Plan(replace(unselected(situation), held=frozenset(held)))
 
 
 @pytest.mark.parametrize("name", [name for name in ALLOCATIONS if name != "none"])
 @pytest.mark.parametrize("build", [seed_graph, small_vgg])
 def test_the_room_is_used_and_not_exceeded(name: str, build: object) -> None:
     graph = small_vgg() if build is small_vgg else seed_graph()
-    own = room(graph, 1.6)
-    morphisms = list(ALLOCATIONS[name].fill(own))
+    own, plan = start(graph, 1.6)
+    morphisms = list(ALLOCATIONS[name].fill(own, plan))
     wider = morph(graph, own.spaces, morphisms).graph
     assert own.target.allows(cost(wider)) and cost(wider).params > 1.3 * cost(graph).params
     x = torch.randn(8, 1, 8, 8)
@@ -44,21 +46,21 @@ def test_uniform_and_proportional_widths() -> None:
     graph = seed_graph(width=0.05)  # 13 and 13
     spaces = ChannelSpaces.of(graph)
     first, second = (space.name for space in spaces.free)
-    wider = morph(graph, spaces, list(ALLOCATIONS["uniform"].fill(room(graph, 3.0, (first,))))).graph
+    wider = morph(graph, spaces, list(ALLOCATIONS["uniform"].fill(*start(graph, 3.0, (first,))))).graph
     assert ChannelSpaces.of(wider)[first].size == 13 and ChannelSpaces.of(wider)[second].size > 40
-    even = morph(wider, ChannelSpaces.of(wider), list(ALLOCATIONS["uniform"].fill(room(wider, 9.0)))).graph
+    even = morph(wider, ChannelSpaces.of(wider), list(ALLOCATIONS["uniform"].fill(*start(wider, 9.0)))).graph
     sizes = {name: ChannelSpaces.of(even)[name].size for name in (first, second)}
     assert sizes[first] >= sizes[second] - 1
-    kept = morph(wider, ChannelSpaces.of(wider), list(ALLOCATIONS["proportional"].fill(room(wider, 3.0)))).graph
+    kept = morph(wider, ChannelSpaces.of(wider), list(ALLOCATIONS["proportional"].fill(*start(wider, 3.0)))).graph
     ratio = {g: ChannelSpaces.of(g)[second].size / ChannelSpaces.of(g)[first].size for g in (wider, kept)}
     assert ratio[kept] == pytest.approx(ratio[wider], rel=0.1)
 
 
 def test_twins_name_no_channel_twice_and_differ_by_their_share() -> None:
     graph = seed_graph()
-    own = room(graph, 1.5)
+    own, plan = start(graph, 1.5)
     for name, share in (("random-twins", 0.15), ("near-copies", 0.0015)):
-        twins = list(ALLOCATIONS[name].fill(own))
+        twins = list(ALLOCATIONS[name].fill(own, plan))
         assert len({(m.space, getattr(m, "channel", None)) for m in twins}) == len(twins) > 3
         for twin in twins:
             assert isinstance(twin, SplitChannel) and twin.d1 is not None and twin.param is not None
@@ -90,14 +92,13 @@ def test_without_filling_the_budget_is_left_over() -> None:
 def test_capacity_narrows_what_even_the_budget_does_not_want() -> None:
     """The second space is worth a hundredth of the first, and the analysis can remove its channels."""
     graph = seed_graph(width=0.05)
-    own = room(graph, 1.0)
+    own, plan = start(graph, 1.0)
     first, second = (space.name for space in own.spaces.free)
-    rule = ALLOCATIONS["capacity"]
-    wanted = rule.widths(replace(own, removable={second}, capacity={first: 1.0, second: 1e-9}))
-    assert wanted is not None and wanted[second] < own.widths[second] and wanted[first] > own.widths[first]
+    rule, before = ALLOCATIONS["capacity"], plan.selection.widths
+    lopsided, free = replace(own, capacity={first: 1.0, second: 1e-9}), replace(plan, removable={second})
+    wanted = rule.widths(lopsided, free)
+    assert wanted is not None and wanted[second] < before[second] and wanted[first] > before[first]
     assert own.target.allows(own.model.of(wanted))
-    assert rule.widths(replace(own, capacity={first: 1.0, second: 1e-9})) == own.widths  # nothing can be removed
-    more = replace(
-        own, removable={second}, capacity={first: 1.0, second: 1e-9}, budget=Budget(100 * cost(graph).params)
-    )
-    assert rule.widths(more) == own.widths  # not in the last round
+    assert rule.widths(lopsided, plan) == before  # nothing can be removed
+    more = replace(lopsided, budget=Budget(100 * cost(graph).params))
+    assert rule.widths(more, free) == before  # not in the last round

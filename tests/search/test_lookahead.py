@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager, Problem
 from gngraph.cli import gngraph as group
 from gngraph.cli.learning import grow as grow_command
@@ -26,9 +26,10 @@ from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.search import allocations, lookahead
-from gngraph.search.allocations import Proportions, Room
+from gngraph.search.allocations import Proportions
 from gngraph.search.lookahead import CHOICES, Lookahead
-from gngraph.search.strategy import GaussNewtonGrowth, Situation, unscored
+from gngraph.search.situation import Plan, Situation, unscored
+from gngraph.search.strategy import GaussNewtonGrowth
 from gngraph.training.optimizer_state import OptimizerState
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer
@@ -46,13 +47,13 @@ class OneSpace:
     index: int
     measures: ClassVar[bool] = False
 
-    def widths(self, room: Room) -> None:
+    def widths(self, situation: Situation, plan: Plan) -> None:
         """None."""
 
-    def fill(self, room: Room) -> list[NewChannel]:
-        name, count = list(room.spaces.free)[self.index].name, 0
-        now, total = dict(room.widths), room.cost
-        while room.target.allows(total + (more := room.model.marginal(name, now))):
+    def fill(self, situation: Situation, plan: Plan) -> list[NewChannel]:
+        name, count = list(situation.spaces.free)[self.index].name, 0
+        now, total = dict(plan.selection.widths), plan.selection.cost
+        while situation.target.allows(total + (more := situation.model.marginal(name, now))):
             now[name] += 1
             total += more
             count += 1
@@ -76,10 +77,9 @@ def narrow() -> Graph:
 def situation_of(graph: Graph, factor: float, own: Problem) -> Situation:
     """Of a first round that may use half of what the run may."""
     analyses, size = AnalysisManager(own), cost(graph).params
-    spaces = analyses.get(ChannelSpaces, graph)
     generator = torch.Generator().manual_seed(5)
     half, whole = Budget(int(size * factor / 2)), Budget(int(size * factor))
-    return Situation(graph, analyses, spaces, CostModel(graph, spaces), unscored(), {}, half, whole, generator)
+    return Situation(graph, analyses, unscored(), {}, half, whole, generator)
 
 
 def looked(seed: Graph, strategy: Lookahead, factor: float = 6.0, out: Path | None = None) -> GrowthResult:
