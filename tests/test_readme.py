@@ -1,4 +1,4 @@
-"""The README keeps its promises: its Python block runs as it stands, its commands exist with these options."""
+"""README and docs/ keep their promises: Python runs as it stands, commands exist with these options, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -13,40 +13,71 @@ from gngraph.cli import gngraph as group
 from gngraph.ops import lookup
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAX_LINES = 15
+README = ROOT / "README.md"
+PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in (README, *sorted(ROOT.glob("docs/**/*.md")))}
+MAX_LINES = 150
+MAX_BLOCK = 15
 
 
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def fenced(page: str, language: str) -> list[str]:
+    """The blocks of a page in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-def test_python_blocks_are_short() -> None:
-    for block in python_blocks():
-        assert len([line for line in block.splitlines() if line.strip()]) <= MAX_LINES
+def commands(page: str) -> list[list[str]]:
+    """Words of every command of a page, continuation lines joined and remarks dropped."""
+    lines = "".join(fenced(page, "sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
-def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+GNGRAPH = [(page, words[1:]) for page in PAGES for words in commands(page) if words[0] == "gngraph"]
+TOOLS = [(page, words[1:]) for page in PAGES for words in commands(page) if words[0] == "python"]
+
+
+def heading_names(text: str) -> set[str]:
+    """Anchors of the headings of a page, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for block in python_blocks():
-        exec(compile(block, "README.md", "exec"), names)
-    assert lookup("squash").channelwise
-    said = capsys.readouterr().out
-    assert "0: 4 -> 6" in said
-    assert 0 < float(said.splitlines()[-1]) <= 1
-    assert (tmp_path / "grown.gng").is_file()
+    for block in fenced(page, "python"):
+        assert len([line for line in block.splitlines() if line.strip()]) <= MAX_BLOCK
+        exec(compile(block, page, "exec"), names)
+    if page == "README.md":
+        assert (tmp_path / "grown.gng").is_file()
+    elif page == "docs/recipes.md":
+        assert lookup("squash").channelwise
+        assert "0: 4 -> 6" in names["gngraph"].diff(names["graph"], names["wider"]).render()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("line", re.findall(r"^    gngraph (.*)$", README, re.MULTILINE))
-def test_commands_exist(line: str) -> None:
-    name, *words = shlex.split(line, comments=True)
-    known = group.commands[name]
+def test_every_command_is_of_a_known_kind() -> None:
+    found = [words for page in PAGES for words in commands(page)]
+    assert len(found) == len(GNGRAPH) + len(TOOLS)
+    assert len(GNGRAPH) > 10 and len(TOOLS) > 20
+
+
+@pytest.mark.parametrize(("page", "words"), GNGRAPH, ids=lambda value: value[0] if isinstance(value, list) else value)
+def test_commands_exist(page: str, words: list[str]) -> None:
+    known = group.commands[words[0]]
     with click.Context(known) as context:
-        _, _, order = known.make_parser(context).parse_args(words)
+        _, _, order = known.make_parser(context).parse_args(words[1:])
     assert order
 
 
-def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", PAGES[page]):
+        path = folder / target if target else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in heading_names(path.read_text("utf-8")), f"{target}#{anchor}"
+        # A site is made of docs/ alone.
+        assert page == "README.md" or path.resolve().is_relative_to(ROOT / "docs"), target

@@ -18,14 +18,15 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
-import multiprocessing
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def named(text: str) -> tuple[str, float]:
     return (name, float(width)) if colon else (text, 1.0)
 
 
-def train(graph: Graph, problem: Problem, layout: torch.memory_format) -> None:
-    """One epoch over the samples of the three splits: forward, backward, step."""
+def train(graph: Graph, problem: Problem, layout: torch.memory_format | None = None) -> None:
+    """One epoch over the samples of the three splits: forward, backward, step; in the layout of the library, or another."""
+    layout = layout or layout_of(graph)
     module = to_torch(graph).to(problem.device).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     for split in problem.splits:
@@ -127,11 +129,10 @@ def timed(graph: Graph, problem: Problem, repeats: int, looks: int) -> list[Time
     splits, once = problem.splits, judge(graph, problem)
     once()  # the first call of an operator on a shape may search for the fastest kernel
     count = len(score(graph, problem, looks).candidates)
-    layout = layout_of(graph)
-    train(graph, problem, layout)
+    train(graph, problem)
     found = []
     for _ in range(repeats):
-        epoch = seconds(partial(train, graph, problem, layout))
+        epoch = seconds(partial(train, graph, problem))
         plain = seconds(partial(train, graph, problem, torch.preserve_format)) / epoch
         scored = seconds(partial(score, graph, problem, looks)) / epoch
         judged = seconds(once) / (epoch * len(splits.judge) / sum(map(len, splits)))
@@ -161,15 +162,14 @@ def _resident() -> float:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
-def _peak(work: Callable[[Graph, Problem], object], name: str, width: float, problem: Problem, into: Any) -> None:
+def _peak(work: Callable[[Graph, Problem], object], name: str, width: float, problem: Problem) -> float:
     """Growth of memory in MB, of the GPU where there is one, sampled every 2 ms while `work` runs."""
     torch.set_num_threads(1)
     graph = untrained(name, width, problem)  # its weights play no part in what is measured
     if torch.cuda.is_available():
         allocated = torch.cuda.memory_allocated()
         work(graph, problem)
-        into.put((torch.cuda.max_memory_allocated() - allocated) / 2**20)
-        return
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     before, peak, done = _resident(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -178,23 +178,20 @@ def _peak(work: Callable[[Graph, Problem], object], name: str, width: float, pro
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    work(graph, problem)
-    done.set()
-    watcher.join()
-    into.put(peak[0] - before)
+    try:
+        work(graph, problem)
+    finally:
+        done.set()
+        watcher.join()
+    return peak[0] - before
 
 
 def peaks(name: str, width: float, problem: Problem) -> tuple[float, float]:
     """Peak memory in MB of training and of scoring, each in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    found = list[float]()
-    for work in (train, score):
-        queue: Any = context.Queue()
-        process = context.Process(target=_peak, args=(work, name, width, problem, queue))
-        process.start()
-        found.append(queue.get())
-        process.join()
-    return found[0], found[1]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        training, scoring = (pool.submit(_peak, work, name, width, problem).result() for work in (train, score))
+    return training, scoring
 
 
 def memory(names: list[tuple[str, float]], problem: Problem) -> None:
@@ -357,7 +354,7 @@ def main(experiment: Experiment, repeats: int, looks: int, count: int, hidden: i
             f"{met.difference:.1e} (bar 1e-4)"
         )
     else:
-        console.print("curvlinops is not installed (pip install 'gngraph[bench]'): no comparison with its products")
+        console.print("curvlinops is not installed (pip install 'gngraph\\[bench]'): no comparison with its products")
     if importlib.util.find_spec("gromo"):
         pairs = perceptrons(problems[0], hidden, 3)
         console.print(
@@ -366,7 +363,7 @@ def main(experiment: Experiment, repeats: int, looks: int, count: int, hidden: i
             f"{statistics.median([b / a for a, b in pairs]):.2f} (bar 1)"
         )
     else:
-        console.print("gromo is not installed (pip install 'gngraph[bench]'): no comparison with its updates")
+        console.print("gromo is not installed (pip install 'gngraph\\[bench]'): no comparison with its updates")
 
 
 if __name__ == "__main__":
