@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.fx_calls import bind, dispatched, is_inplace, scopes
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_shapes import shape_node
-from gngraph.importing.recorded_types import record_types
+from gngraph.importing.recorded_types import record_types, run_checked
 from gngraph.importing.trace import (
     Flags,
     attached,
@@ -42,7 +42,6 @@ from gngraph.ir import (
     verify,
 )
 from gngraph.ir.types import dtype_name, refs_in
-from gngraph.lowering.to_torch import lower
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.conv import specialise
 from gngraph.ops.foreign import function_path
@@ -122,7 +121,9 @@ def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
 
 def _run_lowered(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> Any:
     try:
-        return lower(graph).module(*inputs)
+        return run_checked(graph, inputs)
+    except UnsupportedModelError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModelError(
@@ -167,7 +168,7 @@ class _Importer:
         self.transposed: dict[fx.Node, str] = {}
         self.defaults: dict[Any, Attr] = {}
         self.aliases: dict[fx.Node, list[fx.Node]] = {}
-        self.recorded: dict[fx.Node, Type] = {}
+        self.recorded: Callable[[fx.Node], Type] | None = None
 
     def build(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
         placeholders = [n for n in self.traced.nodes if n.op == "placeholder"]
@@ -179,7 +180,7 @@ class _Importer:
         self.inputs = inputs
         names = []
         for fx_node, tensor in zip(placeholders, inputs, strict=False):
-            type_ = TensorType(dtype_name(tensor.dtype), (BATCH, *tensor.shape[1:]))
+            type_ = TensorType(dtype_name(tensor.dtype), (BATCH, *tensor.shape[1:]) if tensor.dim() else ())
             self.nodes[fx_node.name] = Node(fx_node.name, "input", type=type_)
             self.env[fx_node] = Ref(fx_node.name)
             names.append(fx_node.name)
@@ -319,9 +320,9 @@ class _Importer:
 
     def record(self, fx_node: fx.Node) -> Type:
         """The type of a foreign value, from two runs of the traced network with batches of 2 and of 3 samples."""
-        if not self.recorded:
+        if self.recorded is None:
             self.recorded = record_types(self.module, self.traced, self.inputs)
-        return self.recorded[fx_node]
+        return self.recorded(fx_node)
 
     def infers(self, node: Node) -> bool:
         try:

@@ -1,21 +1,24 @@
-"""Types of foreign values, seen in two runs of a traced network."""
+"""Types of values: those of foreign ops, seen in two runs of a traced network, and all of them held against a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import BATCHES, Shadow
-from gngraph.ir import BATCH, OpaqueType, TensorType, TupleType, Type
+from gngraph.ir import BATCH, Dim, Graph, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.to_torch import Lowered, lower
+from gngraph.ops.sizes import factors, product
 
 
-def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor]) -> dict[fx.Node, Type]:
-    """The type of every value, from two runs with batches of 2 and of 3 samples.
+def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor]) -> Callable[[fx.Node], Type]:
+    """What gives the type of any node's value, from two runs with batches of 2 and of 3 samples.
 
     The runs compute shapes alone, which takes milliseconds; only where an op has no rule for that, or looks at values, they
     compute the values, at the price of two forward passes.
@@ -29,9 +32,76 @@ def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Ten
         runs = []
         for batch in BATCHES:
             recorder = _Recorder(module, traced)
-            recorder.run(*(x[:1].expand(batch, *x.shape[1:]).clone() for x in inputs))
+            recorder.run(*_of_length(inputs, batch))
             runs.append(recorder.seen)
-    return {node: _type_of(runs[0][node], runs[1][node]) for node in runs[0]}
+    return lambda node: _type_of(node, runs[0][node], runs[1][node])
+
+
+def run_checked(graph: Graph, inputs: Sequence[torch.Tensor]) -> Any:
+    """What `graph` returns in eval mode; while it runs, every value is compared with the type of its node.
+
+    Inputs of different lengths are compared in a second run, all as long as the first.
+
+    Raises:
+        UnsupportedModelError: a node has another type than its value; the message names it.
+    """
+    lowered, lengths = lower(graph), [len(x) for x in inputs if x.dim()]
+    batch = max(lengths[:1], default=1)
+    checker = _Checker(graph, lowered, batch)
+    if set(lengths) <= {batch}:
+        return checker.run(*inputs)
+    checker.run(*_of_length(inputs, batch))
+    return lowered.module(*inputs)
+
+
+def _of_length(inputs: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
+    """The first sample of each input, `batch` times."""
+    return [x[:1].expand(batch, *x.shape[1:]).clone() if x.dim() else x for x in inputs]
+
+
+class _Checker(Interpreter):
+    """Runs a lowered graph and compares every value with its node's type, for a batch of `batch` samples."""
+
+    def __init__(self, graph: Graph, lowered: Lowered, batch: int) -> None:
+        super().__init__(lowered.module)
+        self.batch = batch
+        self.computed: dict[fx.Node, list[Node]] = {}
+        for name, step in lowered.values.items():
+            self.computed.setdefault(step, []).append(graph.nodes[name])
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        for node in self.computed.get(n, ()):
+            if not _has_type(result, node.type, self.batch):
+                raise UnsupportedModelError(
+                    f"node '{node.name}' ({node.op}) has the type '{node.type}', but gives {_shown(result)} for a batch of "
+                    f"{self.batch}; the type rule of '{node.op}' is wrong, or the forward does not treat samples alike"
+                )
+        return result
+
+
+def _has_type(value: Any, type_: Type, batch: int) -> bool:
+    """Whether a value has a type; of what is no tensor, as far as the type knows its value."""
+    if isinstance(type_, TensorType):
+        sizes = tuple(_size(dim, batch) for dim in type_.shape)
+        return isinstance(value, torch.Tensor) and (dtype_name(value.dtype), tuple(value.shape)) == (type_.dtype, sizes)
+    if isinstance(type_, TupleType):
+        return len(value) == len(type_.items) and all(
+            _has_type(item, own, batch) for item, own in zip(value, type_.items, strict=True)
+        )
+    if type_.value is None:
+        return not isinstance(value, torch.Tensor)
+    known = type_.value if isinstance(type_.value, tuple) else (type_.value,)
+    return (tuple(value) if isinstance(value, tuple) else (value,)) == tuple(_size(dim, batch) for dim in known)
+
+
+def _size(dim: Dim, batch: int) -> int:
+    number, names = factors(dim)
+    return number * int(batch ** len(names))
+
+
+def _shown(value: Any) -> str:
+    return str(_summary(value)) if not isinstance(value, (int, torch.Size)) else str(value)
 
 
 class _Recorder(Interpreter):
@@ -57,15 +127,26 @@ def _summary(value: Any) -> Any:
     return OpaqueType(type(value).__name__)
 
 
-def _type_of(two: Any, three: Any) -> Type:
-    """A type with a symbolic batch from the types seen with batches of 2 and 3."""
-    if isinstance(two, TensorType) and isinstance(three, TensorType):
-        dims = tuple(
-            a if a == b else (BATCH if (a, b) == (2, 3) else f"{int(a) // 2}*{BATCH}")
-            for a, b in zip(two.shape, three.shape, strict=True)
+def _type_of(node: fx.Node, two: Any, three: Any) -> Type:
+    """A type with a symbolic batch from the types of a node's values seen with batches of 2 and 3."""
+    if isinstance(two, TensorType) and isinstance(three, TensorType) and len(two.shape) == len(three.shape):
+        return TensorType(two.dtype, tuple(_dim(node, a, b) for a, b in zip(two.shape, three.shape, strict=True)))
+    if isinstance(two, TupleType) and isinstance(three, TupleType) and len(two.items) == len(three.items):
+        return TupleType(tuple(_type_of(node, x, y) for x, y in zip(two.items, three.items, strict=True)))
+    if isinstance(two, OpaqueType):
+        return two
+    raise UnsupportedModelError(
+        f"node '{node.name}' gives {two} for 2 samples, but {three} for 3; it must give as many axes and items"
+    )
+
+
+def _dim(node: fx.Node, two: Dim, three: Dim) -> Dim:
+    if two == three:
+        return two
+    times, rest = divmod(int(two), 2)
+    if rest or times * 3 != three:
+        raise UnsupportedModelError(
+            f"node '{node.name}' has an axis of {two} entries for 2 samples and of {three} for 3; a graph holds only axes "
+            f"of a fixed length, or of a fixed number of entries a sample"
         )
-        return TensorType(two.dtype, dims)
-    if isinstance(two, TupleType) and isinstance(three, TupleType):
-        return TupleType(tuple(_type_of(x, y) for x, y in zip(two.items, three.items, strict=True)))
-    assert isinstance(two, OpaqueType)
-    return two
+    return product(times, BATCH)

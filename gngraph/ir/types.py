@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from gngraph.errors import IRError
+
 BATCH = "N"
 """Name of the symbolic batch dimension."""
 
@@ -35,9 +37,14 @@ _LONG = {short: dtype for dtype, short in _SHORT.items()}
 def dtype_name(dtype: torch.dtype) -> str:
     """Short name of a dtype.
 
+    Raises:
+        IRError: a graph holds no tensors of it.
+
     >>> dtype_name(torch.float32)
     'f32'
     """
+    if dtype not in _SHORT:
+        raise IRError(f"a graph holds no tensors of dtype '{dtype}'; it holds those of {', '.join(map(str, _SHORT))}")
     return _SHORT[dtype]
 
 

@@ -11,7 +11,8 @@ from torch import fx
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
-from gngraph.ops.rules import broadcast_axes, broadcast_type
+from gngraph.ops.dtypes import fractional, joined, promoted
+from gngraph.ops.rules import broadcast_axes, broadcast_shape, broadcast_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 
 # op, operators, torch functions, methods, linear in each operand alone
@@ -40,13 +41,19 @@ def _emit_arithmetic(function: Callable[..., Any]) -> Callable[[Emitter, Node], 
     return emit
 
 
+def _infer_quotient(operands: Operands) -> Type:
+    """As of other arithmetic, but integers give fractions."""
+    both = broadcast_type(operands)
+    return TensorType(fractional(both.dtype), both.shape)
+
+
 for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
     _call = Call(signature(f"a b {_extra}"), operands=("a", "b"))
     _plain = Call(signature("a b"), operands=("a", "b"))
     register(
         OpSpec(
             _name,
-            broadcast_type,
+            _infer_quotient if _name == "div" else broadcast_type,
             broadcast_axes,
             _emit_arithmetic(_operator),
             channelwise=True,
@@ -62,9 +69,7 @@ for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
 
 
 def _infer_comparison(operands: Operands) -> Type:
-    both = broadcast_type(operands)
-    assert isinstance(both, TensorType)
-    return TensorType("bool", both.shape)
+    return TensorType("bool", broadcast_shape(operands))
 
 
 _COMPARISONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -98,7 +103,7 @@ def _emit_where(emitter: Emitter, node: Node) -> fx.Node:
 register(
     OpSpec(
         "where",
-        broadcast_type,
+        lambda operands: TensorType(promoted(operands, first=1), broadcast_shape(operands)),
         broadcast_axes,
         _emit_where,
         channelwise=True,
@@ -108,7 +113,7 @@ register(
 register(
     OpSpec(
         "masked_fill",
-        broadcast_type,
+        lambda operands: TensorType(operands.tensor().dtype, broadcast_shape(operands)),
         broadcast_axes,
         lambda emitter, node: emitter.method(
             "masked_fill", *(emitter.value(name) for name in node.inputs), node.attrs["value"]
@@ -136,7 +141,7 @@ def _infer_cat(operands: Operands) -> Type:
         total += int(t.shape[dim])
     shape: list[Dim] = list(types[0].shape)
     shape[dim] = total
-    return TensorType(types[0].dtype, tuple(shape))
+    return TensorType(joined(types), tuple(shape))
 
 
 def _cat_channels(rules: ChannelRules, operands: Operands) -> None:
@@ -177,12 +182,13 @@ register(
 
 
 def _infer_stack(operands: Operands) -> Type:
-    node, first = operands.node, operands.tensor()
-    for i in range(1, len(operands.inputs)):
-        if operands.tensor(i).shape != first.shape:
-            raise IRError(f"node '{node.name}' (stack) puts '{first}' and '{operands.tensor(i)}' beside each other")
+    node, types = operands.node, [operands.tensor(i) for i in range(len(operands.inputs))]
+    first = types[0]
+    for other in types[1:]:
+        if other.shape != first.shape:
+            raise IRError(f"node '{node.name}' (stack) puts '{first}' and '{other}' beside each other")
     dim = node.attrs["dim"] % (len(first.shape) + 1)
-    return TensorType(first.dtype, (*first.shape[:dim], len(operands.inputs), *first.shape[dim:]))
+    return TensorType(joined(types), (*first.shape[:dim], len(operands.inputs), *first.shape[dim:]))
 
 
 def _stack_channels(rules: ChannelRules, operands: Operands) -> None:
@@ -210,10 +216,10 @@ register(
 
 
 def _infer_expand_as(operands: Operands) -> Type:
-    both = broadcast_type(operands)
-    if not isinstance(both, TensorType) or both.shape != operands.tensor(1).shape:
+    shape = broadcast_shape(operands)
+    if shape != operands.tensor(1).shape:
         raise IRError(f"node '{operands.node.name}' (expand_as) cannot expand '{operands.tensor()}'")
-    return TensorType(operands.tensor().dtype, both.shape)
+    return TensorType(operands.tensor().dtype, shape)
 
 
 def _expand_as_channels(rules: ChannelRules, operands: Operands) -> None:

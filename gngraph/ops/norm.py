@@ -14,7 +14,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Dim, Flag, Node, Type
+from gngraph.ir import Attr, Dim, Flag, Node, TensorType, Type
+from gngraph.ops.dtypes import fractional
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
 from gngraph.ops.sizes import known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
@@ -326,7 +327,7 @@ def _response_channels(rules: ChannelRules, operands: Operands) -> None:
 register(
     OpSpec(
         "local_response_norm",
-        same_type,
+        lambda operands: TensorType(fractional(operands.tensor().dtype), operands.tensor().shape),
         _response_channels,
         emit_simple(nn.LocalResponseNorm, F.local_response_norm),
         channelwise=True,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Flag, Node, TensorType, Type
+from gngraph.ops.dtypes import given
 from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, read_attrs, same_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, register, signature
 
@@ -73,6 +74,16 @@ _INPLACE = {
 }
 
 
+def _infer_entries(function: Callable[..., Any]) -> Callable[[Operands], Type]:
+    """Entry by entry what `function` gives: integers may become fractions, complex numbers real ones."""
+
+    def infer(operands: Operands) -> Type:
+        (dtype,) = given(function, operands, **operands.node.attrs)
+        return TensorType(dtype, operands.tensor().shape)
+
+    return infer
+
+
 def _register(
     name: str, module: Any, function: Callable[..., Any], others: tuple[Any, ...], options: str, linear: bool
 ) -> None:
@@ -82,7 +93,7 @@ def _register(
     register(
         OpSpec(
             name,
-            same_type,
+            _infer_entries(function),
             all_axes,
             emit_simple(module, function),
             channelwise=True,

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, TensorType, Type
+from gngraph.ops.dtypes import fractional
 from gngraph.ops.rules import emit_simple, freeze_axes, read_attrs, spread
 from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
 
 
-def _window(operands: Operands) -> Type:
+def _window(operands: Operands) -> TensorType:
     node, x = operands.node, operands.tensor()
     rank = int(node.op[-2])
     kernel = spread(node.attrs["kernel_size"], rank)
@@ -35,6 +36,12 @@ def _window(operands: Operands) -> Type:
             )
         shape.append(out)
     return TensorType(x.dtype, tuple(shape))
+
+
+def _powers(operands: Operands) -> Type:
+    """As of a window, but roots of integers are fractions."""
+    pooled = _window(operands)
+    return TensorType(fractional(pooled.dtype), pooled.shape)
 
 
 def _adaptive(operands: Operands) -> Type:
@@ -68,9 +75,9 @@ _POOLS: list[_Entry] = [
     ("adaptive_max_pool1d", nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d, (), _adaptive, False, "output_size"),
     ("adaptive_max_pool2d", nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, (), _adaptive, False, "output_size"),
     ("adaptive_max_pool3d", nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d, (), _adaptive, False, "output_size"),
-    ("lp_pool1d", nn.LPPool1d, F.lp_pool1d, (), _window, False, _LP),
-    ("lp_pool2d", nn.LPPool2d, F.lp_pool2d, (), _window, False, _LP),
-    ("lp_pool3d", nn.LPPool3d, F.lp_pool3d, (), _window, False, _LP),
+    ("lp_pool1d", nn.LPPool1d, F.lp_pool1d, (), _powers, False, _LP),
+    ("lp_pool2d", nn.LPPool2d, F.lp_pool2d, (), _powers, False, _LP),
+    ("lp_pool3d", nn.LPPool3d, F.lp_pool3d, (), _powers, False, _LP),
 ]
 
 for _name, _module, _function, _others, _infer, _linear, _options in _POOLS:

@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Node, TensorType, TupleType, Type
+from gngraph.ir import Attr, Dim, Node, TensorType, TupleType, Type
+from gngraph.ops.dtypes import given
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 
 
@@ -20,13 +21,26 @@ def reduced_axes(operands: Operands) -> tuple[int, ...]:
     return tuple(sorted(int(d) % rank for d in dims))
 
 
-def _reduced(operands: Operands, dtype: str | None = None) -> TensorType:
-    x, dims = operands.tensor(), reduced_axes(operands)
+def _reduced_shape(operands: Operands) -> tuple[Dim, ...]:
+    shape, dims = operands.tensor().shape, reduced_axes(operands)
     if operands.node.attrs.get("dtype") is not None:
         raise IRError(f"node '{operands.node.name}' ({operands.node.op}) gives another dtype than it reads")
     if operands.node.attrs.get("keepdim"):
-        return TensorType(dtype or x.dtype, tuple(1 if i in dims else d for i, d in enumerate(x.shape)))
-    return TensorType(dtype or x.dtype, tuple(d for i, d in enumerate(x.shape) if i not in dims))
+        return tuple(1 if i in dims else d for i, d in enumerate(shape))
+    return tuple(d for i, d in enumerate(shape) if i not in dims)
+
+
+def _infer(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[[Operands], Type]:
+    """One reduced value, or a tuple of them, of the dtypes that `function` gives."""
+
+    def infer(operands: Operands) -> Type:
+        shape = _reduced_shape(operands)
+        types = tuple(
+            TensorType(dtype, shape) for dtype in given(function, operands, **_options(operands.node, optional))
+        )
+        return TupleType(types) if len(types) > 1 else types[0]
+
+    return infer
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
@@ -43,16 +57,16 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
             position += 1
 
 
+def _options(node: Node, optional: tuple[str, ...]) -> dict[str, Attr]:
+    """The attributes as arguments, without those of the `optional` ones that are None."""
+    attrs = {name: value for name, value in node.attrs.items() if value is not None or name not in optional}
+    if "unbiased" in attrs:  # an older spelling of the correction
+        attrs.setdefault("correction", int(attrs.pop("unbiased")))
+    return attrs
+
+
 def _emit(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[[Emitter, Node], fx.Node]:
-    """A call of `function` without those of the `optional` arguments that are None."""
-
-    def emit(emitter: Emitter, node: Node) -> fx.Node:
-        attrs = {name: value for name, value in node.attrs.items() if value is not None or name not in optional}
-        if "unbiased" in attrs:  # an older spelling of the correction
-            attrs.setdefault("correction", int(attrs.pop("unbiased")))
-        return emitter.call(function, emitter.value(node.inputs[0]), **attrs)
-
-    return emit
+    return lambda emitter, node: emitter.call(function, emitter.value(node.inputs[0]), **_options(node, optional))
 
 
 _PLAIN = "input dim=None keepdim=False"
@@ -68,53 +82,24 @@ _REDUCTIONS: list[tuple[str, Callable[..., Any], tuple[Callable[..., Any] | str,
     ("norm", torch.norm, ("norm",), _NORM, ("out", "dtype")),
     ("vector_norm", torch.linalg.vector_norm, (), "input ord=2 dim=None keepdim=False", ()),
     ("logsumexp", torch.logsumexp, ("logsumexp",), "input dim keepdim=False", ()),
+    ("argmax", torch.argmax, ("argmax",), _PLAIN, ()),
+    ("argmin", torch.argmin, ("argmin",), _PLAIN, ()),
+    # two values each
+    ("max", torch.max, ("max",), "input dim keepdim=False", ()),
+    ("min", torch.min, ("min",), "input dim keepdim=False", ()),
+    ("var_mean", torch.var_mean, (), _SPREAD, ("correction",)),
+    ("std_mean", torch.std_mean, (), _SPREAD, ("correction",)),
 ]
 for _name, _function, _others, _text, _optional in _REDUCTIONS:
     register(
         OpSpec(
             _name,
-            _reduced,
+            _infer(_function, _optional),
             _channels,
             _emit(_function, _optional),
             channelwise=True,
             linear=_name in ("mean", "sum"),
             functions=dict.fromkeys((_function, *_others), Call(signature(_text))),
-        )
-    )
-
-
-def _infer_pair(second: str | None) -> Callable[[Operands], Type]:
-    """Two reduced values; the second has the dtype `second`, or that of the first."""
-    return lambda operands: TupleType((_reduced(operands), _reduced(operands, second)))
-
-
-_PAIRS: list[tuple[str, Callable[..., Any], tuple[str, ...], str, str | None, tuple[str, ...]]] = [
-    ("max", torch.max, ("max",), "input dim keepdim=False", "i64", ()),
-    ("min", torch.min, ("min",), "input dim keepdim=False", "i64", ()),
-    ("var_mean", torch.var_mean, (), _SPREAD, None, ("correction",)),
-    ("std_mean", torch.std_mean, (), _SPREAD, None, ("correction",)),
-]
-for _name, _function, _methods, _text, _second, _optional in _PAIRS:
-    register(
-        OpSpec(
-            _name,
-            _infer_pair(_second),
-            _channels,
-            _emit(_function, _optional),
-            channelwise=True,
-            functions=dict.fromkeys((_function, *_methods), Call(signature(_text))),
-        )
-    )
-
-for _name, _function in (("argmax", torch.argmax), ("argmin", torch.argmin)):
-    register(
-        OpSpec(
-            _name,
-            lambda operands: _reduced(operands, "i64"),
-            _channels,
-            _emit(_function, ()),
-            channelwise=True,
-            functions=dict.fromkeys((_function, _name), Call(signature(_PLAIN))),
         )
     )
 

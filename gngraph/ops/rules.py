@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, OpaqueType, TensorType, Type
+from gngraph.ops.dtypes import promoted
 from gngraph.ops.spec import ChannelRules, Emitter, Operands, ReadAttrs
 
 IntOrPair = int | tuple[int, ...]
@@ -47,16 +48,20 @@ def broadcast_dims(operands: Operands, a: Dim, b: Dim) -> Dim:
     )
 
 
-def broadcast_type(operands: Operands) -> Type:
-    """Type of an element-wise combination of all inputs, by torch's broadcasting."""
-    types = [operands.tensor(i) for i in range(len(operands.inputs))]
-    rank = max(len(t.shape) for t in types)
-    shape: list[Dim] = [1] * rank
-    for t in types:
-        padded = (1,) * (rank - len(t.shape)) + t.shape
-        shape = [broadcast_dims(operands, a, b) for a, b in zip(shape, padded, strict=True)]
-    widest = max(types, key=lambda t: (t.dtype.startswith("f") or t.dtype == "bf16", len(t.shape) > 0, t.dtype))
-    return TensorType(widest.dtype, tuple(shape))
+def broadcast_shape(operands: Operands) -> tuple[Dim, ...]:
+    """Shape of an element-wise combination of all inputs, by torch's broadcasting."""
+    shapes = [operands.tensor(i).shape for i in range(len(operands.inputs))]
+    rank = max(len(shape) for shape in shapes)
+    result: list[Dim] = [1] * rank
+    for shape in shapes:
+        padded = (1,) * (rank - len(shape)) + shape
+        result = [broadcast_dims(operands, a, b) for a, b in zip(result, padded, strict=True)]
+    return tuple(result)
+
+
+def broadcast_type(operands: Operands) -> TensorType:
+    """Type of an element-wise combination of all inputs and numbers, by torch's broadcasting and promotion."""
+    return TensorType(promoted(operands), broadcast_shape(operands))
 
 
 def broadcast_axes(rules: ChannelRules, operands: Operands) -> None:
