@@ -71,8 +71,7 @@ class _Observer(Interpreter):
         for name in graph.nodes:
             if name in readers:
                 node = graph.nodes[name]
-                # linear layers read the last axis, convolutions the one behind the batch
-                axis = -1 if graph.params[node.params["weight"]].data.dim() == 2 else 1
+                axis = lookup(node.op).channel_axis
                 self._sources.setdefault(lowered.values[node.inputs[0]], []).append((name, axis))
 
     def run_node(self, n: fx.Node) -> Any:

@@ -10,21 +10,6 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
 
-_SIZES = ("size", "size_arithmetic", "property")
-_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "softmin", "exp", "abs", "square", "sqrt")
-_RESHAPE = (
-    *("flatten", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "clone"),
-    *("channel_shuffle", "pixel_shuffle", "pixel_unshuffle"),
-)
-_KEEP_SIGN = (  # of their first input
-    *_RESHAPE,
-    *("identity", "dropout", "dropout1d", "dropout2d", "dropout3d", "stochastic_depth"),
-    *("chunk", "split", "unbind", "getitem", "index", "expand", "flip", "roll"),
-    *("mean", "sum", "amax"),
-)
-_POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
-_COMBINE = ("cat", "add", "mul", "maximum")
-
 
 @dataclass(frozen=True)
 class CutPoint:
@@ -64,7 +49,7 @@ def dominating_values(graph: Graph) -> list[str]:
     *A Simple, Fast Dominance Algorithm*, 2001, as networkx has it).
     """
     flow = to_networkx(graph)
-    flow.remove_nodes_from([node.name for node in graph.nodes.values() if node.op in _SIZES])
+    flow.remove_nodes_from([node.name for node in graph.nodes.values() if lookup(node.op).of_sizes])
     start, end = object(), object()
     flow.add_edges_from((start, name) for name in graph.inputs)
     flow.add_edges_from((name, end) for name in graph.outputs if name in flow)
@@ -135,18 +120,12 @@ def _continues(graph: Graph, before: CutPoint, point: CutPoint) -> bool:
 def _reshapes(graph: Graph, before: CutPoint, point: CutPoint) -> bool:
     """Whether a value has exactly the entries of the one before it."""
     node = graph.nodes[point.value]
-    return node.op in _RESHAPE and node.inputs[0] == before.value
+    return lookup(node.op).rearranges and node.inputs[0] == before.value
 
 
 def _nonnegative(graph: Graph) -> set[str]:
     known: set[str] = set()
     for node in graph.nodes.values():
-        if node.op in _COMBINE:
-            literals = [value for key, value in node.attrs.items() if key.startswith("literal")]
-            positive = all(isinstance(value, int | float) and value >= 0 for value in literals)
-            keeps = positive and known.issuperset(node.inputs)
-        else:
-            keeps = (node.op in _KEEP_SIGN or node.op.startswith(_POOLS)) and node.inputs[0] in known
-        if keeps or node.op in _NONNEGATIVE:
+        if lookup(node.op).is_nonnegative(node, known):
             known.add(node.name)
     return known

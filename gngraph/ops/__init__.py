@@ -40,8 +40,10 @@ from gngraph.ops.spec import (
     spec_of_function,
     spec_of_module,
 )
+from gngraph.ops.traits import BatchStatistics
 
 __all__ = [
+    "BatchStatistics",
     "Call",
     "ChannelRules",
     "Emitter",

@@ -40,10 +40,14 @@ def joined(types: Iterable[TensorType]) -> str:
     return dtype_name(reduce(torch.promote_types, (dtype_of(type_.dtype) for type_ in types)))
 
 
+def is_real(dtype: str) -> bool:
+    """Whether it is of real floating-point numbers."""
+    return dtype_of(dtype).is_floating_point
+
+
 def fractional(dtype: str) -> str:
     """The dtype of quotients of numbers of one dtype."""
-    kind = dtype_of(dtype)
-    return dtype if kind.is_floating_point or kind.is_complex else dtype_name(torch.get_default_dtype())
+    return dtype if is_real(dtype) or dtype_of(dtype).is_complex else dtype_name(torch.get_default_dtype())
 
 
 def given(function: Callable[..., Any], operands: Operands, **options: Any) -> tuple[str, ...]:
@@ -55,7 +59,7 @@ def given(function: Callable[..., Any], operands: Operands, **options: Any) -> t
         IRError: torch does not compute the function of such numbers.
     """
     x = operands.tensor()
-    floating = dtype_of(x.dtype).is_floating_point
+    floating = is_real(x.dtype)
     example = torch.ones((2,) * len(x.shape), dtype=torch.float32 if floating else dtype_of(x.dtype))
     try:
         found = tree_leaves(function(example, **options))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.traits import of_first
 
 _OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 
@@ -113,6 +114,6 @@ register(
         _take_channels,
         lambda emitter, node: emitter.call(operator.getitem, *(emitter.value(name) for name in node.inputs)),
         channelwise=True,
-        linear=True,
+        linear=of_first,
     )
 )

@@ -55,6 +55,7 @@ register(
         positions=_positions,
         apply=lambda node, x, weight: F.linear(x, weight),
         linear=True,
+        channel_axis=-1,
         modules={nn.Linear: lambda module: {}},
         functions={F.linear: Call(signature("input weight bias=None"), params=("weight", "bias"))},
     )
@@ -96,6 +97,7 @@ register(
         _emit_transposed,
         positions=_positions,
         linear=True,
+        channel_axis=-1,
     )
 )
 
@@ -134,6 +136,7 @@ register(
         _emit_addmm,
         positions=_addmm_positions,
         linear=True,
+        channel_axis=-1,
         functions={
             torch.addmm: Call(signature("bias x weight beta=1 alpha=1"), operands=("x",), params=("bias", "weight"))
         },

@@ -14,8 +14,9 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional, joined, promoted
 from gngraph.ops.rules import broadcast_axes, broadcast_shape, broadcast_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.traits import Claim, of_each, with_all
 
-# op, operators, torch functions, methods, linear in each operand alone
+# op, operators, torch functions, methods, further arguments
 _ARITHMETIC: list[tuple[str, Callable[..., Any], tuple[Any, ...], tuple[str, ...], str]] = [
     ("add", operator.add, (operator.iadd, torch.add), ("add", "add_", "__add__"), "alpha=1"),
     ("sub", operator.sub, (operator.isub, torch.sub), ("sub", "sub_"), "alpha=1"),
@@ -47,6 +48,13 @@ def _infer_quotient(operands: Operands) -> Type:
     return TensorType(fractional(both.dtype), both.shape)
 
 
+def _linear_quotient(node: Node, positions: frozenset[int]) -> bool:
+    """In what is divided, not in what it is divided by."""
+    return positions <= {0} and "literal0" not in node.attrs
+
+
+_LINEAR: dict[str, bool | Claim] = {"add": True, "sub": True, "mul": of_each, "div": _linear_quotient}
+
 for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
     _call = Call(signature(f"a b {_extra}"), operands=("a", "b"))
     _plain = Call(signature("a b"), operands=("a", "b"))
@@ -57,7 +65,8 @@ for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
             broadcast_axes,
             _emit_arithmetic(_operator),
             channelwise=True,
-            linear=_name in ("add", "sub", "mul", "div"),
+            linear=_LINEAR.get(_name, False),
+            nonnegative=with_all if _name in ("add", "mul", "maximum") else False,
             functions={
                 _operator: _plain,
                 **dict.fromkeys([f for f in _others if f.__module__ == "_operator"], _plain),
@@ -173,6 +182,7 @@ register(
         _emit_cat,
         channelwise=True,
         linear=True,
+        nonnegative=with_all,
         functions={
             torch.cat: Call(signature("tensors dim=0"), operands=("tensors",)),
             torch.concat: Call(signature("tensors dim=0"), operands=("tensors",)),

@@ -19,6 +19,7 @@ from gngraph.ops.dtypes import fractional
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
 from gngraph.ops.sizes import known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.traits import BatchStatistics
 
 _FRESH: dict[str, Any] = {"weight": "ones", "bias": "zeros", "running_mean": "zeros", "running_var": "ones"}
 _TENSORS = tuple(_FRESH)
@@ -95,6 +96,14 @@ def _batch_norm_channels(rules: ChannelRules, operands: Operands) -> None:
     _follow(rules, operands, rules.layout(0, 1))
 
 
+_STATISTICS = BatchStatistics()
+
+
+def _linear(node: Node, positions: frozenset[int]) -> bool:
+    """With running statistics, not with those of the batch at hand."""
+    return _STATISTICS.run(node)
+
+
 _BATCH_NORMS: dict[str, type[nn.Module]] = {
     "batch_norm1d": nn.BatchNorm1d,
     "batch_norm2d": nn.BatchNorm2d,
@@ -109,7 +118,8 @@ for _name, _module in _BATCH_NORMS.items():
             _batch_norm_channels,
             _as_module(_module),
             channelwise=True,
-            linear=True,
+            linear=_linear,
+            statistics=_STATISTICS,
             modules={_module: read_attrs("eps", "momentum")},
         )
     )
@@ -128,7 +138,8 @@ register(
         _batch_norm_channels,
         _as_call(F.batch_norm),
         channelwise=True,
-        linear=True,
+        linear=_linear,
+        statistics=_STATISTICS,
         functions={
             F.batch_norm: Call(
                 signature("input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-5"),

@@ -14,6 +14,7 @@ from gngraph.ir.types import refs_in
 from gngraph.ops.rules import emit_simple, freeze_inputs, freeze_sizes
 from gngraph.ops.sizes import known_size
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.traits import with_first
 
 
 def _dim(operands: Operands) -> int:
@@ -70,6 +71,7 @@ register(
         emit_simple(None, torch.chunk),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
         functions={torch.chunk: _CHUNK, "chunk": _CHUNK},
     )
 )
@@ -90,6 +92,7 @@ register(
         _emit_split,
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
         functions={torch.split: _SPLIT, "split": _SPLIT, "split_with_sizes": _SPLIT},
     )
 )
@@ -120,6 +123,7 @@ register(
         emit_simple(None, torch.unbind),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
         functions={torch.unbind: _UNBIND, "unbind": _UNBIND},
     )
 )
@@ -233,7 +237,9 @@ def _emit_index(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(operator.getitem, emitter.value(node.inputs[0]), emitter.resolve(node.attrs["index"]))
 
 
-register(OpSpec("index", _infer_index, _index_channels, _emit_index, channelwise=True, linear=True))
+register(
+    OpSpec("index", _infer_index, _index_channels, _emit_index, channelwise=True, linear=True, nonnegative=with_first)
+)
 
 
 def _moved_channels(rules: ChannelRules, operands: Operands) -> None:
@@ -261,6 +267,7 @@ for _name, _function, _call in (
             emit_simple(None, _function),
             channelwise=True,
             linear=True,
+            nonnegative=with_first,
             functions={_function: _call, _name: _call},
         )
     )

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Flag, Node, TensorType, Type
-from gngraph.ops.dtypes import given
+from gngraph.ops.dtypes import given, is_real
 from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, read_attrs, same_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, register, signature
+from gngraph.ops.traits import with_first
 
 # op, module, function, further functions and methods, arguments besides the input
 _ACTIVATIONS: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = [
@@ -54,6 +55,7 @@ _ACTIVATIONS: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = 
     ("sign", None, torch.sign, ("sign",), ""),
     ("abs", None, torch.abs, ("abs", operator.abs), ""),
 ]
+_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid", "exp", "abs", "square", "sqrt")
 _LINEAR: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = [
     ("neg", None, torch.neg, ("neg", operator.neg), ""),
     ("clone", None, torch.clone, ("clone",), ""),
@@ -75,11 +77,11 @@ _INPLACE = {
 
 
 def _infer_entries(function: Callable[..., Any]) -> Callable[[Operands], Type]:
-    """Entry by entry what `function` gives: integers may become fractions, complex numbers real ones."""
+    """Real floating-point numbers stay so; of others `function` may make fractions, or real ones."""
 
     def infer(operands: Operands) -> Type:
-        (dtype,) = given(function, operands, **operands.node.attrs)
-        return TensorType(dtype, operands.tensor().shape)
+        x = operands.tensor()
+        return x if is_real(x.dtype) else TensorType(given(function, operands, **operands.node.attrs)[0], x.shape)
 
     return infer
 
@@ -98,6 +100,8 @@ def _register(
             emit_simple(module, function),
             channelwise=True,
             linear=linear,
+            nonnegative=with_first if name == "clone" else name in _NONNEGATIVE,
+            rearranges=name == "clone",
             modules={module: read_attrs(*attrs)} if module else {},
             functions=dict.fromkeys((function, *others), call),
         )
@@ -118,6 +122,8 @@ register(
         lambda emitter, node: emitter.method("contiguous", emitter.value(node.inputs[0])),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         functions={"contiguous": Call(signature("input"))},
     )
 )
@@ -136,6 +142,7 @@ register(
         _emit_identity,
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
         modules={nn.Identity: lambda module: {}},
     )
 )
@@ -169,6 +176,7 @@ for _name, (_module, _function) in _DROPOUTS.items():
             _emit_dropout,
             channelwise=True,
             linear=True,
+            nonnegative=False if "alpha" in _name else with_first,
             modules={_module: read_attrs("p")},
             functions={_function: Call(signature("input p=0.5 training=True inplace=False"), ignored=("inplace",))},
         )
@@ -195,6 +203,7 @@ register(
         _emit_stochastic_depth,
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
         modules={f"{_TORCHVISION}.StochasticDepth": read_attrs("p", "mode")},
         functions={f"{_TORCHVISION}.stochastic_depth": Call(signature("input p mode training=True"))},
     )
@@ -229,6 +238,7 @@ for _name, _make, _fn, _functions in (
             _softmax_channels,
             emit_simple(_make, _fn),
             channelwise=True,
+            nonnegative=_name != "log_softmax",
             modules={_make: read_attrs("dim"), **_images},
             functions={
                 _fn: Call(signature("input dim=None _stacklevel=3 dtype=None"), ignored=("_stacklevel",)),

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from gngraph.errors import IRError
-from gngraph.ir import Dim, TensorType, Type
+from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
 from gngraph.ops.rules import emit_simple, freeze_axes, read_attrs, spread
 from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
+from gngraph.ops.traits import with_first
 
 
 def _window(operands: Operands) -> TensorType:
@@ -58,6 +59,11 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     freeze_axes(rules, operands, set(range(rank - spatial, rank)), "it is pooled over")
 
 
+def _keeps_sign(node: Node, positions: frozenset[int]) -> bool:
+    """Averages and maxima do, but for sums that are divided by a number below 0."""
+    return with_first(node, positions) and (node.attrs.get("divisor_override") or 1) > 0
+
+
 _Entry = tuple[str, Any, Callable[..., Any], tuple[Any, ...], Callable[[Operands], Type], bool, str]
 _MAX = "kernel_size stride=None padding=0 dilation=1 ceil_mode=False"
 _AVG = "kernel_size stride=None padding=0 ceil_mode=False count_include_pad=True"
@@ -91,6 +97,7 @@ for _name, _module, _function, _others, _infer, _linear, _options in _POOLS:
             emit_simple(_module, _function),
             channelwise=True,
             linear=_linear,
+            nonnegative=_keeps_sign if _infer is not _powers else False,
             modules={_module: read_attrs(*_attrs)},
             functions=dict.fromkeys((_function, *_others), _call),
         )

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, Ref, TensorType, Type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.traits import of_each
 
 WEIGHT = "weight"
 """Role of a raw parameter among the operands."""
@@ -193,6 +194,7 @@ for _name, _terms, _emit in (
             _emit_with(_emit),
             positions=_positions_of(_terms),
             products=_products_of(_terms),
+            linear=of_each,
         )
     )
 
@@ -241,4 +243,13 @@ def _attention_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
     return ((*whole, (0, rank - 1), (1, rank - 2)), (*whole, (2, rank - 1), (1, rank - 2)))
 
 
-register(OpSpec("attention", _infer_attention, _attention_channels, _emit_attention, products=_attention_products))
+register(
+    OpSpec(
+        "attention",
+        _infer_attention,
+        _attention_channels,
+        _emit_attention,
+        products=_attention_products,
+        linear=lambda node, positions: positions <= {2},  # in the values that are attended to
+    )
+)

@@ -12,6 +12,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, TupleType, Type
 from gngraph.ops.dtypes import given
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.traits import with_first
 
 
 def reduced_axes(operands: Operands) -> tuple[int, ...]:
@@ -99,6 +100,7 @@ for _name, _function, _others, _text, _optional in _REDUCTIONS:
             _emit(_function, _optional),
             channelwise=True,
             linear=_name in ("mean", "sum"),
+            nonnegative=with_first if _name in ("mean", "sum", "amax") else False,
             functions=dict.fromkeys((_function, *_others), Call(signature(_text))),
         )
     )

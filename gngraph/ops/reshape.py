@@ -19,6 +19,7 @@ from gngraph.ir import Attr, Dim, Node, Ref, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_inputs, read_attrs
 from gngraph.ops.sizes import factors, hold_size, known_size, product, quotient, size_layout
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.traits import with_first
 
 REPETITIONS = 256
 """Most entries of an axis in front of a channel axis that flattening may repeat the channels for (each is a slot)."""
@@ -80,6 +81,8 @@ register(
         emit_simple(nn.Flatten, torch.flatten),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         modules={nn.Flatten: read_attrs("start_dim", "end_dim")},
         functions={torch.flatten: _FLATTEN, "flatten": _FLATTEN},
     )
@@ -218,7 +221,18 @@ def _emit_reshape(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.method(node.attrs["method"], emitter.value(node.inputs[0]), *shape)
 
 
-register(OpSpec("reshape", _infer_reshape, _reshape_channels, _emit_reshape, channelwise=True, linear=True))
+register(
+    OpSpec(
+        "reshape",
+        _infer_reshape,
+        _reshape_channels,
+        _emit_reshape,
+        channelwise=True,
+        linear=True,
+        nonnegative=with_first,
+        rearranges=True,
+    )
+)
 
 
 def _expanded(operands: Operands) -> tuple[Dim, ...]:
@@ -250,7 +264,11 @@ def _emit_expand(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.method("expand", emitter.value(node.inputs[0]), *emitter.resolve(node.attrs["sizes"]))
 
 
-register(OpSpec("expand", _infer_expand, _expand_channels, _emit_expand, channelwise=True, linear=True))
+register(
+    OpSpec(
+        "expand", _infer_expand, _expand_channels, _emit_expand, channelwise=True, linear=True, nonnegative=with_first
+    )
+)
 
 
 def read_shape(values: Sequence[Any]) -> tuple[Attr, ...] | None:

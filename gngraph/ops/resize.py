@@ -14,6 +14,7 @@ from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs
 from gngraph.ops.sizes import known_size, known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.traits import with_first
 
 # --- interpolation
 
@@ -167,6 +168,8 @@ register(
         emit_simple(nn.PixelShuffle, F.pixel_shuffle),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         modules={nn.PixelShuffle: read_attrs("upscale_factor")},
         functions={F.pixel_shuffle: Call(signature("input upscale_factor"))},
     )
@@ -194,6 +197,8 @@ register(
         emit_simple(nn.PixelUnshuffle, F.pixel_unshuffle),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         modules={nn.PixelUnshuffle: read_attrs("downscale_factor")},
         functions={F.pixel_unshuffle: Call(signature("input downscale_factor"))},
     )
@@ -219,6 +224,8 @@ register(
         emit_simple(nn.ChannelShuffle, torch.channel_shuffle),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         modules={nn.ChannelShuffle: read_attrs("groups")},
         functions={torch.channel_shuffle: Call(signature("input groups"))},
     )

@@ -8,6 +8,7 @@ from torch import fx
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_axes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.traits import with_first
 
 
 def _order(operands: Operands) -> tuple[int, ...]:
@@ -34,7 +35,18 @@ def _emit_permute(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.method("permute", emitter.value(node.inputs[0]), *node.attrs["dims"])
 
 
-register(OpSpec("permute", _infer_permute, _permute_channels, _emit_permute, channelwise=True, linear=True))
+register(
+    OpSpec(
+        "permute",
+        _infer_permute,
+        _permute_channels,
+        _emit_permute,
+        channelwise=True,
+        linear=True,
+        nonnegative=with_first,
+        rearranges=True,
+    )
+)
 register(
     OpSpec(
         "transpose",
@@ -43,6 +55,8 @@ register(
         emit_simple(None, torch.transpose),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         functions=dict.fromkeys(
             (torch.transpose, torch.swapaxes, "transpose", "swapaxes"), Call(signature("input dim0 dim1"))
         ),
@@ -73,6 +87,8 @@ register(
         emit_simple(None, torch.unsqueeze),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         functions=dict.fromkeys((torch.unsqueeze, "unsqueeze"), Call(signature("input dim"))),
     )
 )
@@ -101,6 +117,8 @@ register(
         emit_simple(None, torch.squeeze),
         channelwise=True,
         linear=True,
+        nonnegative=with_first,
+        rearranges=True,
         functions=dict.fromkeys((torch.squeeze, "squeeze"), Call(signature("input dim"))),
     )
 )

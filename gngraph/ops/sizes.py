@@ -13,6 +13,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, OpaqueType, Ref, Slice, TupleType, Type
 from gngraph.ops.rules import all_axes, freeze_inputs
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, layout_length, register, signature
+from gngraph.ops.traits import with_first
 
 
 def factors(*dims: Dim) -> tuple[int, tuple[str, ...]]:
@@ -129,6 +130,7 @@ register(
         _infer_size,
         _size_channels,
         _emit_size,
+        of_sizes=True,
         functions={"size": Call(signature("input dim=None"))},
     )
 )
@@ -168,7 +170,17 @@ def _emit_getitem(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(operator.getitem, emitter.value(node.inputs[0]), emitter.resolve(node.attrs["index"]))
 
 
-register(OpSpec("getitem", _infer_getitem, _getitem_channels, _emit_getitem, channelwise=True, linear=True))
+register(
+    OpSpec(
+        "getitem",
+        _infer_getitem,
+        _getitem_channels,
+        _emit_getitem,
+        channelwise=True,
+        linear=True,
+        nonnegative=with_first,
+    )
+)
 
 
 ARITHMETIC: dict[Callable[..., Any], str] = {
@@ -234,7 +246,7 @@ def _emit_arithmetic(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(getattr(operator, node.attrs["function"]), *emitter.resolve(node.attrs["operands"]))
 
 
-register(OpSpec("size_arithmetic", _infer_arithmetic, _arithmetic_channels, _emit_arithmetic))
+register(OpSpec("size_arithmetic", _infer_arithmetic, _arithmetic_channels, _emit_arithmetic, of_sizes=True))
 
 
 PROPERTIES = ("device", "dim", "dtype", "is_cuda", "ndim", "requires_grad")
@@ -263,5 +275,6 @@ register(
         _infer_property,
         _property_channels,
         _emit_property,
+        of_sizes=True,
     )
 )

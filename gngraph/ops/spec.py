@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal, NamedTuple, Protocol
@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, Parameter, TensorType, Type
+from gngraph.ops.traits import BatchStatistics, Claim
 
 
 class _Required:
@@ -222,8 +223,15 @@ class OpSpec:
             are twice that.
         products: multiplications of values with values for one sample, each a product of factors; FLOPs are twice their sum.
         apply: the layer without its bias for another weight, as a function of (node, input, weight); None for other ops.
-        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone.
-        linear: affine in its inputs in eval mode.
+        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, whichever of the axes that
+            the channel rule lets change.
+        linear: whether the value is, in eval mode, affine in some of the inputs together, the others held; of all of them, or
+            as a claim says.
+        nonnegative: whether no entry of the value is below 0, where none of some inputs is; always, or as a claim says.
+        rearranges: the value has exactly the entries of the first input, in another order or shape.
+        of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.
+        statistics: set where it normalises by the batch in train mode, as BatchNorm does.
+        channel_axis: axis of the channels in what a layer or norm reads, and in its value.
         modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
             path, such as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a
             network does.
@@ -239,14 +247,37 @@ class OpSpec:
     products: Callable[[Operands], tuple[tuple[Factor, ...], ...]] = no_products
     apply: Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     channelwise: bool = False
-    linear: bool = False
+    linear: bool | Claim = False
+    nonnegative: bool | Claim = False
+    rearranges: bool = False
+    of_sizes: bool = False
+    statistics: BatchStatistics | None = None
+    channel_axis: int = 1
     modules: Mapping[type[nn.Module] | str, ReadAttrs] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any] | str, Call] = field(default_factory=dict)
     call: Call | None = None
 
+    def is_linear(self, node: Node, changed: Collection[str]) -> bool:
+        """Whether a node's value is, in eval mode, affine in those of its inputs that are `changed`, together."""
+        return _holds(self.linear, node, changed)
+
+    def is_nonnegative(self, node: Node, known: Collection[str]) -> bool:
+        """Whether no entry of a node's value is below 0, where no entry of the values `known` is."""
+        return _holds(self.nonnegative, node, known)
+
+    def is_dense(self, node: Node) -> bool:
+        """Whether a node is a layer all of whose outputs read all of its inputs."""
+        return self.apply is not None and not self.channelwise and int(node.attrs.get("groups", 1)) == 1
+
     def call_of(self, function: Callable[..., Any] | str) -> Call | None:
         """How a function, or the tensor method of that name, is called as this op; None where it is not this op."""
         return self.functions.get(_key(function, self.functions))
+
+
+def _holds(trait: bool | Claim, node: Node, values: Collection[str]) -> bool:
+    if isinstance(trait, bool):
+        return trait
+    return trait(node, frozenset(i for i, name in enumerate(node.inputs) if name in values))
 
 
 def _key(thing: Any, table: Mapping[Any, object]) -> Any:

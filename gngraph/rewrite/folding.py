@@ -31,10 +31,12 @@ def fold_target(graph: Graph, node: str) -> tuple[str, float] | None:
         return (bias, 1.0) if len(graph.readers(bias)) == 1 else None
     users = graph.users(node)
     if len(users) == 1 and node not in graph.outputs:
-        norm = graph.nodes[users[0]]
-        written = len(layer.shape) - 1 if layer.op == "linear" else 1  # on tokens [N, T, F] a BatchNorm keeps T means
-        if norm.op.startswith("batch_norm") and "running_mean" in norm.params and written == 1:
-            mean = norm.params["running_mean"]
+        norm, rank = graph.nodes[users[0]], len(layer.shape)
+        spec = lookup(norm.op)
+        # on tokens [N, T, F] a BatchNorm keeps T means
+        alike = spec.channel_axis % rank == lookup(layer.op).channel_axis % rank
+        if spec.statistics is not None and spec.statistics.run(norm) and alike:
+            mean = norm.params[spec.statistics.mean]
             return (mean, -1.0) if len(graph.readers(mean)) == 1 else None
     return None
 

@@ -203,7 +203,7 @@ def _dense(graph: Graph, slot: Slot) -> bool:
     """Whether a weight that reads channels belongs to one layer, whose every output sees all of them."""
     node = graph.nodes[slot.node]
     alone = len(graph.readers(slot.param)) == 1 and node.params.get("weight") == slot.param
-    return alone and lookup(node.op).apply is not None and int(node.attrs.get("groups", 1)) == 1
+    return alone and lookup(node.op).is_dense(node)
 
 
 def _recombined(weight: torch.Tensor, slot: Slot, combination: torch.Tensor) -> torch.Tensor:

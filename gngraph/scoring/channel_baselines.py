@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from gngraph.ir import Node
+from gngraph.ops import lookup
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.scoring.channel_finder import ChannelFinder
 from gngraph.scoring.collect import Collected
@@ -112,10 +113,10 @@ class DirectedChannels(ChannelFinder):
         """Entries of a channel whose BatchNorms pass on what they read."""
         start = self.entries(self.parents[0])
         for norm in self.graph.nodes.values():
-            if norm.op.startswith("batch_norm") and norm.params.get("running_mean") in start:
-                eps = norm.attrs["eps"]
-                assert isinstance(eps, float)
-                for role, value in {"running_mean": 0.0, "running_var": 1.0 - eps, "weight": 1.0, "bias": 0.0}.items():
+            statistics = lookup(norm.op).statistics
+            if statistics is not None and norm.params.get(statistics.mean) in start:
+                plain = (statistics.mean, 0.0), (statistics.variance, 1.0 - norm.attrs[statistics.eps])
+                for role, value in (*plain, (statistics.scale, 1.0), (statistics.shift, 0.0)):
                     if role in norm.params:
                         start[norm.params[role]] = torch.full_like(start[norm.params[role]], value)
         return start
@@ -374,7 +375,7 @@ def _by_output(layer: Node, heard: torch.Tensor, weight: torch.Tensor, outputs: 
         heard: entries of `outputs` channels along the layer's channel axis.
         weight: [1, entries of a channel, *kernel].
     """
-    if layer.op == "linear":
+    if channel_axis(layer) == -1:
         return apply_layer(layer, heard.reshape(*heard.shape[:-1], outputs, -1), weight).squeeze(-1)
     out = apply_layer(layer, heard.reshape(len(heard) * outputs, -1, *heard.shape[2:]), weight)
     return out.reshape(len(heard), outputs, *out.shape[2:])

@@ -14,7 +14,7 @@ from gngraph.ops import lookup
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.scoring.collect import Collected
 from gngraph.scoring.dense_layers import apply_layer
-from gngraph.scoring.isolation import Isolation, dense, entries_of, obstacle
+from gngraph.scoring.isolation import Isolation, entries_of, obstacle
 from gngraph.scoring.sites import Edge, ReadSite, SplitSite, reads_by_space, split_sites
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def propose_channels(context: Context, finder: type[ChannelFinder]) -> Iterator[
             continue
         where = f"no new channels are proposed for '{layer.module or layer.name}'"
         found = finder(context, site, reads[name], generator)
-        if not dense(layer) or len(site.rows(0)) != 1:
+        if not lookup(layer.op).is_dense(layer) or len(site.rows(0)) != 1:
             told.append(f"{where}, for its channels own several rows, or read but some of its inputs")
         elif site.slot.param in {slot.param for slot in spaces[name].slots if slot.role is Role.CONSUME}:
             told.append(f"{where}, for it reads the space that it writes")

@@ -14,10 +14,11 @@ from torch.fx.node import map_arg
 
 from gngraph.curvature import Curvature, Loss, Outputs, gradient, pull_back, unstacked
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph, TensorType, TupleType, Type
+from gngraph.ir import Graph, Node, TensorType, TupleType, Type
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import lower
+from gngraph.ops import BatchStatistics, lookup
 from gngraph.scoring.sites import Band, Edge
 
 PIECE, VALUES = 64, 2**22
@@ -61,10 +62,9 @@ class Replay:
         self.lowered = lower(graph)
         module = self.lowered.module.requires_grad_(False)
         for node in graph.nodes.values():
-            if node.module and node.op.startswith("batch_norm") and "running_var" in node.params:
-                norm = module.get_submodule(node.module)
-                if isinstance(norm, nn.modules.batchnorm._BatchNorm):  # not yet replaced for another node that it is
-                    module.set_submodule(node.module, _Affine(norm))
+            statistics = lookup(node.op).statistics
+            if node.module and statistics is not None and statistics.run(node):
+                module.set_submodule(node.module, _Affine(graph, node, statistics))
         self.interpreter = Interpreter(self.lowered.module)
 
     def run(self, nodes: Iterable[str], changed: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:
@@ -86,21 +86,21 @@ class Replay:
 
 
 class _Affine(nn.Module):
-    """BatchNorm as it is in eval mode, of which torch's backward pass sums up gradients of statistics that nobody asks for."""
+    """A norm as it is in eval mode, of which torch's backward pass sums up gradients of statistics that nobody asks for."""
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    def __init__(self, graph: Graph, norm: Node, statistics: BatchStatistics) -> None:
         super().__init__()
-        self.norm = norm
+        self.held = {role: graph.params[param].data for role, param in norm.params.items()}  # which may be written to
+        self.roles, self.eps, self.axis = statistics, norm.attrs[statistics.eps], lookup(norm.op).channel_axis
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What `norm` gives for x, [N, C, ...]."""
-        norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = (norm.running_var + norm.eps).rsqrt()
-        scale = scale if norm.weight is None else scale * norm.weight
-        shift = -norm.running_mean * scale
-        shift = shift if norm.bias is None else shift + norm.bias
-        wide = (-1, *[1] * (x.dim() - 2))
+        """What the norm gives for x."""
+        held, roles = self.held, self.roles
+        scale = (held[roles.variance] + self.eps).rsqrt()
+        scale = scale * held[roles.scale] if roles.scale in held else scale
+        shift = -held[roles.mean] * scale
+        shift = shift + held[roles.shift] if roles.shift in held else shift
+        wide = (-1, *[1] * (x.dim() - 1 - self.axis % x.dim()))
         return torch.addcmul(shift.view(wide), x, scale.view(wide))
 
 

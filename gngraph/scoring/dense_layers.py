@@ -17,7 +17,7 @@ def apply_layer(layer: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Ten
 
 def channel_axis(layer: Node) -> int:
     """Axis of the channels in the layer's input and value."""
-    return -1 if layer.op == "linear" else 1
+    return lookup(layer.op).channel_axis
 
 
 def rows_of(layer: Node, value: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,7 @@ def rows_of(layer: Node, value: torch.Tensor) -> torch.Tensor:
 
 def patches_of(layer: Node, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """What each output position of a layer reads of `x`, [N, channels * kernel, positions], in the order of its weights."""
-    if layer.op == "linear":
+    if weight.dim() == 2:  # no kernel
         return rows_of(layer, x)
     size = weight[0, 0].numel()
     single = torch.eye(size).to(x).view(size, 1, *weight.shape[2:])

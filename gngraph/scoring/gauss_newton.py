@@ -19,6 +19,7 @@ from gngraph.curvature import curvature_named, fallback, predicted_change
 from gngraph.data import batches
 from gngraph.errors import PassError
 from gngraph.ir import Graph, TensorType
+from gngraph.ops import lookup
 from gngraph.rewrite.morphism import Morphism
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.proposer import PROPOSERS, Context, Proposer
@@ -214,7 +215,8 @@ class _Run:
 
     def _note_batch_statistics(self) -> None:
         for node in self.graph.nodes.values():
-            if node.op.startswith("batch_norm") and "running_mean" not in node.params:
+            statistics = lookup(node.op).statistics
+            if statistics is not None and not statistics.run(node):
                 where = node.module or node.name
                 self.notes.append(
                     f"'{where}' normalises by the batch at hand, so samples are not independent: predictions may be off"

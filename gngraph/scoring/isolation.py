@@ -9,14 +9,14 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.ir import Graph, Node, OpaqueType
-from gngraph.ops import lookup
+from gngraph.ops import BatchStatistics, lookup
 from gngraph.rewrite.morphism import NewChannel, PruneChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring.collect import Replay
 from gngraph.scoring.sites import ReadSite, read_sites
 
-Settled = Callable[[Node, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
-"""Maps a norm with the mean, variance and mean square of each channel that it reads to parameters by role."""
+Settled = Callable[[Node, BatchStatistics, torch.Tensor, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+"""Maps a norm, its roles, and the mean, variance and mean square of each channel that it reads, to parameters by role."""
 
 
 def entries_of(graph: Graph, space: ChannelSpace, channel: int) -> dict[str, torch.Tensor]:
@@ -41,14 +41,9 @@ def obstacle(graph: Graph, spaces: ChannelSpaces, name: str) -> str | None:
             return f"'{node.module or node.name}' ({node.op}) mixes its channels, or shares its weight"
     for slot in space.slots:
         layer = graph.nodes[slot.node]
-        if slot.role is Role.CONSUME and (not dense(layer) or len(graph.readers(slot.param)) > 1):
+        if slot.role is Role.CONSUME and (not lookup(layer.op).is_dense(layer) or len(graph.readers(slot.param)) > 1):
             return f"'{layer.module or layer.name}' ({layer.op}), which reads it, is grouped or shares its weight"
     return None
-
-
-def dense(layer: Node) -> bool:
-    """Whether a node is a linear layer or a convolution all of whose outputs read all of its inputs."""
-    return layer.op == "linear" or (layer.op.startswith("conv") and layer.attrs.get("groups", 1) == 1)
 
 
 class Isolation:
@@ -89,35 +84,42 @@ class Isolation:
             self.replay.run((name,), changed, values)
             if name == start:
                 changed[name] = changed[name].detach().requires_grad_(True)
-            elif len(behind) == 1 and not lookup(node.op).linear and _alike(changed[name], changed[behind[0]]):
+            elif (
+                len(behind) == 1
+                and not lookup(node.op).is_linear(node, behind)
+                and _alike(changed[name], changed[behind[0]])
+            ):
                 changed[name] = changed[behind[0]]
         return changed
 
     def calibrate(self, values: Mapping[str, Any]) -> None:
-        """Set the BatchNorm statistics of the channels from a batch; a norm of a channel that is constant gives zero."""
+        """Set the running statistics of the channels from a batch; a norm of a channel that is constant gives zero."""
 
-        def settled(norm: Node, mean: torch.Tensor, var: torch.Tensor, size: torch.Tensor) -> dict[str, torch.Tensor]:
+        def settled(
+            norm: Node, roles: BatchStatistics, mean: torch.Tensor, var: torch.Tensor, size: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
             still = var <= 1e-12 * size
-            updates = {"running_mean": mean, "running_var": torch.where(still, 1.0, var)}
-            if "bias" in norm.params:
-                updates["bias"] = torch.where(still, 0.0, self.graph.params[norm.params["bias"]].data)
+            updates = {roles.mean: mean, roles.variance: torch.where(still, 1.0, var)}
+            if roles.shift in norm.params:
+                updates[roles.shift] = torch.where(still, 0.0, self.graph.params[norm.params[roles.shift]].data)
             return updates
 
         self._settle_norms(values, settled)
 
     def pass_on(self, values: Mapping[str, Any]) -> None:
-        """Let every BatchNorm pass on what it reads of the channels, in training too, where it normalises by the batch.
+        """Let every norm with running statistics pass on what it reads of the channels, in training too, by the batch's own.
 
         Its statistics become the channels' own in this batch, and its gain and shift undo them; one that has neither gets the
         statistics 0 and 1.
         """
 
-        def settled(norm: Node, mean: torch.Tensor, var: torch.Tensor, size: torch.Tensor) -> dict[str, torch.Tensor]:
-            eps = norm.attrs["eps"]
-            assert isinstance(eps, float)
-            if "weight" not in norm.params:
-                return {"running_mean": torch.zeros_like(mean), "running_var": torch.full_like(var, 1.0 - eps)}
-            return {"running_mean": mean, "running_var": var, "weight": (var + eps).sqrt(), "bias": mean}
+        def settled(
+            norm: Node, roles: BatchStatistics, mean: torch.Tensor, var: torch.Tensor, size: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            eps = float(norm.attrs[roles.eps])
+            if not {roles.scale, roles.shift} <= set(norm.params):
+                return {roles.mean: torch.zeros_like(mean), roles.variance: torch.full_like(var, 1.0 - eps)}
+            return {roles.mean: mean, roles.variance: var, roles.scale: (var + eps).sqrt(), roles.shift: mean}
 
         self._settle_norms(values, settled)
 
@@ -125,10 +127,11 @@ class Isolation:
         changed: dict[str, torch.Tensor] = {}
         for name in self.nodes:
             node = self.graph.nodes[name]
-            if node.op.startswith("batch_norm") and "running_mean" in node.params:
+            spec = lookup(node.op)
+            if spec.statistics is not None and spec.statistics.run(node):
                 read = changed[node.inputs[0]] if node.inputs[0] in changed else values[node.inputs[0]]
-                rows = read.movedim(1, 0).flatten(1)
-                updates = settled(node, rows.mean(1), rows.var(1, correction=0), rows.square().mean(1))
+                rows = read.movedim(spec.channel_axis, 0).flatten(1)
+                updates = settled(node, spec.statistics, rows.mean(1), rows.var(1, correction=0), rows.square().mean(1))
                 for slot in self.space.slots:
                     for role, new in updates.items():
                         if slot.param == node.params[role]:

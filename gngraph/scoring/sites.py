@@ -7,15 +7,12 @@ an edge over which a layer reads the space.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
 from gngraph.ops import lookup
-
-PRODUCTS = ("mul", "div")
-"""Ops that are linear in each operand alone: a non-linearity where both operands change."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +140,10 @@ def _is_discrete(node: Node) -> bool:
     return isinstance(node.type, TensorType) and (node.type.dtype == "bool" or node.type.dtype[0] in "iu")
 
 
-def _is_linear(graph: Graph, name: str, changed: Collection[str], readers: Collection[str]) -> bool:
-    """Whether node `name` is linear in what changes: a layer that reads it, a number, or a product with what does not."""
-    node = graph.nodes[name]
-    if name in readers or lookup(node.op).linear or isinstance(node.type, OpaqueType):
-        return True
-    if node.op in ("matmul", "einsum"):
-        return sum(i in changed for i in node.inputs) == 1
-    return node.op == "attention" and not any(i in changed for i in (*node.inputs[:2], *node.inputs[3:]))
+def _is_product(node: Node, changed: Sequence[str]) -> bool:
+    """Whether a node is linear in one of the inputs that change, but not in all of them together."""
+    spec = lookup(node.op)
+    return len(changed) > 1 and not spec.is_linear(node, changed) and any(spec.is_linear(node, (i,)) for i in changed)
 
 
 def _passes_on(graph: Graph, value: str, node: Node) -> bool:
@@ -186,24 +179,25 @@ def _walk(
     for name in order[order.index(start) + 1 :]:
         node = graph.nodes[name]
         sources = [i for i in dict.fromkeys(node.inputs) if i in moved]
+        changed = [i for i in node.inputs if i in moved or i in bent]
         item = node.op == "getitem" and node.inputs[0] in tuples
-        product = node.op in PRODUCTS and sum(i in moved or i in bent for i in node.inputs) > 1
-        exact = product or any(
+        exact = _is_product(node, changed) or any(
             i in bent and (_is_discrete(node) or _is_discrete(graph.nodes[i]) or _passes_on(graph, i, node))
             for i in node.inputs
         )
         if not (sources or exact or item) or (start, space) not in bands:
             continue
         spec = lookup(node.op)
+        straight = spec.is_linear(node, changed)
         if spec.channelwise and isinstance(node.type, TupleType):
-            linear = linear and spec.linear
+            linear = linear and straight
             segment.append(name)
-            (moved if spec.linear else tuples).add(name)
+            (moved if straight else tuples).add(name)
         elif not spec.channelwise or (name, space) not in bands:
             taps += [(Edge(source, name), bands[source, space]) for source in sources if (source, space) in bands]
-            if not _is_linear(graph, name, {*moved, *bent}, readers):
+            if not (straight or name in readers or isinstance(node.type, OpaqueType)):
                 opaque = opaque or name
-        elif spec.linear and not exact and not item and not any(i in bent for i in node.inputs):
+        elif straight and not exact and not item and not any(i in bent for i in node.inputs):
             segment.append(name)
             moved.add(name)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gngraph.ir import Graph
+from gngraph.ops import lookup
 from gngraph.training.restart import restarted
 
 
@@ -35,4 +36,5 @@ def _to_size(weight: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
 def _sizeless(graph: Graph, param: str) -> bool:
     """Whether nothing but BatchNorms that normalise by the batch reads what the layers of a parameter write."""
     readers = [graph.nodes[user] for node, _ in graph.readers(param) for user in graph.users(node)]
-    return all(reader.op.startswith("batch_norm") and reader.attrs.get("training") is not False for reader in readers)
+    statistics = [(reader, lookup(reader.op).statistics) for reader in readers]
+    return all(norm is not None and norm.of_batch(reader) for reader, norm in statistics)

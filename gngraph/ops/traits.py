@@ -1,0 +1,61 @@
+"""What an op is, beside its rules: claims of its `OpSpec` that analyses rely on, each held against numbers by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gngraph.ir import Node
+
+Claim = Callable[[Node, frozenset[int]], bool]
+"""Whether something is true of a node with regard to its inputs at some positions."""
+
+
+def of_each(node: Node, positions: frozenset[int]) -> bool:
+    """True of one input at a time, as products are linear."""
+    return len(positions) <= 1
+
+
+def of_first(node: Node, positions: frozenset[int]) -> bool:
+    """True of the first input alone."""
+    return positions <= {0}
+
+
+def with_first(node: Node, positions: frozenset[int]) -> bool:
+    """True wherever it is true of the first input, as functions that keep its entries keep their sign."""
+    return 0 in positions
+
+
+def with_all(node: Node, positions: frozenset[int]) -> bool:
+    """True where it is true of every input and every number, as sums and products of what is not negative are not."""
+    numbers = [value for key, value in node.attrs.items() if key.startswith("literal")]
+    return len(positions) == len(node.inputs) and all(isinstance(n, int | float) and n >= 0 for n in numbers)
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """An op that normalises each entry of its channel axis by statistics over all other axes.
+
+    In train mode these are the statistics of the batch, and the node's module moves the running ones towards them by its
+    attribute `momentum`; in eval mode they are the running ones, or where the node has none those of the batch as well. Its
+    value is exactly (x - mean) / sqrt(variance + eps) * scale + shift.
+
+    Attributes:
+        mean, variance: roles of the running statistics.
+        scale, shift: roles of what is multiplied and added behind, where the node has them.
+        eps: name of the attribute.
+    """
+
+    mean: str = "running_mean"
+    variance: str = "running_var"
+    scale: str = "weight"
+    shift: str = "bias"
+    eps: str = "eps"
+
+    def run(self, node: Node) -> bool:
+        """Whether a node has running statistics, by which it normalises in eval mode."""
+        return self.mean in node.params
+
+    def of_batch(self, node: Node) -> bool:
+        """Whether a node normalises by the batch in train mode."""
+        return node.attrs.get("training") is not False
