@@ -130,6 +130,7 @@ ELEMENTWISE: dict[str, Case] = {
     "clamps": function(lambda y: y.clamp(-1.0, 0.5) + torch.clamp(y, min=0.2) + y.clip(max=0.1)),
     "logarithms": function(lambda y: torch.log(y.square() + 1) + y.exp().log1p() + torch.rsqrt(y.abs() + 0.5)),
     "waves": function(lambda y: torch.sin(y) * y.cos() + y.erf().reciprocal().expm1().sign() - abs(y)),
+    "reciprocals": function(lambda y: 12 / (y + 4) + 1.0 / (y.mean((2, 3), keepdim=True) + 2) + y / 3),
     "copies": function(lambda y: y.clone() + torch.clone(-y.tanh())),
     "comparisons": function(lambda y: y * (y > 0) + torch.where(y <= y.sin(), y, 0.5) + torch.where(y.ge(0), 1.0, y)),
     "filled where another is small": function(lambda y: y.masked_fill(y.tanh() < 0.2, -1.0)),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,11 +13,16 @@ from torch import nn
 
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.errors import UnsupportedModelError
-from gngraph.ops import Call, OpSpec, register, signature
-from gngraph.ops.rules import all_axes, emit_simple, same_type
+from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.errors import TrainingError, UnsupportedModelError
+from gngraph.ops import BatchStatistics, Call, OpSpec, register, signature
+from gngraph.ops.rules import all_axes, emit_simple, read_attrs, same_type
 from gngraph.ops.spec import _FUNCTIONS, _MODULES, _TABLE
+from gngraph.rewrite.folding import fold_target
 from gngraph.scoring.collect import Replay
+from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.training.batchnorm import reestimate
+from gngraph.training.perturbation import perturbed
 from tests.morphism_errors import errors_of
 
 
@@ -43,6 +49,29 @@ class Doubled(nn.BatchNorm1d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2.0 * super().forward(x)
+
+
+class Whitening(nn.Module):
+    """A user's own BatchNorm, of no class of torch's and with names of its own; its control flow cannot be traced."""
+
+    middle: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(self, channels: int, fuzz: float = 1e-5) -> None:
+        super().__init__()
+        self.gain, self.offset = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("middle", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
+        self.fuzz, self.momentum = fuzz, 0.1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        middle, spread = self.middle, self.spread
+        if self.training and not bool(torch.isnan(x).any()):
+            middle, spread = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+            self.middle.lerp_(middle.detach(), self.momentum)
+            self.spread.lerp_(x.detach().var((0, 2, 3)), self.momentum)
+        y: torch.Tensor = (x.movedim(1, -1) - middle) / (spread + self.fuzz).sqrt() * self.gain + self.offset
+        return y.movedim(-1, 1)
 
 
 class Net(nn.Module):
@@ -105,6 +134,28 @@ def own_ops() -> Iterator[None]:
             modules={Doubled: lambda module: {}},
         )
     )
+    roles = ("middle", "spread", "gain", "offset")
+
+    def follow_statistics(rules: gngraph.ops.ChannelRules, operands: gngraph.ops.Operands) -> None:
+        for role in roles:
+            rules.follow(role, 0, rules.layout(0, 1), "zeros" if role in ("middle", "offset") else "ones")
+        all_axes(rules, operands)
+
+    register(
+        OpSpec(
+            "whitening",
+            infer=same_type,
+            channels=follow_statistics,
+            emit=lambda emitter, node: emitter.module(
+                lambda: Whitening(emitter.shape(node.params["gain"])[0], node.attrs["fuzz"]),
+                emitter.value(node.inputs[0]),
+            ),
+            channelwise=True,
+            linear=True,
+            statistics=BatchStatistics("middle", "spread", "gain", "offset", "fuzz"),
+            modules={Whitening: read_attrs("fuzz")},
+        )
+    )
     yield
     for table, before in zip((_TABLE, _MODULES, _FUNCTIONS), tables, strict=True):
         table.clear()  # type: ignore[attr-defined]
@@ -139,3 +190,52 @@ def test_an_own_norm_is_scored_as_what_it_computes() -> None:
     replay, values = Replay(graph), dict[str, torch.Tensor]()
     replay.run([name for name in graph.nodes if name not in graph.inputs], values, {graph.inputs[0]: x})
     torch.testing.assert_close(replay.outputs(values), net(x))
+
+
+def normed(make: Callable[[int], nn.Module]) -> tuple[gngraph.Graph, Problem]:
+    """A network on images with a norm of one kind behind each layer, and images."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), make(6), nn.ReLU(),
+        nn.Conv2d(6, 5, 3, bias=False), make(5), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3),
+    )  # fmt: skip
+    x, y = torch.randn(90, 1, 8, 8) + 0.5, torch.randint(3, (90,))
+    return gngraph.from_torch(net, x[:2]), Problem((x, y), device="cpu", batch_size=16)
+
+
+@pytest.mark.usefixtures("own_ops")
+def test_an_own_batch_norm_is_measured_perturbed_and_scored_as_torchs() -> None:
+    (own, problem), (torchs, _) = normed(Whitening), normed(nn.BatchNorm2d)
+    names = dict(
+        zip(("running_mean", "running_var", "weight", "bias"), ("middle", "spread", "gain", "offset"), strict=True)
+    )
+
+    assert fold_target(own, "_0") == ("1.middle", -1.0)
+    measured, expected = reestimate(own, problem), reestimate(torchs, problem)
+    for layer, role in product(("1", "4"), ("running_mean", "running_var")):
+        found = measured.params[f"{layer}.{names[role]}"].data
+        torch.testing.assert_close(found, expected.params[f"{layer}.{role}"].data, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found, own.params[f"{layer}.{names[role]}"].data, atol=1e-2)
+    drawn, also = perturbed(measured, 0.3, 1), perturbed(expected, 0.3, 1)
+    for name in ("0.weight", "3.weight"):
+        torch.testing.assert_close(drawn.params[name].data, also.params[name].data)
+    scoring = GaussNewton(kinds=("split", "prune", "new"))
+    ours, theirs = (AnalysisManager(problem).get(scoring, graph) for graph in (measured, expected))
+    assert [c.morphism.kind for c in ours.candidates] == [c.morphism.kind for c in theirs.candidates]
+    found, wanted = (torch.tensor([c.gain for c in scores.candidates]) for scores in (ours, theirs))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+    assert float(wanted.abs().max()) > 1e-3
+
+
+@pytest.mark.usefixtures("own_ops")
+def test_a_norm_that_cannot_be_told_how_to_move_its_statistics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, problem = normed(Whitening)
+    made = Whitening.__init__
+
+    def without(self: Whitening, *args: Any) -> None:
+        made(self, *args)
+        del self.momentum
+
+    monkeypatch.setattr(Whitening, "__init__", without)
+    with pytest.raises(TrainingError, match=r"module '1' has running statistics but no attribute 'momentum'"):
+        reestimate(graph, problem)

@@ -255,16 +255,21 @@ def _moved_channels(rules: ChannelRules, operands: Operands) -> None:
             rules.set(axis, rules.layout(0, axis))
 
 
-for _name, _function, _call in (
-    ("roll", torch.roll, Call(signature("input shifts dims=None"))),
-    ("flip", torch.flip, Call(signature("input dims"))),
+def _emit_flip(emitter: Emitter, node: Node) -> fx.Node:
+    dims = node.attrs["dims"]  # the function takes no single number, as the method does
+    return emitter.call(torch.flip, emitter.value(node.inputs[0]), (dims,) if isinstance(dims, int) else dims)
+
+
+for _name, _function, _emit, _call in (
+    ("roll", torch.roll, emit_simple(None, torch.roll), Call(signature("input shifts dims=None"))),
+    ("flip", torch.flip, _emit_flip, Call(signature("input dims"))),
 ):
     register(
         OpSpec(
             _name,
             lambda operands: operands.tensor(),
             _moved_channels,
-            emit_simple(None, _function),
+            _emit,
             channelwise=True,
             linear=True,
             nonnegative=with_first,

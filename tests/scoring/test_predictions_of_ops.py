@@ -17,7 +17,7 @@ from tests.scoring.test_exact_predictions import worst
 BENT = [
     "group norm", "functional group norm", "group norm of single channels", "instance norm", "functional instance norm",
     "normalised positions", "prelu", "shared prelu", "gated linear unit", "gates along positions", "threshold", "clamps",
-    "comparisons", "filled where another is small", "added to itself", "stacked", "copies", "softmin over positions",
+    "comparisons", "filled where another is small", "reciprocals", "added to itself", "stacked", "copies", "softmin over positions",
     "softmax by functions", "interpolation to the size of another", "adaptive maxima", "power averages", "norms",
     "statistics in pairs", "extrema", "largest positions", "place of the largest",
 ]  # fmt: skip
