@@ -47,9 +47,9 @@ class NewChannels(Pass):
 
     def __post_init__(self) -> None:
         require_positive(self.name, "count", self.count)
-        if self.proposer not in PROPOSERS:
+        if self.proposer not in IN_WEIGHTS:
             raise PassError(
-                f"option 'proposer' of pass '{self.name}' is '{self.proposer}'; choose one of {', '.join(PROPOSERS)}"
+                f"option 'proposer' of pass '{self.name}' is '{self.proposer}'; choose one of {', '.join(IN_WEIGHTS)}"
             )
 
     def run(self, graph: Graph, analyses: AnalysisManager) -> PassResult:
@@ -59,7 +59,7 @@ class NewChannels(Pass):
             PassError: the analysis proposes fewer channels of a space, or there is no problem to analyse.
         """
         spaces = analyses.get(ChannelSpaces, graph)
-        propose = PROPOSERS[self.proposer]
+        propose = IN_WEIGHTS[self.proposer]
         morphisms = tuple(
             morphism
             for space in matching_spaces(self.name, spaces, self.space)
@@ -85,7 +85,7 @@ def _gauss_newton(entry: NewChannels, graph: Graph, space: ChannelSpace, analyse
     return [NewChannel(morphism.space, morphism.rows) for morphism in found[: entry.count]]
 
 
-PROPOSERS: Mapping[str, Callable[[NewChannels, Graph, ChannelSpace, AnalysisManager], list[NewChannel]]] = {
+IN_WEIGHTS: Mapping[str, Callable[[NewChannels, Graph, ChannelSpace, AnalysisManager], list[NewChannel]]] = {
     "random": _random,
     "gauss-newton": _gauss_newton,
 }

@@ -19,7 +19,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import FLOOR, probe_of
+from gngraph.analysis.equivalence import LEAST_SIZE, probe_of
 from gngraph.ir import Graph, Node, Ref, TensorType
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import lower
@@ -136,7 +136,7 @@ class KeptValues:
 def relative(a: Any, b: Any) -> float:
     """Largest |a - b| / max |b| over the tensors of two values; infinity where they differ in shape or are not finite.
 
-    Values below `FLOOR` are compared as if they were as large: they may be nothing but the rounding of what cancels.
+    Values below `LEAST_SIZE` are compared as if they were as large: they may be nothing but the rounding of what cancels.
     """
     mine, theirs = list(_tensors(a)), list(_tensors(b))
     if [x.shape for x in mine] != [x.shape for x in theirs]:
@@ -148,7 +148,7 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
     if torch.equal(a, b):
         return 0.0
     a, b = a.double(), b.double()
-    error = float((a - b).abs().max() / b.abs().max().clamp(min=FLOOR))
+    error = float((a - b).abs().max() / b.abs().max().clamp(min=LEAST_SIZE))
     return error if error == error else float("inf")
 
 

@@ -33,6 +33,13 @@ STILL_LONG = {"gngraph/importing/from_torch.py"}
 """Files to be parted: whoever does so deletes the name."""
 
 
+STILL_SHARED = {
+    *("BATCHES", "DAMPING", "F", "Heads", "MOST", "Path", "RIDGE", "RULES", "Record", "SOURCES"),
+    *("STAGE", "STAGES", "Shape", "TOLERANCE", "TRUST"),
+}
+"""Names that stand for two things each: whoever gives one of the two another deletes it."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """What one package of gngraph may import, beside itself and the standard library."""
@@ -275,6 +282,47 @@ def test_no_module_is_a_grab_bag() -> None:
     names = {"utils", "util", "helpers", "misc", "common"}
     bags = [str(path.relative_to(ROOT)) for path in python_files(*SOURCE_ROOTS) if {path.stem, *path.parts} & names]
     assert not bags, f"name these after what they are about: {bags}"
+
+
+def defined_names(source: str) -> set[str]:
+    """Public names of classes, types and constants that a file defines at its top level.
+
+    Functions are left out: `diff` of two graphs, of two networks and on the command line is one verb at three doors.
+    """
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def shared_names(sources: Mapping[str, tuple[str, bool]]) -> dict[str, list[str]]:
+    """Names that several modules define -> these modules."""
+    homes: dict[str, list[str]] = {}
+    for module, (source, _) in sources.items():
+        for name in defined_names(source):
+            homes.setdefault(name, []).append(module)
+    return {name: modules for name, modules in homes.items() if len(modules) > 1}
+
+
+def test_a_name_means_one_thing() -> None:
+    found = shared_names(product())
+    new = [f"{name}: {', '.join(modules)}" for name, modules in found.items() if name not in STILL_SHARED]
+    assert not new, "name one of the two otherwise, or define it once and import it:\n" + "\n".join(new)
+    gone = STILL_SHARED - set(found)
+    assert not gone, f"these mean one thing now, delete them from STILL_SHARED: {sorted(gone)}"
+
+
+def test_a_shared_name_is_seen() -> None:
+    first = "class Heads: ...\ndef run(): ...\n_SIZE = 1\nRULES, LEAST = (), 1"
+    second = (
+        "Heads = Literal['drop']\ndef run(): ...\n_SIZE = 2\nRULES: tuple[str, ...] = ()\nfor LEAST_SIZE in (): ..."
+    )
+    found = shared_names({"gngraph.a": (first, False), "gngraph.b": (second, False)})
+    assert found == {"Heads": ["gngraph.a", "gngraph.b"], "RULES": ["gngraph.a", "gngraph.b"]}
 
 
 SOURCE_ROOTS = ("gngraph", "passes", "tests", "tools")

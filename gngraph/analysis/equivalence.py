@@ -49,7 +49,7 @@ def outputs64(graph: Graph, probe: Sequence[torch.Tensor]) -> list[torch.Tensor]
     return list(_tensors(result))
 
 
-FLOOR = 1e-3
+LEAST_SIZE = 1e-3
 """Least size that a difference is taken relative to: what normalisation and a mean cancel is nothing but rounding, of which no
 digit is kept, while a wrong output is as wrong as it is large."""
 
@@ -57,7 +57,7 @@ digit is kept, while a wrong output is as wrong as it is large."""
 def relative_error(a: Graph, b: Graph, probe: Sequence[torch.Tensor] | None = None) -> float:
     """How far `b` is from computing what `a` does: the largest |a - b| / max |a| over the outputs, in float64.
 
-    Outputs below `FLOOR` are compared as if they were as large.
+    Outputs below `LEAST_SIZE` are compared as if they were as large.
 
     Cost: one forward pass of each graph on the CPU, and a float64 copy of its parameters.
 
@@ -80,7 +80,7 @@ def _error(a: torch.Tensor, b: torch.Tensor) -> float:
     difference = float((a - b).abs().max())
     if difference == 0.0:
         return 0.0
-    error = difference / max(float(a.abs().max()), FLOOR)
+    error = difference / max(float(a.abs().max()), LEAST_SIZE)
     return error if error == error else float("inf")  # not a number: nothing can be vouched for
 
 

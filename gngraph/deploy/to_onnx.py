@@ -23,14 +23,14 @@ from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.to_torch import to_torch
 
-TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-4
 """Largest accepted difference of an output, divided by the largest absolute output of the same batch.
 
 Different kernels and folded BatchNorm give 1e-6 or less in float32; convolutions in TF32 on a GPU stay below 1e-3, so
 TF32 is switched off for the comparison.
 """
 
-BATCH = "batch"
+BATCH_AXIS = "batch"
 """Name of the dynamic axis."""
 
 _MAX_BYTES = 2**31 - 1
@@ -83,7 +83,7 @@ def export_onnx(
 
     Raises:
         GnGraphError: a package is missing, the exporter or onnxruntime refuses, the file would exceed 2 GB, or an
-            output differs by more than `TOLERANCE`.
+            output differs by more than `ONNX_TOLERANCE`.
     """
     module = to_torch(graph).cpu()
     size = sum(p.data.numel() * p.data.element_size() for p in graph.params.values())
@@ -145,7 +145,7 @@ def _export(graph: Graph, module: nn.Module, path: Path) -> None:
             dynamo=True,
             input_names=list(graph.inputs),
             output_names=_output_names(graph),
-            dynamic_shapes=tuple({0: BATCH} for _ in inputs),
+            dynamic_shapes=tuple({0: BATCH_AXIS} for _ in inputs),
             external_data=False,
             verbose=False,
         )
@@ -228,10 +228,10 @@ def _compare(
             )
         for a, b in zip(found, expected, strict=True):
             difference, size = _largest(a.double() - b.double()), _largest(b.double())
-            if not difference <= TOLERANCE * size:
+            if not difference <= ONNX_TOLERANCE * size:
                 raise GnGraphError(
                     f"the ONNX file of graph '{graph.name}' differs from it by {difference:.3g} for a batch of "
-                    f"{len(inputs[0])}, which is more than {TOLERANCE:g} of its largest output {size:.3g}; nothing was "
+                    f"{len(inputs[0])}, which is more than {ONNX_TOLERANCE:g} of its largest output {size:.3g}; nothing was "
                     f"written"
                 )
             worst, largest = max(worst, difference), max(largest, size)

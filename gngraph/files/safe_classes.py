@@ -19,7 +19,7 @@ PACKAGES = (
     "torchvision.ops",
     "gngraph.zoo",
 )
-MAX_DEPTH = 200
+MAX_LEVELS = 200
 """Deepest nesting of modules; the deepest torchvision classifier has 9 levels."""
 
 
@@ -70,8 +70,8 @@ def _calls(module: nn.Module, known: dict[int, int]) -> int:
 def _find(module: nn.Module, path: str, ancestors: set[int], done: set[int]) -> str | None:
     if id(module) in ancestors:
         return f"contains {_where(path)} inside itself"
-    if len(ancestors) >= MAX_DEPTH:
-        return f"nests modules more than {MAX_DEPTH} levels deep"
+    if len(ancestors) >= MAX_LEVELS:
+        return f"nests modules more than {MAX_LEVELS} levels deep"
     if id(module) in done:
         return None
     problem = _find_here(module, path)

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from gngraph.lowering.interpreter import Interpreter
 
-BATCHES = (2, 3)
+SAMPLE_COUNTS = (2, 3)
 """What holds for both of these numbers of samples is taken to hold for all."""
 
 
@@ -32,8 +32,10 @@ class Shadow:
         self._graph = graph
         memo: dict[int, Any] = {id(t): _on_meta(t) for t in (*module.parameters(), *module.buffers())}
         twin = copy.deepcopy(module, memo)
-        batches = [[torch.empty((n, *x.shape[1:]), dtype=x.dtype, device="meta") for x in inputs] for n in BATCHES]
-        self._runs = [_Run(twin, module, graph, batch) for batch in batches]
+        batches = [
+            [torch.empty((n, *x.shape[1:]), dtype=x.dtype, device="meta") for x in inputs] for n in SAMPLE_COUNTS
+        ]
+        self._runs = [_MetaRun(twin, module, graph, batch) for batch in batches]
 
     def value(self, node: fx.Node) -> Any:
         """The number, flag or text that a node computes.
@@ -61,7 +63,7 @@ class Shadow:
         return found
 
     def everything(self) -> list[Mapping[fx.Node, Any]]:
-        """Every value of the whole graph for each of `BATCHES`; raises what an op raises that cannot run without data."""
+        """Every value of the whole graph for each of `SAMPLE_COUNTS`; raises what an op raises that cannot run without data."""
         last = next(reversed(self._graph.nodes))
         with torch.no_grad():
             for run in self._runs:
@@ -86,7 +88,7 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
 
 
-class _Run(Interpreter):
+class _MetaRun(Interpreter):
     def __init__(self, twin: nn.Module, module: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__(twin, garbage_collect_values=False, graph=graph)
         self._source = module

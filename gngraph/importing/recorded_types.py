@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import BATCHES, Shadow
+from gngraph.importing.concrete import SAMPLE_COUNTS, Shadow
 from gngraph.ir import BATCH, Dim, Graph, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.interpreter import Interpreter
@@ -30,7 +30,7 @@ def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Ten
         ]
     except Exception:  # whatever an op raises that cannot run without data
         runs = []
-        for batch in BATCHES:
+        for batch in SAMPLE_COUNTS:
             recorder = _Recorder(module, traced)
             recorder.run(*_of_length(inputs, batch))
             runs.append(recorder.seen)

@@ -67,7 +67,7 @@ class ParamChange:
 
 
 @dataclass(frozen=True)
-class Lineage:
+class SpaceLineage:
     """Where the channels of a space come from.
 
     Attributes:
@@ -99,7 +99,7 @@ class SpaceChange:
     old: int
     new: int
     resizes: tuple[Resize, ...]
-    lineage: Lineage | None
+    lineage: SpaceLineage | None
 
 
 @dataclass(frozen=True)

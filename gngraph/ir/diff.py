@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from gngraph.errors import IRError
-from gngraph.ir.changes import FieldChange, Lineage, NodeEdit, ParamChange, Resize, SpaceChange
+from gngraph.ir.changes import FieldChange, NodeEdit, ParamChange, Resize, SpaceChange, SpaceLineage
 from gngraph.ir.graph import Graph
 from gngraph.ir.graph_diff import GraphDiff
 from gngraph.ir.lexer import quote, with_sigil
@@ -166,7 +166,7 @@ def _space_sizes(a: Graph, b: Graph, axes: Sequence[Axis]) -> tuple[int, int] | 
     return shapes[0][axis], shapes[1][axis]
 
 
-def _lineage(space: str, sources: Sequence[int], old: int, new: int) -> Lineage:
+def _lineage(space: str, sources: Sequence[int], old: int, new: int) -> SpaceLineage:
     if len(sources) != new:
         raise IRError(f"the lineage of space '{space}' has {len(sources)} channels, but graph b has {new}")
     outside = [source for source in sources if not -1 <= source < old]
@@ -174,7 +174,7 @@ def _lineage(space: str, sources: Sequence[int], old: int, new: int) -> Lineage:
         raise IRError(f"the lineage of space '{space}' names channel {outside[0]}, but graph a has {old}")
     counts = Counter(source for source in sources if source >= 0)
     kept = list(dict.fromkeys(source for source in sources if source >= 0))
-    return Lineage(
+    return SpaceLineage(
         split=tuple(source for source in sorted(counts) for _ in range(counts[source] - 1)),
         new=sum(source < 0 for source in sources),
         pruned=tuple(channel for channel in range(old) if channel not in counts),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gngraph.ir.changes import FieldChange, Lineage, NodeEdit, ParamChange, Resize, SpaceChange, WeightDiff
+from gngraph.ir.changes import FieldChange, NodeEdit, ParamChange, Resize, SpaceChange, SpaceLineage, WeightDiff
 from gngraph.ir.lexer import with_sigil
 
 _SHOWN = 6
@@ -121,7 +121,7 @@ def _titled(title: str, body: Iterator[str]) -> list[str]:
     return ["", f"{title}:", *lines] if lines else []
 
 
-def _describe_lineage(lineage: Lineage) -> str:
+def _describe_lineage(lineage: SpaceLineage) -> str:
     """What became of a space's channels, such as "+5 split from 3, 9, 11, 20, 41, +3 new, -1 pruned (7)"."""
     parts = []
     if lineage.split:

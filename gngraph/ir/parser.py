@@ -32,10 +32,10 @@ from gngraph.ir.types import (
     dtype_of,
 )
 
-MAX_DEPTH = 64
+MAX_NESTING = 64
 """Deepest nesting of attributes and types that is written and read; no network comes near it."""
 
-KINDS: dict[str, ParameterKind] = {"param": "parameter", "buffer": "buffer", "constant": "constant"}
+PARAMETER_WORDS: dict[str, ParameterKind] = {"param": "parameter", "buffer": "buffer", "constant": "constant"}
 """The word that opens the line of a parameter of each kind."""
 
 _MAX_ELEMENTS = 2**56
@@ -60,7 +60,7 @@ class Parser:
         self._mark("{")
         params: dict[str, Parameter] = {}
         nodes: dict[str, Node] = {}
-        while self._next.kind == "name" and self._next.text in KINDS:
+        while self._next.kind == "name" and self._next.text in PARAMETER_WORDS:
             where = self._next
             key, parameter = self._parameter()
             if key in params:
@@ -88,7 +88,7 @@ class Parser:
         return tuple(names)
 
     def _parameter(self) -> tuple[str, Parameter]:
-        kind = KINDS[self._take("name", "a kind").text]
+        kind = PARAMETER_WORDS[self._take("name", "a kind").text]
         frozen = kind == "parameter" and self._accept("name", "frozen")
         name = self._take("param", "the name of a parameter, such as @conv.weight").text
         self._mark(":")
@@ -149,8 +149,8 @@ class Parser:
         return tuple(inputs), params
 
     def _type(self, depth: int) -> Type:
-        if depth > MAX_DEPTH:
-            raise self._error(self._next, f"types are nested more than {MAX_DEPTH} levels")
+        if depth > MAX_NESTING:
+            raise self._error(self._next, f"types are nested more than {MAX_NESTING} levels")
         if self._accept("mark", "!"):
             return OpaqueType(self._word("the name of a Python type"), self._opaque_value())
         if self._accept("mark", "("):
@@ -183,8 +183,8 @@ class Parser:
         return number
 
     def _attr(self, depth: int) -> Attr:
-        if depth > MAX_DEPTH:
-            raise self._error(self._next, f"attributes are nested more than {MAX_DEPTH} levels")
+        if depth > MAX_NESTING:
+            raise self._error(self._next, f"attributes are nested more than {MAX_NESTING} levels")
         token = self._next
         if token.kind == "number":
             return self._number()

@@ -19,7 +19,7 @@ from __future__ import annotations
 from gngraph.errors import IRError
 from gngraph.ir.graph import Graph
 from gngraph.ir.lexer import bare_or_quoted, quote, with_sigil
-from gngraph.ir.parser import KINDS, MAX_DEPTH, Parser
+from gngraph.ir.parser import MAX_NESTING, PARAMETER_WORDS, Parser
 from gngraph.ir.types import (
     Attr,
     Dim,
@@ -37,7 +37,7 @@ from gngraph.ir.types import (
 )
 from gngraph.ir.verify import verify
 
-_WORDS = {kind: word for word, kind in KINDS.items()}
+_WORDS = {kind: word for word, kind in PARAMETER_WORDS.items()}
 
 
 def format_graph(graph: Graph) -> str:
@@ -47,7 +47,7 @@ def format_graph(graph: Graph) -> str:
     not trainable.
 
     Raises:
-        IRError: an attribute is of a kind that `Attr` does not list, or nested more than `MAX_DEPTH` levels.
+        IRError: an attribute is of a kind that `Attr` does not list, or nested more than `MAX_NESTING` levels.
     """
     inputs = ", ".join(with_sigil("%", name) for name in graph.inputs)
     lines = [f"graph {bare_or_quoted(graph.name)}({inputs}) {{"]
@@ -97,8 +97,8 @@ def format_node(node: Node) -> str:
 
 def format_type(kind: Type, depth: int = 0) -> str:
     """A type as text; differs from `str(kind)` only where a name needs quotes."""
-    if depth > MAX_DEPTH:
-        raise IRError(f"a type is nested more than {MAX_DEPTH} levels and cannot be written as text")
+    if depth > MAX_NESTING:
+        raise IRError(f"a type is nested more than {MAX_NESTING} levels and cannot be written as text")
     if isinstance(kind, TensorType):
         return bare_or_quoted(kind.dtype) + _format_dims(kind.shape)
     if isinstance(kind, TupleType):
@@ -124,10 +124,10 @@ def format_attr(attr: Attr, depth: int = 0) -> str:
     '(1, 0.5, %x, slice(None, 2, None), dtype(f32))'
 
     Raises:
-        IRError: not an `Attr`, or nested more than `MAX_DEPTH` levels.
+        IRError: not an `Attr`, or nested more than `MAX_NESTING` levels.
     """
-    if depth > MAX_DEPTH:
-        raise IRError(f"an attribute is nested more than {MAX_DEPTH} levels and cannot be written as text")
+    if depth > MAX_NESTING:
+        raise IRError(f"an attribute is nested more than {MAX_NESTING} levels and cannot be written as text")
     if attr is None or isinstance(attr, bool):
         return repr(attr)
     if isinstance(attr, int):

@@ -18,9 +18,9 @@ from gngraph.rewrite.masking import masked
 from gngraph.rewrite.pass_text import format_passes, parse_passes
 
 __all__ = [
-    "Observer",
     "Pass",
     "PassManager",
+    "PassObserver",
     "PassResult",
     "PassRun",
     "PipelineResult",
@@ -63,7 +63,7 @@ class PassRun:
         return any(x is not y and not (x.dtype == y.dtype and torch.equal(x, y)) for x, y in pairs)
 
 
-Observer = Callable[[PassRun], None]
+PassObserver = Callable[[PassRun], None]
 """Called after every pass that was accepted."""
 
 
@@ -110,7 +110,7 @@ class PassManager:
 
     passes: Iterable[Pass] | str
     analyses: AnalysisManager | None = None
-    observers: Iterable[Observer] = ()
+    observers: Iterable[PassObserver] = ()
     tolerance: float = 1e-10
     masked_tolerance: float = 1e-9
     _pipeline: tuple[Pass, ...] = field(init=False, repr=False)
@@ -165,7 +165,7 @@ class PassManager:
         return error
 
 
-def printing(write: Callable[[str], None] = print) -> Observer:
+def printing(write: Callable[[str], None] = print) -> PassObserver:
     """An observer that writes one line a pass: its text, parameters before and after, error and time."""
 
     def observe(run: PassRun) -> None:
@@ -177,7 +177,7 @@ def printing(write: Callable[[str], None] = print) -> Observer:
     return observe
 
 
-def printing_diffs(write: Callable[[str], None] = print) -> Observer:
+def printing_diffs(write: Callable[[str], None] = print) -> PassObserver:
     """An observer that writes what each pass changed."""
 
     def observe(run: PassRun) -> None:

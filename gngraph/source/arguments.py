@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from gngraph.source.text import REQUIRED, Slot, is_name, literal, same
+from gngraph.ops.spec import REQUIRED
+from gngraph.source.text import Hole, is_name, literal, same
 
 
 @dataclass(frozen=True)
-class Parameter:
+class FormalParameter:
     """An argument of a generated class.
 
     Attributes:
         name: its name.
-        kind: kind of the slots it fills.
+        kind: kind of the holes it fills.
         values: its value for each instance.
         default: the value it has when it is left out, or `REQUIRED`.
         kept: whether the forward reads it, so that it is kept as an attribute.
@@ -38,35 +39,35 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Bindings:
-    """The arguments of a class, and for each slot the argument that fills it.
+    """The arguments of a class, and for each hole the argument that fills it.
 
     Attributes:
         parameters: in the order of the signature: those without a default first.
-        built: for each slot of the constructor, the name of its argument, or None for a constant.
-        called: the same for each slot of the forward.
+        built: for each hole of the constructor, the name of its argument, or None for a constant.
+        called: the same for each hole of the forward.
     """
 
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[FormalParameter, ...]
     built: tuple[str | None, ...]
     called: tuple[str | None, ...]
 
 
-_Slots = Sequence[tuple[Slot, Any]]
+_Holes = Sequence[tuple[Hole, Any]]
 
 
-def bind(built: Sequence[_Slots], called: Sequence[_Slots], attributes: set[str]) -> Bindings:
+def bind(built: Sequence[_Holes], called: Sequence[_Holes], attributes: set[str]) -> Bindings:
     """Choose arguments: a constant that is the same in all instances stays, others that always agree share one.
 
     Args:
-        built: for each instance the slots of its constructor with their defaults.
-        called: for each instance the slots of its forward.
+        built: for each instance the holes of its constructor with their defaults.
+        called: for each instance the holes of its forward.
         attributes: names of attributes that the class has already.
     """
     first = [*built[0], *called[0]]
     columns = list(
-        zip(*((slot.value for slot, _ in (*b, *c)) for b, c in zip(built, called, strict=True)), strict=True)
+        zip(*((hole.value for hole, _ in (*b, *c)) for b, c in zip(built, called, strict=True)), strict=True)
     )
-    keys = [_key(slot.kind, column) for (slot, _), column in zip(first, columns, strict=True)]
+    keys = [_key(hole.kind, column) for (hole, _), column in zip(first, columns, strict=True)]
     names = _names(first, keys, len(built[0]), attributes)
     parameters = []
     for key in dict.fromkeys(key for key in keys if key is not None):
@@ -75,7 +76,7 @@ def bind(built: Sequence[_Slots], called: Sequence[_Slots], attributes: set[str]
         values = columns[members[0]]
         left_out = all(same(d, defaults[0]) for d in defaults) and any(same(v, defaults[0]) for v in values)
         kept = members[-1] >= len(built[0])
-        parameters.append(Parameter(names[key], key[0], values, defaults[0] if left_out else REQUIRED, kept))
+        parameters.append(FormalParameter(names[key], key[0], values, defaults[0] if left_out else REQUIRED, kept))
     parameters.sort(key=lambda parameter: (parameter.default is not REQUIRED, parameter.kind != "width"))
     bound = [None if key is None else names[key] for key in keys]
     inside = [name and f"self.{name}" for name in bound[len(built[0]) :]]
@@ -89,15 +90,15 @@ def _key(kind: str, column: Sequence[Any]) -> _Key | None:
     return None if all(same(value, column[0]) for value in column) else (kind, repr(column))
 
 
-def _names(slots: _Slots, keys: Sequence[_Key | None], built: int, attributes: set[str]) -> dict[_Key, str]:
+def _names(holes: _Holes, keys: Sequence[_Key | None], built: int, attributes: set[str]) -> dict[_Key, str]:
     """Names of the arguments: in_channels, hidden_channels, out_channels for widths, else that of what they fill."""
-    widths = [(slot.label, key) for (slot, _), key in zip(slots, keys, strict=True) if slot.kind == "width"]
+    widths = [(hole.label, key) for (hole, _), key in zip(holes, keys, strict=True) if hole.kind == "width"]
     varying = list(dict.fromkeys(key for _, key in widths if key is not None))
     names: dict[_Key, str] = {}
     for index, key in enumerate(keys):
         if key is None or key in names:
             continue
-        label = slots[index][0].label
+        label = holes[index][0].label
         wanted = _width_name(label, key, widths, varying) if key[0] == "width" else _plain_name(label, key, keys)
         clashes = set(names.values()) | (attributes if any(k == key for k in keys[built:]) else set())
         names[key] = next(name for name in _numbered(wanted) if name not in clashes)

@@ -19,13 +19,13 @@ from gngraph.source.text import (
     Argument,
     Build,
     Expr,
-    Slot,
+    Hole,
     Text,
     camel,
+    holes_of,
     is_name,
     literal,
     skeleton,
-    slots_of,
 )
 from gngraph.source.tree import Tree
 
@@ -127,9 +127,9 @@ class Classes:
         index = made.paths.index(path)
         arguments = []
         for parameter in made.bindings.parameters:
-            slot = Slot(parameter.kind, f"{label}.{parameter.name}", parameter.values[index])
+            hole = Hole(parameter.kind, f"{label}.{parameter.name}", parameter.values[index])
             keyword = "" if parameter.kind == "width" else parameter.name
-            arguments.append(Argument(slot, keyword, parameter.default))
+            arguments.append(Argument(hole, keyword, parameter.default))
         return Build(made.name, tuple(arguments))
 
     def _is_inlined_chain(self, path: str) -> bool:
@@ -143,8 +143,8 @@ class Classes:
         if key not in self._done:
             paths = self._groups[key]
             bodies = [self._body(path) for path in paths]
-            built = [list(chain.from_iterable(map(slots_of, constructor_code(body)))) for body in bodies]
-            called = [list(chain.from_iterable(slots_of(c) for _, c in statements(body))) for body in bodies]
+            built = [list(chain.from_iterable(map(holes_of, constructor_code(body)))) for body in bodies]
+            called = [list(chain.from_iterable(holes_of(c) for _, c in statements(body))) for body in bodies]
             attributes = {*bodies[0].children, *bodies[0].tensors}
             bindings = bind(built, called, attributes)
             self._done[key] = SourceClass(self._names[key], tuple(paths), bodies[0], bindings)
@@ -235,7 +235,7 @@ def _is_input(values: tuple[fx.Node, ...], inputs: tuple[fx.Node, ...]) -> bool:
 
 
 def constructor_code(body: Body) -> Iterator[Expr]:
-    """The code of the constructor in the order in which its slots are counted."""
+    """The code of the constructor in the order in which its holes are counted."""
     if body.base == "nn.Module":
         yield from body.tensors.values()
         yield from body.children.values()
@@ -250,7 +250,7 @@ def statements(body: Body) -> tuple[tuple[str, Expr], ...]:
 
 
 def _zeros(name: str, tensor: torch.Tensor) -> Build:
-    sizes = [Argument(Slot("width", f"{name}.size{i}", size)) for i, size in enumerate(tensor.shape)]
+    sizes = [Argument(Hole("width", f"{name}.size{i}", size)) for i, size in enumerate(tensor.shape)]
     return Build("torch.zeros", (*(sizes or [Argument(Text("()"))]), *_dtype(tensor)))
 
 

@@ -25,7 +25,7 @@ from gngraph.source.proof import prove, prove_loading
 from gngraph.source.text import camel, is_name, literal, wrapped
 from gngraph.source.tree import Tree
 
-MODEL_FILE, WEIGHTS_FILE = "model.py", "weights.safetensors"
+CODE_FILE, WEIGHTS_FILE = "model.py", "weights.safetensors"
 
 
 class SourceFiles(NamedTuple):
@@ -78,7 +78,7 @@ def export_source(
     text = _written(graph, lowered, preprocessing or {})
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    files = SourceFiles(target / MODEL_FILE, target / WEIGHTS_FILE)
+    files = SourceFiles(target / CODE_FILE, target / WEIGHTS_FILE)
     temporary = SourceFiles(*(file.with_name(f".{file.name}.{secrets.token_hex(8)}") for file in files))
     try:
         temporary.model.write_text(text, encoding="utf-8")

@@ -14,15 +14,14 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ops import lookup
-from gngraph.ops.spec import REQUIRED as NO_DEFAULT
+from gngraph.ops.spec import REQUIRED
 from gngraph.source.modules import Imports, public_module
 from gngraph.source.text import (
-    REQUIRED,
     Argument,
     Build,
     Expr,
+    Hole,
     Join,
-    Slot,
     Text,
     checked_name,
     is_name,
@@ -111,7 +110,7 @@ class Expressions:
         if target in BINARY and len(args) == 2 and not node.kwargs:
             left, right = (self.value(arg, "constant", f"operand{i}") for i, arg in enumerate(args))
             if target is operator.pow:  # a negative number before ** needs parentheses
-                left = Piece(left.code, left.calls, loose=left.loose or isinstance(left.code, Slot))
+                left = Piece(left.code, left.calls, loose=left.loose or isinstance(left.code, Hole))
             code = Join((_closed(left), Text(f" {BINARY[target]} "), _closed(right)))
             return Piece(code, 1 + max(left.calls, right.calls), loose=True)
         if target is operator.getitem:
@@ -160,14 +159,13 @@ class Expressions:
         optional = 0
         complete = True  # nothing is left out so far, so that the next argument needs no name
         for name, default in call.signature:
-            optional += default is not NO_DEFAULT
+            optional += default is not REQUIRED
             value = given.get(name, default)
-            if value is NO_DEFAULT or (not _is_slot(value) and same(value, default)):
+            if value is REQUIRED or (not _is_hole(value) and same(value, default)):
                 complete = False
                 continue
-            bare = default is NO_DEFAULT or (complete and (name in call.params or (positional and optional == 1)))
-            fallback = REQUIRED if default is NO_DEFAULT else default
-            written.append(self._argument(value, name, f"{origin.op}.{name}", "" if bare else name, fallback))
+            bare = default is REQUIRED or (complete and (name in call.params or (positional and optional == 1)))
+            written.append(self._argument(value, name, f"{origin.op}.{name}", "" if bare else name, default))
         return written
 
     def _named(self, given: Mapping[str, Any], leaf: nn.Module, path: str) -> list[tuple[Argument, int]]:
@@ -185,7 +183,7 @@ class Expressions:
             yield self._argument(arg, name, f"{op}.{name}", "")
         for name, value in node.kwargs.items():
             default = known[name].default if name in known else REQUIRED
-            if _is_slot(value) or not same(value, default):
+            if _is_hole(value) or not same(value, default):
                 yield self._argument(value, name, f"{op}.{name}", checked_name(name, "the argument"), default)
 
     def _argument(
@@ -207,7 +205,7 @@ class Expressions:
                 yield Argument(self.value(entry, "index", "index").code)
 
     def value(self, value: Any, kind: str, label: str) -> Piece:
-        """What stands for an fx argument; `kind` and `label` are those of its slots."""
+        """What stands for an fx argument; `kind` and `label` are those of its holes."""
         if isinstance(value, fx.Node):
             is_flag = value.op == "get_attr" and value.target == "training"
             if value.op != "get_attr":
@@ -220,8 +218,8 @@ class Expressions:
             return Piece(Text("inputs"))
         if isinstance(value, dict) or (isinstance(value, (list, tuple)) and any(True for _ in nodes_in(value))):
             return self._container(value, kind, label)
-        differs = kind != _UNNAMED and _is_slot(value)
-        return Piece(Slot(kind, label, value) if differs else Text(literal(value)))
+        differs = kind != _UNNAMED and _is_hole(value)
+        return Piece(Hole(kind, label, value) if differs else Text(literal(value)))
 
     def _container(self, value: Any, kind: str, label: str) -> Piece:
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
@@ -266,6 +264,6 @@ def _closed(piece: Piece) -> Expr:
     return Join((Text("("), piece.code, Text(")"))) if piece.loose else piece.code
 
 
-def _is_slot(value: Any) -> bool:
+def _is_hole(value: Any) -> bool:
     """Whether it may differ between blocks of one class: numbers and sizes may, flags and texts may not."""
     return isinstance(value, (int, float, tuple, list)) and not isinstance(value, bool)

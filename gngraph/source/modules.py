@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from gngraph.errors import IRError
-from gngraph.source.text import REQUIRED, Argument, Build, Slot, checked_name
+from gngraph.ops.spec import REQUIRED
+from gngraph.source.text import Argument, Build, Hole, checked_name
 
 _WIDTHS = {
     "in_channels",
@@ -88,8 +89,8 @@ def _arguments(module: nn.Module, label: str) -> Iterator[Argument]:
         required = parameter.default is parameter.empty
         value = _value(module, name, parameter.default)
         kind = "width" if name in _WIDTHS or _is_depthwise(module, name) else name
-        slot = Slot(kind, f"{label}.{name}", value)
-        yield Argument(slot, "" if required else name, REQUIRED if required else parameter.default)
+        hole = Hole(kind, f"{label}.{name}", value)
+        yield Argument(hole, "" if required else name, REQUIRED if required else parameter.default)
 
 
 def _constructor(module: nn.Module) -> list[tuple[str, inspect.Parameter]]:

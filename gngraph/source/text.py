@@ -13,12 +13,10 @@ from typing import Any, Literal
 import torch
 
 from gngraph.errors import IRError
+from gngraph.ops.spec import REQUIRED
 
 WIDTH = 88
 """Longest line that is written: what formatters take when nothing is configured."""
-
-REQUIRED: Any = object()
-"""Default of an argument that is always written."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Hole:
     """A constant that may differ between blocks of one class.
 
     Attributes:
@@ -45,7 +43,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a call; one that has its default is left out."""
+    """An argument of a call; one that has its default is left out, one without a default (`REQUIRED`) is always written."""
 
     value: Expr
     keyword: str = ""
@@ -68,48 +66,48 @@ class Join:
     parts: tuple[Expr, ...]
 
 
-Expr = Text | Slot | Build | Join
+Expr = Text | Hole | Build | Join
 
 
 def skeleton(expr: Expr) -> Any:
-    """`expr` without the values of its slots, hashable: equal for code that differs in constants alone."""
+    """`expr` without the values of its holes, hashable: equal for code that differs in constants alone."""
     if isinstance(expr, Text):
         return expr.text
-    if isinstance(expr, Slot):
-        return ("slot", expr.kind)
+    if isinstance(expr, Hole):
+        return ("hole", expr.kind)
     if isinstance(expr, Join):
         return tuple(skeleton(part) for part in expr.parts)
     return (expr.callee, expr.brackets, *((a.keyword, skeleton(a.value)) for a in expr.arguments))
 
 
-def slots_of(expr: Expr, default: Any = REQUIRED) -> Iterator[tuple[Slot, Any]]:
-    """The slots of `expr`, each with its default, in the order in which `render` takes their names."""
-    if isinstance(expr, Slot):
+def holes_of(expr: Expr, default: Any = REQUIRED) -> Iterator[tuple[Hole, Any]]:
+    """The holes of `expr`, each with its default, in the order in which `render` takes their names."""
+    if isinstance(expr, Hole):
         yield expr, default
     elif isinstance(expr, Join):
         for part in expr.parts:
-            yield from slots_of(part)
+            yield from holes_of(part)
     elif isinstance(expr, Build):
         for argument in expr.arguments:
-            yield from slots_of(argument.value, argument.default)
+            yield from holes_of(argument.value, argument.default)
 
 
 def render(expr: Expr, names: Iterator[str | None]) -> str:
-    """`expr` as code on one line; `names` gives for each slot the variable in its place, or None for its value.
+    """`expr` as code on one line; `names` gives for each hole the variable in its place, or None for its value.
 
-    >>> render(Build("f", (Argument(Slot("n", "n", 3)), Argument(Slot("s", "s", 1), "s", 1))), iter([None, None]))
+    >>> render(Build("f", (Argument(Hole("n", "n", 3)), Argument(Hole("s", "s", 1), "s", 1))), iter([None, None]))
     'f(3)'
     """
     if isinstance(expr, Text):
         return expr.text
-    if isinstance(expr, Slot):
+    if isinstance(expr, Hole):
         return next(names) or literal(expr.value)
     if isinstance(expr, Join):
         return "".join(render(part, names) for part in expr.parts)
     written = []
     for argument in expr.arguments:
         value = argument.value
-        if isinstance(value, Slot):
+        if isinstance(value, Hole):
             name = next(names)
             if name is None and same(value.value, argument.default):
                 continue

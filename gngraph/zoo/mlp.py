@@ -35,4 +35,4 @@ class MLP(nn.Module):
         return cast(Tensor, self.head(self.hidden(torch.flatten(x, 1))))
 
 
-BUILDERS: Mapping[str, Builder] = {"mlp": MLP}
+MLPS: Mapping[str, Builder] = {"mlp": MLP}

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from gngraph.zoo.spec import Builder, SeedSpec, initialise_convolutions
 
 # (expansion, channels, blocks, stride of the first block)
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+MOBILENET_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
 
@@ -58,7 +66,7 @@ class MobileNet(nn.Module):
         stem = nn.Conv2d(spec.image()[0], channels, kernel_size=3, padding=1, bias=False)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU6())
         blocks: list[nn.Module] = []
-        for expansion, base, count, stride in STAGES:
+        for expansion, base, count, stride in MOBILENET_STAGES:
             out = spec.scaled(base)
             for index in range(count):
                 blocks.append(InvertedResidual(channels, out, stride if index == 0 else 1, expansion))
@@ -76,4 +84,4 @@ class MobileNet(nn.Module):
         return cast(Tensor, self.head(torch.flatten(self.pool(x), 1)))
 
 
-BUILDERS: Mapping[str, Builder] = {"mobilenet": MobileNet}
+MOBILENETS: Mapping[str, Builder] = {"mobilenet": MobileNet}

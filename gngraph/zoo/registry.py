@@ -1,4 +1,4 @@
-"""Seed networks by name. A new family is one file with a `BUILDERS` table and one line in `SEEDS`."""
+"""Seed networks by name. A new family is one file with a table of builders, and one line in `SEEDS`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.zoo import mlp, mobilenet, resnet, vgg
 from gngraph.zoo.from_torchvision import PREFIX, build_torchvision
+from gngraph.zoo.mlp import MLPS
+from gngraph.zoo.mobilenet import MOBILENETS
+from gngraph.zoo.resnet import RESNETS
 from gngraph.zoo.spec import Builder, SeedSpec, did_you_mean
+from gngraph.zoo.vgg import VGGS
 
 SEEDS: Mapping[str, Builder] = {
-    **vgg.BUILDERS,
-    **resnet.BUILDERS,
-    **mobilenet.BUILDERS,
-    **mlp.BUILDERS,
+    **VGGS,
+    **RESNETS,
+    **MOBILENETS,
+    **MLPS,
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gngraph.zoo.spec import Builder, SeedSpec, initialise_convolutions
 
-DEPTHS: Mapping[str, int] = {"resnet20": 20, "resnet32": 32, "resnet56": 56}
+RESNET_DEPTHS: Mapping[str, int] = {"resnet20": 20, "resnet32": 32, "resnet56": 56}
 
 
 class BasicBlock(nn.Module):
@@ -75,4 +75,4 @@ class ResNet(nn.Module):
         return cast(Tensor, self.head(torch.flatten(x, 1)))
 
 
-BUILDERS: Mapping[str, Builder] = {name: partial(ResNet, depth) for name, depth in DEPTHS.items()}
+RESNETS: Mapping[str, Builder] = {name: partial(ResNet, depth) for name, depth in RESNET_DEPTHS.items()}

@@ -17,7 +17,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.zoo.spec import Builder, SeedSpec, did_you_mean, initialise_convolutions
 
 # One tuple of channel counts for each resolution; a max pool follows each tuple.
-STAGES: Mapping[str, tuple[tuple[int, ...], ...]] = {
+VGG_STAGES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "vgg11": ((64,), (128,), (256, 256), (512, 512), (512, 512)),
     "vgg13": ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512)),
     "vgg16": ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3),
@@ -79,11 +79,11 @@ def vgg_with_widths(
     >>> network.head
     Linear(in_features=11, out_features=10, bias=True)
     """
-    if name not in STAGES:
+    if name not in VGG_STAGES:
         raise UnsupportedModelError(
-            f'there is no VGG "{name}", choose from {", ".join(STAGES)}{did_you_mean(name, STAGES)}'
+            f'there is no VGG "{name}", choose from {", ".join(VGG_STAGES)}{did_you_mean(name, VGG_STAGES)}'
         )
-    lengths = [len(stage) for stage in STAGES[name]]
+    lengths = [len(stage) for stage in VGG_STAGES[name]]
     if len(widths) != sum(lengths) or min(widths) < 1:
         raise UnsupportedModelError(
             f'"{name}" needs {sum(lengths)} widths of at least 1, but "{", ".join(map(str, widths))}" was given'
@@ -96,7 +96,7 @@ def vgg_with_widths(
 
 
 def _build(name: str, spec: SeedSpec) -> VGG:
-    return VGG([[spec.scaled(channels) for channels in stage] for stage in STAGES[name]], spec)
+    return VGG([[spec.scaled(channels) for channels in stage] for stage in VGG_STAGES[name]], spec)
 
 
-BUILDERS: Mapping[str, Builder] = {name: partial(_build, name) for name in STAGES}
+VGGS: Mapping[str, Builder] = {name: partial(_build, name) for name in VGG_STAGES}

@@ -26,7 +26,7 @@ from gngraph.ir import (
     TupleType,
     Type,
 )
-from gngraph.ir.parser import MAX_DEPTH
+from gngraph.ir.parser import MAX_NESTING
 from gngraph.ir.text import format_attr, format_graph, format_node, parse, same_structure
 from tests.call_counts import calls_of
 
@@ -177,7 +177,7 @@ def test_what_is_no_attribute_is_refused() -> None:
         with pytest.raises(IRError, match="cannot be written as text"):
             format_attr(wrong)
     deep: Attr = ()
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_NESTING + 1):
         deep = (deep,)
     with pytest.raises(IRError, match="nested more than"):
         format_attr(deep)
