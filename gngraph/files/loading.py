@@ -8,7 +8,7 @@ from pathlib import Path
 from gngraph.errors import ModelFileError
 from gngraph.files import archive
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
-from gngraph.importing.from_torch import Heads, from_torch
+from gngraph.importing.from_torch import TrainOnly, from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import example, input_shape_of
 
@@ -21,7 +21,7 @@ def load(
     width: float = 1.0,
     classes: int | None = None,
     trust: Trust = Trust.ALLOW_LIST,
-    train_only: Heads = "refuse",
+    train_only: TrainOnly = "refuse",
 ) -> Graph:
     """The network in `source` as a graph, on the CPU.
 

@@ -48,7 +48,7 @@ from gngraph.ops.foreign import function_path
 from gngraph.ops.spec import Call
 from gngraph.ops.vet import vet
 
-Heads = Literal["refuse", "drop"]
+TrainOnly = Literal["refuse", "drop"]
 """What to do with parts that run only in train mode: refuse the model, or drop them."""
 
 _MISFITS = (IRError, TypeError, ValueError)
@@ -56,7 +56,7 @@ _MISFITS = (IRError, TypeError, ValueError)
 
 
 def from_torch(
-    module: nn.Module, example_inputs: torch.Tensor | Iterable[torch.Tensor], *, train_only: Heads = "refuse"
+    module: nn.Module, example_inputs: torch.Tensor | Iterable[torch.Tensor], *, train_only: TrainOnly = "refuse"
 ) -> Graph:
     """The graph of an unmodified module. The module itself is not changed, and the graph has its own parameters.
 
