@@ -1,4 +1,4 @@
-"""docs/results.md keeps its promises: every command starts and knows its options; one of each kind runs on digits."""
+"""docs/results.md keeps its promises: every command starts and knows its options; the code points to sections that are there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.test_readme import ROOT, TOOLS
+from tests.test_readme import PAGES, ROOT, TOOLS, heading_names
 from tools import bench_cost, bench_growth, bench_selection
 
 SCRIPTS: dict[str, set[str]] = defaultdict(set)
@@ -78,3 +78,15 @@ def test_a_trained_network_is_shrunk_by_one_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(bench_growth.main, arguments)
     assert result.exit_code == 0, result.output
     assert "gn-prune: accuracy" in result.output and (tmp_path / "growth.png").is_file()
+
+
+def test_the_code_points_to_sections_that_exist() -> None:
+    sections = heading_names(PAGES["docs/results.md"])
+    pointed = {
+        (str(path.relative_to(ROOT)), anchor)
+        for folder in ("gngraph", "passes", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        for anchor in re.findall(r"docs/results\.md#([\w-]*)", path.read_text("utf-8"))
+    }
+    assert len(pointed) >= 9
+    assert not {(path, anchor) for path, anchor in pointed if anchor not in sections}

@@ -80,8 +80,7 @@ def grow(
         max_params, max_flops: the budget; at least one of them. It is never exceeded.
         rounds: number of rewrites.
         epochs: training before each of them.
-        final_epochs: training after the last. It pays for itself: of 60 epochs of a small VGG or ResNet, growth is best over within
-            24, in three rounds (README, Benchmarks).
+        final_epochs: training after the last. It pays to let growth be over early (docs/results.md#length-of-the-final-training).
         final: what that training is, a name of `FINALS`; it decides the learning rate of the whole run.
         perturb: share of new initial weights that is mixed into the weights after every rewrite (see `perturbed`), where
             training follows. 0 for a network whose training is to be kept, as that of a pretrained one.

@@ -15,11 +15,10 @@ channels last (uxlfoundation/oneDNN#6035): 8 with AVX2, 16 with AVX-512."""
 def layout_of(graph: Graph) -> torch.memory_format:
     """The layout in which the samples that `graph` reads are to be handed to it.
 
-    Channels last, which every op keeps from the first convolution on: on a CPU training takes .8 to .95 of its time so where
-    layers are narrow, .4 to .7 with depthwise convolutions, and 1.0 to 1.1 where they are wide, as in a whole VGG-11
-    (`tools/bench_cost.py`). Left as it is where samples are no images, where a node may depend on what lies where in memory (a
-    `view`, which refuses values that are out of order, or a foreign op), and where a 1x1 convolution reads fewer than `NARROW`
-    channels in steps of more than one position.
+    Channels last, which every op keeps from the first convolution on: on a CPU training takes less time so where layers are narrow,
+    and hardly more where they are wide (docs/results.md#layout). Left as it is where samples are no images, where a node may
+    depend on what lies where in memory (a `view`, which refuses values that are out of order, or a foreign op), and where a 1x1
+    convolution reads fewer than `NARROW` channels in steps of more than one position.
 
     >>> from gngraph import from_torch
     >>> layout_of(from_torch(torch.nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 8, 8)))

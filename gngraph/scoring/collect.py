@@ -22,9 +22,8 @@ from gngraph.ops import BatchStatistics, lookup
 from gngraph.scoring.sites import Band, Edge
 
 PIECE, VALUES = 64, 2**22
-"""Samples that are collected at once, of a batch, and values of nodes up to which there are more: all that scoring holds of them
-is some three times what training holds, and on a CPU larger pieces take longer, but for small networks, whose time is that of
-calls."""
+"""Samples of a batch that are collected at once, and numbers in the values of all nodes up to which they are more: the first bounds
+the memory, the second is for small networks, whose time is that of calls (docs/results.md#pieces)."""
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 MODEL_ERROR = 0.25
 """Error of the quadratic model itself, as a share of the second-order change that it predicts.
 
-Measured on what has a large second order, prunes and merges, on the very samples of the prediction: the root mean square of
-(actual - predicted) / second-order change was .13 and .17 on two VGG-11s, .25 and .33 on two ResNet-20s of width .25 trained on
-CIFAR-10 (`tools/fig3.py` writes all three), and on the exact curvature it is as large. On unseen samples the interval then held
-94 % of the ResNets' prunes and merges, where the error of the samples alone held 87 and 80 %."""
+About the root mean square of (actual - predicted) / second-order change over what has a large second order, prunes and merges, on
+the very samples of the prediction (docs/results.md#error-of-the-model)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +128,9 @@ class GaussNewton:
     """Scores morphisms of every free space; the model of Lawton et al. (arXiv 2411.05855) and its extensions.
 
     Cost: `epochs` passes over the learn split, each one forward pass, 1 + R backward passes without weight gradients, and
-    two convolutions a layer; then one pass over the judge and one over the report split, of a convolution a layer. In
-    epochs of training on the same samples that is about 2 while learning and 1.4 to 1.8 after it (`tools/bench_cost.py`). A
-    new channel adds, in each pass, a convolution of one channel for every layer that reads its space.
+    two convolutions a layer; then one pass over the judge and one over the report split, of a convolution a layer. That is
+    some three or four epochs of training on the same samples (docs/results.md#pieces). A new channel adds, in each pass, a
+    convolution of one channel for every layer that reads its space.
 
     Attributes:
         curvature: "mc", "mc{draws=4}", "exact" or "rank1".

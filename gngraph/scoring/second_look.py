@@ -22,13 +22,11 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 
 SAMPLES = 512
-"""Judge samples that are looked at. With 256 the slopes of actual on predicted changes came no nearer to 1 on a VGG-16."""
+"""Judge samples that are looked at (docs/results.md#second-look)."""
 
 
 LOOKS = 32
-"""Candidates that are looked at where single predictions are shown. Actual on predicted changes of all five kinds together, on
-three trained ResNet-20s: correlations .998, .995 and .988 with 16, .999, .995 and .998 with 32 (`tools/fig3.py --looks 32
---network resnet20 --width 1 --seeds 3 --candidates 60 --unseen 512 --test 0 --samples 2048,2048,2048`)."""
+"""Candidates that are looked at where single predictions are shown (docs/results.md#second-look)."""
 
 
 def missing_change(

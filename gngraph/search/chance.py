@@ -14,8 +14,7 @@ from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import lower
 
 LEAST = 0.01
-"""Share of the loss that the right targets must save. With 10 classes it was .2 and .8 % for networks after an epoch at rates at
-which nothing is learned (10.2 and 10.5 % right), 1.2 % at 13.1 % right, and 5 % at 15.4."""
+"""Share of the loss that the right targets must save, above what they save where nothing is learned (docs/results.md#chance)."""
 
 
 def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:

@@ -1,9 +1,8 @@
 """How deep a network is to be: layers are removed without which short trainings end lower.
 
-Depth costs what width could have had, and a chain that is too deep for its width hardly learns: a VGG-16 of 1.09 MFLOPs reaches
-.631 in 30 epochs on CIFAR-10 of 16x16 with 4 of its 13 convolutions, .559 with all. What a layer is worth cannot be seen from the
-loss without it, since training makes up for most; but which depth is best shows early: trials of half to four times their length
-put the depths of that VGG-16 in nearly one order (`tools/bench_depth.py`).
+Depth costs what width could have had, and a chain that is too deep for its width hardly learns. What a layer is worth cannot be
+seen from the loss without it, since training makes up for most; but which depth is best shows early. What the constants rest on is
+in docs/results.md#depth, and `tools/bench_depth.py` measures it.
 """
 
 from __future__ import annotations
@@ -38,24 +37,19 @@ DEPTH = "depth"
 """Name of the search's stage, and of its entry in the round's record."""
 
 LENGTH = 1 / 200
-"""Samples that a trial is trained on, as a share of the run's. What counts is the size: after 2 epochs at .3 of the budget of a
-VGG-16 two convolutions were best, after 1 at the whole budget four, as after 60, and 3 epochs chose about as 1 did."""
+"""Samples that a trial is trained on, as a share of the run's: few, for what counts is that networks on trial are of full size."""
 
 STEPS, MOST = 32, 1 / 20
-"""A trial has as many steps, if that is no larger share of the run: in a few steps on few samples no network learns. Twice as many
-chose the same depth of a VGG-11 and two VGG-16s, and left one MobileNetV2 of two a sixth of its blocks more (`tools/bench_depth.py`
-has trials of any length)."""
+"""A trial has at least as many steps, if they are no larger share of the run: in a few steps on few samples no network learns."""
 
 PARTS = 6
-"""Depths that are told apart, at most: of a VGG-16, trials of 8 to 11 layers fewer ended within `TOLERANCE` of each other."""
+"""Depths that are told apart, at most: trials of nearer ones end within `TOLERANCE` of each other."""
 
 BATCHES = 8
-"""Batches from which BatchNorms of networks on trial take their statistics: losses were within .002 of those by 32."""
+"""Batches from which BatchNorms of networks on trial take their statistics."""
 
 TOLERANCE = 0.03
-"""Share of the loss by which a shallower network must be better than a deeper one, which longer training makes more of. With .01
-VGG-16s lost a layer more, or three, and ended at .6516, .6383 and .6434 after 60 epochs, not .6527, .6609 and .6441, and at .649,
-not .668, after 200."""
+"""Share of the loss by which a shallower network must be better than a deeper one, which longer training makes more of."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +181,8 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     """What can be removed, that first which the loss misses least for its share of the cost at a budget.
 
     The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other. The
-    seed ranks them, not a network of the budget, which could be trained no longer than those on trial, and ranked worse. Ranking
-    anew after each removal gave nearly the same order, at 2 to 3 times the cost.
+    seed ranks them, not a network of the budget, which could be trained no longer than those on trial, and once for all
+    (docs/results.md#depth).
     """
     problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
     layers = removable_layers(graph, spaces)
@@ -208,9 +202,8 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
 def resolutions_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[RemovableLayer]:
     """Those of some layers, in their order, that can go while every resolution keeps a layer.
 
-    Without one, maps are pooled twice in a row. Seeds hardly miss it, nor do short trials, but long training does: five
-    convolutions of a VGG-16 of 1.09 MFLOPs reach .655 and .649 in 60 epochs on CIFAR-10 of 16x16 with one at 8x8, .641 and .644
-    without.
+    Without one, maps are pooled twice in a row. Seeds hardly miss it, nor do short trials, but long training does
+    (docs/results.md#depth).
     """
     uses = {name: uses_of(graph, name) for name in graph.nodes}
     left, free = Counter(uses.values()), list[RemovableLayer]()

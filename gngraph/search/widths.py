@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from gngraph.analysis.cost import Budget, Cost, CostModel
 
 POWER = 2
-"""Power of the width in the loss that it costs: the greater, the nearer to uniform are the widths where FLOPs are scarce.
-
-What growth found, trained from scratch, reached .593 .597 by the powers 1 and 2 on a VGG-11 at 473 kFLOPs (CIFAR-10 of 16x16, two
-seeds, each known to .005; `tools/bench_growth.py search --methods gngraph`, with this set to each)."""
+"""Power of the width in the loss that it costs: the greater, the nearer to uniform are the widths where FLOPs are scarce
+(docs/results.md#widths)."""
 
 TRADES = 9
 """Trade-offs between parameters and FLOPs that are tried where both are bounded."""

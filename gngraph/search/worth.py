@@ -2,10 +2,8 @@
 
 What one more channel would be worth cannot be seen from the loss of one that is missed: where every channel carries something,
 as in a first layer, each is missed badly, and a network trained with fewer would still lose little. So several are removed
-together, those that are missed least, and rebuilt from all that stay, which is what training with fewer would do first. With what
-the widths of a VGG-11 are worth by training it in 28 shapes these values are correlated by .70, the losses of the median channels
-by .40: those say that the first layer is worth half as much again as the mean, training that it is worth next to nothing
-(`tools/bench_worth.py --size 16 --train 10000 --shapes 28 --epochs 15`, CIFAR-10).
+together, those that are missed least, and rebuilt from all that stay, which is what training with fewer would do first.
+docs/results.md#widths has how far that agrees with training in many shapes, as `tools/bench_worth.py` measures it.
 """
 
 from __future__ import annotations
