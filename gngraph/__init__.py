@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.channels import ChannelSpaces
     from gngraph.analysis.cost import Budget
     from gngraph.analysis.diff import diff
-    from gngraph.analysis.manager import AnalysisManager, Problem
+    from gngraph.analysis.manager import AnalysisManager
     from gngraph.api import extend, grow, reshape, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gngraph.ir.text import parse
     from gngraph.lowering.to_torch import to_torch
     from gngraph.passes import PassManager
+    from gngraph.running.problem import Problem
     from gngraph.scoring.gauss_newton import GaussNewton
 
 __version__ = "0.1.0"
@@ -62,7 +63,7 @@ _HOMES = {
     "GaussNewton": "gngraph.scoring.gauss_newton",
     "Graph": "gngraph.ir.graph",
     "PassManager": "gngraph.passes",  # so that pass texts are known wherever there is a pass manager
-    "Problem": "gngraph.analysis.manager",
+    "Problem": "gngraph.running.problem",
     "diff": "gngraph.analysis.diff",
     "export_onnx": "gngraph.deploy.to_onnx",
     "extend": "gngraph.api",

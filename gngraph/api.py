@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
-from gngraph.analysis.manager import Problem
 from gngraph.data import Data
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 
 if TYPE_CHECKING:
     from gngraph.growth.observer import Observer

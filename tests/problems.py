@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gngraph.analysis.manager import Problem
 from gngraph.data import Data, load_data
 from gngraph.data.dataset import ArrayDataset
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from gngraph.zoo import build_seed
 
 

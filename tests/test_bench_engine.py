@@ -12,8 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from gngraph.analysis.manager import Problem
 from gngraph.data import load_data
+from gngraph.running.problem import Problem
 from tools import bench_engine
 from tools.bench_cost import named
 from tools.bench_engine import BARS, Bar, Figure, Sizes, predictions, show

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from gngraph.analysis.cost import Budget, cost
-from gngraph.analysis.manager import Problem
 from gngraph.data import load_data
 from gngraph.errors import BudgetError
+from gngraph.running.problem import Problem
 from tools import bench_growth
 from tools.growth_designs import DESIGNS, SHAPES, designed, widths_of
 from tools.growth_jobs import JOBS

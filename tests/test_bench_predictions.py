@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import load_data
 from gngraph.rewrite.morphism import SplitChannel
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from tools import bench_crossfit, bench_predictions
 from tools.bench_crossfit import LEARNED, Uncrossed, rows_of

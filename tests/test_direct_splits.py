@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import Problem
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
+from gngraph.running.problem import Problem
 from gngraph.scoring import proposer
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.sites import SplitSite, split_sites

@@ -52,7 +52,9 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
     return Layer(frozenset(gngraph.split()), frozenset(third_party.split()))
 
 
-BELOW_PASSES = "errors ir ops lowering importing source files deploy curvature data zoo analysis rewrite scoring"
+BELOW_PASSES = (
+    "errors ir ops lowering importing source files deploy curvature data zoo running analysis rewrite scoring"
+)
 BELOW_GROWTH = f"{BELOW_PASSES} passes training search"
 LAYERS = {
     "errors": layer(),
@@ -66,12 +68,13 @@ LAYERS = {
     "curvature": layer("errors", "torch"),
     "data": layer("errors", "torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
-    "analysis": layer("errors ir ops lowering curvature data", "torch numpy networkx"),
+    "running": layer("errors ir ops lowering curvature data", "torch"),
+    "analysis": layer("errors ir ops lowering curvature data running", "torch numpy networkx"),
     "rewrite": layer("errors ir ops lowering analysis", "torch"),
-    "scoring": layer("errors ir ops lowering curvature data analysis rewrite", "torch"),
+    "scoring": layer("errors ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
-    "training": layer("errors ir ops lowering curvature data zoo analysis rewrite", "torch accelerate"),
-    "search": layer("errors ir ops lowering curvature data analysis rewrite scoring training", "torch"),
+    "training": layer("errors ir ops lowering curvature data zoo running analysis rewrite", "torch accelerate"),
+    "search": layer("errors ir ops lowering curvature data running analysis rewrite scoring training", "torch"),
     "growth": layer(BELOW_GROWTH, "torch"),
     "report": layer(f"{BELOW_GROWTH} growth", "torch numpy matplotlib rich"),
     # `gngraph` is the package's own root: its public names and version.

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import Problem
 from gngraph.data import load_data
 from gngraph.importing.from_torch import from_torch
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, PruneChannel, SplitChannel
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from tools import fig3
 from tools.measuring import Agreement, Samples, alike, apply, changes, sample, trained, unanalysed
 

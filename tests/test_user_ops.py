@@ -13,15 +13,16 @@ from torch import nn
 
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError, UnsupportedModelError
 from gngraph.ops import BatchStatistics, Call, OpSpec, register, signature
 from gngraph.ops.rules import all_axes, emit_simple, read_attrs, same_type
 from gngraph.ops.spec import _FUNCTIONS, _MODULES, _TABLE
 from gngraph.rewrite.folding import fold_target
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Replay
 from gngraph.scoring.gauss_newton import GaussNewton
-from gngraph.training.batchnorm import reestimate
 from gngraph.training.perturbation import perturbed
 from tests.morphism_errors import errors_of
 

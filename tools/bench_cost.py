@@ -41,13 +41,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import batches
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphism import SplitChannel
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.second_look import LOOKS
 from gngraph.scoring.selection import select

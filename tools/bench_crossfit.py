@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import make_splits
 from gngraph.data.splits import Splits
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
 from tools.experiment import Experiment, experiment_options

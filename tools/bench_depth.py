@@ -30,10 +30,13 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.cost import Budget, cost
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
 from gngraph.rewrite.layer_removal import RemovableLayer
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.evaluation import evaluate
+from gngraph.running.problem import Problem
 from gngraph.search.depth import (
     PARTS,
     TOLERANCE,
@@ -47,8 +50,6 @@ from gngraph.search.depth import (
     trial_length,
     without,
 )
-from gngraph.training.batchnorm import reestimate
-from gngraph.training.evaluation import evaluate
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
 from gngraph.training.seeding import mixed

@@ -35,7 +35,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.second_look import LOOKS
 from tools import bench_cost, bench_crossfit, bench_selection

@@ -38,10 +38,10 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.cost import Budget, cost, parse_count
-from gngraph.analysis.manager import Problem
 from gngraph.data import ArrayDataset, CropFlip, Data, Download, from_arrays, load_data
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from gngraph.training.options import FINALS, PERTURB, Final
 from tools.growth_designs import DESIGNS, SHAPES, family, to_widths, widths_within
 from tools.growth_jobs import JOBS, REPEATED

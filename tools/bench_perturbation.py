@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.analysis.cost import cost
 from gngraph.growth.loop import grow
 from gngraph.importing.from_torch import from_torch
-from gngraph.training.evaluation import evaluate
+from gngraph.running.evaluation import evaluate
 from gngraph.training.options import PERTURB, TrainOptions
 from tools.experiment import Experiment, experiment_options
 

@@ -32,14 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, parse_count
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.evaluation import evaluate
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.widths import POWER
 from gngraph.search.worth import measured_worths
-from gngraph.training.batchnorm import reestimate
-from gngraph.training.evaluation import evaluate
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
 from gngraph.training.training import Trainer

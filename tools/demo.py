@@ -17,7 +17,6 @@ from rich.table import Table
 from gngraph import api
 from gngraph.analysis.cost import parse_count
 from gngraph.analysis.diff import diff
-from gngraph.analysis.manager import Problem
 from gngraph.cli.networks import describe_onnx
 from gngraph.cli.progress import EpochLines, RunProgress, percent
 from gngraph.cli.tables import console
@@ -29,7 +28,8 @@ from gngraph.growth.run_folder import require_free_folder
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import example
-from gngraph.training.evaluation import evaluate
+from gngraph.running.evaluation import evaluate
+from gngraph.running.problem import Problem
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed

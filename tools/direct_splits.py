@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import Problem
 from gngraph.data import batches
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.ops import lookup
 from gngraph.rewrite.morphism import SplitChannel
+from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Replay
 from gngraph.scoring.sites import SplitSite, read_sites
 from gngraph.scoring.split_learning import LearnOptions

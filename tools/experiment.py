@@ -11,9 +11,9 @@ from typing import Any
 import click
 import torch
 
-from gngraph.analysis.manager import Problem
 from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from tools.measuring import trained
 
 

@@ -32,8 +32,9 @@ from torch.utils.data import Subset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.proposer import PROPOSERS
 from tools.experiment import Experiment, experiment_options

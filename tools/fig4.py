@@ -31,9 +31,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.problem import Problem
 from gngraph.scoring import proposer
 from gngraph.scoring.baselines import FireflySplit, RandomSplit, SteepestSplit
 from gngraph.scoring.gauss_newton import GaussNewton

@@ -15,17 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gngraph.analysis.cost import Budget, cost
-from gngraph.analysis.manager import Problem
 from gngraph.files.archive import load, save
 from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
+from gngraph.running.batchnorm import BATCHES, reestimate
+from gngraph.running.evaluation import evaluate
+from gngraph.running.problem import Problem
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.strategy import Strategy
-from gngraph.training.batchnorm import BATCHES, reestimate
-from gngraph.training.evaluation import evaluate
 from gngraph.training.options import Depth, Final, Stretch, TrainOptions
 from gngraph.training.restart import restarted
 from gngraph.training.seeding import mixed

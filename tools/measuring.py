@@ -16,7 +16,6 @@ from torch import fx
 from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import Problem
 from gngraph.data import MapDataset, batches
 from gngraph.files.loading import load
 from gngraph.importing.from_torch import from_torch
@@ -26,6 +25,7 @@ from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.problem import Problem
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed

@@ -2,7 +2,7 @@
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role, Slot
 from gngraph.analysis.cost import Budget, Cost, CostModel, parse_count
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 
 __all__ = [
     "AnalysisManager",
@@ -11,7 +11,6 @@ __all__ = [
     "ChannelSpaces",
     "Cost",
     "CostModel",
-    "Problem",
     "Role",
     "Slot",
     "parse_count",

@@ -1,20 +1,16 @@
-"""Whether two graphs compute the same: a float64 comparison on a random probe, and the mean loss on data."""
+"""Whether two graphs compute the same: a float64 comparison on a random probe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from gngraph.data import MapDataset
 from gngraph.errors import IRError
 from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.to_torch import lower
-
-if TYPE_CHECKING:
-    from gngraph.analysis.manager import Problem
 
 PROBE_SAMPLES = 2
 """Samples of a probe: two, so that a mix-up of the batch axis shows."""
@@ -93,18 +89,3 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from _tensors(item)
-
-
-def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
-    """Mean of the problem's loss over the samples of `dataset`, in eval mode, summed in float64.
-
-    Cost: one forward pass over `dataset` on the problem's device.
-    """
-    module = lower(graph.to(device=problem.device)).module
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for x, y in problem.read(dataset, graph):
-            losses = problem.loss_fn.per_sample(module(x), y)
-            total += float(losses.double().sum().cpu())
-            count += len(losses)
-    return total / count

@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gngraph.analysis.manager import Problem
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
 from gngraph.data import Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
@@ -15,6 +14,7 @@ from gngraph.errors import DataError
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
 from gngraph.lowering.to_torch import run
+from gngraph.running.problem import Problem
 
 
 def problem_for(data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor], **options: Any) -> Problem:

@@ -60,7 +60,7 @@ def train(
     """Train MODEL with a learning rate that falls to 0 along a cosine."""
     from gngraph.cli.progress import EpochLines, percent
     from gngraph.files.archive import save
-    from gngraph.training.evaluation import evaluate
+    from gngraph.running.evaluation import evaluate
     from gngraph.training.options import Stretch
     from gngraph.training.training import Trainer
 

@@ -13,9 +13,9 @@ import click
 from gngraph.cli.parameters import ArchiveFile, Count, Device, Model, Shape
 
 if TYPE_CHECKING:
-    from gngraph.analysis.manager import Problem
     from gngraph.data import Data
     from gngraph.ir import Graph
+    from gngraph.running.problem import Problem
     from gngraph.training.options import TrainOptions
 
 Command = Callable[..., Any]

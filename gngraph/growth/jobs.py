@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gngraph.analysis.cost import Budget, Cost, cost
-from gngraph.analysis.manager import Problem
 from gngraph.errors import BudgetError
 from gngraph.growth.loop import grow_by
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.strategy import KINDS, GaussNewtonGrowth
 

@@ -8,8 +8,7 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import MapDataset
 from gngraph.errors import TrainingError
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
@@ -21,6 +20,9 @@ from gngraph.ir import Graph
 from gngraph.rewrite.layer_removal import removable_layer
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import RemoveLayer
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.evaluation import evaluate, mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
@@ -32,8 +34,6 @@ from gngraph.search.situation import Plan, Situation, unscored, unselected
 from gngraph.search.step import Change, Step, apply, standard_error
 from gngraph.search.strategy import KINDS, Strategy
 from gngraph.search.worth import measured_worths
-from gngraph.training.batchnorm import reestimate
-from gngraph.training.evaluation import evaluate
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.options import DEPTHS, FINALS, PERTURB, Depth, Final, Schedule, Stretch, TrainOptions
 from gngraph.training.perturbation import perturbed

@@ -27,7 +27,8 @@ from gngraph.scoring.second_look import missing_change
 from gngraph.scoring.split_learning import LearnOptions
 
 if TYPE_CHECKING:
-    from gngraph.analysis.manager import AnalysisManager, Problem
+    from gngraph.analysis.manager import AnalysisManager
+    from gngraph.running.problem import Problem
 
 
 MODEL_ERROR = 0.25

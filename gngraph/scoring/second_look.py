@@ -14,12 +14,12 @@ import torch
 from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import Problem
 from gngraph.curvature import predicted_change
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.problem import Problem
 
 SAMPLES = 512
 """Judge samples that are looked at (docs/results.md#second-look)."""

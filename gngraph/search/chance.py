@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from gngraph.analysis.manager import Problem
 from gngraph.curvature.outputs import leaves, replaced
 from gngraph.data import batches
 from gngraph.ir import Graph
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import lower
+from gngraph.running.problem import Problem
 
 LEAST = 0.01
 """Share of the loss that the right targets must save, above what they save where nothing is learned (docs/results.md#chance)."""

@@ -17,17 +17,18 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.cost import Budget, CostModel, cost, uses_of
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layer, removable_layers
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, RemoveLayer
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.search.trials import without_judge
 from gngraph.search.widths import allocated, worths
-from gngraph.training.batchnorm import reestimate
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
 from gngraph.training.seeding import mixed

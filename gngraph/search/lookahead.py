@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from gngraph.analysis.equivalence import mean_loss
 from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.evaluation import mean_loss
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.allocations import ALLOCATIONS
 from gngraph.search.situation import Situation, unselected
 from gngraph.search.step import apply
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.search.trials import without_judge
-from gngraph.training.batchnorm import reestimate
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.seeding import mixed

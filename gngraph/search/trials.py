@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gngraph.analysis.manager import Problem
 from gngraph.data import MapDataset, Sample
+from gngraph.running.problem import Problem
 
 
 @dataclass(frozen=True)

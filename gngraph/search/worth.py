@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import mean_loss
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import PruneChannel
+from gngraph.running.evaluation import mean_loss
 from gngraph.scoring.gauss_newton import Candidate
 from gngraph.scoring.merging import merged_into_rest
 from gngraph.search.widths import POWER

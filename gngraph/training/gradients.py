@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gngraph.curvature import Loss
-from gngraph.training.evaluation import correct
+from gngraph.running.evaluation import correct
 
 WARM_UP = 3
 """Passes before a capture, in which libraries choose their kernels and allocate; torch's own documentation asks for as many."""

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from gngraph.analysis.manager import Problem
 from gngraph.data import batches
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import to_torch
+from gngraph.running.problem import Problem
 from gngraph.training.gradients import Gradients
 from gngraph.training.optimizer_state import OptimizerState, extract, restore
 from gngraph.training.options import Stretch, TrainOptions

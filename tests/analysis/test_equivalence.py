@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.analysis.equivalence import mean_loss, outputs64, probe_of, relative_error
-from gngraph.analysis.manager import Problem
+from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
 from gngraph.importing.from_torch import from_torch
 from gngraph.ops import draft_of
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from tests.small_networks import NETWORKS, build
 
 

@@ -12,13 +12,14 @@ from torch.utils.data import TensorDataset
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.input_means import InputMeans
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import MeanSquaredError
 from gngraph.data import load_data
 from gngraph.errors import DataError, GnGraphError, PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ops import draft_of
+from gngraph.running.problem import Problem
 from tests.small_networks import build
 
 CALLS: list[str] = []

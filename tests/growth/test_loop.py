@@ -13,7 +13,6 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
-from gngraph.analysis.equivalence import mean_loss
 from gngraph.errors import BudgetError, GnGraphError, TrainingError
 from gngraph.files.archive import load, load_history
 from gngraph.growth import loop
@@ -25,6 +24,7 @@ from gngraph.growth.result import GrowthResult
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, diff
 from gngraph.rewrite.morphism import SplitChannel
+from gngraph.running.evaluation import mean_loss
 from gngraph.scoring.selection import Selection
 from gngraph.search.situation import Plan, Situation
 from gngraph.search.strategy import GaussNewtonGrowth

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 import gngraph
 from gngraph import from_torch
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import batches
 from gngraph.lowering.layout import layout_of
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.seeding import mixed

@@ -10,13 +10,14 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import FunctionChangedError, PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes import MergeChannels, PassManager
 from gngraph.rewrite.graph_pass import PassResult
 from gngraph.rewrite.morphism import MergeChannel
+from gngraph.running.problem import Problem
 from tests.small_networks import NETWORKS, build
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
@@ -16,6 +16,7 @@ from gngraph.lowering.to_torch import to_torch
 from gngraph.passes import PassManager
 from gngraph.passes.channel_choice import out_norms
 from gngraph.rewrite.morphism import LayerMorphism, NewChannel, PruneChannel
+from gngraph.running.problem import Problem
 from tests.morphism_errors import difference, value_masked
 from tests.small_networks import NETWORKS, build
 

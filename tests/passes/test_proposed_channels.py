@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes import PassManager
 from gngraph.rewrite.morphism import NewChannel
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 
 

@@ -13,13 +13,14 @@ import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
 from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
 from gngraph.rewrite import NewChannel, RemoveLayer, morph
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers, remove_layer
+from gngraph.running.problem import Problem
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.source.export import export_source
 from gngraph.training.optimizer_state import OptimizerState, carry_state

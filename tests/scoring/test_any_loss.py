@@ -13,8 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import gngraph
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads, MeanSquaredError
 from gngraph.errors import DataError, GnGraphError
 from gngraph.importing.from_torch import from_torch
@@ -22,8 +21,9 @@ from gngraph.ir import Graph
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
+from gngraph.running.evaluation import evaluate, mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.training.evaluation import evaluate
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer
 from tests.command_line import Commands, write_bars

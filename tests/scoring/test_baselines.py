@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.lowering.to_torch import to_torch
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.split_learning import LearnOptions
 from tests.scoring.test_exact_predictions import report_loss, setting, worst

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import MonteCarlo
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
+from gngraph.running.problem import Problem
 from gngraph.scoring.channel_baselines import DirectedChannels, GradMax, Tiny
 from gngraph.scoring.channel_finder import propose_channels
 from gngraph.scoring.collect import Collected, Collector

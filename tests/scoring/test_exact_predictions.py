@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, TensorType
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
+from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 

@@ -10,14 +10,16 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
-from gngraph.analysis.equivalence import mean_loss, relative_error
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.equivalence import relative_error
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.growth.loop import grow
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.report.figures import draw_history
 from gngraph.rewrite import InsertLayer, Morphism, morph
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
 from gngraph.training.options import Stretch, TrainOptions

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import MODEL_ERROR, GaussNewton, Moments
 from gngraph.scoring.second_look import SAMPLES
 from tools.measuring import Samples, apply, changes, unanalysed

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring import merging
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.merging import merged_into_rest

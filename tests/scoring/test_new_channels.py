@@ -9,8 +9,8 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
-from gngraph.analysis.equivalence import mean_loss, relative_error
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.equivalence import relative_error
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import load_data
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
@@ -18,6 +18,8 @@ from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphism import Morphism, NewChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.new_channels import TRUST
 from gngraph.scoring.selection import select

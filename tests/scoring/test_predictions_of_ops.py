@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import lower
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from tests.op_networks import CASES, build
 from tests.scoring.test_exact_predictions import worst

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from gngraph.analysis.cost import cost
-from gngraph.analysis.manager import Problem
 from gngraph.cli.progress import RunProgress
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads
 from gngraph.growth.loop import grow
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.running.problem import Problem
 from gngraph.search.chance import no_better_than_chance
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.cli import gngraph as group
 from gngraph.cli.learning import grow as grow_command
 from gngraph.cli.progress import describe_round
@@ -25,6 +25,7 @@ from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
+from gngraph.running.problem import Problem
 from gngraph.search import allocations, lookahead
 from gngraph.search.allocations import Proportions
 from gngraph.search.lookahead import CHOICES, Lookahead

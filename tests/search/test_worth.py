@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import AnalysisManager, Problem
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.importing.from_torch import from_torch
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import PruneChannel
+from gngraph.running.evaluation import mean_loss
+from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.widths import POWER
 from gngraph.search.worth import SHARE, measured_worths

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.analysis.equivalence import mean_loss
-from gngraph.analysis.manager import Problem
 from gngraph.errors import TrainingError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.training.evaluation import evaluate
+from gngraph.running.evaluation import evaluate, mean_loss
+from gngraph.running.problem import Problem
 from gngraph.training.options import OptimizerName, Stretch, TrainOptions
 from gngraph.training.training import EpochRecord, Trainer
 from tests.problems import dropping, problem, seed_graph

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a graph on a data set."""
+"""Loss and accuracy of a graph on samples."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from gngraph.analysis.manager import Problem
 from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, Outputs, parts_of
 from gngraph.data import MapDataset
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import lower
+from gngraph.running.problem import Problem
 
 
 def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float, float | None]:
@@ -33,6 +33,21 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
                 right += float(hits.sum())
             samples += len(x)
     return loss / samples, right / samples if answers else None
+
+
+def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
+    """Mean of the problem's loss over the samples of `dataset`, in eval mode, summed in float64.
+
+    Cost: one forward pass over `dataset` on the problem's device.
+    """
+    module = lower(graph.to(device=problem.device)).module
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for x, y in problem.read(dataset, graph):
+            losses = problem.loss_fn.per_sample(module(x), y)
+            total += float(losses.double().sum().cpu())
+            count += len(losses)
+    return total / count
 
 
 def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from gngraph.analysis.manager import Problem
 from gngraph.data import batches
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops import lookup
+from gngraph.running.problem import Problem
 
 BATCHES = 32
 """Batches that give running statistics to about 1 %: 32 x 128 samples, each with many positions."""
