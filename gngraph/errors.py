@@ -21,6 +21,9 @@ class ParseError(GnGraphError):
     Attributes:
         line: line number, counted from 1.
         column: column number, counted from 1.
+
+    Args:
+        message: a sentence without the place, which is put before it.
     """
 
     def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
@@ -47,6 +50,9 @@ class FunctionChangedError(GnGraphError):
     Attributes:
         error: largest absolute output difference divided by the largest absolute output.
         tolerance: the largest error that would have been accepted.
+
+    Args:
+        message: a sentence that names the rewrite and the graph.
     """
 
     def __init__(self, message: str, error: float, tolerance: float) -> None:

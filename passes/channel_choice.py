@@ -19,6 +19,8 @@ def matching_spaces(name: str, spaces: ChannelSpaces, pattern: str) -> tuple[Cha
 
     Args:
         name: of the pass, for messages.
+        spaces: of the graph that the pass acts on.
+        pattern: as file names have them: `*`, `?`, `[abc]`.
 
     Raises:
         PassError: no space matches, or only frozen ones; the message gives their reasons.
@@ -52,6 +54,9 @@ def weakest(name: str, graph: Graph, space: ChannelSpace, count: int) -> tuple[i
 
     Args:
         name: of the pass, for messages.
+        graph: the network, whose weights are ranked.
+        space: one of its spaces.
+        count: how many; at least one channel must be left.
 
     Raises:
         PassError: the space has too few channels.
@@ -61,13 +66,25 @@ def weakest(name: str, graph: Graph, space: ChannelSpace, count: int) -> tuple[i
 
 
 def require_positive(name: str, option: str, value: int | None) -> None:
-    """PassError unless `value` is None or at least 1."""
+    """PassError unless `value` is None or at least 1.
+
+    Args:
+        name: of the pass, for messages.
+        option: its name, for messages.
+        value: None where the option was not given.
+    """
     if value is not None and value < 1:
         raise PassError(f"option '{option}' of pass '{name}' is '{value}', but must be at least 1")
 
 
 def require_at_most(name: str, space: ChannelSpace, count: int, most: int) -> None:
-    """PassError when `count` channels of `space` are more than `most`."""
+    """PassError when `count` channels of `space` are more than `most`.
+
+    Args:
+        name: of the pass, for messages.
+        space: for messages.
+        count, most: asked for and allowed.
+    """
     if count > most:
         raise PassError(
             f"pass '{name}' would take '{count}' channels of space '{space.name}', which allows '{most}' of its "

@@ -147,7 +147,13 @@ class CostModel:
         return Cost(sum(t.params * n for t, n in sizes), sum(t.flops * n for t, n in sizes))
 
     def marginal(self, space: str, widths: Mapping[str, int], delta: int = 1) -> Cost:
-        """Cost of `delta` more channels of `space` at the given widths; O(#parameters of the space)."""
+        """Cost of `delta` more channels of `space` at the given widths; O(#parameters of the space).
+
+        Args:
+            space: name of the one that grows.
+            widths: of all spaces, by name; the marginal cost depends on those beside it.
+            delta: channels more; fewer where negative.
+        """
         moved = {**widths, space: widths[space] + delta}
         changes = [(t, t.size(moved) - t.size(widths)) for t in self._of_space[space]]
         return Cost(sum(t.params * n for t, n in changes), sum(t.flops * n for t, n in changes))

@@ -58,6 +58,8 @@ def relative_error(a: Graph, b: Graph, probe: Sequence[torch.Tensor] | None = No
     Cost: one forward pass of each graph on the CPU, and a float64 copy of its parameters.
 
     Args:
+        a: what is right.
+        b: what is compared with it.
         probe: one tensor a network input; default `probe_of(a)`.
 
     Returns:

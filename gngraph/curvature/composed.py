@@ -229,6 +229,11 @@ def _padded(factors: Tensor, before: int, after: int) -> Tensor:
 def parts_of(loss: Loss, outputs: Outputs, targets: Any) -> list[tuple[Loss, Outputs, Any]]:
     """The losses of which `loss` is a sum, with the output and the targets that each reads; itself where it is none.
 
+    Args:
+        loss: of any sort.
+        outputs: what the network gave.
+        targets: as the loss reads them, for a sum a dictionary by head.
+
     Raises:
         GnGraphError: there is no output of the name that a head has.
     """

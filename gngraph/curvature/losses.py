@@ -53,7 +53,13 @@ class Loss(Protocol):
         ...
 
     def sample_factor(self, outputs: Outputs, targets: Any, generator: torch.Generator) -> Outputs:
-        """One random cotangent a sample, shaped like `outputs`, whose second moment is the Hessian."""
+        """One random cotangent a sample, shaped like `outputs`, whose second moment is the Hessian.
+
+        Args:
+            outputs: what the network gave for N samples.
+            targets: of the same samples, as `per_sample` reads them.
+            generator: of the outputs' device.
+        """
         ...
 
     def hessian_factors(self, outputs: Outputs, targets: Any) -> Outputs:
@@ -133,6 +139,11 @@ class CrossEntropy:
 
         The loss is a mean over P positions, so its Hessian has the blocks (diag(p) - p p^T) / P. Of the targets only
         matters which positions count.
+
+        Args:
+            outputs: logits [N, K] or [N, K, *spatial].
+            targets: labels int64 [N] or [N, *spatial].
+            signs: -1 or 1, of the outputs' shape.
         """
         logs = outputs.detach().log_softmax(1)
         roots = (0.5 * logs).exp() * signs

@@ -37,6 +37,12 @@ class Curvature(Protocol):
         """The cotangents v_r, shaped like `outputs` with [R, *shape] for each tensor.
 
         They have no gradient, and the dtype and device of `outputs`.
+
+        Args:
+            loss: whose Hessian is modelled, in the outputs.
+            outputs: what the network gave for N samples.
+            targets: of the same samples.
+            generator: of the outputs' device, for models that draw.
         """
         ...
 

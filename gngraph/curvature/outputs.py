@@ -104,6 +104,11 @@ def one_tensor(tree: Any, what: str, loss: str) -> Tensor:
 def gradient(loss: Loss, outputs: Outputs, targets: Any) -> tuple[Tensor, Outputs]:
     """The losses [N] and the cotangent that is the gradient of their sum, both without gradient.
 
+    Args:
+        loss: of a sample each.
+        outputs: what the network gave for N samples.
+        targets: of the same samples.
+
     Raises:
         GnGraphError: the loss does not depend on the outputs, or only in a way that has no gradient.
     """
@@ -124,7 +129,14 @@ def gradient(loss: Loss, outputs: Outputs, targets: Any) -> tuple[Tensor, Output
 def pull_back(
     outputs: Outputs, cotangent: Outputs, inputs: Sequence[Tensor], *, retain_graph: bool
 ) -> list[Tensor | None]:
-    """The gradient of <cotangent, outputs> with respect to each of `inputs`, by one backward pass; None where it is 0."""
+    """The gradient of <cotangent, outputs> with respect to each of `inputs`, by one backward pass; None where it is 0.
+
+    Args:
+        outputs: of a graph of autograd that reaches `inputs`.
+        cotangent: as the outputs are nested; a tensor that it lacks counts as 0.
+        inputs: tensors that require gradients.
+        retain_graph: whether another backward pass follows.
+    """
     sent = leaves(cotangent)
     heads = [(tensor, sent[path]) for path, tensor in leaves(outputs).items() if path in sent and tensor.requires_grad]
     if not heads or not inputs:

@@ -92,6 +92,11 @@ def from_arrays(
 def fitted_shape(name: str, raw_shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     """Decides what the network sees of samples stored in `raw_shape` when `wanted` was asked for.
 
+    Args:
+        name: of the data set, for messages.
+        raw_shape: of one stored sample, channels first.
+        wanted: None for the stored shape itself.
+
     Raises:
         DataError: if no resizing and no spreading of grey leads from one to the other.
 

@@ -22,6 +22,10 @@ def shape_text(shape: tuple[int | str, ...]) -> str:
 def check_lengths(inputs: str, x_count: int, targets: str, y_count: int) -> None:
     """Requires as many labels as samples, and at least one.
 
+    Args:
+        inputs, targets: names of the two arrays, for messages.
+        x_count, y_count: their lengths.
+
     Raises:
         DataError: naming both arrays and their lengths.
     """

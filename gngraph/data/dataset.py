@@ -81,6 +81,9 @@ class ArrayDataset(SampleDataset):
     Attributes:
         raw: uint8 or float32 [N, C', H', W'] or [N, F].
         preprocess: applied to each batch on the way out.
+
+    Args:
+        labels: [N, ...], one row a sample: int64 for classes.
     """
 
     def __init__(self, raw: Tensor, labels: Tensor, preprocess: Preparation) -> None:

@@ -24,7 +24,13 @@ def scopes(traced: fx.Graph) -> dict[fx.Node, str]:
 
 
 def bind(call: Call, fx_node: fx.Node, flags: Flags) -> dict[str, Any] | None:
-    """Arguments of a call by name with defaults; None when they do not fit the signature."""
+    """Arguments of a call by name with defaults; None when they do not fit the signature.
+
+    Args:
+        call: what the function or method is to the op that it stands for.
+        fx_node: the traced call.
+        flags: arguments that differ between the modes; they take the place of what the trace recorded.
+    """
     names = [name for name, _ in call.signature]
     if len(fx_node.args) > len(names) or any(key not in names for key in fx_node.kwargs):
         return None

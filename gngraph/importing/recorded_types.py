@@ -22,6 +22,11 @@ def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Ten
 
     The runs compute shapes alone, which takes milliseconds; only where an op has no rule for that, or looks at values, they
     compute the values, at the price of two forward passes.
+
+    Args:
+        module: what was traced; it is not changed, and none of its tensors is copied.
+        traced: its graph.
+        inputs: example inputs, batch first.
     """
     try:
         runs = [

@@ -270,6 +270,11 @@ def attached(module: nn.Module, constants: Mapping[str, torch.Tensor]) -> Iterat
 def trace(module: nn.Module, inputs: Sequence[torch.Tensor], *, training: bool) -> Traced:
     """The torch.fx graph of `module` in one mode; the module is not changed.
 
+    Args:
+        module: the root; its own mode does not matter.
+        inputs: example inputs, whose sizes decide control flow on sizes.
+        training: the mode.
+
     Raises:
         UnsupportedModelError: the forward depends on data, or does what torch.fx cannot follow.
     """

@@ -65,7 +65,13 @@ def with_sigil(sigil: str, name: str) -> str:
 
 
 def error_at(source: str, offset: int, message: str) -> ParseError:
-    """A ParseError for position `offset` of `source`."""
+    """A ParseError for position `offset` of `source`.
+
+    Args:
+        source: the whole text.
+        offset: characters before the place, from which line and column are counted.
+        message: a sentence without the place.
+    """
     line = source.count("\n", 0, offset) + 1
     return ParseError(message, line, offset - source.rfind("\n", 0, offset))
 

@@ -201,6 +201,11 @@ def integer_at(attrs: Mapping[str, Attr], path: Sequence[str | int]) -> int:
 def with_integer(attr: Attr, path: Sequence[str | int], value: int) -> Attr:
     """`attr` with the integer at `path` (positions in tuples, fields of slices) replaced.
 
+    Args:
+        attr: a whole attribute.
+        path: positions in tuples and fields of slices; empty where the attribute itself is the integer.
+        value: what stands there afterwards.
+
     >>> with_integer((None, Slice(2, 8, None)), (1, "stop"), 9)
     (None, Slice(start=2, stop=9, step=None))
     """

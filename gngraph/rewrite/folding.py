@@ -47,6 +47,8 @@ def mean_shift(
     """Changes of biases and running means that keep the mean of a pruned channel; exact away from zero padding.
 
     Args:
+        graph: before the removal.
+        space, channel: what is removed, by its number in the space.
         means: reading node -> mean of the channel's entries there, in order of its slots (a layer may read a space
             more than once, behind different non-linearities): shape [inner], or the sum of the slots' inner.
 
@@ -78,6 +80,7 @@ def merged_weights(
 
     Args:
         data: parameter -> tensor, as the merges before have left it.
+        space, channel: what is removed, by its number in the space.
         weights: parameter that reads the space -> b, [slots, channels], a row for each of its slots.
 
     Returns:

@@ -91,8 +91,13 @@ def insert_layer(
 ) -> Graph:
     """`graph` with a block behind the value `morphism.at`; everything that read the value reads the block's result.
 
-    Its modules stand in the scope of the value, as `inserted1` or the first number that is free. `generator` is a CPU
-    generator (default: seed 0), for what starts at random.
+    Its modules stand in the scope of the value, as `inserted1` or the first number that is free.
+
+    Args:
+        graph: before the insertion.
+        spaces: of `graph`.
+        morphism: where, which block, and the weights that were learned for it, if any.
+        generator: of the CPU, for what starts at random; default: seed 0.
 
     Raises:
         PassError: the value is no cut point, the block does not fit there, or what was learned for it is of another width.

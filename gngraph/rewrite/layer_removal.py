@@ -85,6 +85,11 @@ def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> 
 
     An optimiser remembers nothing of the weights that are rebuilt.
 
+    Args:
+        graph: before the removal.
+        spaces: of `graph`.
+        morphism: which layer, and what its readers rebuild its channels from.
+
     Raises:
         PassError: the value is no cut point behind something that can be removed, or the morphism does not say, for the widths
             there are, what its readers rebuild it from.
@@ -119,6 +124,11 @@ def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> 
 def removable_layer(graph: Graph, spaces: ChannelSpaces, value: str) -> RemovableLayer:
     """The removable layer whose result is a value.
 
+    Args:
+        graph: where it is looked for.
+        spaces: of `graph`.
+        value: name of the node that it ends at.
+
     Raises:
         PassError: there is none.
     """
@@ -132,7 +142,13 @@ def removable_layer(graph: Graph, spaces: ChannelSpaces, value: str) -> Removabl
 
 
 def reading_without(graph: Graph, spaces: ChannelSpaces, layer: RemovableLayer) -> Graph:
-    """A graph that returns what the weights of `layer.reads` would read without it, a tuple in their order."""
+    """A graph that returns what the weights of `layer.reads` would read without it, a tuple in their order.
+
+    Args:
+        graph: the network with the layer.
+        spaces: of `graph`.
+        layer: one of its removable layers.
+    """
     draft = draft_of(graph)
     _bypass(draft, graph, spaces, layer)
     return _returning(draft, graph, layer.reads)

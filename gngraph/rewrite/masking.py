@@ -18,6 +18,11 @@ def masked(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism]) -
     folds it. Splits and new channels are left out, for they preserve the function. O(size of the touched parameters); no
     channel is gathered or renumbered, which makes it a check on the surgery.
 
+    Args:
+        graph: before the rewrite.
+        spaces: of `graph`.
+        morphisms: numbered as before the rewrite.
+
     Raises:
         PassError: a channel does not exist or is named twice, or is rebuilt from one that is removed.
         FrozenSpaceError: a space is frozen.

@@ -19,8 +19,13 @@ def morph(
 ) -> Rewritten:
     """`graph` after a set of morphisms, all numbered as before it: first layers go, then channels change, then layers come.
 
-    A layer is inserted at the width that its value then has. `generator` is a CPU generator (default: seed 0), for what
-    starts at random.
+    A layer is inserted at the width that its value then has.
+
+    Args:
+        graph: before the rewrite.
+        spaces: of `graph`.
+        morphisms: in any order.
+        generator: of the CPU, for what starts at random; default: seed 0.
 
     Raises:
         PassError: two morphisms name the same channel, a channel or a place for a layer does not exist, or a layer was

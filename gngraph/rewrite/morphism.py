@@ -171,6 +171,11 @@ Morphism = ChannelMorphism | LayerMorphism
 def edits_of(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism]) -> dict[str, SpaceEdit]:
     """One edit a space for a set of morphisms, all numbered as in `graph`.
 
+    Args:
+        graph: before the rewrite.
+        spaces: of `graph`.
+        morphisms: of channels; those of layers are refused.
+
     Raises:
         PassError: two morphisms name the same channel, a channel does not exist, a channel is rebuilt from one that is
             removed as well, or the weights of a merge do not fit its readers.

@@ -64,7 +64,13 @@ def rewrite(
     """Apply one edit a space to `graph`, all numbered as before the rewrite; the spaces do not interfere.
 
     New channels start with random in-weights (standard deviation of the parameter's own entries) and zero out-weights,
-    unless a row says otherwise. `generator` is a CPU generator (default: seed 0).
+    unless a row says otherwise.
+
+    Args:
+        graph: before the rewrite.
+        spaces: of `graph`.
+        edits: by the names of spaces.
+        generator: of the CPU, for new in-weights; default: seed 0.
 
     Raises:
         FrozenSpaceError: a space is frozen.
@@ -104,7 +110,14 @@ def rewrite(
 
 
 def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Mapping[str, int]) -> None:
-    """Set the integer attributes that are widths in disguise to what they are at other widths of the spaces."""
+    """Set the integer attributes that are widths in disguise to what they are at other widths of the spaces.
+
+    Args:
+        draft: of `graph`; its attributes are set.
+        graph: before the rewrite.
+        spaces: of `graph`, which know where its attributes are widths.
+        widths: of every space after the rewrite, by name.
+    """
     for name, measures in spaces.measures.items():
         attrs = dict(graph.nodes[name].attrs)
         for measure in measures:

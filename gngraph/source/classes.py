@@ -70,7 +70,13 @@ class SourceClass:
 
 
 class Classes:
-    """The classes of a tree, inner ones first, the root last."""
+    """The classes of a tree, inner ones first, the root last.
+
+    Args:
+        tree: all modules.
+        imports: gathers what the classes need from other modules.
+        root_name: name of the class of the root; the others are named after their modules.
+    """
 
     def __init__(self, tree: Tree, imports: Imports, root_name: str) -> None:
         self.tree = tree

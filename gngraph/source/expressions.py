@@ -77,6 +77,11 @@ class Expressions:
     Attributes:
         pieces: what stands for each value so far; the caller adds the values it has given a variable.
         gathered: values that stand together as the variable `inputs`, or None.
+
+    Args:
+        tree: all modules.
+        path: of the module whose forward it is.
+        imports: gathers what the steps need from other modules.
     """
 
     def __init__(self, tree: Tree, path: str, imports: Imports, gathered: tuple[fx.Node, ...] | None) -> None:
@@ -205,7 +210,12 @@ class Expressions:
                 yield Argument(self.value(entry, "index", "index").code)
 
     def value(self, value: Any, kind: str, label: str) -> Piece:
-        """What stands for an fx argument; `kind` and `label` are those of its holes."""
+        """What stands for an fx argument; `kind` and `label` are those of its holes.
+
+        Args:
+            value: a node, a constant, or a container of both.
+            kind, label: of the holes that constants in it become; without a kind they are part of the structure.
+        """
         if isinstance(value, fx.Node):
             is_flag = value.op == "get_attr" and value.target == "training"
             if value.op != "get_attr":
@@ -241,6 +251,11 @@ class Expressions:
 
 def path_code(tree: Tree, base: str, path: str) -> str:
     """Code that reads the module at `path` from a method of the module at `base`.
+
+    Args:
+        tree: all modules; it tells which are reached by a number.
+        base: path of the module whose method reads.
+        path: of what is read.
 
     Raises:
         IRError: `path` is not below `base`.

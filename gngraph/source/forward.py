@@ -38,6 +38,11 @@ class Forward:
 def forward_of(tree: Tree, path: str, imports: Imports) -> Forward:
     """The forward method of the module at `path`.
 
+    Args:
+        tree: all modules.
+        path: of the module; "" for the root.
+        imports: gathers what the method needs from other modules.
+
     Raises:
         IRError: an operation cannot be written as source.
     """

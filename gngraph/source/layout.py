@@ -59,7 +59,13 @@ def _assignment(name: str, code: str) -> str:
 
 
 def signature(name: str, arguments: Sequence[str], result: str) -> Iterator[str]:
-    """The first line of a method, over several lines where it is too long."""
+    """The first line of a method, over several lines where it is too long.
+
+    Args:
+        name: of the method.
+        arguments: behind `self`, with their annotations.
+        result: annotation of what it returns.
+    """
     line = f"    def {name}({', '.join(('self', *arguments))}) -> {result}:"
     if len(line) <= WIDTH:
         yield line

@@ -51,6 +51,12 @@ def prove(source: str, name: str, graph: Graph, reference: nn.Module) -> None:
 def prove_loading(source: str, graph: Graph, reference: nn.Module, weights: Path) -> None:
     """Execute `source`, call its `load` on the file `weights` and compare every tensor, and the mode.
 
+    Args:
+        source: text of the module.
+        graph: for messages.
+        reference: the lowered graph, whose state the loaded one must have.
+        weights: the file that was written beside the source.
+
     Raises:
         IRError: what differs.
     """

@@ -37,6 +37,11 @@ class InvertedResidual(nn.Module):
     """Expand by 1x1, filter each channel by 3x3, project by 1x1; add the input where the shapes agree.
 
     Input `[N, channels, H, W]`, output `[N, out, H / stride, W / stride]` (rounded up).
+
+    Args:
+        channels, out: of the input and of the output.
+        stride: of the 3x3 convolution, along both axes.
+        expansion: hidden channels per input channel; with 1 there is no expanding layer.
     """
 
     def __init__(self, channels: int, out: int, stride: int, expansion: int) -> None:

@@ -78,6 +78,9 @@ class FolderDataset(SampleDataset):
         paths: one picture a sample.
         decoder: path to bytes.
         preprocess: bytes to network inputs.
+
+    Args:
+        labels: int64 [N], in the order of the paths.
     """
 
     workers = min(4, os.cpu_count() or 1)
