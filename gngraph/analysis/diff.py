@@ -26,6 +26,21 @@ def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = No
     return structural_diff(a, b, spaces=spaces, lineage=known)
 
 
+def recorded_lineage(seed: Graph, history: object) -> dict[str, list[int]] | None:
+    """The lineage in the history of an archive, if it is of a run that started from a network as wide as `seed`.
+
+    Args:
+        seed: the network before.
+        history: what `gngraph.files.archive.load_history` gave for the network after.
+    """
+    rounds = history.get("rounds") if isinstance(history, dict) else None
+    if not isinstance(history, dict) or not isinstance(rounds, list) or not rounds or not isinstance(rounds[0], dict):
+        return None
+    started = rounds[0].get("trained", {}).get("widths")
+    lineage: dict[str, list[int]] | None = history.get("lineage")
+    return lineage if started == {space.name: space.size for space in ChannelSpaces.of(seed).free} else None
+
+
 def _axes_by_space(graph: Graph) -> dict[str, list[tuple[str, int]]]:
     """For each space its parameter axes, first one that the space fills alone, so that its size is the space's."""
     table: dict[str, list[tuple[str, int]]] = {}

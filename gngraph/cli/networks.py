@@ -107,12 +107,16 @@ def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json
     Exit status: 0 the same in structure and values, 1 different, 2 trouble.
     """
     from gngraph.analysis.diff import diff as compare
-    from gngraph.cli.tables import print_json
-    from gngraph.growth.run_folder import recorded_lineage
+    from gngraph.analysis.diff import recorded_lineage
+    from gngraph.files.archive import load_history
+    from gngraph.files.loading import is_archive
 
     a, b = how.open(first), how.open(second)
-    found: GraphDiff = compare(a, b, lineage=recorded_lineage(a, second))
+    history = load_history(second) if is_archive(second) else None
+    found: GraphDiff = compare(a, b, lineage=recorded_lineage(a, history))
     if as_json:
+        from gngraph.cli.tables import print_json
+
         print_json(found.to_json())
     else:
         click.echo(found.render())

@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpaces
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx
 from gngraph.errors import GnGraphError
-from gngraph.files.archive import load_history, save
-from gngraph.files.loading import is_archive
+from gngraph.files.archive import save
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
@@ -108,19 +106,6 @@ def write_run_folder(
 def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """The history as an archive keeps it: the records, and where every channel of the network comes from."""
     return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}}
-
-
-def recorded_lineage(seed: Graph, grown: str | os.PathLike[str]) -> dict[str, list[int]] | None:
-    """The lineage in the archive `grown`, if it is of a run that started from a network as wide as `seed`."""
-    if not is_archive(grown):
-        return None
-    history = load_history(grown)
-    rounds = history.get("rounds") if isinstance(history, dict) else None
-    if not isinstance(rounds, list) or not rounds or not isinstance(rounds[0], dict):
-        return None
-    started = rounds[0].get("trained", {}).get("widths")
-    lineage: dict[str, list[int]] | None = history.get("lineage")
-    return lineage if started == {space.name: space.size for space in ChannelSpaces.of(seed).free} else None
 
 
 def require_free_folder(folder: Path) -> None:
