@@ -12,7 +12,7 @@ from gngraph.passes.channel_choice import matching_spaces, require_positive, wea
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
 from gngraph.rewrite.morphism import PruneChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
-from gngraph.scoring.merging import merged_into_rest
+from gngraph.scoring.proposers.merges import merged_into_rest
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager

@@ -17,10 +17,11 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.running.problem import Problem
-from gngraph.scoring import proposer
 from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.scoring.options import ScoringOptions
+from gngraph.scoring.proposer import Context, Proposer
+from gngraph.scoring.registry import PROPOSERS
 from gngraph.scoring.sites import SplitSite, split_sites
-from gngraph.scoring.split_learning import LearnOptions
 from tests.scoring.test_exact_predictions import setting as exact_setting
 from tests.scoring.test_exact_predictions import worst
 from tools import fig4
@@ -44,7 +45,7 @@ def setting() -> tuple[Graph, Problem, SplitSite]:
 
 def direct(opposite: bool = True, trust: float = 0.4, epochs: int = 0) -> tuple[Graph, Problem, DirectSplits]:
     graph, problem, site = setting()
-    learn = LearnOptions(start=0.3, trust=trust)
+    learn = ScoringOptions(start=0.3, trust=trust)
     found = DirectSplits(graph, site, 5, problem, DirectOptions(epochs, opposite, learn, block=2))
     found.run()
     return graph, problem, found
@@ -102,7 +103,7 @@ def test_what_is_read_around_the_tap_is_refused() -> None:
     graph, problem = from_torch(Around(), x), Problem((x, torch.zeros(40, 2)), loss="mse", device="cpu")
     site = next(s for s in split_sites(graph, ChannelSpaces.of(graph)) if graph.nodes[s.node].module == "a")
     with pytest.raises(PassError, match="'a' cannot be split directly: 'x' goes around "):
-        DirectSplits(graph, site, 4, problem, DirectOptions(1, True, LearnOptions()))
+        DirectSplits(graph, site, 4, problem, DirectOptions(1, True, ScoringOptions()))
 
 
 def test_fig4_compares_the_methods(tmp_path: Path) -> None:
@@ -127,11 +128,10 @@ def test_splits_with_free_copies_are_predicted_exactly_where_the_model_is(
     graph, analyses = exact_setting("residual")
     site = next(iter(split_sites(graph, ChannelSpaces.of(graph))))
 
-    def free(context: proposer.Context) -> list[proposer.Proposer]:
-        learn = LearnOptions(start=0.3, trust=1.0)
-        return [FreeSplits(context.graph, site, 4, learn, context.generator)]
+    def free(context: Context) -> list[Proposer]:
+        return [FreeSplits(context.graph, site, 4, context.options, context.generator)]
 
-    monkeypatch.setitem(proposer.PROPOSERS, "split-free", free)
+    monkeypatch.setitem(PROPOSERS, "split-free", free)
     options = GaussNewton("exact", epochs=5, start=0.3, trust=1.0, kinds=("split-free",))
     scores = analyses.get(options, graph)
     deviation, size = worst(graph, analyses, scores, "split")

@@ -16,8 +16,8 @@ from gngraph.ops import lookup
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Replay
+from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.sites import SplitSite, read_sites
-from gngraph.scoring.split_learning import LearnOptions
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DirectOptions:
 
     epochs: int
     opposite: bool
-    learn: LearnOptions
+    learn: ScoringOptions
     block: int = 8
 
 

@@ -31,12 +31,13 @@ from torch.utils.data import Subset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import gngraph.baselines  # noqa: F401  (makes its kinds and rules known)
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.scoring.proposer import PROPOSERS
+from gngraph.scoring.registry import PROPOSERS
 from tools.experiment import Experiment, experiment_options
 from tools.measuring import Agreement, Change, Samples, apply, changes, sample, unanalysed, write_csv
 

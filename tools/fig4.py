@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.baselines.firefly import FireflySplit
+from gngraph.baselines.random_splits import RandomSplit
+from gngraph.baselines.steepest_descent import SteepestSplit
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.problem import Problem
-from gngraph.scoring import proposer
-from gngraph.scoring.baselines import FireflySplit, RandomSplit, SteepestSplit
 from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.scoring.proposer import Context
+from gngraph.scoring.proposers.splits import SplitLearner
+from gngraph.scoring.registry import register_proposer
 from gngraph.scoring.sites import SplitSite, split_sites
-from gngraph.scoring.split_learning import LearnOptions, SplitLearner
 from tools.direct_splits import DirectOptions, DirectSplits
 from tools.experiment import Experiment, experiment_options
 from tools.free_splits import FreeSplits
@@ -81,24 +85,25 @@ class Row:
     seconds: float
 
 
+@cache
+def kind_of(method: str, node: str, space: str) -> str:
+    """The kind of candidate that the splits of one layer are, learned as a method does."""
+
+    def propose(context: Context) -> Iterator[SplitLearner]:
+        for site in split_sites(context.graph, context.spaces):
+            if (site.node, site.space) == (node, space):
+                size = context.spaces[space].size
+                yield LEARNED[method][1](context.graph, site, size, context.options, context.generator)
+
+    kind = f"split-{method}-of-{node}-in-{space}"
+    register_proposer(kind, propose)
+    return kind
+
+
 def learned(graph: Graph, problem: Problem, site: SplitSite, method: str, options: GaussNewton) -> list[Morphism]:
     """A split of every channel of one layer, as the analysis finds them when it scores nothing else."""
-    curvature, learner = LEARNED[method]
-    learn = LearnOptions(options.rate, options.decay, options.start, options.trust)
-    size = ChannelSpaces.of(graph)[site.space].size
-
-    def only(context: proposer.Context) -> list[proposer.Proposer]:
-        return [learner(context.graph, site, size, learn, context.generator)]
-
-    kind = f"split-{method}-of-{site.node}"
-    proposer.PROPOSERS[kind] = only
-    try:
-        wanted = GaussNewton(
-            curvature, options.epochs, options.rate, options.decay, options.start, options.trust, kinds=(kind,)
-        )
-        return [c.morphism for c in AnalysisManager(problem).get(wanted, graph).candidates]
-    finally:
-        del proposer.PROPOSERS[kind]
+    wanted = replace(options, curvature=LEARNED[method][0], kinds=(kind_of(method, site.node, site.space),))
+    return [c.morphism for c in AnalysisManager(problem).get(wanted, graph).candidates]
 
 
 def found_by(
@@ -110,8 +115,7 @@ def found_by(
         morphisms = learned(graph, problem, site, method, options)
     else:
         opposite, bounded = DIRECT[method]
-        trust = options.trust if bounded else math.inf
-        learn = LearnOptions(options.rate, options.decay, options.start, trust)
+        learn = options if bounded else replace(options, trust=math.inf)
         size = ChannelSpaces.of(graph)[site.space].size
         direct = DirectSplits(graph, site, size, problem, DirectOptions(passes, opposite, learn, block))
         direct.run()

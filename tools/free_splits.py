@@ -13,15 +13,16 @@ from gngraph.ir import Graph
 from gngraph.ops import lookup
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.collect import Collected
+from gngraph.scoring.options import ScoringOptions
+from gngraph.scoring.proposers.splits import SplitLearner, effect_of
 from gngraph.scoring.sites import SplitSite
-from gngraph.scoring.split_learning import LearnOptions, SplitLearner, effect_of
 
 
 class FreeSplits(SplitLearner):
     """Learns (d1, d2) of every channel, both free: they lie side by side behind the channel's axis, as one d of the learner."""
 
     def __init__(
-        self, graph: Graph, site: SplitSite, size: int, options: LearnOptions, generator: torch.Generator
+        self, graph: Graph, site: SplitSite, size: int, options: ScoringOptions, generator: torch.Generator
     ) -> None:
         super().__init__(graph, site, size, options, generator)
         self.scale = self.scale.unsqueeze(1)

@@ -27,7 +27,7 @@ from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphing import morph
 from gngraph.running.evaluation import evaluate
 from gngraph.scoring.gauss_newton import GaussNewton
-from gngraph.scoring.merging import merged_into_rest
+from gngraph.scoring.proposers.merges import merged_into_rest
 from gngraph.scoring.selection import select
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.training.perturbation import perturbed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import gngraph.baselines  # noqa: F401  (makes its kinds and rules known)
 from gngraph.analysis.cost import Budget
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import GaussNewton

@@ -38,7 +38,7 @@ def kinds_option(default: str) -> Callable[[F], F]:
         default=default,
         show_default=True,
         callback=lambda _, __, value: tuple(part.strip() for part in value.split(",")),
-        help="Kinds of candidates to score: split, prune, new, merge, insert, and for comparison split-random, split-firefly, ",
+        help="Kinds of candidates to score: split, prune, new, merge, insert.",
     )
 
 
@@ -137,8 +137,7 @@ def score(
 @kinds_option("split,prune")
 @click.option("--selection", type=click.Choice(["joint", "additive"]), default="joint", show_default=True)
 @click.option("--allocation",
-              type=click.Choice(["capacity", "none", "equal-worths", "uniform", "proportional", "random-twins", "near-copies",
-                                 "lookahead"]),
+              type=click.Choice(["capacity", "none", "equal-worths", "uniform", "proportional", "lookahead"]),
               default="capacity", show_default=True,
               help="How wide the layers are to be: by what channels are measured to be worth (capacity) or another rule, or by "
               "the rule that trains best in a short trial at the full budget (lookahead), which costs up to 8 more "

@@ -230,3 +230,10 @@ def per_channel(product: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
     if part.dim() > lead + 1:
         part = part.sum(tuple(range(lead + 1, part.dim())))
     return part.reshape(*part.shape[:lead], band.size, band.inner).sum(-1) if band.inner > 1 else part
+
+
+def entries(value: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
+    """A value's part in a band as [*lead, channels, entries, positions], the batch axis the last of the leading ones."""
+    axis = band.axis + lead - 1
+    part = value.narrow(axis, band.start, band.size * band.inner).movedim(axis, lead)
+    return part.reshape(*part.shape[:lead], band.size, band.inner, -1)

@@ -9,27 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Cost, CostModel
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import curvature_named, fallback, predicted_change
 from gngraph.data import batches
 from gngraph.errors import PassError
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Collected, Collector
-from gngraph.scoring.proposer import PROPOSERS, Context, Proposer
+from gngraph.scoring.options import ScoringOptions
+from gngraph.scoring.proposer import Context, Proposer
+from gngraph.scoring.registry import PROPOSERS
 from gngraph.scoring.second_look import missing_change
-from gngraph.scoring.split_learning import LearnOptions
-
-if TYPE_CHECKING:
-    from gngraph.analysis.manager import AnalysisManager
-    from gngraph.running.problem import Problem
-
 
 MODEL_ERROR = 0.25
 """Error of the quadratic model itself, as a share of the second-order change that it predicts.
@@ -125,7 +123,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class GaussNewton:
+class GaussNewton(ScoringOptions):
     """Scores morphisms of every free space; the model of Lawton et al. (arXiv 2411.05855) and its extensions.
 
     Cost: `epochs` passes over the learn split, each one forward pass, 1 + R backward passes without weight gradients, and
@@ -133,36 +131,14 @@ class GaussNewton:
     some three or four epochs of training on the same samples (docs/results.md#pieces). A new channel adds, in each pass, a
     convolution of one channel for every layer that reads its space.
 
-    Attributes:
-        curvature: "mc", "mc{draws=4}", "exact" or "rank1".
-        epochs: passes over the learn split.
-        rate, decay, start, trust: see `LearnOptions`.
-        looks: how many candidates' actual change is looked at, those with the greatest predicted second-order change: a
-            forward pass over 512 judge samples each, which takes as long as training on about 200. Their predictions become
-            about as good as those of small changes.
-        new: new channels proposed for each layer that writes a space, learned in the first epoch alone.
-        kinds: kinds of morphism to score, of `PROPOSERS`.
-
     Raises:
-        PassError: a kind is unknown, the problem has no data, or the graph has no free space or no place for the kinds.
+        PassError: a kind is unknown, an option is below the least that it can be, the problem has no data, or the graph has no
+            free space or no place for the kinds.
         GnGraphError: the loss does not fit what the graph returns.
     """
 
-    curvature: str = "mc"
-    epochs: int = 1
-    rate: float = LearnOptions.rate
-    decay: float = LearnOptions.decay
-    start: float = LearnOptions.start
-    trust: float = LearnOptions.trust
-    looks: int = 0
-    new: int = 4
-    kinds: tuple[str, ...] = ("split", "prune")
-
     def __post_init__(self) -> None:
-        if self.new < 1:
-            raise PassError(f"'{self.new}' new channels cannot be proposed for a layer: new must be at least 1")
-        if self.looks < 0:
-            raise PassError(f"'{self.looks}' candidates cannot be looked at: looks must be at least 0")
+        super().__post_init__()
         for kind in self.kinds:
             if kind not in PROPOSERS:
                 raise PassError(f"morphisms of kind '{kind}' are unknown; choose among {', '.join(PROPOSERS)}")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
 from gngraph.rewrite.morphism import RemoveLayer
-from gngraph.scoring.merging import entries
+from gngraph.scoring.collect import entries
 from gngraph.scoring.sites import Band, reads_by_space
-
-if TYPE_CHECKING:
-    from gngraph.analysis.manager import AnalysisManager
 
 RIDGE = 1e-4
 """Added to the diagonal of the least-squares problems, as a share of its mean."""

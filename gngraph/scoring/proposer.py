@@ -1,4 +1,4 @@
-"""`Proposer`: where candidates of one kind come from. `PROPOSERS`: the kinds.
+"""`Proposer`: where candidates of one kind come from. `Context`: what proposers are made from.
 
 However a morphism was found, it is judged by the same model: a proposer says how it changes the network at some edges, and
 the gradients there give its effect on the loss.
@@ -6,10 +6,9 @@ the gradients there give its effect on the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
@@ -17,19 +16,9 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Cost, CostModel
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
-from gngraph.scoring.baselines import FireflySplit, NearCopy, RandomSplit, SteepestSplit
-from gngraph.scoring.channel_baselines import GradMax, RandomChannels, Tiny
-from gngraph.scoring.channel_finder import propose_channels
 from gngraph.scoring.collect import Collected
-from gngraph.scoring.insertion import propose_insertions
-from gngraph.scoring.merging import propose_merges
-from gngraph.scoring.new_channels import propose_new
-from gngraph.scoring.removal import propose_prunes
-from gngraph.scoring.sites import Edge, not_split
-from gngraph.scoring.split_learning import propose_splits
-
-if TYPE_CHECKING:
-    from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.scoring.options import ScoringOptions
+from gngraph.scoring.sites import Edge
 
 
 class Proposer(Protocol):
@@ -71,30 +60,7 @@ class Context:
 
     graph: Graph
     spaces: ChannelSpaces
-    options: GaussNewton
+    options: ScoringOptions
     generator: torch.Generator
     samples: int
     notes: list[str] = field(default_factory=list)
-
-
-def _splits(context: Context) -> Iterable[Proposer]:
-    """The proposers of splits, with a note for each layer that has none though it writes a free space."""
-    context.notes.extend(not_split(context.graph, context.spaces))
-    return propose_splits(context)
-
-
-PROPOSERS: dict[str, Callable[[Context], Iterable[Proposer]]] = {
-    "split": _splits,
-    "prune": propose_prunes,
-    "new": propose_new,
-    "merge": propose_merges,
-    "insert": propose_insertions,
-    "split-random": partial(propose_splits, learner=RandomSplit),
-    "split-near-copy": partial(propose_splits, learner=NearCopy),
-    "split-firefly": partial(propose_splits, learner=FireflySplit),
-    "split-steepest": partial(propose_splits, learner=SteepestSplit),
-    "new-random": partial(propose_channels, finder=RandomChannels),
-    "new-gradmax": partial(propose_channels, finder=GradMax),
-    "new-tiny": partial(propose_channels, finder=Tiny),
-}
-"""Kind of candidate -> its proposers for a graph. A kind "split-..." or "new-..." does as another method, for comparison."""

@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import torch
-
 from gngraph.analysis.channels import Role
-from gngraph.rewrite.morphism import Morphism, NewChannel, SplitChannel
-from gngraph.scoring.sites import SplitSite, split_sites
-from gngraph.scoring.split_learning import LearnOptions
+from gngraph.errors import PassError
+from gngraph.rewrite.morphism import Morphism, NewChannel
 from gngraph.search.situation import Plan, Situation
 from gngraph.search.widths import allocated, worths
 
@@ -127,58 +124,27 @@ def _widened(plan: Plan, wanted: Mapping[str, int]) -> list[Morphism]:
     return [NewChannel(name) for name in wanted for _ in range(wanted[name] - plan.selection.widths[name])]
 
 
-@dataclass(frozen=True)
-class RandomTwins:
-    """Splits of random channels, each at most once, whose copies are moved apart by a random direction.
-
-    Attributes:
-        share: size of the move relative to the trust region of learned splits. A hundredth is the noise of Net2Net (Chen,
-            Goodfellow, Shlens, ICLR 2016), which breaks the symmetry alone.
-    """
-
-    share: float
-    measures: ClassVar[bool] = False
-
-    def widths(self, situation: Situation, plan: Plan) -> None:
-        """None: every candidate may be chosen."""
-
-    def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
-        """Splits in random order, as long as they fit; twins of a space that no known layer writes stay equal."""
-        sites = {site.space: site for site in reversed(list(split_sites(situation.graph, situation.spaces)))}
-        named = {(m.space, getattr(m, "channel", -1)) for m in plan.learned}
-        channels = [
-            (name, channel)
-            for name in plan.open(situation.spaces)
-            for channel in range(situation.spaces[name].size)
-            if (name, channel) not in named
-        ]
-        now, cost = dict(plan.selection.widths), plan.selection.cost
-        for i in torch.randperm(len(channels), generator=situation.generator).tolist():
-            name, channel = channels[i]
-            marginal = situation.model.marginal(name, now)
-            if situation.target.allows(cost + marginal):
-                now[name] += 1
-                cost += marginal
-                yield self._split(situation, name, channel, sites.get(name))
-
-    def _split(self, situation: Situation, name: str, channel: int, site: SplitSite | None) -> SplitChannel:
-        if site is None:
-            return SplitChannel(name, channel)
-        rows = situation.graph.params[site.slot.param].data[site.rows(channel)].cpu()
-        d = torch.randn(rows.shape, generator=situation.generator).to(rows)
-        level = rows.square().mean().sqrt() / d.square().mean().sqrt().clamp(min=1e-30)
-        d = d * level * self.share * LearnOptions.trust
-        return SplitChannel(name, channel, site.slot.param, d, -d)
-
-
-ALLOCATIONS: Mapping[str, Allocation] = {
+ALLOCATIONS: dict[str, Allocation] = {
     "capacity": Capacity(),
     "none": Nothing(),
     "equal-worths": EqualWorths(),
     "uniform": Proportions(lambda width: 1.0),
     "proportional": Proportions(float),
-    "random-twins": RandomTwins(1.0),
-    "near-copies": RandomTwins(0.01),
 }
-"""Rules by name; "equal-worths" looks at costs alone, "uniform" aims at equal widths, "proportional" at those that the network has;
-"random-twins" and "near-copies" are what other methods do, for comparison."""
+"""Rules by name; "equal-worths" looks at costs alone, "uniform" aims at equal widths, "proportional" at those that the network
+has."""
+
+
+def register_allocation(name: str, rule: Allocation) -> None:
+    """Make a rule known to `GaussNewtonGrowth(allocation=...)`.
+
+    Raises:
+        PassError: the name is taken.
+
+    >>> register_allocation("capacity", Nothing())
+    Traceback (most recent call last):
+    gngraph.errors.PassError: allocation 'capacity' is registered already; give this one another name
+    """
+    if name in ALLOCATIONS:
+        raise PassError(f"allocation '{name}' is registered already; give this one another name")
+    ALLOCATIONS[name] = rule

@@ -30,9 +30,6 @@ RULES = ("capacity", "equal-worths", "uniform", "proportional")
 LOOKAHEAD = "lookahead"
 """Name of the choice by a lookahead, of its stage, and of its entry in the round's record."""
 
-CHOICES = (*ALLOCATIONS, LOOKAHEAD)
-"""How a run can share its budget over the spaces: by one rule, or by the one that a lookahead finds."""
-
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -157,16 +154,16 @@ def decided_by(allocation: str, analysis: GaussNewton, selection: str) -> Strate
     """gngraph's own growth by an allocation rule, or by the one that a lookahead finds.
 
     Args:
-        allocation: a name of `CHOICES`.
+        allocation: a name of `ALLOCATIONS`, or "lookahead".
         analysis, selection: see `GaussNewtonGrowth`.
 
     Raises:
         PassError: there is no such choice.
     """
-    if allocation not in CHOICES:
-        raise PassError(f"allocation '{allocation}' is unknown; choose one of {', '.join(CHOICES)}")
     if allocation == LOOKAHEAD:
         return Lookahead(GaussNewtonGrowth(analysis, selection))
+    if allocation not in ALLOCATIONS:
+        raise PassError(f"allocation '{allocation}' is unknown; choose one of {', '.join((*ALLOCATIONS, LOOKAHEAD))}")
     return GaussNewtonGrowth(analysis, selection, allocation)
 
 

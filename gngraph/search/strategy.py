@@ -8,7 +8,7 @@ from typing import Protocol
 from gngraph.errors import PassError
 from gngraph.rewrite.morphism import Morphism
 from gngraph.scoring.gauss_newton import GaussNewton
-from gngraph.scoring.merging import merged_into_rest
+from gngraph.scoring.proposers.merges import merged_into_rest
 from gngraph.scoring.selection import Selection, select
 from gngraph.search.allocations import ALLOCATIONS, Allocation
 from gngraph.search.situation import Plan, Situation, unselected

@@ -17,7 +17,7 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import PruneChannel
 from gngraph.running.evaluation import mean_loss
 from gngraph.scoring.gauss_newton import Candidate
-from gngraph.scoring.merging import merged_into_rest
+from gngraph.scoring.proposers.merges import merged_into_rest
 from gngraph.search.widths import POWER
 
 SHARE = 0.25

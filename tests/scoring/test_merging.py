@@ -18,9 +18,9 @@ from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, Split
 from gngraph.rewrite.surgery import rewrite
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
-from gngraph.scoring import merging
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.scoring.merging import merged_into_rest
+from gngraph.scoring.proposers import merges as merging
+from gngraph.scoring.proposers.merges import merged_into_rest
 from tests.scoring.test_exact_predictions import CASES, report_loss, setting
 
 

@@ -21,7 +21,7 @@ from gngraph.rewrite.surgery import rewrite
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.scoring.new_channels import TRUST
+from gngraph.scoring.proposers.new_channels import TRUST
 from gngraph.scoring.selection import select
 from tests.scoring.test_exact_predictions import CASES, report_loss, setting
 from tests.small_networks import NETWORKS, build

@@ -26,9 +26,10 @@ from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.running.problem import Problem
+from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search import allocations, lookahead
 from gngraph.search.allocations import Proportions
-from gngraph.search.lookahead import CHOICES, Lookahead
+from gngraph.search.lookahead import Lookahead, decided_by
 from gngraph.search.situation import Plan, Situation, unscored
 from gngraph.search.strategy import GaussNewtonGrowth
 from gngraph.training.optimizer_state import OptimizerState
@@ -256,7 +257,9 @@ def test_a_name_that_is_unknown_is_refused_with_the_choices() -> None:
 
 def test_the_command_knows_the_same_names() -> None:
     (option,) = [parameter for parameter in grow_command.params if parameter.name == "allocation"]
-    assert tuple(getattr(option.type, "choices", ())) == CHOICES and option.default == "capacity"
+    names = tuple(getattr(option.type, "choices", ()))
+    assert names == ("capacity", "none", "equal-worths", "uniform", "proportional", "lookahead")
+    assert option.default == "capacity" and all(decided_by(name, GaussNewton(), "joint") for name in names)
     refused = CliRunner().invoke(group, ["grow", "mlp", "--allocation", "best"])
     assert refused.exit_code == 2 and "'lookahead'" in refused.output.replace("\n", " ")
 

@@ -7,19 +7,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import gngraph.baselines  # noqa: F401  (makes its kinds known)
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.baselines.directed_channels import DirectedChannels
+from gngraph.baselines.gradmax import GradMax
+from gngraph.baselines.tiny import Tiny
 from gngraph.curvature import MonteCarlo
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.running.problem import Problem
-from gngraph.scoring.channel_baselines import DirectedChannels, GradMax, Tiny
-from gngraph.scoring.channel_finder import propose_channels
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.proposer import Context
+from gngraph.scoring.proposers.channel_finder import propose_channels
 from tests.scoring.test_exact_predictions import report_loss, setting
 from tests.scoring.test_new_channels import PLACES, grown
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,12 +12,10 @@ from gngraph.ir import Graph
 from gngraph.ops import lookup
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.scoring.collect import Collected
-from gngraph.scoring.dense_layers import apply_layer
-from gngraph.scoring.isolation import Isolation, entries_of, obstacle
+from gngraph.scoring.proposer import Context
+from gngraph.scoring.proposers.dense_layers import apply_layer
+from gngraph.scoring.proposers.isolation import Isolation, entries_of, obstacle
 from gngraph.scoring.sites import Edge, ReadSite, SplitSite, reads_by_space, split_sites
-
-if TYPE_CHECKING:
-    from gngraph.scoring.proposer import Context
 
 
 def propose_channels(context: Context, finder: type[ChannelFinder]) -> Iterator[ChannelFinder]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import gngraph.baselines  # noqa: F401  (makes its kinds known)
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.lowering.to_torch import to_torch
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.scoring.split_learning import LearnOptions
 from tests.scoring.test_exact_predictions import report_loss, setting, worst
 
 KINDS = ("split-random", "split-near-copy", "split-firefly", "split-steepest")
@@ -43,7 +43,7 @@ def rms(scores: Scores) -> torch.Tensor:
 
 
 def test_sizes() -> None:
-    trust = LearnOptions.trust
+    trust = GaussNewton.trust
     assert torch.allclose(rms(scored("split-random")), torch.tensor(trust, dtype=torch.float64))
     assert torch.allclose(rms(scored("split-near-copy")), torch.tensor(trust / 100, dtype=torch.float64))
     assert torch.allclose(rms(scored("split-steepest", epochs=20)), torch.tensor(trust, dtype=torch.float64))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -18,10 +17,8 @@ from gngraph.ops import lookup
 from gngraph.rewrite.insertion import Block, insert_layer, kinds_at
 from gngraph.rewrite.morphism import InsertLayer
 from gngraph.scoring.collect import Collected
+from gngraph.scoring.proposer import Context
 from gngraph.scoring.sites import Edge
-
-if TYPE_CHECKING:
-    from gngraph.scoring.proposer import Context
 
 STAGE = 0.6
 """Share of the learn split at which the direction is settled."""

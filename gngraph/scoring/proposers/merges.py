@@ -9,22 +9,19 @@ of plain least squares (the covariance of what is read) is added as a prior.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Slot
 from gngraph.analysis.cost import Cost, CostModel
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import MonteCarlo, fallback
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
-from gngraph.scoring.collect import Collected, Collector
-from gngraph.scoring.removal import over_positions, summed_weight
+from gngraph.scoring.collect import Collected, Collector, entries
+from gngraph.scoring.proposer import Context
+from gngraph.scoring.proposers.prunes import over_positions, summed_weight
 from gngraph.scoring.sites import Band, Edge, ReadSite, reads_by_space
-
-if TYPE_CHECKING:
-    from gngraph.analysis.manager import AnalysisManager
-    from gngraph.scoring.proposer import Context
 
 SOURCES = 8
 """Channels that a candidate is rebuilt from, at most, and at most a quarter of its space: they cannot be removed with it."""
@@ -278,13 +275,6 @@ class _Read:
         """What the means leave to be added for each channel, [T, I]."""
         constant: torch.Tensor = -b @ self.mean()
         return constant
-
-
-def entries(value: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
-    """A value's part in a band as [*lead, channels, entries, positions], the batch axis the last of the leading ones."""
-    axis = band.axis + lead - 1
-    part = value.narrow(axis, band.start, band.size * band.inner).movedim(axis, lead)
-    return part.reshape(*part.shape[:lead], band.size, band.inner, -1)
 
 
 def _level(matrix: torch.Tensor) -> torch.Tensor:

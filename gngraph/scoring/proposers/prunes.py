@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,10 +12,8 @@ from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.morphism import PruneChannel
 from gngraph.scoring.collect import Collected, per_channel
+from gngraph.scoring.proposer import Context
 from gngraph.scoring.sites import Edge, ReadSite, reads_by_space
-
-if TYPE_CHECKING:
-    from gngraph.scoring.proposer import Context
 
 
 def propose_prunes(context: Context) -> Iterator[Removal]:

@@ -7,20 +7,16 @@ out-weights, and how long a step along them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
 from gngraph.rewrite.morphism import NewChannel
-from gngraph.scoring.channel_finder import ChannelFinder, propose_channels
 from gngraph.scoring.collect import Collected
-from gngraph.scoring.dense_layers import apply_layer, channel_axis, patches_of, rows_of, second_moment
-from gngraph.scoring.isolation import Isolation
+from gngraph.scoring.proposer import Context
+from gngraph.scoring.proposers.channel_finder import ChannelFinder
+from gngraph.scoring.proposers.dense_layers import apply_layer, channel_axis, patches_of, rows_of, second_moment
+from gngraph.scoring.proposers.isolation import Isolation
 from gngraph.scoring.sites import Edge, ReadSite, SplitSite
-
-if TYPE_CHECKING:
-    from gngraph.scoring.proposer import Context
 
 STAGES = (0.25, 0.75)
 """Shares of the learn split at which in-weights and out-weights are settled."""
@@ -41,11 +37,6 @@ SWEEPS = 20
 
 ROWS = 8192
 """Patches of a batch, at most, that the second moments of a layer's input are estimated from."""
-
-
-def propose_new(context: Context) -> Iterator[ChannelFinder]:
-    """One proposer for each layer that alone, or with others, writes a free space whose channels it keeps apart."""
-    return propose_channels(context, NewChannelFinder)
 
 
 class NewChannelFinder(ChannelFinder):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,42 +11,19 @@ from gngraph.ir import Graph
 from gngraph.ops import lookup
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.scoring.collect import Collected, per_channel
-from gngraph.scoring.sites import Edge, SplitSite, split_sites
-
-if TYPE_CHECKING:
-    from gngraph.scoring.proposer import Context
-
-
-@dataclass(frozen=True)
-class LearnOptions:
-    """How splits are learned.
-
-    Attributes:
-        rate: Adam's step on d, as a share of the root-mean-square entry of the channel's own weights.
-        decay: weight of the mean square of d (relative to the channel's) in the objective.
-        start: spread of the first d1 = -d2, in the same unit.
-        trust: largest root mean square of a channel's d, in the same unit: what lies behind the tap is linearised, so that
-            predictions of large changes do not come true.
-
-    The two copies move in opposite directions: a common move would be a step of training, which training does better, and
-    whose gain on unseen samples is mostly noise.
-    """
-
-    rate: float = 0.03
-    decay: float = 1e-3
-    start: float = 0.1
-    trust: float = 0.15
+from gngraph.scoring.options import ScoringOptions
+from gngraph.scoring.proposer import Context
+from gngraph.scoring.sites import Edge, SplitSite, not_split, split_sites
 
 
-def propose_splits(context: Context, learner: type[SplitLearner] | None = None) -> Iterator[SplitLearner]:
-    """One proposer for each layer that writes a free space and has a non-linearity behind it.
+def propose_splits(context: Context, learner: type[SplitLearner]) -> Iterator[SplitLearner]:
+    """One proposer for each layer that writes a free space and has a non-linearity behind it, with a note for each that has not.
 
     Args:
-        learner: how the pairs are learned; None for the Gauss-Newton model.
+        context: what proposers are made from.
+        learner: how the pairs are learned.
     """
-    make = learner or SplitLearner
-    options = context.options
-    learn = LearnOptions(options.rate, options.decay, options.start, options.trust)
+    context.notes.extend(not_split(context.graph, context.spaces))
     for site in split_sites(context.graph, context.spaces):
         if site.linear:
             where = context.graph.nodes[site.node].module or site.node
@@ -56,14 +31,14 @@ def propose_splits(context: Context, learner: type[SplitLearner] | None = None) 
                 f"'{where}' writes '{site.space}' without a non-linearity behind it: splits gain nothing"
             )
         elif site.taps:
-            yield make(context.graph, site, context.spaces[site.space].size, learn, context.generator)
+            yield learner(context.graph, site, context.spaces[site.space].size, context.options, context.generator)
 
 
 class SplitLearner:
     """Learns d1 = -d2 for every channel of one site; one step costs a convolution and its weight gradient."""
 
     def __init__(
-        self, graph: Graph, site: SplitSite, size: int, options: LearnOptions, generator: torch.Generator
+        self, graph: Graph, site: SplitSite, size: int, options: ScoringOptions, generator: torch.Generator
     ) -> None:
         self.site = site
         self.size = size
