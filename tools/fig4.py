@@ -33,9 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.baselines.firefly import FireflySplit
-from gngraph.baselines.random_splits import RandomSplit
-from gngraph.baselines.steepest_descent import SteepestSplit
+from gngraph.baselines import FireflySplit, RandomSplit, SteepestSplit
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.problem import Problem

@@ -18,6 +18,17 @@ from gngraph.scoring.proposers.splits import propose_splits
 from gngraph.scoring.registry import register_proposer
 from gngraph.search.allocations import register_allocation
 
+__all__ = [
+    "FireflySplit",
+    "GradMax",
+    "NearCopy",
+    "RandomChannels",
+    "RandomSplit",
+    "RandomTwins",
+    "SteepestSplit",
+    "Tiny",
+]
+
 register_proposer("split-random", partial(propose_splits, learner=RandomSplit))
 register_proposer("split-near-copy", partial(propose_splits, learner=NearCopy))
 register_proposer("split-firefly", partial(propose_splits, learner=FireflySplit))

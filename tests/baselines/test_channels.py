@@ -7,13 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import gngraph.baselines  # noqa: F401  (makes its kinds known)
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.baselines import GradMax, Tiny
 from gngraph.baselines.directed_channels import DirectedChannels
-from gngraph.baselines.gradmax import GradMax
-from gngraph.baselines.tiny import Tiny
 from gngraph.curvature import MonteCarlo
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph

@@ -10,6 +10,16 @@ from gngraph.scoring.proposers.prunes import propose_prunes
 from gngraph.scoring.proposers.splits import SplitLearner, propose_splits
 from gngraph.scoring.registry import register_proposer
 
+__all__ = [
+    "NewChannelFinder",
+    "SplitLearner",
+    "propose_channels",
+    "propose_insertions",
+    "propose_merges",
+    "propose_prunes",
+    "propose_splits",
+]
+
 register_proposer("split", partial(propose_splits, learner=SplitLearner))
 register_proposer("prune", propose_prunes)
 register_proposer("new", partial(propose_channels, finder=NewChannelFinder))
