@@ -23,7 +23,7 @@ def test_a_choice_is_the_deepest_of_those_about_as_good() -> None:
         line(1, 0, 1.0, 0.4),
         line(1, 2, 1.2, 0.5),
     ]
-    assert [chosen(lines[:3], "1", tolerance)["removed"] for tolerance in (0.0, 0.05, 1.5)] == [4, 2, 0]
+    assert [chosen(lines[:3], "1", margin)["removed"] for margin in (0.0, 0.05, 1.5)] == [4, 2, 0]
     removed, below = missed(lines, "1", 0.0)
     assert removed == [4, 0] and below == pytest.approx([0.1, 0.1])
 

@@ -3,8 +3,8 @@
 A seed of --start of the budget is trained as growth trains one before its first rewrite, and its layers are ranked as growth ranks
 them (`gngraph.search.depth`). Networks without the first k of them, at the widths that trials have at the budget, are trained for
 --epochs from scratch, and for short trials: of the length that growth gives them (x1), and of others (--lengths). The first
-table has the loss of every trial and the accuracy at the end; the second what each length and tolerance would choose, and how many
-points of accuracy that is below the best depth: the evidence for `LENGTH`, `TOLERANCE` and `PARTS`. With `--order missed` layers go
+table has the loss of every trial and the accuracy at the end; the second what each length and margin would choose, and how many
+points of accuracy that is below the best depth: the evidence for `LENGTH`, `MARGIN` and `PARTS`. With `--order missed` layers go
 as they are missed, though a resolution may lose all of its own: the evidence for `resolutions_kept`. A finished depth is a line of
 OUT/depths.jsonl and is not trained again.
 
@@ -38,8 +38,8 @@ from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.search.depth import (
+    MARGIN,
     PARTS,
-    TOLERANCE,
     TrialTraining,
     as_good,
     at_budget,
@@ -65,7 +65,7 @@ ORDERS: Mapping[str, Callable[[Graph, Sequence[RemovableLayer]], Sequence[Remova
 }
 """Orders in which layers go: growth's own, and that in which they are missed, though a resolution may lose all of its layers."""
 
-TOLERANCES = (0.0, 0.01, TOLERANCE, 0.1)
+MARGINS = (0.0, 0.01, MARGIN, 0.1)
 """Shares of the loss by which a shallower network must be better than a deeper one."""
 
 
@@ -145,19 +145,19 @@ def counts(most: int) -> list[int]:
     return [*range(0, most, max(1, -(-most // PARTS))), most]
 
 
-def chosen(lines: Sequence[Mapping[str, Any]], length: str, tolerance: float) -> Mapping[str, Any]:
+def chosen(lines: Sequence[Mapping[str, Any]], length: str, margin: float) -> Mapping[str, Any]:
     """The depth that trials of a length choose among those of one seed: of those about as good the deepest."""
     losses = {line["removed"]: line["trials"][length] for line in lines}
-    least = min(as_good(losses, tolerance))
+    least = min(as_good(losses, margin))
     return next(line for line in lines if line["removed"] == least)
 
 
-def missed(lines: Sequence[Mapping[str, Any]], length: str, tolerance: float) -> tuple[list[int], list[float]]:
+def missed(lines: Sequence[Mapping[str, Any]], length: str, margin: float) -> tuple[list[int], list[float]]:
     """For each seed how many layers trials choose to remove, and the accuracy that the best depth has beyond theirs."""
     removed, below = [], []
     for seed in sorted({line["seed"] for line in lines}):
         own = [line for line in lines if line["seed"] == seed]
-        choice = chosen(own, length, tolerance)
+        choice = chosen(own, length, margin)
         removed.append(choice["removed"])
         below.append(max(line["accuracy"] for line in own) - choice["accuracy"])
     return removed, below
@@ -177,13 +177,13 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
             *(f"{median(line['trials'][n] for line in own):.3f}" for n in lengths),
             f"{median(accuracies):.4f} ({min(accuracies):.4f} to {max(accuracies):.4f})",
         )  # fmt: skip
-    choices = Table("trial", "tolerance", "layers removed", "points below the best depth: median", "of each seed")
+    choices = Table("trial", "margin", "layers removed", "points below the best depth: median", "of each seed")
     for n in lengths:
-        for tolerance in TOLERANCES:
-            removed, below = missed(lines, n, tolerance)
+        for margin in MARGINS:
+            removed, below = missed(lines, n, margin)
             points = [100 * value for value in below]
             choices.add_row(
-                f"x{n}", f"{tolerance:g}", " ".join(map(str, removed)), f"{median(points):.2f}",
+                f"x{n}", f"{margin:g}", " ".join(map(str, removed)), f"{median(points):.2f}",
                 " ".join(f"{value:.2f}" for value in points),
             )  # fmt: skip
     return [depths, choices]

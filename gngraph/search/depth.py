@@ -40,16 +40,16 @@ DEPTH = "depth"
 LENGTH = 1 / 200
 """Samples that a trial is trained on, as a share of the run's: few, for what counts is that networks on trial are of full size."""
 
-STEPS, MOST = 32, 1 / 20
+STEPS, MOST_OF_RUN = 32, 1 / 20
 """A trial has at least as many steps, if they are no larger share of the run: in a few steps on few samples no network learns."""
 
 PARTS = 6
-"""Depths that are told apart, at most: trials of nearer ones end within `TOLERANCE` of each other."""
+"""Depths that are told apart, at most: trials of nearer ones end within `MARGIN` of each other."""
 
-BATCHES = 8
+TRIAL_BATCHES = 8
 """Batches from which BatchNorms of networks on trial take their statistics."""
 
-TOLERANCE = 0.03
+MARGIN = 0.03
 """Share of the loss by which a shallower network must be better than a deeper one, which longer training makes more of."""
 
 
@@ -99,8 +99,8 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     worse, and none where nothing that was tried is better than the deepest. Of those that are as good the deepest is taken. What
     is left has channels to grow in.
 
-    Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST` of it with
-    few samples.
+    Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST_OF_RUN` of
+    it with few samples.
 
     Args:
         graph: the seed, trained a little.
@@ -170,12 +170,12 @@ def trial_length(epochs: int, samples: int, batch: int) -> int:
     At least an epoch, where that is few steps.
     """
     run, few = epochs * samples, STEPS * batch
-    return max(min(samples, few), round(min(max(LENGTH * run, few), MOST * run)))
+    return max(min(samples, few), round(min(max(LENGTH * run, few), MOST_OF_RUN * run)))
 
 
-def as_good(tried: Mapping[int, float], tolerance: float = TOLERANCE) -> list[int]:
+def as_good(tried: Mapping[int, float], margin: float = MARGIN) -> list[int]:
     """The numbers whose loss is within a share of the least."""
-    return [count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + tolerance)]
+    return [count for count, loss in tried.items() if loss <= min(tried.values()) * (1 + margin)]
 
 
 def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> list[RemovableLayer]:
@@ -193,7 +193,7 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     missed: dict[RemovableLayer, float] = {}
     for layer in layers:
         left = morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph
-        loss = mean_loss(reestimate(left, problem, batches_read=BATCHES), problem, problem.splits.judge)
+        loss = mean_loss(reestimate(left, problem, batches_read=TRIAL_BATCHES), problem, problem.splits.judge)
         whole, rest = cost(wide), cost(without(wide, [layer.value]))
         share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
@@ -244,7 +244,7 @@ class TrialTraining:
             trained = Trainer(self.apart, self.options).train(started, Stretch(self.epochs, "cosine")).graph
         except TrainingError:  # it diverged
             return math.inf
-        settled = reestimate(trained, self.apart, batches_read=BATCHES)
+        settled = reestimate(trained, self.apart, batches_read=TRIAL_BATCHES)
         loss = mean_loss(settled, self.problem, self.problem.splits.judge)
         return loss if math.isfinite(loss) else math.inf
 
