@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @register_pass
 @dataclass(frozen=True)
 class MergeChannels(Pass):
-    """Narrower: removes the channels that prune-channels would, but whatever reads them rebuilds them from the channels that
-    stay, learned on data under the curvature of the loss. Needs data: a problem, which `gngraph apply --data`
-    makes.
+    """Narrower: what reads a removed channel rebuilds it from the channels that stay.
+
+    The channels are those that prune-channels would remove; what rebuilds them is learned on data under the curvature of the loss.
+    Needs data: a problem, which `gngraph apply --data` makes.
 
     a_c becomes sum_j b_j a_j + m, folded into the weights that read it; b is learned on the learn split, by least squares, for
     each reader on its own. It costs one pass over that split.

@@ -420,8 +420,10 @@ def _check_same(graph: Graph, other: Graph, what: str) -> None:
 
 
 def _skeleton(graph: Graph) -> list[str]:
-    """The graph without what lowering does not keep: names of values, scopes, dtypes, which a cast leaves as recorded, and
-    which axis of a reshape carries the channels, which import chooses by the sizes that it finds."""
+    """The graph without what lowering does not keep.
+
+    Names of values, scopes, dtypes, which a cast leaves as recorded, and channel axes of reshapes, which import chooses by sizes.
+    """
     number = {name: f"v{i}" for i, name in enumerate(graph.nodes)}
     params = [f"{name} {p.kind} {p.trainable} {p.aliases} {tuple(p.data.shape)}" for name, p in graph.params.items()]
     nodes = []

@@ -94,9 +94,14 @@ def rows_of(
     """For each kind `count` single candidates, and a set of at most `size` chosen on either split.
 
     Args:
+        graph: a trained network.
+        problem: with the samples of all three splits.
+        network: its name in the rows.
         options: the analysis, which learns the same in either case.
         crossed: what it found under `problem`.
         kinds: kinds of candidate, of those that it scores.
+        count: of single candidates, of each kind.
+        size: of a chosen set, at most.
     """
     uncrossed: Scores = AnalysisManager(Uncrossed.of(problem)).get(options, graph)
     held = {"report": Samples(problem, problem.splits.report)}

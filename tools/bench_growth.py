@@ -231,6 +231,8 @@ def finished(
     """Every cell with its line, or with what went wrong, as they come; each starts as soon as what it waits for is there.
 
     Args:
+        bench: the table.
+        cells: its rows, a seed and budget each.
         workers: runs at once, each in a process of its own; 1: in this one.
         threads: of the CPU, for each run.
     """

@@ -162,6 +162,7 @@ def coverage(points: Iterable[Point], where: str, *, error: str = "error", noisy
     """Share of the points whose actual change lies within `REACH` errors of the predicted one; nan where none was measured.
 
     Args:
+        points: of any networks and kinds.
         where: "actual" (the report split itself, which has no noise of its own), "unseen" or "test".
         error: "error", or "sampling" for that of the samples alone.
         noisy: whether the interval counts the standard error of the actual change as well.

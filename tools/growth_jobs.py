@@ -111,6 +111,7 @@ def gauss_newton(kind: str, rebuilt: bool, run: Run) -> Graph:
     Args:
         kind: "prune" or "merge".
         rebuilt: once all are chosen, what is removed is rebuilt from all that stays.
+        run: whose base is made smaller, and which pays.
     """
     graph, analyses = base_of(run), AnalysisManager(run.problem)
     with run.meter.searching():
@@ -130,6 +131,7 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
     Args:
         importance: "magnitude" or "taylor".
         everywhere: over all layers together; else every layer loses the same share of its channels.
+        run: whose base is made smaller, and which pays.
 
     Raises:
         BudgetError: it does not reach the budget.

@@ -139,6 +139,8 @@ def grown(strategy: Strategy | Lookahead, run: Run, depth: Depth = "keep") -> Gr
     """A small seed, grown in rounds to the budget and trained on, for as many epochs as a plain design.
 
     Args:
+        strategy: what a round grows.
+        run: whose budget is filled, and which pays.
         depth: whether layers may go first.
     """
     settings, budget = run.settings, run.budget

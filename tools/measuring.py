@@ -55,6 +55,7 @@ def trained(network: str, width: float, problem: Problem, epochs: int, lr: float
     Args:
         network, width: as for `untrained`.
         problem: the data, and the seed of the weights and of the order of samples.
+        epochs: of training; a saved network has none.
         lr: learning rate; None: the default.
     """
     graph = untrained(network, width, problem)

@@ -63,7 +63,13 @@ def dominating_values(graph: Graph) -> list[str]:
 
 
 def nodes_between(graph: Graph, before: str, value: str) -> frozenset[str]:
-    """Nodes that a value is computed from, itself among them, but not those that the value `before` is; O(#nodes)."""
+    """Nodes that a value is computed from, itself among them, but not those that the value `before` is; O(#nodes).
+
+    Args:
+        graph: both are in.
+        before: name of a node.
+        value: name of a later node.
+    """
     flow = to_networkx(graph)
     return frozenset((nx.ancestors(flow, value) | {value}) - nx.ancestors(flow, before) - {before})
 

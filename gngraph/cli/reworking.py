@@ -55,10 +55,9 @@ def extend(by: float, **options: Any) -> None:
 @click.command(short_help="Move channels where they are worth more.")
 @_options
 def reshape(**options: Any) -> None:
-    """Remove channels of MODEL, a trained network, where they are worth little, add some where they are worth much, and
-    train it on, at no more parameters and FLOPs than it has.
+    """Move channels of MODEL, a trained network, from where they are worth little to where they are worth much.
 
-    The folder then holds what `gngraph grow` writes.
+    It is trained on, at no more parameters and FLOPs than it has. The folder then holds what `gngraph grow` writes.
     """
     _rework("reshape", None, **options)
 

@@ -326,4 +326,5 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def shown(shape: Sequence[int]) -> str:
+    """A shape in messages, such as 8x10; "scalar" for that of a single number."""
     return "x".join(str(size) for size in shape) or "scalar"

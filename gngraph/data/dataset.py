@@ -93,6 +93,7 @@ class ArrayDataset(SampleDataset):
 
     @property
     def labels(self) -> Tensor:
+        """As they were given."""
         return self._labels
 
     def __getitems__(self, indices: Sequence[int]) -> SampleBatch:

@@ -28,8 +28,10 @@ def epoch_entries(epochs: Iterable[EpochRecord]) -> list[Record]:
 
 
 def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
-    """Morphisms by space and kind: the channels that were split or removed, how many are new, which blocks were
-    inserted, and whether the layer that ends there was removed.
+    """Morphisms by space and kind.
+
+    The channels that were split or removed, how many are new, which blocks were inserted, and whether the layer that ends there was
+    removed.
 
     >>> morphism_entries([NewChannel("0"), NewChannel("0")])
     {'0': {'new': 2}}

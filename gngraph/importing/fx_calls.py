@@ -50,6 +50,7 @@ def dispatched(function: Any) -> Any:
 
 
 def is_inplace(target: Any, fx_node: fx.Node) -> bool:
+    """Whether a call changes what it reads, by its name or by an argument `inplace`."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if fx_node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
         return True

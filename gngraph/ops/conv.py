@@ -212,6 +212,11 @@ for _rank in (1, 2, 3):
 def specialise(node_op: str, attrs: dict[str, Any], weight: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
     """A convolution with one group for each input channel becomes the depthwise op, whose groups follow its weight.
 
+    Args:
+        node_op: "conv2d" and its like; any other op is left as it is.
+        attrs: of the node, with `groups`.
+        weight: shape of its weight, [out, in / groups, *kernel].
+
     >>> specialise("conv2d", {"groups": 8}, (16, 1, 3, 3))
     ('depthwise_conv2d', {'multiplier': 2})
     """

@@ -55,6 +55,11 @@ def given(function: Callable[..., Any], operands: Operands, **options: Any) -> t
 
     Real floating-point numbers are asked for as f32, which torch computes everything of.
 
+    Args:
+        function: of torch; tried on ones.
+        operands: the node, of whose first input dtype and rank are taken.
+        **options: further arguments of the function.
+
     Raises:
         IRError: torch does not compute the function of such numbers.
     """

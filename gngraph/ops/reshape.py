@@ -30,6 +30,11 @@ def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) 
 
     The first axis with channels keeps them: entries behind it become entries of each channel, constant axes in front
     repeat its layout. A second axis with channels would interleave, and is frozen.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        axes: of its first input, in order, neighbours.
     """
     shape = operands.tensor().shape
     found = [axis for axis in axes if rules.layout(0, axis) is not None]

@@ -38,7 +38,12 @@ def all_axes(rules: ChannelRules, operands: Operands) -> None:
 
 
 def broadcast_dims(operands: Operands, a: Dim, b: Dim) -> Dim:
-    """One axis of two broadcast operands; IRError when they do not fit."""
+    """One axis of two broadcast operands; IRError when they do not fit.
+
+    Args:
+        operands: whose node a refusal names.
+        a, b: sizes of the axis in the two; 1 goes with every size.
+    """
     if a == b or b == 1:
         return a
     if a == 1:
@@ -84,7 +89,13 @@ def broadcast_axes(rules: ChannelRules, operands: Operands) -> None:
 
 
 def freeze_inputs(rules: ChannelRules, operands: Operands, reason: str) -> None:
-    """No space that reaches this node may change, be it through a tensor or through a size."""
+    """No space that reaches this node may change, be it through a tensor or through a size.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node, all of whose inputs are meant.
+        reason: goes on 'because': what stands in the way.
+    """
     for index, type_ in enumerate(operands.inputs):
         if isinstance(type_, TensorType):
             for axis in range(len(type_.shape)):
@@ -93,7 +104,13 @@ def freeze_inputs(rules: ChannelRules, operands: Operands, reason: str) -> None:
 
 
 def freeze_sizes(rules: ChannelRules, operands: Operands, reason: str) -> None:
-    """No space may change whose number of channels reaches this node as a size."""
+    """No space may change whose number of channels reaches this node as a size.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node, of whose inputs those are meant that are sizes.
+        reason: as for `freeze_inputs`.
+    """
     for index, type_ in enumerate(operands.inputs):
         if isinstance(type_, OpaqueType):
             for axis in range(len(type_.value) if isinstance(type_.value, tuple) else 1):
@@ -101,7 +118,14 @@ def freeze_sizes(rules: ChannelRules, operands: Operands, reason: str) -> None:
 
 
 def freeze_axes(rules: ChannelRules, operands: Operands, axes: set[int], reason: str) -> None:
-    """Freeze the spaces on `axes` of the first input; the other axes keep their layouts."""
+    """Freeze the spaces on `axes` of the first input; the other axes keep their layouts.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        axes: counted from 0, the batch included.
+        reason: as for `freeze_inputs`.
+    """
     for axis in range(len(operands.tensor().shape)):
         if axis in axes:
             rules.freeze(rules.layout(0, axis), reason)

@@ -72,7 +72,13 @@ def known_sizes(attr: Attr, operands: Operands) -> tuple[Dim | None, ...]:
 
 
 def size_layout(rules: ChannelRules, operands: Operands, attr: Attr) -> Layout | None:
-    """The layout of the axis whose size `attr` refers to; None for constants and sizes that no space changes."""
+    """The layout of the axis whose size `attr` refers to; None for constants and sizes that no space changes.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        attr: one of its attributes, or an entry of one: a number, or a reference to a node that computes a size.
+    """
     return rules.layout(operands.node.inputs.index(attr.name), 0) if isinstance(attr, Ref) else None
 
 
@@ -82,6 +88,12 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
     An integer is measured; -1 follows by itself; a size must grow as the axis does. So the axis whose size it is and this
     one become one, where they are of one length (a gate that is expanded over what it was computed from), else both are
     frozen.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        path: name of an attribute, then positions in it.
+        layout: of the axis that gets this length; None for one that no space changes.
     """
     attr: Attr = operands.node.attrs[str(path[0])]
     for step in path[1:]:

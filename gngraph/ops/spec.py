@@ -75,11 +75,11 @@ class ChannelRules(Protocol):
         ...
 
     def follow(self, role: str, axis: int, layout: Layout | None, fresh: Fresh) -> None:
-        """Parameter axis `axis` holds one entry (or `inner` of them) a channel of `layout`."""
+        """Axis `axis` of parameter `role` holds an entry (or `inner`) a channel of `layout`, of new ones as `fresh` says."""
         ...
 
     def consume(self, role: str, axis: int, layout: Layout | None) -> None:
-        """Parameter axis `axis` holds the weights that read the channels of `layout`."""
+        """Axis `axis` of parameter `role` holds the weights that read the channels of `layout`."""
         ...
 
     def unify(self, layouts: list[Layout | None]) -> Layout | None:
@@ -87,7 +87,7 @@ class ChannelRules(Protocol):
         ...
 
     def divide(self, layout: Layout | None, lengths: Sequence[int], reason: str) -> list[Layout | None]:
-        """Consecutive stretches of an axis; freezes it, because of `reason`, where a stretch would end inside a channel."""
+        """Stretches of `lengths` of `layout`, in order; freezes it, for `reason`, where one would end inside a channel."""
         ...
 
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
@@ -111,7 +111,7 @@ class ChannelRules(Protocol):
         ...
 
     def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:
-        """Axis `axis` of the value (of item `item`, where the value is a tuple) has this layout."""
+        """Axis `axis` of the value (of item `item`, where the value is a tuple) has this `layout`."""
         ...
 
     def item_layouts(self, operand: int, item: int) -> Mapping[int, Layout]:
@@ -161,15 +161,15 @@ class Emitter(Protocol):
         ...
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """A call of a function."""
+        """A call of `function`; `args` and `kwargs` are fx nodes and constants."""
         ...
 
     def method(self, name: str, *args: Any, **kwargs: Any) -> fx.Node:
-        """A call of a tensor method."""
+        """A call of the method `name` of the first of `args`; all, and `kwargs`, are fx nodes and constants."""
         ...
 
     def module(self, build: Callable[[], nn.Module], *args: fx.Node, **kwargs: Any) -> fx.Node:
-        """A call of the node's leaf module, built once a path; its parameters are filled from the graph."""
+        """A call, with `args` and `kwargs`, of the leaf module that `build` makes, once a path; the graph fills its parameters."""
         ...
 
     def training(self) -> fx.Node:
@@ -347,12 +347,12 @@ def _imported(path: str) -> object:
 
 
 def operands_of(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Operands:
-    """A node with the types of its inputs and parameters."""
+    """`node` with the types of the `inputs` that it reads, in order, and of those of all `params` that it reads."""
     return Operands(node, inputs, {role: params[name].type for role, name in node.params.items()})
 
 
 def infer_type(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Type:
-    """The type of a node's value, by its op's type rule.
+    """The type of the value of `node`, by its op's type rule, from those of its `inputs` in order and from all `params` by name.
 
     Raises:
         IRError: the inputs or parameters do not fit the op; the message names the node.

@@ -55,11 +55,12 @@ class RemovableLayer:
 
 
 def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLayer, ...]:
-    """What can be removed, in order: between cut points that follow one another and differ in their channels at most, and between
-    values of a stream of tokens, whose positions have parameters of their own.
+    """What can be removed, in order.
 
-    Where the channels differ, all that writes or accompanies those behind lies between the two, and all that reads them is a
-    dense layer, so that what they carry can be folded into weights. O(#nodes) for each cut point.
+    It lies between cut points that follow one another and differ in their channels at most, or between values of a stream of
+    tokens, whose positions have parameters of their own. Where the channels differ, all that writes or accompanies those behind
+    lies between the two, and all that reads them is a dense layer, so that what they carry can be folded into weights. O(#nodes)
+    for each cut point.
 
     >>> import torch, gngraph
     >>> net = torch.nn.Sequential(

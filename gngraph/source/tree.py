@@ -242,7 +242,8 @@ class Tree:
 
 
 def _prefixes(path: str) -> list[str]:
-    """
+    """A path and those of what it lies in, the outermost first.
+
     >>> _prefixes("a.b.c")
     ['a', 'a.b', 'a.b.c']
     """
