@@ -26,10 +26,7 @@ STILL_LONG = {"gngraph/importing/from_torch.py"}
 """Files to be parted: whoever does so deletes the name."""
 
 
-STILL_SHARED = {
-    *("DAMPING", "F", "Path", "RIDGE", "RULES", "Record", "SOURCES"),
-    *("STAGE", "STAGES", "TRUST"),
-}
+STILL_SHARED = {"F", "Path", "RULES", "Record"}
 """Names that stand for two things each: whoever gives one of the two another deletes it."""
 
 

@@ -17,7 +17,7 @@ from gngraph.scoring.proposer import Context
 from gngraph.scoring.proposers.channel_finder import ChannelFinder
 from gngraph.scoring.sites import ReadSite, SplitSite
 
-STAGE = 0.75
+DIRECTIONS_SETTLED = 0.75
 """Share of the learn split at which directions are settled; the rest decides on the lengths of the steps."""
 
 
@@ -53,9 +53,9 @@ class DirectedChannels(ChannelFinder):
         before, self._seen = self._seen, self._seen + len(batch.losses)
         if before >= self.samples:
             return
-        if before < STAGE * self.samples:
+        if before < DIRECTIONS_SETTLED * self.samples:
             self.gather(batch)
-        if self._seen > STAGE * self.samples:
+        if self._seen > DIRECTIONS_SETTLED * self.samples:
             with torch.no_grad():
                 if not self._out:
                     self._in, self._bias, self._out = self.directions()

@@ -142,7 +142,7 @@ def test_what_is_removed_together_merges_into_all_that_stays() -> None:
         assert (merge.space, merge.channel) == (prune.space, prune.channel)
         rest = set(range(24)) - {p.channel for p in gone if p.space == prune.space}
         assert set(merge.sources) <= rest
-    assert max(len(m.sources) for m in morphisms if isinstance(m, MergeChannel)) > merging.SOURCES
+    assert max(len(m.sources) for m in morphisms if isinstance(m, MergeChannel)) > merging.MOST_SOURCES
     base = loss_of(graph)
     merged, pruned = (loss_of(applied(graph, m)) - base for m in (morphisms, gone))
     assert merged < 0.2 * pruned

@@ -21,7 +21,7 @@ from gngraph.rewrite.surgery import rewrite
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.scoring.proposers.new_channels import TRUST
+from gngraph.scoring.proposers.new_channels import TRUST_REGION
 from gngraph.scoring.selection import select
 from tests.scoring.test_exact_predictions import CASES, report_loss, setting
 from tests.small_networks import NETWORKS, build
@@ -135,7 +135,7 @@ def test_steps_are_bounded_by_what_they_add_to_a_reader_with_layers_behind_it() 
         for c in candidates
         if c.site == "0"
     ]
-    assert 0.5 * TRUST < max(added) < 1.3 * TRUST
+    assert 0.5 * TRUST_REGION < max(added) < 1.3 * TRUST_REGION
 
 
 def bottleneck() -> tuple[Graph, Problem, float]:

@@ -17,14 +17,12 @@ from gngraph.ops import lookup
 from gngraph.rewrite.insertion import Block, insert_layer, kinds_at
 from gngraph.rewrite.morphism import InsertLayer
 from gngraph.scoring.collect import Collected
+from gngraph.scoring.damping import damped
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.sites import Edge
 
-STAGE = 0.6
+INSERTION_SETTLED = 0.6
 """Share of the learn split at which the direction is settled."""
-
-DAMPING = 0.3
-"""Added to each Kronecker factor, as a share of its mean eigenvalue."""
 
 
 def propose_insertions(context: Context) -> Iterator[InsertionLearner]:
@@ -82,9 +80,9 @@ class InsertionLearner:
     def learn(self, batch: Collected) -> None:
         """Add a batch to the stage at hand; a batch across the border serves both stages."""
         before, self._seen = self._seen, self._seen + len(batch.losses)
-        if before < STAGE * self.samples:
+        if before < INSERTION_SETTLED * self.samples:
             self._add(batch)
-        if self._seen > STAGE * self.samples:
+        if self._seen > INSERTION_SETTLED * self.samples:
             if not self._settled:
                 self._settle()
             with torch.no_grad():
@@ -143,15 +141,10 @@ class InsertionLearner:
 
     def _settle(self) -> None:
         """The direction, of a size at which the change of the value is a small part of it."""
-        left = torch.linalg.solve(_damped(self._factor), self._gradient.flatten(1)).view(self.block.shape)
-        direction = -torch.linalg.solve(_damped(self._read), left.transpose(0, 1).flatten(1))
+        left = torch.linalg.solve(damped(self._factor), self._gradient.flatten(1)).view(self.block.shape)
+        direction = -torch.linalg.solve(damped(self._read), left.transpose(0, 1).flatten(1))
         direction = direction.view(self.block.shape).transpose(0, 1)
         spread = float(direction.square().mean().sqrt())
         usual = math.sqrt(2.0 / math.prod(self.block.shape[1:]))
         self.direction = direction * (self.trust * usual / max(spread, 1e-30))
         self._settled = True
-
-
-def _damped(moment: torch.Tensor) -> torch.Tensor:
-    eye = torch.eye(len(moment)).to(moment)
-    return moment + DAMPING * moment.diagonal().mean().clamp(min=1e-30) * eye

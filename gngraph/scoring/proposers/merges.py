@@ -19,23 +19,24 @@ from gngraph.curvature import MonteCarlo, fallback
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector, entries
+from gngraph.scoring.damping import damped, mean_eigenvalue
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.proposers.prunes import over_positions, summed_weight
 from gngraph.scoring.sites import Band, Edge, ReadSite, reads_by_space
 
-SOURCES = 8
+MOST_SOURCES = 8
 """Channels that a candidate is rebuilt from, at most, and at most a quarter of its space: they cannot be removed with it."""
 
 REST = 256
 """Channels that each is rebuilt from, at most, once it is known which ones stay."""
 
-STAGE = 0.3
+SOURCES_SETTLED = 0.3
 """Share of the learn split at which the sources are settled."""
 
 PRIOR = 8.0
 """Weight of plain least squares relative to the Gauss-Newton metric, were there as many equations as unknowns."""
 
-RIDGE = 1e-6
+MERGE_RIDGE = 1e-6
 """Added to the diagonal of every least-squares problem, as a share of its mean."""
 
 
@@ -44,7 +45,7 @@ def propose_merges(context: Context) -> Iterator[Merging]:
     for sites in reads_by_space(context.graph, context.spaces).values():
         size = sites[0].bands[0].size
         if size > 1:
-            yield Merging(context.graph, sites, range(size), (), min(SOURCES, -(-size // 4)), context.samples)
+            yield Merging(context.graph, sites, range(size), (), min(MOST_SOURCES, -(-size // 4)), context.samples)
 
 
 def merged_into_rest(
@@ -115,7 +116,7 @@ class Merging:
         self.kept = kept.repeat(len(channels), 1)
         self.kept[torch.arange(len(channels)), self.channels] = False
         self.count = count
-        self.start = STAGE * samples if count < int(self.kept[0].sum()) else 0.0
+        self.start = SOURCES_SETTLED * samples if count < int(self.kept[0].sum()) else 0.0
         slots: dict[Slot, list[ReadSite]] = {}
         for site in sites:
             slots.setdefault(site.slot, []).append(site)
@@ -230,7 +231,7 @@ class _Read:
 
         From the inverse P of the covariance of a channel c with its own: P_cj^2 / (P_cc P_jj) for each j of them.
         """
-        covariance = _damped(self.covariance())
+        covariance = damped(self.covariance(), MERGE_RIDGE)
         result = torch.full_like(covariance[self.channels], -1.0)
         inverse, shared = torch.linalg.inv(covariance), int(kept[0].sum()) + 1 == len(covariance)
         for t, channel in enumerate(self.channels.tolist()):
@@ -264,8 +265,14 @@ class _Read:
         if sources is not None and isinstance(self.equations, torch.Tensor):
             columns = torch.cat([self.channels.to(sources).unsqueeze(1), sources], 1)
             prior = self.covariance()[columns.unsqueeze(2), columns.unsqueeze(1)]
-            share = PRIOR * sources.shape[1] / self.equation_count * _level(self.equations) / _level(prior)
-            normal = _damped(self.equations + share * prior)
+            share = (
+                PRIOR
+                * sources.shape[1]
+                / self.equation_count
+                * mean_eigenvalue(self.equations)
+                / mean_eigenvalue(prior)
+            )
+            normal = damped(self.equations + share * prior, MERGE_RIDGE)
             solution: torch.Tensor = torch.linalg.solve(normal[:, 1:, 1:], normal[:, 1:, 0])
             b[rows.unsqueeze(1), sources.cpu()] = solution
         b[rows, self.channels] = -1.0
@@ -275,13 +282,3 @@ class _Read:
         """What the means leave to be added for each channel, [T, I]."""
         constant: torch.Tensor = -b @ self.mean()
         return constant
-
-
-def _level(matrix: torch.Tensor) -> torch.Tensor:
-    """Mean of the diagonal, [..., 1, 1], and never 0."""
-    return matrix.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-30)[..., None, None]
-
-
-def _damped(matrix: torch.Tensor) -> torch.Tensor:
-    """Positive definite."""
-    return matrix + RIDGE * _level(matrix) * torch.eye(matrix.shape[-1]).to(matrix)

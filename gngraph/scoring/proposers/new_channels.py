@@ -12,22 +12,20 @@ import torch
 
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.scoring.collect import Collected
+from gngraph.scoring.damping import damped
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.proposers.channel_finder import ChannelFinder
 from gngraph.scoring.proposers.dense_layers import apply_layer, channel_axis, patches_of, rows_of, second_moment
 from gngraph.scoring.proposers.isolation import Isolation
 from gngraph.scoring.sites import Edge, ReadSite, SplitSite
 
-STAGES = (0.25, 0.75)
+WEIGHTS_SETTLED = (0.25, 0.75)
 """Shares of the learn split at which in-weights and out-weights are settled."""
-
-DAMPING = 0.3
-"""Added to each Kronecker factor, as a share of its mean eigenvalue."""
 
 PERTURBATION = 1.0
 """Spread of a perturbed copy's weights around the channel that it copies, as a share of their root mean square."""
 
-TRUST = 0.03
+TRUST_REGION = 0.03
 """Largest root mean square of what a new channel adds to a reader's values, as a share of their deviation: what lies behind the
 reader is linearised (docs/results.md#trust-in-new-channels). A reader whose values are what the network returns has no bound:
 nothing lies behind it."""
@@ -70,7 +68,7 @@ class NewChannelFinder(ChannelFinder):
         before, self._seen = self._seen, self._seen + len(batch.losses)
         if before >= self.samples:
             return
-        first, second = (share * self.samples for share in STAGES)
+        first, second = (share * self.samples for share in WEIGHTS_SETTLED)
         if before < first and self.directions:
             self._demand = self._demand or _Demand(self)
             self._demand.add(batch)
@@ -174,14 +172,14 @@ class _Demand:
         """In-weights of `count` channels, each with the bias that centres it; as large as the layer's channels are."""
         mean = self.first / self.count
         covariance = self.second / self.count - torch.outer(mean, mean)
-        root = torch.linalg.cholesky(_damped(covariance))
+        root = torch.linalg.cholesky(damped(covariance))
         own = self.weight.flatten(1)
         asked, heard = [], []
         for read, weight, cross, slope, factor in zip(
             self.finder.reads, self.weights, self.cross, self.slope, self.factor, strict=True
         ):
             # in single precision it may fail where channels are dead
-            values, vectors = (t.to(factor) for t in torch.linalg.eigh(_damped(factor).double()))
+            values, vectors = (t.to(factor) for t in torch.linalg.eigh(damped(factor).double()))
             centred = cross - torch.outer(slope, mean)
             asked.append((vectors / values.sqrt()) @ (vectors.T @ centred))
             part = weight.narrow(read.slot.axis, read.slot.offset, len(own) * read.slot.inner)
@@ -231,8 +229,8 @@ class _Fit:
 
     def solve(self) -> torch.Tensor:
         """u = -S^-1 V A^-1, [channels, outputs, entries of a channel, *kernel]."""
-        left = torch.linalg.solve(_damped(self.factor / self.samples), self.cross / self.samples)
-        u: torch.Tensor = -torch.linalg.solve(_damped(self.input / self.samples), left.mT).mT
+        left = torch.linalg.solve(damped(self.factor / self.samples), self.cross / self.samples)
+        u: torch.Tensor = -torch.linalg.solve(damped(self.input / self.samples), left.mT).mT
         return u.reshape(*u.shape[:2], self.site.bands[0].inner, *self.weight.shape[2:])
 
     def spread(self, out: torch.Tensor) -> torch.Tensor:
@@ -248,7 +246,7 @@ class _Fit:
         """Largest steps along `out` that the model is trusted with, [channels]."""
         if self.site.edge.reader in self.isolation.graph.outputs:
             return torch.full((len(out),), math.inf).to(out)
-        most: torch.Tensor = TRUST / self.spread(out).clamp(min=1e-30)
+        most: torch.Tensor = TRUST_REGION / self.spread(out).clamp(min=1e-30)
         return most
 
 
@@ -267,10 +265,3 @@ def _best_steps(slope: torch.Tensor, curvature: torch.Tensor, most: torch.Tensor
             steps[:, i] = torch.where(diagonal[:, i] > 0, -rest / diagonal[:, i], 0.0)
             steps[:, i] = steps[:, i].clamp(min=0.0).minimum(most[:, i])
     return steps
-
-
-def _damped(matrix: torch.Tensor) -> torch.Tensor:
-    """Positive definite: a share of the mean eigenvalue is added to each."""
-    level = matrix.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-30)
-    eye = torch.eye(matrix.shape[-1]).to(matrix)
-    return matrix + DAMPING * level[..., None, None] * eye
