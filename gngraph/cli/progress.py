@@ -135,7 +135,13 @@ class EpochLines(_Bars):
 
 
 class RunProgress(_Bars):
-    """Observer of a growth run: a bar over all epochs, one over the stages of the round, and a line a round."""
+    """Observer of a growth run: a bar over all epochs, one over the stages of the round, and a line a round.
+
+    Args:
+        rounds: of the run.
+        epochs: before each rewrite.
+        final_epochs: after the last.
+    """
 
     def __init__(self, rounds: int, epochs: int, final_epochs: int) -> None:
         super().__init__()

@@ -110,7 +110,13 @@ def candidate_rows(scores: Scores, limit: int | None) -> list[dict[str, Any]]:
 
 
 def print_candidates(rows: Sequence[dict[str, Any]], total: int, notes: Sequence[str]) -> None:
-    """The rows of `candidate_rows` as a table."""
+    """The rows of `candidate_rows` as a table.
+
+    Args:
+        rows: those to show.
+        total: how many candidates there are.
+        notes: what was left out, and why.
+    """
     out = console()
     table = Table(header_style="bold", title=f"{len(rows)} of {total:,} candidates", title_justify="left")
     for title in ("kind", "channel space", "site"):

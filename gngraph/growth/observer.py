@@ -16,7 +16,13 @@ class Observer(Protocol):
         ...
 
     def stage_finished(self, number: int, stage: str, seconds: float) -> None:
-        """It ended after `seconds`."""
+        """It ended after `seconds`.
+
+        Args:
+            number: of the round, from 1; one more for the final training.
+            stage: a name of `STAGES`.
+            seconds: of wall time.
+        """
         ...
 
     def epoch_finished(self, number: int, epoch: EpochRecord) -> None:

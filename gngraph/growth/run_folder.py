@@ -47,7 +47,14 @@ class RunFolder:
     def append(
         self, record: Record, graph: Graph, history: Sequence[Record], lineage: Mapping[str, Sequence[int]]
     ) -> None:
-        """What a round gave: the network first, so that a record is never ahead of it."""
+        """What a round gave: the network first, so that a record is never ahead of it.
+
+        Args:
+            record: of the round.
+            graph: the network after it.
+            history: all records so far, this one among them.
+            lineage: space -> for each channel of `graph` its source channel in the seed, or -1 for a new one.
+        """
         save(graph, self.path / MODEL_FILE, history=archived(history, lineage))
         self._history.append(record)
 

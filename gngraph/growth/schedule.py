@@ -9,6 +9,11 @@ from gngraph.errors import BudgetError
 def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]:
     """What each round may use: geometric steps from the seed's cost, up or down, to the budget itself.
 
+    Args:
+        seed: cost of the network before the first round.
+        budget: what the last round may use.
+        rounds: how many.
+
     Raises:
         BudgetError: the budget is open on both sides, or there is no round.
 

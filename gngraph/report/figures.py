@@ -94,6 +94,11 @@ def agreement(points: Sequence[tuple[float, float]], noun: str, error: float = 0
 
     Points that lie no further apart than the usual `error` of a prediction have a correlation that says nothing.
 
+    Args:
+        points: (predicted, actual) changes of the loss.
+        noun: what a point is, in the plural.
+        error: standard error that a prediction usually has; 0: none is known.
+
     >>> agreement([(-1.0, -2.0), (-2.0, -4.0), (0.0, 0.0)], "rounds")
     'r = 1.00, slope 2.00, 3 rounds'
     """

@@ -67,7 +67,13 @@ class Replay:
         self.interpreter = Interpreter(self.lowered.module)
 
     def run(self, nodes: Iterable[str], changed: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:
-        """Recompute `nodes` with the values in `changed` in place of the recorded ones; results go into `changed`."""
+        """Recompute `nodes` with the values in `changed` in place of the recorded ones; results go into `changed`.
+
+        Args:
+            nodes: in the order of the graph.
+            changed: node -> value in place of the recorded one; what is computed is added.
+            values: node -> recorded value, for whatever else is read.
+        """
         env = self.interpreter.env
         env.clear()
         for name in nodes:
@@ -108,6 +114,11 @@ class Collector:
 
     Cost of a batch: one forward pass, and 1 + R backward passes without weight gradients (about a third of a training
     step each). Memory: the activations of one piece, and 1 + R gradients at the edges asked for.
+
+    Args:
+        graph: on the device of the data.
+        edges: where gradients are asked for.
+        loss: of a sample each.
     """
 
     def __init__(self, graph: Graph, edges: Iterable[Edge], loss: Loss) -> None:
@@ -128,6 +139,12 @@ class Collector:
     def pieces(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Iterator[Collected]:
         """Values and gradients for one batch, piece by piece; the former piece should be let go of before the next.
 
+        Args:
+            x: a batch [N, ...], on the device of the graph.
+            y: its targets, as the loss reads them.
+            curvature: which factors, and how many.
+            generator: of the samples' device, for curvatures that draw.
+
         Raises:
             GnGraphError: the loss is not finite.
         """
@@ -140,6 +157,12 @@ class Collector:
 
     def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
         """Values and gradients for some samples, with R factors of the curvature.
+
+        Args:
+            x: samples [N, ...], on the device of the graph.
+            y: their targets, as the loss reads them.
+            curvature: which factors, and how many.
+            generator: of the samples' device, for curvatures that draw.
 
         Raises:
             GnGraphError: the loss is not finite.
@@ -222,6 +245,8 @@ def per_channel(product: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
 
     Args:
         product: [*lead, ...] with the band's axis counted from the batch axis, which is the last of the leading ones.
+        band: an axis of the value and the stretch of it that has the channels.
+        lead: leading axes, the batch among them.
 
     Returns:
         [*lead, band.size]
@@ -233,7 +258,13 @@ def per_channel(product: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
 
 
 def entries(value: torch.Tensor, band: Band, lead: int) -> torch.Tensor:
-    """A value's part in a band as [*lead, channels, entries, positions], the batch axis the last of the leading ones."""
+    """A value's part in a band as [*lead, channels, entries, positions], the batch axis the last of the leading ones.
+
+    Args:
+        value: [*lead, ...] of a node, or a gradient of its shape.
+        band: an axis of it and the stretch of that axis; the axis counts from the batch axis.
+        lead: leading axes, the batch among them.
+    """
     axis = band.axis + lead - 1
     part = value.narrow(axis, band.start, band.size * band.inner).movedim(axis, lead)
     return part.reshape(*part.shape[:lead], band.size, band.inner, -1)

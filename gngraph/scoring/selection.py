@@ -77,6 +77,15 @@ def select(
     one that is removed, and a layer is inserted only where no width changes and no other layer is inserted: behind a block
     that adds something a value may be negative, and then a layer with a ReLU would not preserve it.
 
+    Args:
+        scores: what an analysis found.
+        model: prices channels, at the widths that were scored.
+        budget: on the whole network; None: nothing is bounded.
+        count: of candidates, at most.
+        widths: space -> width that it comes down to, or grows up to.
+        rule: a name of `RULES`: "joint" adds effects up inside the square, "additive" adds gains.
+        kinds: of candidates that may be chosen.
+
     Raises:
         PassError: the rule is unknown.
         BudgetError: the network is above the budget or the widths, and no removal among the first `count` choices brings it

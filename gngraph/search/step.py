@@ -68,6 +68,13 @@ class Step:
 def apply(graph: Graph, spaces: ChannelSpaces, plan: Plan, budget: Budget, generator: torch.Generator) -> Step:
     """Rewrite `graph` by a plan.
 
+    Args:
+        graph: before the rewrite.
+        spaces: of `graph`.
+        plan: learned and exact morphisms, numbered as before the rewrite.
+        budget: that the result must keep to.
+        generator: of the CPU, for exact new channels.
+
     Raises:
         BudgetError: the result would exceed `budget`, which would be a defect of the selection; `graph` is unchanged.
     """

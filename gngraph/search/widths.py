@@ -56,6 +56,10 @@ def allocated(
     space that is named first.
 
     Args:
+        model: prices channels.
+        start: width of every space, by name.
+        worth: of the spaces that may grow.
+        budget: on parameters, FLOPs, or both.
         cost: of the network at `start`, where the model alone does not say it (a layer that is to be inserted).
     """
     bounded = [side is not None for side in (budget.max_params, budget.max_flops)]

@@ -35,6 +35,7 @@ def measured_worths(graph: Graph, analyses: AnalysisManager, candidates: Iterabl
 
     Args:
         graph: the network that was scored, trained.
+        analyses: of the run; they have its problem.
         candidates: prunes, whose gains say which channels are missed least; others are passed over.
     """
     spaces, problem = analyses.get(ChannelSpaces, graph), analyses.problem

@@ -60,6 +60,11 @@ def carry_state(state: OptimizerState, gathers: Mapping[str, tuple[Gather, ...]]
 def restore(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: OptimizerState) -> None:
     """Give `optimizer` a copy of `state`, on each parameter's device; parameters without an entry start afresh.
 
+    Args:
+        optimizer: of these parameters.
+        parameters: by their names in the graph.
+        state: by the same names.
+
     Raises:
         TrainingError: an entry does not have its parameter's shape.
     """

@@ -61,6 +61,12 @@ class ChannelFinder:
         samples: samples to learn from, once; later epochs serve nothing.
         weight: the layer's rows of the space.
         parents: the space's channels, the most strongly read first.
+
+    Args:
+        context: what all proposers are made from.
+        site: the layer that writes the new channels.
+        reads: all that reads the space.
+        generator: of the CPU, for what starts at random.
     """
 
     def __init__(

@@ -9,7 +9,13 @@ from gngraph.ops import lookup
 
 
 def apply_layer(layer: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The layer without its bias for another weight."""
+    """The layer without its bias for another weight.
+
+    Args:
+        layer: a linear layer or a convolution without groups.
+        x: what it reads, batch first.
+        weight: [out, in, *kernel] with any number of outputs.
+    """
     apply = lookup(layer.op).apply
     assert apply is not None
     return apply(layer, x, weight)
@@ -27,7 +33,13 @@ def rows_of(layer: Node, value: torch.Tensor) -> torch.Tensor:
 
 
 def patches_of(layer: Node, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """What each output position of a layer reads of `x`, [N, channels * kernel, positions], in the order of its weights."""
+    """What each output position of a layer reads of `x`, [N, channels * kernel, positions], in the order of its weights.
+
+    Args:
+        layer: a linear layer or a convolution without groups.
+        weight: of which the extent of the kernel is taken.
+        x: what the layer reads, batch first.
+    """
     if weight.dim() == 2:  # no kernel
         return rows_of(layer, x)
     size = weight[0, 0].numel()

@@ -20,7 +20,13 @@ Settled = Callable[[Node, BatchStatistics, torch.Tensor, torch.Tensor, torch.Ten
 
 
 def entries_of(graph: Graph, space: ChannelSpace, channel: int) -> dict[str, torch.Tensor]:
-    """What a channel owns in the parameters that write or accompany its space, as `NewChannel.rows` wants it."""
+    """What a channel owns in the parameters that write or accompany its space, as `NewChannel.rows` wants it.
+
+    Args:
+        graph: the network.
+        space: one of its spaces.
+        channel: its number in the space.
+    """
     found: dict[str, list[torch.Tensor]] = {}
     axes: dict[str, int] = {}
     for slot in space.slots:
@@ -33,7 +39,13 @@ def entries_of(graph: Graph, space: ChannelSpace, channel: int) -> dict[str, tor
 
 
 def obstacle(graph: Graph, spaces: ChannelSpaces, name: str) -> str | None:
-    """Why new channels of a space cannot be followed to its readers; None when they can."""
+    """Why new channels of a space cannot be followed to its readers; None when they can.
+
+    Args:
+        graph: the whole one.
+        spaces: of `graph`.
+        name: of the space.
+    """
     space = spaces[name]
     for node in _carriers(graph, space, read_sites(graph, spaces)):
         writes = node.name in space.nodes(Role.PRODUCE)
@@ -57,6 +69,12 @@ class Isolation:
         space: the space in it.
         reads: its read sites there, each with a single band.
         calibrated: parameters that `calibrate` or `pass_on` set.
+
+    Args:
+        graph: the whole one.
+        spaces: of the whole graph.
+        space: its name; it is free.
+        channels: to put in place of those that it has.
     """
 
     def __init__(self, graph: Graph, spaces: ChannelSpaces, space: str, channels: Sequence[NewChannel]) -> None:
@@ -141,7 +159,13 @@ class Isolation:
             self.replay.run((name,), changed, values)
 
     def read(self, site: ReadSite, changed: Mapping[str, torch.Tensor], channel: int) -> torch.Tensor:
-        """What a site's reader reads of one channel: the value with its channel axis reduced to the channel's entries."""
+        """What a site's reader reads of one channel: the value with its channel axis reduced to the channel's entries.
+
+        Args:
+            site: one of `reads`.
+            changed: node -> value, of the isolated graph.
+            channel: its number among the new ones.
+        """
         band = site.bands[0]
         return changed[site.edge.value].narrow(band.axis, band.start + channel * band.inner, band.inner)
 

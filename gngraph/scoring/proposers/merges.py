@@ -93,6 +93,8 @@ class Merging:
     with which weights. Every slot of every reader has its own.
 
     Args:
+        graph: the network, on the device of the data.
+        sites: all that reads the space.
         channels: the channels to rebuild, T of them.
         gone: channels that none is rebuilt from.
         count: channels that each is rebuilt from, at most.

@@ -107,7 +107,13 @@ class Removal:
 
 
 def over_positions(gradient: torch.Tensor, axis: int, lead: int) -> torch.Tensor:
-    """Sum of a gradient over everything but the leading axes and the channel axis."""
+    """Sum of a gradient over everything but the leading axes and the channel axis.
+
+    Args:
+        gradient: [*lead, ...] with the channel axis among the rest.
+        axis: that of the channels, counted from the batch axis.
+        lead: leading axes, the batch among them.
+    """
     moved = gradient.movedim(axis + lead - 1, lead)
     return moved.flatten(lead + 1).sum(-1) if moved.dim() > lead + 1 else moved
 

@@ -35,7 +35,15 @@ def propose_splits(context: Context, learner: type[SplitLearner]) -> Iterator[Sp
 
 
 class SplitLearner:
-    """Learns d1 = -d2 for every channel of one site; one step costs a convolution and its weight gradient."""
+    """Learns d1 = -d2 for every channel of one site; one step costs a convolution and its weight gradient.
+
+    Args:
+        graph: the network, on the device of the data.
+        site: a layer, and what reads its channels.
+        size: channels of the space.
+        options: of which rate, decay, start and trust are read.
+        generator: of the CPU, for the first direction.
+    """
 
     def __init__(
         self, graph: Graph, site: SplitSite, size: int, options: ScoringOptions, generator: torch.Generator
@@ -128,6 +136,8 @@ def effect_of(
     """What it does to the losses that two copies of every channel stand in for it, each with half of its out-weights.
 
     Args:
+        site: whose channels are split.
+        batch: values and gradients that were collected at the site.
         first, second: the value of the site's layer in either copy.
 
     Returns:
