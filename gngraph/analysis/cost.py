@@ -88,8 +88,12 @@ class _Term:
     flops: int
     axes: tuple[_Axis, ...]
 
-    def size(self, widths: Mapping[str, int]) -> int:
-        return math.prod(const + sum(inner * widths[space] for space, inner in parts) for const, parts in self.axes)
+    def size(self, widths: Mapping[str, int], space: str | None = None, delta: int = 0) -> int:
+        """At the widths, with `delta` channels more of `space`."""
+        return math.prod(
+            const + sum(inner * (widths[name] + delta * (name == space)) for name, inner in parts)
+            for const, parts in self.axes
+        )
 
 
 class CostModel:
@@ -154,8 +158,7 @@ class CostModel:
             widths: of all spaces, by name; the marginal cost depends on those beside it.
             delta: channels more; fewer where negative.
         """
-        moved = {**widths, space: widths[space] + delta}
-        changes = [(t, t.size(moved) - t.size(widths)) for t in self._of_space[space]]
+        changes = [(t, t.size(widths, space, delta) - t.size(widths)) for t in self._of_space[space]]
         return Cost(sum(t.params * n for t, n in changes), sum(t.flops * n for t, n in changes))
 
     def neighbours(self, space: str) -> frozenset[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.snapshots import per_snapshot
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
 
@@ -33,23 +35,22 @@ class CutPoint:
         return int(self.type.shape[self.axis])
 
 
-def to_networkx(graph: Graph) -> nx.DiGraph:
-    """The graph of values: an edge from each value to each node that reads it."""
-    result = nx.DiGraph()
-    result.add_nodes_from(graph.nodes)
-    for node in graph.nodes.values():
-        result.add_edges_from((source, node.name) for source in dict.fromkeys(node.inputs))
-    return result
+@per_snapshot
+def stretches(graph: Graph) -> Mapping[str, frozenset[str]]:
+    """Values on every path from the inputs to the outputs, in order, each with the nodes between it and the one before it.
 
+    These are what it is computed from, itself among them, but not the value before it, nor what that is computed from. Sizes that
+    a forward reads are no path. O(#nodes), once a graph.
 
-def dominating_values(graph: Graph) -> list[str]:
-    """Values on every path from the inputs to the outputs, in order; sizes that a forward reads are no path.
-
-    They are the dominators of an end behind all outputs, seen from a start before all inputs (Cooper, Harvey and Kennedy,
+    The values are the dominators of an end behind all outputs, seen from a start before all inputs (Cooper, Harvey and Kennedy,
     *A Simple, Fast Dominance Algorithm*, 2001, as networkx has it).
     """
-    flow = to_networkx(graph)
-    flow.remove_nodes_from([node.name for node in graph.nodes.values() if lookup(node.op).of_sizes])
+    flow = nx.DiGraph()
+    for node in graph.nodes.values():
+        if not lookup(node.op).of_sizes:
+            flow.add_edges_from(
+                (source, node.name) for source in node.inputs if not lookup(graph.nodes[source].op).of_sizes
+            )
     start, end = object(), object()
     flow.add_edges_from((start, name) for name in graph.inputs)
     flow.add_edges_from((name, end) for name in graph.outputs if name in flow)
@@ -59,19 +60,38 @@ def dominating_values(graph: Graph) -> list[str]:
     while at is not start:
         chain.append(at)
         at = above[at]
-    return chain[::-1]
+    seen, found = set[str](), dict[str, frozenset[str]]()
+    for value in reversed(chain):
+        found[value] = frozenset(_ancestors(graph, value, seen))
+        seen |= found[value]
+    return found
+
+
+def _ancestors(graph: Graph, value: str, but: Collection[str]) -> set[str]:
+    """A value and what it is computed from, but for what is known."""
+    found, pending = {value}, [value]
+    while pending:
+        new = {name for name in graph.nodes[pending.pop()].inputs if name not in found and name not in but}
+        found |= new
+        pending += new
+    return found
+
+
+def dominating_values(graph: Graph) -> tuple[str, ...]:
+    """Values on every path from the inputs to the outputs, in order; sizes that a forward reads are no path."""
+    return tuple(stretches(graph))
 
 
 def nodes_between(graph: Graph, before: str, value: str) -> frozenset[str]:
-    """Nodes that a value is computed from, itself among them, but not those that the value `before` is; O(#nodes).
+    """Nodes that one dominating value is computed from, itself among them, but not those that an earlier one is.
 
     Args:
         graph: both are in.
-        before: name of a node.
-        value: name of a later node.
+        before: name of the earlier value, which is not among them.
+        value: name of the later one.
     """
-    flow = to_networkx(graph)
-    return frozenset((nx.ancestors(flow, value) | {value}) - nx.ancestors(flow, before) - {before})
+    inside, names = stretches(graph), dominating_values(graph)
+    return frozenset[str]().union(*(inside[name] for name in names[names.index(before) + 1 : names.index(value) + 1]))
 
 
 def cut_points(graph: Graph, spaces: ChannelSpaces) -> tuple[CutPoint, ...]:

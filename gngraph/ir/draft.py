@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -93,15 +94,25 @@ class Draft:
         users = [n.name for n in self._nodes.values() if name in n.inputs]
         if users or name in refs_in(self._output):
             raise IRError(f"node '{name}' is still read by {users or 'the output'}; replace its uses first")
+        self._take_out(name)
+
+    def remove_unread(self, names: Iterable[str]) -> None:
+        """Remove those of some nodes that neither the output nor a node that stays reads; O(#nodes)."""
+        reads = Counter(source for node in self._nodes.values() for source in set(node.inputs))
+        reads.update(set(refs_in(self._output)))
+        left = set(names)
+        pending = [name for name in left if not reads[name]]
+        while pending:
+            sources = set(self.node(pending[-1]).inputs)
+            self._take_out(pending.pop())
+            reads.subtract(sources)
+            pending += [name for name in sources if name in left and not reads[name]]
+
+    def _take_out(self, name: str) -> None:
         self._reanchor(name)
         del self._nodes[name]
         for nodes in self._pending.values():
             nodes[:] = [n for n in nodes if n.name != name]
-
-    def is_read(self, name: str) -> bool:
-        """Whether a node, or the output, reads node `name`; O(#nodes)."""
-        self.node(name)
-        return name in refs_in(self._output) or any(name in n.inputs for n in self._nodes.values())
 
     def _reanchor(self, name: str) -> None:
         """What was added behind `name` stays in its place: behind what `name` itself stands behind."""

@@ -7,7 +7,7 @@ replaced by the nearest linear one. What training does not win back of it, the l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -59,8 +59,8 @@ def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLaye
 
     It lies between cut points that follow one another and differ in their channels at most, or between values of a stream of
     tokens, whose positions have parameters of their own. Where the channels differ, all that writes or accompanies those behind
-    lies between the two, and all that reads them is a dense layer, so that what they carry can be folded into weights. O(#nodes)
-    for each cut point.
+    lies between the two, and all that reads them is a dense layer, so that what they carry can be folded into weights. O(#nodes),
+    and again for each layer whose channels differ.
 
     >>> import torch, gngraph
     >>> net = torch.nn.Sequential(
@@ -70,15 +70,18 @@ def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLaye
     >>> [(layer.source, layer.value) for layer in removable_layers(graph, ChannelSpaces.of(graph))]
     [('_1', '_3')]
     """
-    points = cut_points(graph, spaces)
-    found = [layer for before, point in pairwise(points) for layer in _between(graph, spaces, before, point)]
-    found += [
-        layer
-        for before, value in pairwise(dominating_values(graph))
-        for layer in _of_tokens(graph, spaces, before, value)
-    ]
     order = {name: i for i, name in enumerate(graph.nodes)}
-    return tuple(sorted(found, key=lambda layer: order[layer.value]))
+    return tuple(sorted(_ending_at(graph, spaces, graph.nodes), key=lambda layer: order[layer.value]))
+
+
+def _ending_at(graph: Graph, spaces: ChannelSpaces, values: Container[str]) -> Iterator[RemovableLayer]:
+    """The removable layers whose results are among some values."""
+    for before, point in pairwise(cut_points(graph, spaces)):
+        if point.value in values:
+            yield from _between(graph, spaces, before, point)
+    for earlier, value in pairwise(dominating_values(graph)):
+        if value in values:
+            yield from _of_tokens(graph, spaces, earlier, value)
 
 
 def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> Rewritten:
@@ -116,14 +119,14 @@ def remove_layer(graph: Graph, spaces: ChannelSpaces, morphism: RemoveLayer) -> 
         weight = _recombined(draft.params[slot.param].data, slot, morphism.weights[slot.param])
         draft.set_param(slot.param, replace(graph.params[slot.param], data=weight))
     _bypass(draft, graph, spaces, layer)
-    _drop(draft, graph, layer.nodes)
+    draft.remove_unread(layer.nodes)
     shallower = draft.commit()
     gathers = {slot.param: (_forgotten(graph, slot, space.size, width),) for slot in layer.reads}
     return Rewritten(replace(shallower, params=_read_still(graph, shallower)), {}, gathers)
 
 
 def removable_layer(graph: Graph, spaces: ChannelSpaces, value: str) -> RemovableLayer:
-    """The removable layer whose result is a value.
+    """The removable layer whose result is a value; O(#nodes).
 
     Args:
         graph: where it is looked for.
@@ -133,13 +136,12 @@ def removable_layer(graph: Graph, spaces: ChannelSpaces, value: str) -> Removabl
     Raises:
         PassError: there is none.
     """
-    known = {layer.value: layer for layer in removable_layers(graph, spaces)}
-    if value not in known:
-        raise PassError(
-            f"no layer of '{graph.name}' that ends at '{value}' can be removed; those that can end at "
-            f"{', '.join(known) or 'no value'}"
-        )
-    return known[value]
+    for layer in _ending_at(graph, spaces, (value,)):
+        return layer
+    known = ", ".join(layer.value for layer in removable_layers(graph, spaces))
+    raise PassError(
+        f"no layer of '{graph.name}' that ends at '{value}' can be removed; those that can end at {known or 'no value'}"
+    )
 
 
 def reading_without(graph: Graph, spaces: ChannelSpaces, layer: RemovableLayer) -> Graph:
@@ -190,14 +192,24 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
 
 def _of_tokens(graph: Graph, spaces: ChannelSpaces, before: str, value: str) -> Iterator[RemovableLayer]:
     """The block between two values of several channel axes, all of which they share."""
-    laid = {axis: layout for (name, axis), layout in spaces.layouts.items() if name == value}
-    same = laid == {axis: layout for (name, axis), layout in spaces.layouts.items() if name == before}
-    if len(laid) < 2 or not same or graph.nodes[before].type != graph.nodes[value].type or value in graph.outputs:
+    laid = _laid_out(graph, spaces, value)
+    if (
+        len(laid) < 2
+        or laid != _laid_out(graph, spaces, before)
+        or graph.nodes[before].type != graph.nodes[value].type
+        or value in graph.outputs
+    ):
         return
     nodes = nodes_between(graph, before, value)
     if any(_multiplies(graph, graph.nodes[name]) for name in nodes) and nodes.isdisjoint(graph.inputs):
         space = laid[max(laid)][0][0]
         yield RemovableLayer(value, before, nodes, space, space, ())
+
+
+def _laid_out(graph: Graph, spaces: ChannelSpaces, value: str) -> dict[int, tuple[tuple[str, int, int], ...]]:
+    """The channel axes of a value, with their layouts."""
+    axes = range(len(graph.nodes[value].shape))
+    return {axis: spaces.layouts[value, axis] for axis in axes if (value, axis) in spaces.layouts}
 
 
 def _multiplies(graph: Graph, node: Node) -> bool:
@@ -250,17 +262,9 @@ def _bypass(draft: Draft, graph: Graph, spaces: ChannelSpaces, layer: RemovableL
     follow_widths(draft, graph, spaces, {**sizes, layer.space: sizes[layer.source_space]})
 
 
-def _drop(draft: Draft, graph: Graph, names: Iterable[str]) -> None:
-    """Remove those of some nodes that nothing else reads any longer."""
-    inside = set(names)
-    for name in reversed(list(graph.nodes)):
-        if name in inside and not draft.is_read(name):
-            draft.remove(name)
-
-
 def _returning(draft: Draft, graph: Graph, slots: Iterable[Slot]) -> Graph:
     draft.set_output(tuple(Ref(draft.node(slot.node).inputs[0]) for slot in slots))
-    _drop(draft, graph, (name for name in graph.nodes if name not in graph.inputs))
+    draft.remove_unread(name for name in graph.nodes if name not in graph.inputs)
     return draft.commit()
 
 

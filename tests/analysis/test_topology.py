@@ -33,7 +33,7 @@ def reachable_without(graph: Graph, missing: str) -> bool:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dominators_are_what_no_path_gets_round(name: str) -> None:
     graph = from_torch(*build(name))
-    assert dominating_values(graph) == [name for name in graph.nodes if not reachable_without(graph, name)]
+    assert dominating_values(graph) == tuple(name for name in graph.nodes if not reachable_without(graph, name))
 
 
 def test_cut_points_of_a_resnet_lie_between_its_blocks() -> None:
