@@ -9,18 +9,18 @@ from typing import TypeVar
 
 from gngraph.ir import Graph
 
-Found = TypeVar("Found")
+Fact = TypeVar("Fact")
 
 
-def per_snapshot(function: Callable[[Graph], Found]) -> Callable[[Graph], Found]:
+def per_snapshot(function: Callable[[Graph], Fact]) -> Callable[[Graph], Fact]:
     """`function`, computed at most once for a graph; a graph never changes, so that a result cannot be stale.
 
     The result must not hold the graph, with which it is dropped.
     """
-    known: weakref.WeakKeyDictionary[Graph, Found] = weakref.WeakKeyDictionary()
+    known: weakref.WeakKeyDictionary[Graph, Fact] = weakref.WeakKeyDictionary()
 
     @wraps(function)
-    def read(graph: Graph) -> Found:
+    def read(graph: Graph) -> Fact:
         if graph not in known:
             known[graph] = function(graph)
         return known[graph]
