@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from gngraph.analysis.coupling import Coupling
+from gngraph.analysis.coupling import Coupled, coupled
 from gngraph.analysis.snapshots import per_snapshot
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, TensorType
@@ -154,7 +154,7 @@ class ChannelSpaces:
 @per_snapshot
 def _found(graph: Graph) -> ChannelSpaces:
     with _collector_paused():
-        return _Naming(graph, Coupling(graph)).spaces()
+        return _Naming(graph, coupled(graph)).spaces()
 
 
 @contextmanager
@@ -174,13 +174,13 @@ def _collector_paused() -> Iterator[None]:
 
 
 class _Naming:
-    """What a coupling found, with names for its variables."""
+    """The axes of a graph, with names for their variables."""
 
-    def __init__(self, graph: Graph, coupling: Coupling) -> None:
-        self.graph, self.coupling, self.sets = graph, coupling, coupling.sets
+    def __init__(self, graph: Graph, axes: Coupled) -> None:
+        self.graph, self.coupled, self.sets = graph, axes, axes.sets
         self.slots: dict[int, list[Slot]] = {}
         self.axes: dict[tuple[str, int], list[tuple[int, Slot]]] = {}
-        for key, bound in coupling.slots.items():
+        for key, bound in axes.slots.items():
             self.axes[key], offset = [], 0
             for var, size, inner in self.sets.resolve(bound.layout):
                 slot = Slot(bound.param, bound.axis, offset, inner, Role(bound.use), bound.fresh, bound.node)
@@ -194,7 +194,7 @@ class _Naming:
         """The channel spaces."""
         layouts = {
             (node, axis): self._named(self.sets.resolve(layout))
-            for node, items in self.coupling.values.items()
+            for node, items in self.coupled.values.items()
             if isinstance(self.graph.nodes[node].type, TensorType)
             for axis, layout in items[0].items()
         }
@@ -210,7 +210,7 @@ class _Naming:
 
     def _measures(self) -> dict[str, tuple[Measure, ...]]:
         found: dict[str, tuple[Measure, ...]] = {}
-        for (node, path), layout in self.coupling.measured.items():
+        for (node, path), layout in self.coupled.measured.items():
             amounts = {var: int(amount) for var, amount in self.sets.amounts(layout).items()}
             value = integer_at(self.graph.nodes[node].attrs, path)
             constant = value - sum(amount * self.sets.sizes[var] for var, amount in amounts.items())

@@ -31,8 +31,9 @@ class Bound:
     node: str
 
 
-class Coupling:
-    """The axes of one graph as its nodes couple them; implements `gngraph.ops.ChannelRules`, one node at a time.
+@dataclass(frozen=True)
+class Coupled:
+    """The axes of a graph as its nodes couple them.
 
     Attributes:
         sets: the channels, by variable.
@@ -40,6 +41,21 @@ class Coupling:
         slots: (parameter, axis) -> how it holds channels.
         measured: (node, path) -> the layout whose length an integer attribute gives.
     """
+
+    sets: Cuttable
+    values: Mapping[str, Sequence[Mapping[int, Layout]]]
+    slots: Mapping[tuple[str, int], Bound]
+    measured: Mapping[tuple[str, Path], Layout]
+
+
+def coupled(graph: Graph) -> Coupled:
+    """The axes of `graph`, by the channel rules of all of its nodes."""
+    rules = _Coupling(graph)
+    return Coupled(rules.sets, rules.values, rules.slots, rules.measured)
+
+
+class _Coupling:
+    """Implements `gngraph.ops.ChannelRules`, one node at a time."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
