@@ -1,14 +1,15 @@
 """Losses and their Gauss-Newton models: everything about curvature that needs tensors only, and no graph.
 
 `losses` gives a loss per sample and cotangents whose outer products are the Hessian of that loss with respect to the
-network's outputs (`outputs`), `composed` losses of the user's own and sums over several outputs; `models` turns them into
-a quadratic model of the loss change (Lawton, Galstyan, Ver Steeg, *Learning Morphisms with Gauss-Newton Approximation for
-Growing Networks*, arXiv 2411.05855).
+network's outputs (`outputs`, and `gradients` by them), `composed` losses of the user's own and sums over several outputs;
+`models` turns them into a quadratic model of the loss change (Lawton, Galstyan, Ver Steeg, *Learning Morphisms with
+Gauss-Newton Approximation for Growing Networks*, arXiv 2411.05855).
 """
 
 from __future__ import annotations
 
 from gngraph.curvature.composed import CustomLoss, Heads, LossLike, as_loss, parts_of
+from gngraph.curvature.gradients import gradient, pull_back
 from gngraph.curvature.losses import (
     LOSSES,
     BinaryCrossEntropy,
@@ -27,7 +28,7 @@ from gngraph.curvature.models import (
     fallback,
     predicted_change,
 )
-from gngraph.curvature.outputs import Outputs, gradient, leaves, pull_back, replaced, unstacked
+from gngraph.curvature.outputs import Outputs, leaves, replaced, unstacked
 
 __all__ = [
     "CURVATURES",

@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from gngraph.curvature.gradients import gradient
 from gngraph.curvature.losses import Loss
-from gngraph.curvature.outputs import Outputs, gradient, leaves, replaced
+from gngraph.curvature.outputs import Outputs, leaves, replaced
 from gngraph.errors import GnGraphError
 
 

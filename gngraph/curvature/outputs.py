@@ -1,61 +1,58 @@
-"""What a network returns: a tensor, or tuples, lists and dictionaries of tensors; and gradients with respect to it.
+"""What a network returns: a tensor, or tuples, lists and dictionaries of tensors, which `torch.utils._pytree` walks.
 
 A *cotangent* is shaped like the outputs and holds for each output tensor a tensor of its shape; what it leaves out, or has
-as None, is an output that the loss does not read. A tensor is found by its *path*: the keys and positions on the way to it,
-() for a network that returns one tensor.
+as None, is an output that the loss does not read. A tensor is found by its *path*: the keys, positions and names of fields on the
+way to it, () for a network that returns one tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor
+from torch.utils._pytree import (
+    GetAttrKey,
+    KeyEntry,
+    MappingKey,
+    SequenceKey,
+    tree_flatten_with_path,
+    tree_map_with_path,
+)
 
 from gngraph.errors import GnGraphError
-
-if TYPE_CHECKING:
-    from gngraph.curvature.losses import Loss
 
 Outputs = Any
 """A tensor, or tuples, lists and dictionaries of `Outputs`. Anything else in them is carried along and never differentiated."""
 
-Path = tuple[str | int, ...]
+TreePath = tuple[str | int, ...]
 
 
-def leaves(outputs: Outputs) -> dict[Path, Tensor]:
+def leaves(outputs: Outputs) -> dict[TreePath, Tensor]:
     """The tensors in `outputs` by their paths, in order.
 
+    >>> import torch
     >>> list(leaves({"out": torch.zeros(1), "rest": (torch.zeros(1), None)}))
     [('out',), ('rest', 0)]
     """
-    if isinstance(outputs, Tensor):
-        return {(): outputs}
-    return {(key, *path): tensor for key, item in _items(outputs) for path, tensor in leaves(item).items()}
+    return {path: tensor for path, tensor in _flat(outputs) if isinstance(tensor, Tensor)}
 
 
-def replaced(outputs: Outputs, tensors: Mapping[Path, Tensor]) -> Outputs:
+def replaced(outputs: Outputs, tensors: Mapping[TreePath, Tensor]) -> Outputs:
     """`outputs` with the tensors at the paths in `tensors`, and None in place of every other tensor.
 
+    >>> import torch
     >>> replaced({"out": torch.zeros(1), "rest": (torch.zeros(1), 5)}, {("out",): torch.ones(1)})
     {'out': tensor([1.]), 'rest': (None, 5)}
     """
 
-    def at(path: Path, part: Outputs) -> Outputs:
-        if isinstance(part, Tensor):
-            return tensors.get(path)
-        if isinstance(part, Mapping):
-            return {key: at((*path, key), item) for key, item in part.items()}
-        if isinstance(part, (tuple, list)):
-            items = [at((*path, key), item) for key, item in enumerate(part)]
-            return items if isinstance(part, list) else tuple(items)
-        return part
+    def at(keys: tuple[KeyEntry, ...], leaf: Any) -> Any:
+        return tensors.get(_path(keys)) if isinstance(leaf, Tensor) else leaf
 
-    return at((), outputs)
+    return tree_map_with_path(at, outputs)
 
 
-def detached(tensors: Mapping[Path, Tensor]) -> dict[Path, Tensor]:
+def detached(tensors: Mapping[TreePath, Tensor]) -> dict[TreePath, Tensor]:
     """The same tensors without gradient."""
     return {path: tensor.detach() for path, tensor in tensors.items()}
 
@@ -70,7 +67,7 @@ def entry(outputs: Outputs, key: str | int) -> Outputs:
     Traceback (most recent call last):
     gngraph.errors.GnGraphError: the network has no output "head": it returns "out" and "aux", so name one of these
     """
-    items = dict(_items(outputs))
+    items = _items(outputs)
     if not items:
         raise GnGraphError(f'the network has no output "{key}": it returns one tensor, so leave the output unnamed')
     if key not in items:
@@ -91,7 +88,7 @@ def one_tensor(tree: Any, what: str, loss: str) -> Tensor:
     """
     if isinstance(tree, Tensor):
         return tree
-    items = dict(_items(tree))
+    items = _items(tree)
     found = _listed(items) if items else f'of type "{type(tree).__name__}"'
     advice = (
         "name one (Problem(output=...), --loss-output), or sum losses over several (Heads)"
@@ -101,52 +98,6 @@ def one_tensor(tree: Any, what: str, loss: str) -> Tensor:
     raise GnGraphError(f'loss "{loss}" reads one tensor, but the {what} are {found}: {advice}')
 
 
-def gradient(loss: Loss, outputs: Outputs, targets: Any) -> tuple[Tensor, Outputs]:
-    """The losses [N] and the cotangent that is the gradient of their sum, both without gradient.
-
-    Args:
-        loss: of a sample each.
-        outputs: what the network gave for N samples.
-        targets: of the same samples.
-
-    Raises:
-        GnGraphError: the loss does not depend on the outputs, or only in a way that has no gradient.
-    """
-    tensors = leaves(outputs)
-    with torch.enable_grad():
-        inputs = {path: t.detach().requires_grad_() for path, t in tensors.items() if t.is_floating_point()}
-        losses = loss.per_sample(replaced(outputs, {**tensors, **inputs}), targets)
-        if not losses.requires_grad:
-            raise GnGraphError(
-                f'loss "{loss.name}" has no gradient with respect to the outputs: compute it from them by '
-                "differentiable operations, without detach() or no_grad()"
-            )
-        slopes = torch.autograd.grad(losses.sum(), list(inputs.values()), allow_unused=True)
-    found = {path: slope for path, slope in zip(inputs, slopes, strict=True) if slope is not None}
-    return losses.detach(), replaced(outputs, found)
-
-
-def pull_back(
-    outputs: Outputs, cotangent: Outputs, inputs: Sequence[Tensor], *, retain_graph: bool
-) -> list[Tensor | None]:
-    """The gradient of <cotangent, outputs> with respect to each of `inputs`, by one backward pass; None where it is 0.
-
-    Args:
-        outputs: of a graph of autograd that reaches `inputs`.
-        cotangent: as the outputs are nested; a tensor that it lacks counts as 0.
-        inputs: tensors that require gradients.
-        retain_graph: whether another backward pass follows.
-    """
-    sent = leaves(cotangent)
-    heads = [(tensor, sent[path]) for path, tensor in leaves(outputs).items() if path in sent and tensor.requires_grad]
-    if not heads or not inputs:
-        return [None] * len(inputs)
-    tensors, cotangents = zip(*heads, strict=True)
-    return list(
-        torch.autograd.grad(tensors, inputs, grad_outputs=cotangents, retain_graph=retain_graph, allow_unused=True)
-    )
-
-
 def unstacked(factors: Outputs) -> list[Outputs]:
     """The R cotangents of which `factors` holds a stack [R, *shape] for each tensor."""
     tensors = leaves(factors)
@@ -154,10 +105,25 @@ def unstacked(factors: Outputs) -> list[Outputs]:
     return [replaced(factors, {path: stack[r] for path, stack in tensors.items()}) for r in range(count)]
 
 
-def _items(tree: Any) -> Sequence[tuple[str | int, Any]]:
-    if isinstance(tree, Mapping):
-        return list(tree.items())
-    return list(enumerate(tree)) if isinstance(tree, (tuple, list)) else []
+def _flat(tree: Any) -> list[tuple[TreePath, Any]]:
+    return [(_path(keys), leaf) for keys, leaf in tree_flatten_with_path(tree)[0]]
+
+
+def _path(keys: tuple[KeyEntry, ...]) -> TreePath:
+    return tuple(_key(key) for key in keys)
+
+
+def _key(key: KeyEntry) -> str | int:
+    if isinstance(key, SequenceKey):
+        return key.idx
+    found: str | int = key.name if isinstance(key, GetAttrKey) else key.key if isinstance(key, MappingKey) else str(key)
+    return found
+
+
+def _items(tree: Any) -> dict[str | int, Any]:
+    """What a tree holds, a level deep; nothing where it is a leaf."""
+    children = tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    return {_key(keys[0]): child for keys, child in children if keys}
 
 
 def _listed(items: Mapping[str | int, Any]) -> str:

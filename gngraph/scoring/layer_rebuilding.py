@@ -14,6 +14,7 @@ from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
 from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.scoring.collect import entries
+from gngraph.scoring.damping import damped
 from gngraph.scoring.sites import Band, reads_by_space
 
 RIDGE = 1e-4
@@ -78,7 +79,5 @@ class _Fit:
         x, y, square, cross = (total / max(self.count, 1) for total in self.sums)
         x, y = x * self.constant, y * self.constant
         square, cross = square - x @ x.T, cross - x @ y.T
-        level = square.diagonal().mean().clamp(min=1e-30)
-        damped = square + RIDGE * level * torch.eye(len(square)).to(square)
-        combination = torch.linalg.solve(damped, cross).T
+        combination = torch.linalg.solve(damped(square, RIDGE), cross).T
         return combination.float().cpu(), (y - combination @ x).float().cpu()

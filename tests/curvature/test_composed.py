@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -151,6 +151,26 @@ def test_structures_are_kept() -> None:
     assert list(leaves(tree)) == [("a", 0), ("a", 1, 0)]
     kept = replaced(tree, {("a", 1, 0): torch.ones(2)})
     assert kept["a"][0] is None and kept["a"][1][0].shape == (2,) and kept["b"] == "text"
+
+
+class Pair(NamedTuple):
+    """What a network may return, too."""
+
+    out: Tensor
+    aux: Tensor
+
+
+def test_outputs_with_names_go_by_them() -> None:
+    named = outputs()
+    pair, loss, by_name = Pair(named["out"], named["aux"]), both(), targets()
+    assert list(leaves({"a": pair})) == [("a", "out"), ("a", "aux")]
+    assert isinstance(replaced(pair, {("aux",): pair.aux}), Pair) and replaced(pair, {("aux",): pair.aux}).out is None
+    torch.testing.assert_close(loss.per_sample(pair, by_name), loss.per_sample(named, by_name))
+    torch.testing.assert_close(flat(loss.hessian_factors(pair, by_name)), flat(loss.hessian_factors(named, by_name)))
+    with pytest.raises(
+        GnGraphError, match='the network has no output "0": it returns "out" and "aux", so name one of these'
+    ):
+        Heads({0: "mse"}).per_sample(pair, by_name)
 
 
 def test_curvatures_of_a_sum_are_those_of_all_its_losses() -> None:
