@@ -37,6 +37,7 @@ from gngraph.rewrite.layer_removal import RemovableLayer
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
 from gngraph.search.depth import (
     MARGIN,
     PARTS,
@@ -52,7 +53,6 @@ from gngraph.search.depth import (
 )
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
-from gngraph.training.seeding import mixed
 from gngraph.training.training import Trainer
 from tools.bench_growth import budget_named, shrunken
 from tools.growth_designs import FAMILY, designed

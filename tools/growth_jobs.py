@@ -26,12 +26,12 @@ from gngraph.ir.inputs import input_shape_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphing import morph
 from gngraph.running.evaluation import evaluate
+from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.proposers.merges import merged_into_rest
 from gngraph.scoring.selection import select
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.training.perturbation import perturbed
-from gngraph.training.seeding import mixed
 from tools.growth_designs import DESIGNS, SHAPES, to_widths, widths_within
 from tools.growth_methods import SEARCH, STRATEGIES, Method
 from tools.growth_runs import Meter, Run

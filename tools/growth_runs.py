@@ -23,12 +23,12 @@ from gngraph.ir import Graph
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.strategy import Strategy
 from gngraph.training.options import Depth, Final, Stretch, TrainOptions
 from gngraph.training.restart import restarted
-from gngraph.training.seeding import mixed
 from gngraph.training.training import Trainer
 from tools.growth_designs import budget_text, designed, widths_of
 

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.ir import Graph
-from gngraph.lowering.interpreter import Interpreter
-from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup
 
 if TYPE_CHECKING:
@@ -41,13 +38,23 @@ class InputMeans:
         problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
         reading = {node for space in spaces.free for node in space.nodes(Role.CONSUME)}
         readers = {node for node in reading if lookup(graph.nodes[node].op).apply is not None}  # others keep no mean
-        observer = _Observer(graph.to(device=problem.device), readers)
+        reads: dict[str, list[str]] = {}
+        for name in graph.nodes:
+            if name in readers:
+                reads.setdefault(graph.nodes[name].inputs[0], []).append(name)
+        totals: dict[str, torch.Tensor] = {}
         count = 0
-        with torch.no_grad():
-            for x, _ in problem.read(problem.splits.learn, graph):
-                observer.run(x)
-                count += len(x)
-        return cls({name: total / count for name, total in observer.totals.items()})
+
+        def add(value: str, found: Any) -> None:
+            for name in reads.get(value, ()):
+                rows = found.movedim(lookup(graph.nodes[name].op).channel_axis, 1)
+                mean = (rows.flatten(2).mean(2) if rows.dim() > 2 else rows).sum(0).double().cpu()
+                totals[name] = totals[name] + mean if name in totals else mean
+
+        for x, _ in problem.runner.read(problem.splits.learn, graph):
+            problem.runner.watch(graph, x, add)
+            count += len(x)
+        return cls({name: total / count for name, total in totals.items()})
 
     def of_channel(self, space: ChannelSpace, channel: int) -> dict[str, torch.Tensor]:
         """Layer -> mean of the entries of a channel of `space`, slot by slot, as `PruneChannel.means` wants them."""
@@ -58,27 +65,3 @@ class InputMeans:
                 mean = self.values[slot.node][start : start + slot.inner]
                 means[slot.node] = torch.cat([means[slot.node], mean]) if slot.node in means else mean
         return means
-
-
-class _Observer(Interpreter):
-    """Runs a graph and adds up, for each of `readers`, the mean input of every sample."""
-
-    def __init__(self, graph: Graph, readers: set[str]) -> None:
-        lowered = lower(graph)
-        super().__init__(lowered.module)
-        self.totals: dict[str, torch.Tensor] = {}
-        self._sources: dict[fx.Node, list[tuple[str, int]]] = {}
-        for name in graph.nodes:
-            if name in readers:
-                node = graph.nodes[name]
-                axis = lookup(node.op).channel_axis
-                self._sources.setdefault(lowered.values[node.inputs[0]], []).append((name, axis))
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one step; note its value where a reader wants it."""
-        value = super().run_node(n)
-        for name, axis in self._sources.get(n, ()):
-            rows = value.detach().movedim(axis, 1)
-            mean = (rows.flatten(2).mean(2) if rows.dim() > 2 else rows).sum(0).double().cpu()
-            self.totals[name] = self.totals[name] + mean if name in self.totals else mean
-        return value

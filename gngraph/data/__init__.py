@@ -6,7 +6,7 @@ from gngraph.data.arrays import from_arrays
 from gngraph.data.augment import Augment, CropFlip
 from gngraph.data.batches import MapDataset, batches
 from gngraph.data.checks import validate
-from gngraph.data.dataset import ArrayDataset, Data, Sample, SampleBatch, SampleDataset
+from gngraph.data.dataset import ArrayDataset, Data, HeldDataset, Sample, SampleBatch, SampleDataset
 from gngraph.data.preprocess import NORMALIZATIONS, Preparation, Preprocess, normalization
 from gngraph.data.sources import SOURCES, default_root, load_data
 from gngraph.data.sources.request import Download, Request, Source
@@ -20,6 +20,7 @@ __all__ = [
     "CropFlip",
     "Data",
     "Download",
+    "HeldDataset",
     "MapDataset",
     "Preparation",
     "Preprocess",

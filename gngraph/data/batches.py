@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from gngraph.data.augment import Augment
-from gngraph.data.dataset import Sample, SampleBatch, SampleDataset, Targets
+from gngraph.data.dataset import HeldDataset, Sample, SampleBatch, SampleDataset, moved
 from gngraph.errors import DataError
 
 
@@ -73,7 +73,7 @@ def batches(
         batch_sampler=_index_batches(_order(len(dataset), generator), batch_size),
         collate_fn=_collate,
         num_workers=_wanted_workers(dataset) if workers is None else workers,
-        pin_memory=target.type == "cuda",
+        pin_memory=target.type == "cuda" and not _on_device(dataset),
         generator=torch.Generator(),  # DataLoader would otherwise draw a seed from the global state
     )
     return _deliver(loader, target, layout, augment, generator)
@@ -87,20 +87,10 @@ def _deliver(
     generator: torch.Generator | None,
 ) -> Iterator[Sample]:
     for x, y in loader:
-        moved = x.to(device, non_blocking=True)
+        there = x.to(device, non_blocking=True)
         if augment is not None and generator is not None:
-            moved = augment(moved, generator)
-        yield moved.to(memory_format=layout), _moved(y, device)
-
-
-def _moved(targets: Targets, device: torch.device) -> Targets:
-    if isinstance(targets, Tensor):
-        return targets.to(device, non_blocking=True)
-    if isinstance(targets, Mapping):
-        return {key: _moved(item, device) for key, item in targets.items()}
-    if isinstance(targets, (tuple, list)):
-        return tuple(_moved(item, device) for item in targets)
-    raise DataError(f"targets hold a '{type(targets).__name__}': give tensors and numbers alone")
+            there = augment(there, generator)
+        yield there.to(memory_format=layout), moved(y, device)
 
 
 def _order(count: int, generator: torch.Generator | None) -> list[int]:
@@ -130,6 +120,13 @@ def _collate(samples: Sequence[Sample]) -> Sample:
         raise DataError(
             f"samples cannot be joined into a batch ({error}): each must be (x, y), with tensors of the same shapes in all"
         ) from error
+
+
+def _on_device(dataset: object) -> bool:
+    """Whether samples come from a GPU's own memory."""
+    if isinstance(dataset, Subset):
+        return _on_device(dataset.dataset)
+    return isinstance(dataset, HeldDataset) and dataset.x.is_cuda
 
 
 def _wanted_workers(dataset: object) -> int:

@@ -1,18 +1,21 @@
-"""Data sets held in memory, how their samples become network inputs, and the record that joins train and test."""
+"""Data sets, the form in which they keep samples, and the record that joins train and test."""
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset
 
 from gngraph.data.augment import Augment
 from gngraph.data.preprocess import Preparation
+from gngraph.errors import DataError
 
 Targets = Any
 """A tensor, or tuples, lists and dictionaries of tensors."""
@@ -20,18 +23,33 @@ Targets = Any
 Sample = tuple[Tensor, Targets]
 
 
+def moved(targets: Targets, device: torch.device) -> Targets:
+    """Targets on a device, in plain dictionaries and tuples.
+
+    Raises:
+        DataError: they hold something else than tensors.
+    """
+    if isinstance(targets, Tensor):
+        return targets.to(device, non_blocking=True)
+    if isinstance(targets, Mapping):
+        return {key: moved(item, device) for key, item in targets.items()}
+    if isinstance(targets, (tuple, list)):
+        return tuple(moved(item, device) for item in targets)
+    raise DataError(f"targets hold a '{type(targets).__name__}': give tensors and numbers alone")
+
+
 class SampleBatch(Sequence[Sample]):
-    """Many samples as two tensors, which also reads as a sequence of (x, y) pairs.
+    """Many samples as tensors, which also reads as a sequence of (x, y) pairs.
 
     torch's fetcher hands the result of `__getitems__` to a collate function. `gngraph.data.batches` takes `x` and `y`
     as they are; torch's default collate iterates, so a plain DataLoader works as well.
 
     Attributes:
         x: float32 [B, C, H, W] or [B, F].
-        y: int64 [B] or float32 [B, K].
+        y: int64 [B] or float32 [B, K]; or a tree of tensors, each with the samples along its first axis.
     """
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
+    def __init__(self, x: Tensor, y: Targets) -> None:
         self.x = x
         self.y = y
 
@@ -43,18 +61,19 @@ class SampleBatch(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> SampleBatch: ...
     def __getitem__(self, index: int | slice) -> Sample | SampleBatch:
-        if isinstance(index, slice):
-            return SampleBatch(self.x[index], self.y[index])
-        return self.x[index], self.y[index]
+        own = tree_map_only(Tensor, operator.itemgetter(index), self.y)
+        return SampleBatch(self.x[index], own) if isinstance(index, slice) else (self.x[index], own)
 
 
 class SampleDataset(Dataset[Sample]):
-    """A map-style data set of (x, y) whose labels are known without reading the samples.
+    """A map-style data set of (x, y) that keeps samples in another form than networks read, and knows all labels.
 
     Attributes:
+        preprocess: from the stored form to network inputs, applied to each batch on the way out.
         workers: processes worth starting to read it; 0 where reading costs next to nothing.
     """
 
+    preprocess: Preparation
     workers: int = 0
 
     @property
@@ -63,8 +82,13 @@ class SampleDataset(Dataset[Sample]):
         """All labels: int64 [N] class indices, or float32 [N, K] targets of a regression."""
 
     @abstractmethod
+    def stored(self, indices: Sequence[int]) -> Tensor:
+        """Samples as they are kept, uint8 or float32 [B, ...], in the order of `indices`."""
+
     def __getitems__(self, indices: Sequence[int]) -> SampleBatch:
-        """Returns many samples at once, in the order of `indices`."""
+        """Many samples at once, in the order of `indices`."""
+        labels = self.labels[torch.as_tensor(indices, dtype=torch.int64)]
+        return SampleBatch(self.preprocess(self.stored(indices)), labels)
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
@@ -96,9 +120,48 @@ class ArrayDataset(SampleDataset):
         """As they were given."""
         return self._labels
 
+    def stored(self, indices: Sequence[int]) -> Tensor:
+        return self.raw[torch.as_tensor(indices, dtype=torch.int64)]
+
+
+class HeldDataset(Dataset[Sample]):
+    """Samples as tensors on one device.
+
+    Attributes:
+        x: [N, ...], as networks read them or, with `prepare`, as they were stored.
+        y: targets [N, ...] beside them, or tuples and dictionaries of such.
+        prepare: from stored samples to network inputs, applied to each batch on the way out.
+    """
+
+    def __init__(self, x: Tensor, y: Targets, prepare: Preparation | None = None) -> None:
+        self.x, self.y, self.prepare = x, moved(y, x.device), prepare
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a data set of {len(self)}")  # iteration over a data set ends by it
+        return self.__getitems__([index])[0]
+
     def __getitems__(self, indices: Sequence[int]) -> SampleBatch:
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        return SampleBatch(self.preprocess(self.raw[chosen]), self._labels[chosen])
+        """Many samples at once, in the order of `indices`, in memory of their own."""
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+
+        def gathered(tensor: Tensor) -> Tensor:
+            return tensor[rows.to(tensor.device)].contiguous()
+
+        x, y = gathered(self.x), tree_map_only(Tensor, gathered, self.y)
+        return SampleBatch(x if self.prepare is None else self.prepare(x), y)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the tensors take."""
+        return sum(tensor.nbytes for tensor in tree_leaves((self.x, self.y)))
+
+    def to(self, device: torch.device) -> HeldDataset:
+        """The same samples on a device; nothing is copied that lies there."""
+        return HeldDataset(self.x.to(device), self.y, self.prepare)
 
 
 @dataclass(frozen=True, eq=False)

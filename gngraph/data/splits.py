@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from gngraph.data.batches import MapDataset
-from gngraph.data.dataset import Sample, SampleDataset
+from gngraph.data.dataset import HeldDataset, Sample, SampleDataset
 from gngraph.errors import DataError
 
 SMALLEST_SPLIT = 8  # samples; below this a mean over a split says nothing
@@ -83,6 +83,8 @@ def labels_of(dataset: object) -> Tensor | None:
         return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     if isinstance(dataset, SampleDataset):
         return dataset.labels
+    if isinstance(dataset, HeldDataset):
+        return dataset.y if isinstance(dataset.y, Tensor) else None
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[-1]
     targets = getattr(dataset, "targets", None)

@@ -23,6 +23,7 @@ from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate, mean_loss
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
@@ -38,7 +39,6 @@ from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.options import DEPTHS, FINALS, PERTURB, Depth, Final, Schedule, Stretch, TrainOptions
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import restarted
-from gngraph.training.seeding import mixed
 from gngraph.training.training import Trainer
 
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from gngraph.data import batches
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
-from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops import lookup
 from gngraph.running.problem import Problem
@@ -45,14 +43,7 @@ def reestimate(graph: Graph, problem: Problem, *, batches_read: int = BATCHES) -
         held[variance].fill_(1.0)
         norm.register_forward_pre_hook(_averaging())
         norm.train()
-    stream = batches(
-        problem.train,
-        problem.batch_size,
-        generator=torch.Generator().manual_seed(problem.seed),
-        augment=getattr(problem.data, "augment", None),
-        device=problem.device,
-        layout=layout_of(graph),
-    )
+    stream = problem.runner.read_to_train(problem.train, graph, problem.stream(), augment=problem.augment)
     with torch.no_grad():
         for x, _ in islice(stream, batches_read):
             module(x)

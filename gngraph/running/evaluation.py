@@ -9,10 +9,10 @@ import torch
 from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, Outputs, parts_of
 from gngraph.data import MapDataset
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import lower
 from gngraph.running.problem import Problem
 
 
+@torch.no_grad()
 def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float, float | None]:
     """Mean loss and accuracy in eval mode; accuracy is None where `correct` knows none, as for a regression.
 
@@ -21,32 +21,31 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
     Raises:
         DataError: the data set is empty.
     """
-    module = lower(graph.to(device=problem.device)).module
+    runner = problem.runner
     loss, right, samples, answers = 0.0, 0.0, 0, False
-    with torch.no_grad():
-        for x, y in problem.read(dataset, graph):
-            outputs = module(x)
-            loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
-            hits = correct(problem.loss_fn, outputs, y)
-            if hits is not None:
-                answers = True
-                right += float(hits.sum())
-            samples += len(x)
+    for x, y in runner.read(dataset, graph):
+        outputs = runner.outputs(graph, x)
+        loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
+        hits = correct(problem.loss_fn, outputs, y)
+        if hits is not None:
+            answers = True
+            right += float(hits.sum())
+        samples += len(x)
     return loss / samples, right / samples if answers else None
 
 
+@torch.no_grad()
 def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
     """Mean of the problem's loss over the samples of `dataset`, in eval mode, summed in float64.
 
     Cost: one forward pass over `dataset` on the problem's device.
     """
-    module = lower(graph.to(device=problem.device)).module
+    runner = problem.runner
     total, count = 0.0, 0
-    with torch.no_grad():
-        for x, y in problem.read(dataset, graph):
-            losses = problem.loss_fn.per_sample(module(x), y)
-            total += float(losses.double().sum().cpu())
-            count += len(losses)
+    for x, y in runner.read(dataset, graph):
+        losses = problem.loss_fn.per_sample(runner.outputs(graph, x), y)
+        total += float(losses.double().sum().cpu())
+        count += len(losses)
     return total / count
 
 

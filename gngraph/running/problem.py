@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch.utils.data import Dataset, TensorDataset
 
-from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves, replaced
-from gngraph.data import MapDataset, Sample, Splits, batches, make_splits
+from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves
+from gngraph.data import Augment, HeldDataset, MapDataset, Splits, make_splits
 from gngraph.errors import DataError
-from gngraph.ir import Graph
-from gngraph.lowering.layout import layout_of
+from gngraph.running.runner import Runner
 
 
 @runtime_checkable
@@ -33,11 +30,12 @@ class TrainAndTest(Protocol):
 
 
 @dataclass(frozen=True)
-class _Tensors:
-    """Samples given as tensors: the same ones to train and to test on."""
+class _Sets:
+    """Data sets that belong together."""
 
     train: MapDataset
     test: MapDataset
+    augment: Augment | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +44,8 @@ class Problem:
 
     Attributes:
         data: a `gngraph.data.Data`, anything with `train` and `test` data sets of (x, y), or such a pair for all samples,
-            which then serve for both. x is a tensor; y a tensor, or a tuple or dictionary of them.
+            which then serve for both. x is a tensor; y a tensor, or a tuple or dictionary of them. They are read once where
+            they fit into memory, and must not change.
         loss: the name of one: "cross-entropy", "mse", "bce-with-logits"; a `Loss` of `gngraph.curvature`, such as `Heads`
             for a sum over several outputs; or a function that maps (what the network returns, y) to the loss of each
             sample [N], which a `CustomLoss` can give a sampler.
@@ -102,26 +101,25 @@ class Problem:
         """The learn, judge and report splits of the training set, drawn once."""
         return make_splits(self.train, self.learn, self.judge, self.report, self.seed)
 
-    def read(self, samples: MapDataset, graph: Graph) -> Iterator[Sample]:
-        """Batches (x, y) of some samples, in order: on the device, and lying in memory as `graph` reads them fastest.
+    @cached_property
+    def runner(self) -> Runner:
+        """What runs networks over the data of the problem: whatever does shares it."""
+        return Runner(torch.device(self.device), self.batch_size)
 
-        Raises:
-            DataError: see `gngraph.data.batches`.
-        """
-        return batches(samples, self.batch_size, device=self.device, layout=layout_of(graph))
+    @property
+    def augment(self) -> Augment | None:
+        """Random change of the batches that networks are trained on."""
+        return getattr(self.data, "augment", None)
 
+    def stream(self, device: str | torch.device = "cpu") -> torch.Generator:
+        """A new stream of random numbers on a device, always the same one."""
+        return torch.Generator(device).manual_seed(self.seed)
 
-class _Pairs(Dataset[Any]):
-    """Samples whose targets are several tensors."""
-
-    def __init__(self, x: torch.Tensor, y: Any) -> None:
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.x[index], replaced(self.y, {path: tensor[index] for path, tensor in leaves(self.y).items()})
+    def trained_on(self, samples: MapDataset) -> Problem:
+        """The problem with other training samples, as a part of its own; networks and samples are kept in one place for both."""
+        part = replace(self, data=_Sets(samples, self.test, self.augment))
+        part.__dict__["runner"] = self.runner  # as `cached_property` keeps it
+        return part
 
 
 def _normalised(data: Any) -> TrainAndTest:
@@ -132,8 +130,8 @@ def _normalised(data: Any) -> TrainAndTest:
                 raise DataError(
                     f"the data has '{len(x)}' samples but '{len(tensor)}' targets: give one target a sample"
                 )
-        both = cast(MapDataset, TensorDataset(x, y) if isinstance(y, torch.Tensor) else _Pairs(x, y))
-        return _Tensors(both, both)
+        both = HeldDataset(x, y)
+        return _Sets(both, both)
     if isinstance(data, TrainAndTest):
         return data
     raise DataError(

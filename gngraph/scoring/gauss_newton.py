@@ -17,7 +17,6 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Cost, CostModel
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import curvature_named, fallback, predicted_change
-from gngraph.data import batches
 from gngraph.errors import PassError
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
@@ -159,8 +158,7 @@ class _Run:
             raise PassError(f"'{graph.name}' has no free channel space to score ({reasons})")
         self.curvature, note = fallback(self.problem.loss_fn, curvature_named(options.curvature))
         self.notes = [note] if note else []
-        self.generator = torch.Generator().manual_seed(self.problem.seed)
-        self.noise = torch.Generator(self.problem.device).manual_seed(self.problem.seed)
+        self.generator, self.noise = self.problem.stream(), self.problem.stream(self.problem.device)
         self._note_batch_statistics()
         samples = options.epochs * len(self.problem.splits.learn)
         context = Context(self.graph, self.spaces, options, self.generator, samples, self.notes)
@@ -230,7 +228,7 @@ class _Run:
         shuffle: torch.Generator | None,
         observers: Iterable[Callable[[Collected], None]],
     ) -> None:
-        for x, y in batches(data, self.problem.batch_size, generator=shuffle, device=str(self.problem.device)):
+        for x, y in self.problem.runner.read(data, self.graph, shuffle=shuffle):
             for piece in self.collector.pieces(x, y, self.curvature, self.noise):
                 for observe in observers:
                     observe(piece)

@@ -9,7 +9,6 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
 from gngraph.rewrite.morphism import RemoveLayer
@@ -34,7 +33,6 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
     if not layer.reads:
         return RemoveLayer(layer.value)
     problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
-    placed = graph.to(device=problem.device)
     sites = {site.slot: site for site in reads_by_space(graph, spaces)[layer.space]}
     bands = [sites[slot].bands[0] for slot in layer.reads]
     width = spaces[layer.source_space].size
@@ -42,9 +40,9 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
         _Fit(band, width, fold_target(graph, slot.node) is not None)
         for band, slot in zip(bands, layer.reads, strict=True)
     ]
-    with_it, without = (lower(part).module for part in (reading(placed, layer), reading_without(placed, spaces, layer)))
-    for x, _ in problem.read(problem.splits.learn, graph):
-        for fit, asked, given in zip(fits, with_it(x), without(x), strict=True):
+    with_it, without, runner = reading(graph, layer), reading_without(graph, spaces, layer), problem.runner
+    for x, _ in runner.read(problem.splits.learn, graph):
+        for fit, asked, given in zip(fits, runner.outputs(with_it, x), runner.outputs(without, x), strict=True):
             fit.add(asked, given)
     weights, means = {}, {}
     for slot, fit in zip(layer.reads, fits, strict=True):

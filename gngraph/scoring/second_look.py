@@ -16,7 +16,6 @@ from torch.utils.data import Subset
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.curvature import predicted_change
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.problem import Problem
@@ -40,18 +39,18 @@ def missing_change(
     Cost: a forward pass over `SAMPLES` samples for each candidate, and one more.
 
     Args:
-        graph: on the problem's device.
+        graph: the network.
         candidates: morphisms, each with its first- and second-order effects on the judge split, s [N] and q [R, N].
     """
     judge = problem.splits.judge
     # the order of a split is random, and each stretch of it has every class
     looked = Subset(judge, range(min(SAMPLES, len(judge))))
-    held = list(problem.read(looked, graph))
+    runner = problem.runner
 
+    @torch.no_grad()
     def losses(network: Graph) -> torch.Tensor:
-        module = lower(network).module
-        with torch.no_grad():
-            return torch.cat([problem.loss_fn.per_sample(module(x), y).double().cpu() for x, y in held])
+        found = (problem.loss_fn.per_sample(runner.outputs(network, x), y) for x, y in runner.read(looked, graph))
+        return torch.cat([values.double().cpu() for values in found])
 
     before = losses(graph)
     found = []

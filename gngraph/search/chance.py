@@ -7,16 +7,14 @@ import math
 import torch
 
 from gngraph.curvature.outputs import leaves, replaced
-from gngraph.data import batches
 from gngraph.ir import Graph
-from gngraph.lowering.layout import layout_of
-from gngraph.lowering.to_torch import lower
 from gngraph.running.problem import Problem
 
 LEAST = 0.01
 """Share of the loss that the right targets must save, above what they save where nothing is learned (docs/results.md#chance)."""
 
 
+@torch.no_grad()
 def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
     """What to tell where a network knows its targets no better than those of other samples; None where it does.
 
@@ -25,18 +23,15 @@ def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
 
     Cost: a forward pass over the judge split.
     """
-    module = lower(graph.to(device=problem.device)).module
-    size = max(2, problem.batch_size)
-    stream = batches(problem.splits.judge, size, device=problem.device, layout=layout_of(graph))
+    runner = problem.runner
     own, exchanged, alike = 0.0, 0.0, True
-    with torch.no_grad():
-        for x, y in stream:
-            outputs = module(x)
-            rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
-            alike = alike and all(torch.equal(rolled[path], target) for path, target in leaves(y).items())
-            others = replaced(y, rolled)
-            own += float(problem.loss_fn.per_sample(outputs, y).double().sum())
-            exchanged += float(problem.loss_fn.per_sample(outputs, others).double().sum())
+    for x, y in runner.read(problem.splits.judge, graph, size=max(2, problem.batch_size)):
+        outputs = runner.outputs(graph, x)
+        rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
+        alike = alike and all(torch.equal(rolled[path], target) for path, target in leaves(y).items())
+        others = replaced(y, rolled)
+        own += float(problem.loss_fn.per_sample(outputs, y).double().sum())
+        exchanged += float(problem.loss_fn.per_sample(outputs, others).double().sum())
     if alike:
         return (
             "the samples that changes are judged by have all the same target, so that there is nothing to learn from them: look "

@@ -26,12 +26,12 @@ from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, RemoveL
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.search.trials import without_judge
 from gngraph.search.widths import allocated, worths
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
-from gngraph.training.seeding import mixed
 from gngraph.training.training import Trainer
 
 DEPTH = "depth"

@@ -13,6 +13,7 @@ from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import mean_loss
+from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.allocations import ALLOCATIONS
 from gngraph.search.situation import Situation, unselected
@@ -21,7 +22,6 @@ from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.search.trials import without_judge
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.options import Stretch, TrainOptions
-from gngraph.training.seeding import mixed
 from gngraph.training.training import Trainer
 
 RULES = ("capacity", "equal-worths", "uniform", "proportional")

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from gngraph.data import batches
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
-from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed, seeded
 from gngraph.training.gradients import Gradients
 from gngraph.training.optimizer_state import OptimizerState, extract, restore
 from gngraph.training.options import Stretch, TrainOptions
-from gngraph.training.seeding import mixed, seeded
 
 CHECK_EVERY = 100
 """Steps between checks for a loss that is not finite: each check waits for the device."""
@@ -94,15 +92,13 @@ class Trainer:
         accelerator = _accelerator(self.device)
         wrapped, stepper = accelerator.prepare(module, optimizer)
         gradients = Gradients(wrapped, self.problem.loss_fn, stepper, accelerator, self.device)
-        records, layout = [], layout_of(graph)
+        records = []
         for epoch in range(stretch.epochs):
-            records.append(self._epoch(gradients, stepper, stretch, epoch, layout))
+            records.append(self._epoch(graph, gradients, stepper, stretch, epoch))
             on_epoch(records[-1])
         return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
 
-    def _epoch(
-        self, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int, layout: torch.memory_format
-    ) -> EpochRecord:
+    def _epoch(self, graph: Graph, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int) -> EpochRecord:
         started = time.perf_counter()
         number = stretch.first_epoch + epoch
         seed = mixed(self.problem.seed, number)
@@ -110,13 +106,12 @@ class Trainer:
         steps = -(-len(self.problem.train) // size)
         tally = _Tally(number + 1)
         rate = 0.0
-        stream = batches(
+        stream = self.problem.runner.read_to_train(
             self.problem.train,
-            size,
-            generator=torch.Generator().manual_seed(seed),
-            augment=getattr(self.problem.data, "augment", None),
-            device=self.device,
-            layout=layout,
+            graph,
+            torch.Generator().manual_seed(seed),
+            augment=self.problem.augment,
+            size=size,
         )
         with seeded(seed, self.device):
             for step, (x, y) in enumerate(stream):

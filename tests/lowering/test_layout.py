@@ -13,9 +13,9 @@ from gngraph.data import batches
 from gngraph.lowering.layout import layout_of
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.training.options import Stretch, TrainOptions
-from gngraph.training.seeding import mixed
 from gngraph.training.training import Trainer
 
 

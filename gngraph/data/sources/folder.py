@@ -20,7 +20,6 @@ from gngraph.data.checks import shape_text
 from gngraph.data.dataset import (
     ArrayDataset,
     Data,
-    SampleBatch,
     SampleDataset,
 )
 from gngraph.data.preprocess import Normalization, Preparation
@@ -96,9 +95,8 @@ class FolderDataset(SampleDataset):
         """As they were given."""
         return self._labels
 
-    def __getitems__(self, indices: Sequence[int]) -> SampleBatch:
-        raw = torch.stack([self.decoder(self.paths[index]) for index in indices])
-        return SampleBatch(self.preprocess(raw), self._labels[torch.as_tensor(indices, dtype=torch.int64)])
+    def stored(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self.decoder(self.paths[index]) for index in indices])
 
 
 def load_folder(request: Request) -> Data:

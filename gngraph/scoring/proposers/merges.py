@@ -77,11 +77,12 @@ def merged_into_rest(
     groups = [Merging(graph, sites[name], own[name], gone[name], REST, len(learn)) for name in own]
     curvature, _ = fallback(problem.loss_fn, MonteCarlo())
     collector = Collector(graph, [edge for group in groups for edge in group.edges()], problem.loss_fn)
-    noise = torch.Generator(problem.device).manual_seed(problem.seed)
-    for x, y in problem.read(learn, graph):
-        batch = collector.collect(x, y, curvature, noise)
-        for group in groups:
-            group.learn(batch)
+    noise = problem.stream(problem.device)
+    for x, y in problem.runner.read(learn, graph):
+        for piece in collector.pieces(x, y, curvature, noise):
+            for group in groups:
+                group.learn(piece)
+            del piece
     merged = {(m.space, m.channel): m for group in groups for m, _ in group.morphisms()}
     return [merged[m.space, m.channel] if isinstance(m, PruneChannel | MergeChannel) else m for m in morphisms]
 
