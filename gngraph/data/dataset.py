@@ -121,6 +121,7 @@ class ArrayDataset(SampleDataset):
         return self._labels
 
     def stored(self, indices: Sequence[int]) -> Tensor:
+        """Rows of the array."""
         return self.raw[torch.as_tensor(indices, dtype=torch.int64)]
 
 

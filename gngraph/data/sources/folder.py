@@ -96,6 +96,7 @@ class FolderDataset(SampleDataset):
         return self._labels
 
     def stored(self, indices: Sequence[int]) -> Tensor:
+        """Decoded pictures, uint8 [B, C, H, W]."""
         return torch.stack([self.decoder(self.paths[index]) for index in indices])
 
 
