@@ -51,7 +51,8 @@ def grow(
         network: a graph, or a module, which is traced on samples of the data and stays as it is.
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
-        max_params, max_flops: the budget; at least one of them. It is never exceeded.
+        max_params, max_flops: the budget; at least one of them. It is never exceeded. FLOPs are those of one sample, of which a
+            multiply-add is two (see `gngraph.analysis.cost.cost`).
         rounds, epochs, final_epochs, final, perturb, depth, curvature, kinds, selection, allocation, observer, train: see
             `gngraph.growth.loop.grow`.
         out: a folder for the network in every format, the history and its pictures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import math
@@ -17,8 +18,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
+from gngraph.analysis.cost import cost
 from gngraph.analysis.equivalence import probe_of
 from gngraph.analysis.topology import cut_points
 from gngraph.errors import GnGraphError
@@ -76,6 +79,7 @@ class Row:
         memory_run: the same in multiples of the model's bytes and what one forward pass of the module itself takes. As import
             runs the module to prove the graph, no import can take less than the second; where `memory` is over the bar, it is
             this that has to be within.
+        flops: of one sample, as `cost` and torch's own counter agree; where they do not, the row fails.
         share: part of the entries of all parameters that lie on an axis of a free space.
         checked: free spaces of which a split, a new channel and a prune are checked.
         split, new, prune: worst local error over the checked spaces.
@@ -98,6 +102,7 @@ class Row:
     trace_s: float | None = None
     memory: float | None = None
     memory_run: float | None = None
+    flops: int | None = None
     round_trip: str = ""
     free: int | None = None
     frozen: int | None = None
@@ -181,6 +186,9 @@ def _fill(row: Row, model: Model, sample: int) -> None:
     row.free, row.frozen = len(spaces.free), len(spaces.spaces) - len(spaces.free)
     row.share = share_in_free_spaces(graph, spaces)
     row.reasons = {space.name: space.frozen for space in spaces if space.frozen}
+    row.flops, counted = cost(graph).flops, flops_by_torch(network, example)
+    if row.flops != counted:
+        row.failures.append(f"{row.flops:,} FLOPs are counted of {counted:,}")
     differences = round_trip_differences(network, example, graph)
     row.round_trip = ", ".join(differences) or "bit-identical"
     row.failures += differences
@@ -235,15 +243,32 @@ def _resident(entry: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(entry)))
 
 
+def flops_by_torch(network: nn.Module, example: torch.Tensor) -> int:
+    """FLOPs of one sample by torch's own counter, from shapes alone."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # of which it counts nothing
+    memo: dict[int, Any] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        twin = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
+    twin_network = copy.deepcopy(network, memo).eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            twin_network(example[:1].to("meta"))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    return int(counter.get_total_flops())
+
+
 def round_trip_differences(network: nn.Module, example: torch.Tensor, graph: Graph) -> list[str]:
     """In what the lowered graph differs from the source: keys, outputs in both modes, buffers after a train step."""
-    copy = to_torch(graph)
-    differences = [] if list(copy.state_dict()) == list(network.state_dict()) else ["state_dict keys differ"]
+    lowered = to_torch(graph)
+    differences = [] if list(lowered.state_dict()) == list(network.state_dict()) else ["state_dict keys differ"]
     for training in (False, True):
-        pairs = zip(*(outputs_of(m, example, training=training) for m in (network, copy)), strict=True)
+        pairs = zip(*(outputs_of(m, example, training=training) for m in (network, lowered)), strict=True)
         if not all(torch.equal(a, b) for a, b in pairs):
             differences.append(f"outputs differ in {'train' if training else 'eval'} mode")
-    own = copy.state_dict()
+    own = lowered.state_dict()
     if not all(torch.equal(tensor, own[key]) for key, tensor in network.state_dict().items() if key in own):
         differences.append("buffers differ after a train step")
     return differences

@@ -22,6 +22,7 @@ from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.analysis.cost import CostModel, cost
 from gngraph.analysis.equivalence import outputs64, probe_of
 from gngraph.analysis.topology import cut_points
+from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import PassError, UnsupportedModelError
 from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
@@ -397,14 +398,13 @@ def _checked(built: Built, graph: Graph) -> _State:
 
 
 def _check_lowering(built: Built, graph: Graph) -> None:
-    """The plain module has as many parameters as the graph counts, and is imported as the same graph."""
+    """The plain module has as many parameters and FLOPs as the graph counts, and is imported as the same graph."""
     module = to_torch(graph)
     count = sum(parameter.numel() for parameter in module.parameters())
-    if cost(graph).params != count:
-        raise PairError(f"{cost(graph).params} parameters are counted, the module has {count}")
+    if cost(graph).params != count or uncounted(graph):
+        raise PairError(f"of {count} parameters {cost(graph).params} are counted, of the FLOPs not {uncounted(graph)}")
     inputs = built.inputs(0, 2, torch.float64)
-    again = from_torch(module, inputs)  # which compares the outputs of `again` with those of `module`
-    _check_same(graph, again, "lowering and import")
+    _check_same(graph, from_torch(module, inputs), "lowering and import")  # which compares the outputs as well
     if not _equal(outputs64(graph, inputs), _outputs(module, inputs, training=False)):
         raise PairError("lowering changes the outputs")
 

@@ -1,9 +1,10 @@
 """The coverage matrix: every torchvision model through import, analysis, surgery and lowering, one row a model.
 
-A row tells parameters, nodes, seconds and memory of trace and analysis, whether the lowered graph is bit-identical in eval and
-train mode, how much of the network is free to grow, and the worst error of a split, a new channel and a prune over every free
-space, of merges and inserted layers at up to eight places each, and of up to four removed layers, in float64 (local_errors.py,
-merge_errors.py and removal_errors.py in tests/ say what is compared with what). Exits non-zero when a row does not pass.
+A row tells parameters, FLOPs of a sample (a multiply-add counts as 2), on which gngraph and torch's own counter must agree,
+nodes, seconds and memory of trace and analysis, whether the lowered graph is bit-identical in eval and train mode, how much of
+the network is free to grow, and the worst error of a split, a new channel and a prune over every free space, of merges and
+inserted layers at up to eight places each, and of up to four removed layers, in float64 (local_errors.py, merge_errors.py and
+removal_errors.py in tests/ say what is compared with what). Exits non-zero when a row does not pass.
 
 Memory is the growth of the resident set at its peak, over the model's own bytes ("mem."), and over the model's bytes and what
 one forward pass of the module itself takes ("+run"): import runs the module and the graph, to prove that they agree. One of the
@@ -98,7 +99,7 @@ def _error(error: float | None) -> str:
 def _line(row: Row) -> str:
     spaces = f"{_text(row.checked)}/{_text(row.free)}"
     share = "" if row.share is None else f"{100 * row.share:.1f}"
-    millions = "" if row.params is None else f"{row.params / 1e6:.2f}"
+    millions, flops = ("" if count is None else f"{count / 1e6:.2f}" for count in (row.params, row.flops))
     kinds = "".join(map(_error, (row.split, row.new, row.prune, row.all_split, row.all_new, row.all_prune)))
     merges = f"{_text(row.merged):>5}{_error(row.merge)}{_error(row.all_merge)}"
     places = f"{_text(row.inserted)}/{_text(row.cut_points)}"
@@ -106,14 +107,14 @@ def _line(row: Row) -> str:
     trip = "" if not row.round_trip else "identical" if row.round_trip == "bit-identical" else "DIFFERS"
     memory = f"{_text(row.memory):>6}{_text(row.memory_run):>6}"
     return (
-        f"{row.model:29}{millions:>7}{_text(row.nodes):>6}{_text(row.trace_s):>7}{memory} {trip:>9}"
+        f"{row.model:29}{millions:>7}{flops:>8}{_text(row.nodes):>6}{_text(row.trace_s):>7}{memory} {trip:>9}"
         f"{spaces:>9}{_text(row.frozen):>6}{share:>6}{kinds}"
         f"{merges}{places:>8}{_error(row.insert)}{layers:>7}{_error(row.remove)}{row.seconds:>6.0f}  {row.verdict}"
     )
 
 
 _HEADER = (
-    f"{'model':29}{'M par.':>7}{'nodes':>6}{'s':>7}{'mem.':>6}{'+run':>6} {'r. trip':>9}{'spaces':>9}{'froz.':>6}"
+    f"{'model':29}{'M par.':>7}{'MFLOPs':>8}{'nodes':>6}{'s':>7}{'mem.':>6}{'+run':>6} {'r. trip':>9}{'spaces':>9}{'froz.':>6}"
     f"{'% fr.':>6}{'split':>9}{'new':>9}{'prune':>9}{'all spl.':>9}{'all new':>9}{'all pr.':>9}"
     f"{'mrg.':>5}{'merge':>9}{'all mrg.':>9}{'places':>8}{'insert':>9}{'layers':>7}{'remove':>9}{'check':>6}  verdict"
 )

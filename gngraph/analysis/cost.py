@@ -12,12 +12,13 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import BudgetError
 from gngraph.ir import Graph
 from gngraph.ops import lookup, operands_of
+from gngraph.ops.sizes import factors
 from gngraph.ops.spec import Factor
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Entries of all nn.Parameters, and FLOPs (two for each multiply-add of a layer's weight) of one sample."""
+    """Entries of all nn.Parameters, and FLOPs of one sample, of which a multiply-add is two (see `cost`)."""
 
     params: int
     flops: int
@@ -58,22 +59,29 @@ def products_of(graph: Graph, node: str) -> tuple[tuple[Factor, ...], ...]:
 def _size(graph: Graph, node: str, factor: Factor) -> int:
     if isinstance(factor, int):
         return factor
-    return int(graph.nodes[graph.nodes[node].inputs[factor[0]]].shape[factor[1]])
+    return factors(graph.nodes[graph.nodes[node].inputs[factor[0]]].shape[factor[1]])[0]
 
 
-def _count(graph: Graph, node: str, factors: tuple[Factor, ...]) -> int:
-    return math.prod(_size(graph, node, factor) for factor in factors)
+def _count(graph: Graph, node: str, product: tuple[Factor, ...]) -> int:
+    return math.prod(_size(graph, node, factor) for factor in product)
+
+
+def multiply_adds_of(graph: Graph, node: str) -> int:
+    """Multiply-adds of a node for one sample."""
+    products = sum(_count(graph, node, product) for product in products_of(graph, node))
+    weight = graph.nodes[node].params.get("weight")
+    return products + (uses_of(graph, node) * graph.params[weight].data.numel() if weight is not None else 0)
 
 
 def cost(graph: Graph) -> Cost:
-    """Cost of `graph`; FLOPs agree with torch's FlopCounterMode for convolutions, linear layers, products and attention."""
-    flops = 0
-    for node in graph.nodes.values():
-        for product in products_of(graph, node.name):
-            flops += 2 * _count(graph, node.name, product)
-        if "weight" in node.params:
-            flops += 2 * uses_of(graph, node.name) * graph.params[node.params["weight"]].data.numel()
-    return Cost(graph.num_params(), flops)
+    """Cost of `graph`.
+
+    FLOPs are two for each multiply-add of convolutions, linear layers, products of matrices and attention, whether their
+    weights are parameters or computed, as torch.utils.flop_counter counts them on one sample; norms, activations, pooling and
+    biases count nothing in either. gngraph also counts what torch has no formula for (products with vectors, bilinear forms,
+    distances, deformable convolutions), recurrent layers on every device, and axes of length 1 that an einsum sums over.
+    """
+    return Cost(graph.num_params(), 2 * sum(multiply_adds_of(graph, node) for node in graph.nodes))
 
 
 _Axis = tuple[int, tuple[tuple[str, int], ...]]
@@ -131,9 +139,9 @@ class CostModel:
             for product in products_of(graph, node):
                 self._add(_Term(0, 2, self._axes(graph, spaces, node, product)))
 
-    def _axes(self, graph: Graph, spaces: ChannelSpaces, node: str, factors: tuple[Factor, ...]) -> tuple[_Axis, ...]:
+    def _axes(self, graph: Graph, spaces: ChannelSpaces, node: str, product: tuple[Factor, ...]) -> tuple[_Axis, ...]:
         axes: list[_Axis] = []
-        for factor in factors:
+        for factor in product:
             place = None if isinstance(factor, int) else (graph.nodes[node].inputs[factor[0]], factor[1])
             entries = tuple((space, inner) for space, _, inner in (spaces.layouts.get(place, ()) if place else ()))
             covered = sum(inner * self.widths[space] for space, inner in entries)

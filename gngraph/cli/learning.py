@@ -120,7 +120,9 @@ def score(
 @data_options
 @training_options
 @click.option("--max-params", type=COUNT, help="Largest number of parameters, such as 500k.")
-@click.option("--max-flops", type=COUNT, help="Largest number of FLOPs a sample, such as 40M.")
+@click.option(
+    "--max-flops", type=COUNT, help="Largest number of FLOPs a sample, such as 40M; a multiply-add counts as 2."
+)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Number of rewrites.")
 @click.option("--epochs", type=click.IntRange(0), default=4, show_default=True, help="Epochs before each rewrite.")
 @click.option("--final-epochs", type=click.IntRange(0), default=18, show_default=True, help="Epochs after the last.")

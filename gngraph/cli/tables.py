@@ -65,7 +65,8 @@ def print_description(told: dict[str, Any]) -> None:
     out = console()
     shapes = " -> ".join(", ".join(told[side].values()) for side in ("inputs", "outputs"))
     out.print(f"[bold]{told['name']}[/bold]  {shapes}", markup=True)
-    out.print(f"{told['params']:,} parameters, {told['flops']:,} FLOPs a sample, {told['nodes']} nodes")
+    flops = f"{told['flops']:,} FLOPs a sample (a multiply-add counts as 2)"
+    out.print(f"{told['params']:,} parameters, {flops}, {told['nodes']} nodes")
     table = Table(header_style="bold")
     table.add_column("channel space", overflow="fold")
     for title in ("channels", "params each", "FLOPs each"):
@@ -118,7 +119,8 @@ def print_candidates(rows: Sequence[dict[str, Any]], total: int, notes: Sequence
         notes: what was left out, and why.
     """
     out = console()
-    table = Table(header_style="bold", title=f"{len(rows)} of {total:,} candidates", title_justify="left")
+    title = f"{len(rows)} of {total:,} candidates; FLOPs are of one sample, a multiply-add counts as 2"
+    table = Table(header_style="bold", title=title, title_justify="left")
     for title in ("kind", "channel space", "site"):
         table.add_column(title, overflow="fold")
     for title in ("channel or block", "predicted gain", "standard error", "params", "FLOPs"):

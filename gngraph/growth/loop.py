@@ -101,7 +101,7 @@ def grow(
         GnGraphError: the loss does not fit what the network returns.
     """
     strategy = decided_by(allocation, GaussNewton(curvature, kinds=kinds), selection)
-    require_room(cost(graph), Budget(max_params, max_flops))
+    require_room(graph, Budget(max_params, max_flops))
     return grow_by(
         strategy,
         graph,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from gngraph.analysis.cost import Budget, Cost
+from gngraph.analysis.cost import Budget, Cost, cost
+from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import BudgetError
+from gngraph.ir import Graph
 
 
 def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]:
@@ -29,12 +31,13 @@ def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]
     return tuple(Budget(p, f) for p, f in zip(params, flops, strict=True))
 
 
-def require_room(seed: Cost, budget: Budget) -> None:
-    """Refuse a budget in which the seed does not fit.
+def require_room(graph: Graph, budget: Budget) -> None:
+    """Refuse a budget in which a seed does not fit, or that bounds FLOPs of which a part is not counted.
 
     Raises:
-        BudgetError: with the side that is too small.
+        BudgetError: with the side that is too small, or the node that computes more than its op says.
     """
+    seed = cost(graph)
     for start, limit, unit in (
         (seed.params, budget.max_params, "parameters"),
         (seed.flops, budget.max_flops, "FLOPs"),
@@ -44,6 +47,11 @@ def require_room(seed: Cost, budget: Budget) -> None:
                 f"the seed has {start:,} {unit}, more than the budget of {limit:,}; raise the budget, start from a smaller "
                 f"seed, or make this one smaller (gngraph shrink)"
             )
+    for node, counted, found in uncounted(graph) if budget.max_flops is not None else ():
+        raise BudgetError(
+            f"the FLOPs of the network leave out a part of node '{node}' ({graph.nodes[node].op}): it takes {2 * found:,} a "
+            f"sample, of which {2 * counted:,} are counted; give its op `positions` or `products`, or bound max_params alone"
+        )
 
 
 def _side(start: int, limit: int | None, rounds: int) -> list[int | None]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.counting import CountingInterpreter
 
 SAMPLE_COUNTS = (2, 3)
 """What holds for both of these numbers of samples is taken to hold for all."""
@@ -62,13 +62,16 @@ class Shadow:
         found: type = self._agreed(node, type)
         return found
 
-    def everything(self) -> list[Mapping[fx.Node, Any]]:
-        """Every value of the whole graph for each of `SAMPLE_COUNTS`; raises what an op raises that cannot run without data."""
+    def everything(self) -> list[tuple[Mapping[fx.Node, Any], Mapping[fx.Node, int]]]:
+        """Every value of the whole graph, and the multiply-adds that it takes, for each of `SAMPLE_COUNTS`.
+
+        Raises what an op raises that cannot run without data.
+        """
         last = next(reversed(self._graph.nodes))
-        with torch.no_grad():
-            for run in self._runs:
+        for run in self._runs:
+            with torch.no_grad(), run.counting():
                 run.upto(last)
-        return [run.env for run in self._runs]
+        return [(run.env, run.multiply_adds) for run in self._runs]
 
     def _agreed(self, node: fx.Node, read: Any) -> Any:
         try:
@@ -88,7 +91,7 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
 
 
-class _MetaRun(Interpreter):
+class _MetaRun(CountingInterpreter):
     def __init__(self, twin: nn.Module, module: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__(twin, garbage_collect_values=False, graph=graph)
         self._source = module

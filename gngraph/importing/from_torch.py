@@ -14,7 +14,7 @@ from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.fx_calls import bind, dispatched, is_inplace, scopes
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_shapes import shape_node
-from gngraph.importing.recorded_types import record_types, run_checked
+from gngraph.importing.recorded_types import ForeignValue, record, run_checked
 from gngraph.importing.trace import (
     Flags,
     attached,
@@ -38,13 +38,12 @@ from gngraph.ir import (
     Ref,
     Slice,
     TensorType,
-    Type,
     verify,
 )
 from gngraph.ir.types import dtype_name, refs_in
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.conv import specialise
-from gngraph.ops.foreign import function_path
+from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
 from gngraph.ops.spec import Call
 from gngraph.ops.vet import vet
 
@@ -168,7 +167,7 @@ class _Importer:
         self.transposed: dict[fx.Node, str] = {}
         self.defaults: dict[Any, Attr] = {}
         self.aliases: dict[fx.Node, list[fx.Node]] = {}
-        self.recorded: Callable[[fx.Node], Type] | None = None
+        self.recorded: Callable[[fx.Node], ForeignValue] | None = None
 
     def build(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
         placeholders = [n for n in self.traced.nodes if n.op == "placeholder"]
@@ -305,8 +304,9 @@ class _Importer:
         args = tuple(self.flag(fx_node, i, self.foreign_attr(a)) for i, a in enumerate(fx_node.args))
         kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
-        attrs = {"target": path, "args": args, "kwargs": kwargs}
-        return Node(fx_node.name, "foreign", inputs, {}, attrs, type=self.record(fx_node))
+        known = self.record(fx_node)
+        attrs = {"target": path, "args": args, "kwargs": kwargs, MULTIPLY_ADDS: known.multiply_adds}
+        return Node(fx_node.name, "foreign", inputs, {}, attrs, type=known.type)
 
     def foreign_attr(self, arg: Any) -> Attr:
         """An argument of a foreign op, in which a list stays a list."""
@@ -318,10 +318,10 @@ class _Importer:
     def flag(self, fx_node: fx.Node, key: int | str, attr: Attr) -> Attr:
         return self.flags.get((fx_node.name, key), attr)
 
-    def record(self, fx_node: fx.Node) -> Type:
-        """The type of a foreign value, from two runs of the traced network with batches of 2 and of 3 samples."""
+    def record(self, fx_node: fx.Node) -> ForeignValue:
+        """What a foreign value is, from two runs of the traced network with batches of 2 and of 3 samples."""
         if self.recorded is None:
-            self.recorded = record_types(self.module, self.traced, self.inputs)
+            self.recorded = record(self.module, self.traced, self.inputs)
         return self.recorded(fx_node)
 
     def infers(self, node: Node) -> bool:

@@ -1,8 +1,9 @@
-"""Types of values: those of foreign ops, seen in two runs of a traced network, and all of them held against a run."""
+"""What values are and take: types and multiply-adds of foreign ops, seen in two runs, and all types held against a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +13,27 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, Shadow
 from gngraph.ir import BATCH, Dim, Graph, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import dtype_name
+from gngraph.lowering.counting import CountingInterpreter
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.ops.sizes import factors, product
 
 
-def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor]) -> Callable[[fx.Node], Type]:
-    """What gives the type of any node's value, from two runs with batches of 2 and of 3 samples.
+@dataclass(frozen=True)
+class ForeignValue:
+    """What two runs show of a value.
+
+    Attributes:
+        type: its type, with a symbolic batch.
+        multiply_adds: what computing it takes, for one sample.
+    """
+
+    type: Type
+    multiply_adds: int
+
+
+def record(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor]) -> Callable[[fx.Node], ForeignValue]:
+    """What gives the type and the multiply-adds of any node, from two runs with batches of 2 and of 3 samples.
 
     The runs compute shapes alone, which takes milliseconds; only where an op has no rule for that, or looks at values, they
     compute the values, at the price of two forward passes.
@@ -28,18 +43,27 @@ def record_types(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Ten
         traced: its graph.
         inputs: example inputs, batch first.
     """
+    runs: list[tuple[Mapping[fx.Node, Any], Mapping[fx.Node, int]]]
     try:
         runs = [
-            {node: _summary(value) for node, value in run.items()}
-            for run in Shadow(module, traced, inputs).everything()
+            ({node: _summary(value) for node, value in run.items()}, counts)
+            for run, counts in Shadow(module, traced, inputs).everything()
         ]
     except Exception:  # whatever an op raises that cannot run without data
         runs = []
         for batch in SAMPLE_COUNTS:
             recorder = _Recorder(module, traced)
-            recorder.run(*_of_length(inputs, batch))
-            runs.append(recorder.seen)
-    return lambda node: _type_of(node, runs[0][node], runs[1][node])
+            with recorder.counting():
+                recorder.run(*_of_length(inputs, batch))
+            runs.append((recorder.seen, recorder.multiply_adds))
+    (two, count_two), (three, count_three) = runs
+
+    def recorded(node: fx.Node) -> ForeignValue:
+        return ForeignValue(
+            _type_of(node, two[node], three[node]), _of_one(count_two.get(node, 0), count_three.get(node, 0))
+        )
+
+    return recorded
 
 
 def run_checked(graph: Graph, inputs: Sequence[torch.Tensor]) -> Any:
@@ -109,7 +133,7 @@ def _shown(value: Any) -> str:
     return str(_summary(value)) if not isinstance(value, (int, torch.Size)) else str(value)
 
 
-class _Recorder(Interpreter):
+class _Recorder(CountingInterpreter):
     """Runs a trace and keeps the shape and dtype of every value."""
 
     def __init__(self, module: nn.Module, traced: fx.Graph) -> None:
@@ -120,6 +144,14 @@ class _Recorder(Interpreter):
         result = super().run_node(n)
         self.seen[n] = _summary(result)
         return result
+
+
+def _of_one(two: int, three: int) -> int:
+    """What one sample takes, from what 2 and 3 samples take: an amount for each, and one for what does not depend on them.
+
+    What grows faster than the batch, as attention between samples does, has no such amounts: it counts half of what two take.
+    """
+    return max(2 * two - three, two // 2)
 
 
 def _summary(value: Any) -> Any:

@@ -9,6 +9,7 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Node, OpaqueType, Ref, TensorType, TupleType, Type
 from gngraph.ops.rules import read_attrs
+from gngraph.ops.sizes import factors
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
 
 _MASKS = ("key_padding_mask", "attn_mask")
@@ -61,14 +62,15 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
 
 def _products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
     """Projections of queries, keys, values and results, and the two products of attention."""
-    width, query, key = int(operands.node.attrs["embed_dim"]), operands.tensor(0).shape, operands.tensor(1).shape
-    tokens = 0 if len(query) == 2 or not operands.node.attrs["batch_first"] else 1
-    read, seen = query[tokens], key[tokens]
-    if isinstance(read, str) or isinstance(seen, str):
-        return ()
-    inside = (width, int(operands.node.attrs["kdim"]), int(operands.node.attrs["vdim"]), width)
+    node = operands.node
+    width, query, key = int(node.attrs["embed_dim"]), operands.tensor(0).shape, operands.tensor(1).shape
+    tokens = 0 if len(query) == 2 or not node.attrs["batch_first"] else 1
+    read, seen = (factors(*shape[:-1])[0] for shape in (query, key))
+    attended = factors(key[tokens])[0] + ("bias_k" in node.params) + bool(node.attrs["add_zero_attn"])
+    inside = (width, int(node.attrs["kdim"]), int(node.attrs["vdim"]), width)
     counts = (read, seen, seen, read)
-    return (*((n, width, m) for n, m in zip(counts, inside, strict=True)), (read, seen, width), (read, seen, width))
+    both = (read, attended, width)
+    return (*((n, width, m) for n, m in zip(counts, inside, strict=True)), both, both)
 
 
 _read: Any = read_attrs("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")

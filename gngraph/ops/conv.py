@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.rules import spread
+from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
 
 _MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -59,7 +60,7 @@ def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> list
 
 def _positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
     assert isinstance(result, TensorType)
-    return (math.prod(int(size) for size in result.shape[2:]),)
+    return (*sizes_of(operands, 0, (0,)), math.prod(int(size) for size in result.shape[2:]))
 
 
 def _freeze_positions(rules: ChannelRules, operands: Operands) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Node, OpaqueType, TensorType, Type
 from gngraph.ops.rules import spread
-from gngraph.ops.sizes import known_sizes
+from gngraph.ops.sizes import known_sizes, sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
 
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
@@ -44,7 +44,7 @@ def _infer(operands: Operands) -> Type:
 
 
 def _positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
-    return (math.prod(int(size) for size in operands.tensor().shape[2:]),)
+    return (*sizes_of(operands, 0, (0,)), math.prod(int(size) for size in operands.tensor().shape[2:]))
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:

@@ -11,10 +11,13 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Node, Type
 from gngraph.ops.rules import freeze_inputs
-from gngraph.ops.spec import ChannelRules, Emitter, Operands, OpSpec, register
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec, register
 
 ALLOWED_MODULES = ("torch", "torchvision", "_operator", "operator", "math", "builtins")
 """Top-level packages whose functions a foreign op may name, so that loading an archive imports no other code."""
+
+MULTIPLY_ADDS = "multiply_adds"
+"""Attribute of a foreign op: what it takes for one sample, recorded when the network was traced."""
 
 _BUILTINS = {"getattr", "len", "int", "float", "abs", "max", "min", "sum", "round", "bool"}
 
@@ -104,4 +107,10 @@ def _emit_foreign(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(resolve_function(target), *args, **kwargs)
 
 
-register(OpSpec("foreign", _recorded, _foreign_channels, _emit_foreign))
+def _foreign_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
+    """What was recorded, which holds as the type does."""
+    recorded = int(operands.node.attrs.get(MULTIPLY_ADDS, 0))
+    return ((recorded,),) if recorded else ()
+
+
+register(OpSpec("foreign", _recorded, _foreign_channels, _emit_foreign, products=_foreign_products))

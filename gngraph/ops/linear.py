@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
-from gngraph.ops.sizes import factors
+from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
 
 
@@ -22,8 +22,7 @@ def _infer(operands: Operands) -> Type:
 
 
 def _positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
-    shape = operands.tensor().shape
-    return tuple((0, axis) for axis in range(len(shape) - 1) if isinstance(shape[axis], int))
+    return sizes_of(operands, 0, range(len(operands.tensor().shape) - 1))
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
@@ -111,10 +110,6 @@ def _infer_addmm(operands: Operands) -> Type:
     return TensorType(x.dtype, (x.shape[0], weight[1]))
 
 
-def _addmm_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
-    return (factors(operands.tensor().shape[0])[0],)
-
-
 def _addmm_channels(rules: ChannelRules, operands: Operands) -> None:
     rules.set(0, rules.layout(0, 0))
     rules.consume("weight", 0, rules.layout(0, 1))
@@ -134,7 +129,7 @@ register(
         _infer_addmm,
         _addmm_channels,
         _emit_addmm,
-        positions=_addmm_positions,
+        positions=_positions,
         linear=True,
         channel_axis=-1,
         functions={

@@ -7,7 +7,7 @@ read (and, if the result has it too, accompanied), a letter that only it has is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, Ref, TensorType, Type
+from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.traits import of_each
 
@@ -139,20 +140,42 @@ def _of_values(rules: ChannelRules, operands: Operands, terms: _Terms, letter: s
     return rules.unify([rules.layout(i, axis) for i, axis in axes]) if axes else None
 
 
-def _factors(operands: Operands, terms: _Terms, left_out: tuple[str, ...]) -> tuple[Factor, ...]:
-    """Axes of the values, one for each letter that is not left out."""
+def _contracted(terms: _Terms) -> Iterator[tuple[str, ...]]:
+    """The letters of each product that is summed over, operand by operand from the left, as torch multiplies them.
+
+    What only one of the two has, and nothing later reads, is summed before; a product of which nothing is summed is as free as
+    any other element-wise one.
+    """
+    left = terms.operands[0]
+    for place, right in enumerate(terms.operands[1:], start=2):
+        later = {*terms.result, *(letter for letters in terms.operands[place:] for letter in letters)}
+        letters = tuple(
+            letter
+            for letter in dict.fromkeys((*left, *right))
+            if letter in later or (letter in left and letter in right)
+        )
+        left = tuple(letter for letter in letters if letter in later)
+        if left != letters:
+            yield letters
+
+
+def _factors(operands: Operands, terms: _Terms, letters: Iterable[str]) -> tuple[Factor, ...]:
+    """The sizes of `letters`, as axes of the values."""
     axes = [(i, axis, letter) for i, letters in enumerate(terms.values()) for axis, letter in enumerate(letters)]
-    places: dict[str, Factor] = {}
+    places: dict[str, tuple[int, int]] = {}
     for i, axis, letter in sorted(axes, key=lambda at: operands.tensor(at[0]).shape[at[1]] == 1):  # broadcast last
-        if letter not in left_out and isinstance(operands.tensor(i).shape[axis], int):
-            places.setdefault(letter, (i, axis))
-    return tuple(places.values())
+        places.setdefault(letter, (i, axis))
+    found = [places[letter] for letter in letters]
+    return tuple(factor for i, axis in found for factor in sizes_of(operands, i, (axis,)))
 
 
 def _positions_of(terms_of: Callable[[Operands], _Terms]) -> Callable[[Operands, Type], tuple[Factor, ...]]:
     def positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
         terms = terms_of(operands)
-        return (0,) if terms.weight is None else _factors(operands, terms, terms.operands[terms.weight])
+        if terms.weight is None or not any(_contracted(terms)):
+            return (0,)
+        others = {letter for letters in terms.values() for letter in letters}.difference(terms.operands[terms.weight])
+        return _factors(operands, terms, sorted(others))
 
     return positions
 
@@ -160,7 +183,8 @@ def _positions_of(terms_of: Callable[[Operands], _Terms]) -> Callable[[Operands,
 def _products_of(terms_of: Callable[[Operands], _Terms]) -> Callable[[Operands], tuple[tuple[Factor, ...], ...]]:
     def products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
         terms = terms_of(operands)
-        return (_factors(operands, terms, ()),) if terms.weight is None else ()
+        found = () if terms.weight is not None else _contracted(terms)
+        return tuple(_factors(operands, terms, letters) for letters in found)
 
     return products
 
@@ -239,7 +263,7 @@ ATTENTION = Call(
 
 def _attention_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
     rank = len(operands.tensor().shape)
-    whole = tuple((0, axis) for axis in range(rank - 1) if isinstance(operands.tensor().shape[axis], int))
+    whole = sizes_of(operands, 0, range(rank - 1))
     return ((*whole, (0, rank - 1), (1, rank - 2)), (*whole, (2, rank - 1), (1, rank - 2)))
 
 

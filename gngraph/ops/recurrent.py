@@ -10,6 +10,7 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, TupleType, Type
 from gngraph.ops.rules import read_attrs
+from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
 
 _MODULES: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -61,18 +62,18 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
 
 
 def _products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
-    """Products of each layer's weights with what it reads and with its state, at every place of the sequence."""
+    """Products of each layer's weights with what it reads and with its state, at every place of every sequence."""
     node = operands.node
     hidden, given, directions = _sizes(node)
-    time: Factor = (0, 1 if node.attrs["batch_first"] else 0)
+    places = sizes_of(operands, 0, (0, 1))
     rows = _GATES[node.op] * hidden * directions
 
     def layers() -> Iterator[tuple[Factor, ...]]:
         for layer in range(int(node.attrs["num_layers"])):
-            yield (time, rows, (0, 2) if layer == 0 else given * directions)
-            yield (time, rows, given)
+            yield (*places, rows, (0, 2) if layer == 0 else given * directions)
+            yield (*places, rows, given)
             if given != hidden:
-                yield (time, hidden * directions, given)
+                yield (*places, hidden * directions, given)
 
     return tuple(layers())
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, cast
 
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Dim, Node, OpaqueType, Ref, Slice, TupleType, Type
+from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, Slice, TupleType, Type
 from gngraph.ops.rules import all_axes, freeze_inputs
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, layout_length, register, signature
+from gngraph.ops.spec import (
+    Call,
+    ChannelRules,
+    Emitter,
+    Factor,
+    Layout,
+    Operands,
+    OpSpec,
+    layout_length,
+    register,
+    signature,
+)
 from gngraph.ops.traits import with_first
 
 
@@ -40,6 +51,11 @@ def product(*dims: Dim) -> Dim:
     """
     number, names = factors(*dims)
     return number if not names else "*".join(([str(number)] if number != 1 else []) + list(names))
+
+
+def sizes_of(operands: Operands, index: int, axes: Iterable[int]) -> tuple[Factor, ...]:
+    """The sizes of some axes of an input as factors, but for what is the batch alone."""
+    return tuple((index, axis) for axis in axes if operands.tensor(index).shape[axis] != BATCH)
 
 
 def quotient(whole: Dim, part: Dim) -> Dim | None:

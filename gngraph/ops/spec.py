@@ -178,7 +178,7 @@ class Emitter(Protocol):
 
 
 Factor = int | tuple[int, int]
-"""A factor of a number of multiplications: a number, or the size of (input, axis)."""
+"""A factor of a number of multiplications: a number, or the size of (input, axis), where the batch counts as one sample."""
 
 
 def no_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:

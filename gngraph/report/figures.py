@@ -164,7 +164,7 @@ def training(history: Sequence[Record]) -> Figure:
         upper.plot(x, y, "s", color=ORANGE, markerfacecolor="none", label="held-out, after the rewrite")
     upper.set_ylabel(label)
     _cost_panel(middle, history, ends, "params", "parameters", BLUE)
-    _cost_panel(lower, history, ends, "flops", "FLOPs a sample", GREEN)
+    _cost_panel(lower, history, ends, "flops", "FLOPs a sample\n(2 a multiply-add)", GREEN)
     for axes in (upper, middle, lower):
         for end, _ in rounds:
             axes.axvline(end, color=GREY, linewidth=0.5, linestyle=":", zorder=0)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from gngraph.analysis.cost import Budget, Cost
 from gngraph.errors import BudgetError
 from gngraph.growth.schedule import require_room, round_budgets
+from gngraph.importing.from_torch import from_torch
 
 
 @given(st.integers(1, 10**7), st.integers(0, 10**9), st.integers(1, 30))
@@ -43,8 +46,10 @@ def test_impossible_budgets_are_refused(budget: Budget, rounds: int, message: st
 
 
 def test_a_seed_above_the_budget_is_refused() -> None:
-    require_room(Cost(100, 1000), Budget(100))
+    seed = from_torch(nn.Linear(9, 10), torch.zeros(1, 9))
+    require_room(seed, Budget(100))
+    require_room(seed, Budget(100, 180))
     with pytest.raises(BudgetError, match="the seed has 100 parameters, more than the budget of 99"):
-        require_room(Cost(100, 1000), Budget(max_params=99))
-    with pytest.raises(BudgetError, match="the seed has 1,000 FLOPs, more than the budget of 999"):
-        require_room(Cost(100, 1000), Budget(max_flops=999))
+        require_room(seed, Budget(max_params=99))
+    with pytest.raises(BudgetError, match="the seed has 180 FLOPs, more than the budget of 179"):
+        require_room(seed, Budget(max_flops=179))
