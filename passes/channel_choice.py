@@ -9,7 +9,7 @@ import torch
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.errors import PassError
 from gngraph.ir import Graph
-from gngraph.rewrite.pass_text import choices
+from gngraph.option_text import choices
 
 
 def matching_spaces(name: str, spaces: ChannelSpaces, pattern: str) -> tuple[ChannelSpace, ...]:

@@ -12,12 +12,12 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import cut_points
 from gngraph.errors import PassError
 from gngraph.ir import Graph
+from gngraph.option_text import choices
 from gngraph.passes.channel_choice import require_positive
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
 from gngraph.rewrite.insertion import BLOCKS, kinds_at
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer
-from gngraph.rewrite.pass_text import choices
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager

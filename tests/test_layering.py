@@ -37,11 +37,13 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
 
 
 BELOW_PASSES = (
-    "errors ir ops lowering importing source files deploy curvature data zoo running analysis rewrite scoring"
+    "errors option_text ir ops lowering importing source files deploy curvature data zoo running analysis rewrite "
+    "scoring"
 )
 BELOW_GROWTH = f"{BELOW_PASSES} passes training search"
 LAYERS = {
     "errors": layer(),
+    "option_text": layer("errors"),
     "ir": layer("errors", "torch"),
     "ops": layer("errors ir", "torch torchvision"),
     "lowering": layer("errors ir ops", "torch"),
@@ -49,12 +51,12 @@ LAYERS = {
     "source": layer("errors ir ops lowering", "torch safetensors"),
     "files": layer("errors ir ops importing zoo", "torch torchvision safetensors"),
     "deploy": layer("errors ir lowering", "torch numpy onnx onnxruntime onnxscript"),
-    "curvature": layer("errors", "torch"),
+    "curvature": layer("errors option_text", "torch"),
     "data": layer("errors", "torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
     "running": layer("errors ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ir ops lowering curvature data running", "torch numpy networkx"),
-    "rewrite": layer("errors ir ops lowering analysis", "torch"),
+    "rewrite": layer("errors option_text ir ops lowering analysis", "torch"),
     "scoring": layer("errors ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
     "training": layer("errors ir ops lowering curvature data zoo running analysis rewrite", "torch accelerate"),

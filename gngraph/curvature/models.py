@@ -12,9 +12,7 @@ and `RankOne` the model of the paper (arXiv 2411.05855, Theorems 1 and 2), which
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -24,6 +22,7 @@ from gngraph.curvature.gradients import gradient
 from gngraph.curvature.losses import Loss
 from gngraph.curvature.outputs import Outputs, leaves, replaced
 from gngraph.errors import GnGraphError
+from gngraph.option_text import Vocabulary, written
 
 
 class Curvature(Protocol):
@@ -63,7 +62,7 @@ class MonteCarlo:
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise GnGraphError(f'curvature "mc" cannot take "{self.draws}" draws: draws must be at least 1')
+            raise GnGraphError(f"curvature 'mc' cannot take '{self.draws}' draws: draws must be at least 1")
 
     def factors(self, loss: Loss, outputs: Outputs, targets: Any, generator: torch.Generator) -> Outputs:
         """Draws of `loss.sample_factor` over sqrt(draws): R = draws."""
@@ -72,7 +71,7 @@ class MonteCarlo:
         return replaced(outputs, stacks)
 
     def __str__(self) -> str:
-        return self.name if self.draws == 1 else f"{self.name}{{draws={self.draws}}}"
+        return written(self)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Exact:
         return loss.hessian_factors(outputs, targets)
 
     def __str__(self) -> str:
-        return self.name
+        return written(self)
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class RankOne:
         return replaced(outputs, factors)
 
     def __str__(self) -> str:
-        return self.name
+        return written(self)
 
 
 CURVATURES: dict[str, type[MonteCarlo] | type[Exact] | type[RankOne]] = {
@@ -128,6 +127,8 @@ CURVATURES: dict[str, type[MonteCarlo] | type[Exact] | type[RankOne]] = {
     Exact.name: Exact,
     RankOne.name: RankOne,
 }
+
+MODELS = Vocabulary("curvature", CURVATURES, GnGraphError)
 
 
 def curvature_named(text: str) -> Curvature:
@@ -137,14 +138,9 @@ def curvature_named(text: str) -> Curvature:
     MonteCarlo(draws=4)
     >>> curvature_named("ggn")
     Traceback (most recent call last):
-    gngraph.errors.GnGraphError: unknown curvature "ggn": choose one of mc, exact, rank1, with options as in ...
+    gngraph.errors.GnGraphError: there is no curvature 'ggn'; choose from exact, mc, rank1 (at character 1 of ...
     """
-    match = re.fullmatch(r"\s*([^{}\s]+)\s*(?:\{([^{}]*)\})?\s*", text)
-    if match is None or match[1] not in CURVATURES:
-        choices = ", ".join(CURVATURES)
-        raise GnGraphError(f'unknown curvature "{text}": choose one of {choices}, with options as in "mc{{draws=4}}"')
-    model = CURVATURES[match[1]]
-    return model(**_parse_options(match[2] or "", match[1], [field.name for field in fields(model)]))
+    return MODELS.one(text)
 
 
 def fallback(loss: Loss, curvature: Curvature) -> tuple[Curvature, str | None]:
@@ -167,17 +163,3 @@ def predicted_change(s: Tensor, q: Tensor) -> Tensor:
     [1.5]
     """
     return s + 0.5 * q.square().sum(0)
-
-
-def _parse_options(text: str, curvature: str, known: Sequence[str]) -> dict[str, int]:
-    """`draws=4` -> {"draws": 4}; every option of a curvature model is a whole number."""
-    options: dict[str, int] = {}
-    for item in text.split(",") if text.strip() else ():
-        key, _, value = (part.strip() for part in item.partition("="))
-        if key not in known:
-            choices = f"choose one of {', '.join(known)}" if known else "it has none"
-            raise GnGraphError(f'unknown option "{key}" of curvature "{curvature}": {choices}')
-        if not re.fullmatch(r"[+-]?[0-9]+", value):
-            raise GnGraphError(f'option "{key}" of curvature "{curvature}" is "{value}": it must be a whole number')
-        options[key] = int(value)
-    return options

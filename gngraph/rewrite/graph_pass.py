@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from gngraph.ir import Graph
+from gngraph.option_text import written
 from gngraph.rewrite.morphism import Morphism
 from gngraph.rewrite.surgery import Gather, Rewritten
 
@@ -62,20 +63,7 @@ class Pass(ABC):
         """
 
     def __str__(self) -> str:
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        options = ",".join(f"{name}={option_text(given[name])}" for name in sorted(given))
-        return f"{self.name}{{{options}}}" if options else self.name
-
-
-def option_text(value: Any) -> str:
-    """The text of an option's value.
-
-    >>> option_text((0, 3)), option_text(None), option_text(0.5)
-    ('0;3', 'none', '0.5')
-    """
-    if isinstance(value, tuple):
-        return ";".join(option_text(item) for item in value)
-    return "none" if value is None else str(value)
+        return written(self)
 
 
 REGISTRY: dict[str, type[Pass]] = {}

@@ -232,14 +232,26 @@ def test_curvature_text_may_hold_spaces_and_empty_braces() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ggn", 'unknown curvature "ggn": choose one of mc, exact, rank1, with options as in "mc{draws=4}"'),
-        ("", 'unknown curvature "": choose one of'),
-        ("mc{draws=4", 'unknown curvature "mc{draws=4": choose one of'),
-        ("mc{samples=4}", 'unknown option "samples" of curvature "mc": choose one of draws'),
-        ("exact{draws=4}", 'unknown option "draws" of curvature "exact": it has none'),
-        ("mc{draws=1.5}", 'option "draws" of curvature "mc" is "1.5": it must be a whole number'),
-        ("mc{draws}", 'option "draws" of curvature "mc" is "": it must be a whole number'),
-        ("mc{draws=0}", 'curvature "mc" cannot take "0" draws: draws must be at least 1'),
+        (
+            "ggn",
+            "there is no curvature 'ggn'; choose from exact, mc, rank1 (at character 1 of the curvature text 'ggn')",
+        ),
+        ("exat", "there is no curvature 'exat'; did you mean 'exact'? Choose from exact, mc, rank1 (at character 1 of"),
+        ("", "expected the name of a curvature: one of exact, mc, rank1 (at character 1 of the curvature text '')"),
+        (
+            "mc{draws=4",
+            "expected ',' or '}' in the options of 'mc' (at character 11 of the curvature text 'mc{draws=4')",
+        ),
+        ("mc,exact", "expected the end, not ',' (at character 3 of the curvature text 'mc,exact')"),
+        ("mc{samples=4}", "curvature 'mc' has no option 'samples'; choose from draws (at character 4 of"),
+        ("exact{draws=4}", "curvature 'exact' has no option 'draws'; choose from none (at character 7 of"),
+        ("mc{draws=2,draws=4}", "option 'draws' of curvature 'mc' is given twice (at character 12 of"),
+        ("mc{draws=1.5}", "option 'draws' of curvature 'mc' is '1.5', but must be a whole number (at character 10 of"),
+        (
+            "mc{draws}",
+            "expected option=value in the options of 'mc' (at character 4 of the curvature text 'mc{draws}')",
+        ),
+        ("mc{draws=0}", "curvature 'mc' cannot take '0' draws: draws must be at least 1 (at character 1 of"),
     ],
 )
 def test_curvature_text_that_is_wrong_is_refused(text: str, message: str) -> None:
