@@ -90,9 +90,9 @@ def score(graph: Graph, problem: Problem, looks: int = 0) -> Scores:
 
 def judge(graph: Graph, problem: Problem) -> Callable[[], None]:
     """The effects of all candidates on every sample of the judge split, with nothing learned."""
-    from gngraph.scoring.gauss_newton import _Run
+    from gngraph.scoring.gauss_newton import _Scoring
 
-    run = _Run(GaussNewton(), graph, AnalysisManager(problem))
+    run = _Scoring(GaussNewton(), graph, AnalysisManager(problem))
 
     def once() -> None:
         run._moments(problem.splits.judge)

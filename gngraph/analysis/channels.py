@@ -21,7 +21,7 @@ from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import integer_at
 from gngraph.ops import Layout
-from gngraph.ops.spec import Fresh, Path
+from gngraph.ops.spec import AttrPath, Fresh
 
 if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager
@@ -66,7 +66,7 @@ class Measure(NamedTuple):
         path: name of the attribute, then positions in tuples and fields of slices that lead to the integer.
     """
 
-    path: Path
+    path: AttrPath
     constant: int
     parts: tuple[tuple[str, int], ...]
 

@@ -13,7 +13,7 @@ from typing import Literal
 from gngraph.analysis.cuttable import Cuttable
 from gngraph.ir import Graph, Node, TupleType
 from gngraph.ops import Layout, Segment, lookup, operands_of
-from gngraph.ops.spec import Fresh, Path
+from gngraph.ops.spec import AttrPath, Fresh
 
 Use = Literal["produce", "follow", "consume"]
 """What a parameter axis does with channels: writes, accompanies or reads them."""
@@ -45,7 +45,7 @@ class Coupled:
     sets: Cuttable
     values: Mapping[str, Sequence[Mapping[int, Layout]]]
     slots: Mapping[tuple[str, int], Bound]
-    measured: Mapping[tuple[str, Path], Layout]
+    measured: Mapping[tuple[str, AttrPath], Layout]
 
 
 def coupled(graph: Graph) -> Coupled:
@@ -62,7 +62,7 @@ class _Coupling:
         self.sets = Cuttable()
         self.values: dict[str, list[dict[int, Layout]]] = {}
         self.slots: dict[tuple[str, int], Bound] = {}
-        self.measured: dict[tuple[str, Path], Layout] = {}
+        self.measured: dict[tuple[str, AttrPath], Layout] = {}
         self._bound: dict[tuple[str, int], Layout | None] = {}
         self._declared: set[tuple[str, str, int]] = set()  # node, parameter, axis
         self._node: Node = next(iter(graph.nodes.values()))
@@ -155,7 +155,7 @@ class _Coupling:
     def freeze(self, layout: Layout | None, reason: str) -> None:
         self.sets.freeze(layout, reason)
 
-    def measure(self, path: Path, layout: Layout | None) -> None:
+    def measure(self, path: AttrPath, layout: Layout | None) -> None:
         if layout is not None:
             self.measured[self._node.name, path] = layout
 

@@ -27,7 +27,7 @@ REQUIRED = _Required()
 Layout = tuple["Segment", ...]
 """An axis as a concatenation of segments; each belongs to one channel space."""
 
-Path = tuple[str | int, ...]
+AttrPath = tuple[str | int, ...]
 """Where an integer stands in a node's attributes: the attribute, then positions in tuples and fields of slices."""
 
 ReadAttrs = Callable[[Any], dict[str, Attr]]
@@ -102,7 +102,7 @@ class ChannelRules(Protocol):
         """Whether two axes, or sizes, grow by the same number of entries with every channel of every space."""
         ...
 
-    def measure(self, path: Path, layout: Layout | None) -> None:
+    def measure(self, path: AttrPath, layout: Layout | None) -> None:
         """The integer at `path` in the node's attributes is the length of `layout`; surgery keeps it so."""
         ...
 

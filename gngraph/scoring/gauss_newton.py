@@ -144,10 +144,10 @@ class GaussNewton(ScoringOptions):
 
     def run(self, graph: Graph, analyses: AnalysisManager) -> Scores:
         """Learn and score every candidate of `graph`."""
-        return _Run(self, graph, analyses).scores()
+        return _Scoring(self, graph, analyses).scores()
 
 
-class _Run:
+class _Scoring:
     def __init__(self, options: GaussNewton, graph: Graph, analyses: AnalysisManager) -> None:
         self.options = options
         self.problem: Problem = analyses.problem
