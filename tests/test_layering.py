@@ -59,7 +59,7 @@ LAYERS = {
     "rewrite": layer("errors option_text ir ops lowering analysis", "torch"),
     "scoring": layer("errors ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
-    "training": layer("errors ir ops lowering curvature data zoo running analysis rewrite", "torch accelerate"),
+    "training": layer("errors ir ops lowering curvature data zoo running analysis rewrite", "torch"),
     "search": layer("errors ir ops lowering curvature data running analysis rewrite scoring training", "torch"),
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),

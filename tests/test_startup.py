@@ -12,7 +12,7 @@ from tests.command_line import Commands
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
-    *("accelerate", "matplotlib", "networkx", "numpy", "onnx", "onnxruntime", "onnxscript", "rich", "safetensors"),
+    *("matplotlib", "networkx", "numpy", "onnx", "onnxruntime", "onnxscript", "rich", "safetensors"),
     *("sklearn", "torch", "torchvision"),
 )
 """Packages whose import a person would notice, alone or together."""

@@ -46,7 +46,9 @@ def to_torch(graph: Graph) -> nn.Module:
         if parameter.data.is_meta:
             raise IRError(f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)")
     vet(graph)  # torch.fx turns names into source code that it executes
-    return copy.deepcopy(lower(graph).module)
+    # copied together, so that parameters that share memory still do
+    own = copy.deepcopy({name: parameter.data for name, parameter in graph.params.items()})
+    return lower(graph.with_params(own)).module
 
 
 def lower(graph: Graph) -> Lowered:

@@ -41,21 +41,20 @@ class Gradients:
     """Forward and backward passes of the mean loss of a batch, which leave its gradients in the parameters.
 
     Python launches the some 200 kernels of a step in several times the time that a GPU needs for them where a network is
-    small, as networks are while they grow. So on a single GPU the passes over the first batch are captured, and replayed for
-    every batch of its shape. What cannot be captured, as an op that waits for the device, runs as it comes: the result is the
-    same, and takes longer.
+    small, as networks are while they grow. So on a GPU the passes over the first batch are captured, and replayed for every
+    batch of its shape. What cannot be captured, as an op that waits for the device, runs as it comes: the result is the same,
+    and takes longer.
 
     Args:
-        module: in training mode, on `device`, as accelerate prepared it.
+        module: in training mode, on `device`.
         loss: of each sample.
         optimizer: of the module's parameters; it clears their gradients.
-        accelerator: runs the backward pass.
         device: of the batches.
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, optimizer: Any, accelerator: Any, device: torch.device) -> None:
-        self.module, self.loss, self.optimizer, self.accelerator = module, loss, optimizer, accelerator
-        self._untried = device.type == "cuda" and accelerator.num_processes == 1
+    def __init__(self, module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.module, self.loss, self.optimizer = module, loss, optimizer
+        self._untried = device.type == "cuda"
         self._captured: _Captured | None = None
 
     def __call__(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
@@ -73,7 +72,7 @@ class Gradients:
     def _passes(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
         outputs = self.module(x)
         losses = self.loss.per_sample(outputs, y)
-        self.accelerator.backward(losses.mean())
+        torch.autograd.backward(losses.mean())
         return losses.detach(), correct(self.loss, outputs, y)
 
     def _capture(self, x: Tensor, y: Tensor) -> _Captured | None:
@@ -96,8 +95,20 @@ class Gradients:
             # other threads, such as those that pin batches, may use the device meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 losses, right = self._passes(inputs, targets)
-        except RuntimeError:
+        except RuntimeError as error:
             generator.graphsafe_set_state(random)  # which took itself to be captured, and would refuse to be drawn from
             self.optimizer.zero_grad()
+            if not _by_capture(error):
+                raise
             return None
         return _Captured(graph, inputs, targets, losses, right)
+
+
+def _by_capture(error: BaseException) -> bool:
+    """Whether passes failed because they were captured: torch says so, or there was no room for the memory that a graph keeps.
+
+    What breaks off a capture comes first: leaving it fails as well, with a message of its own.
+    """
+    while error.__context__ is not None:
+        error = error.__context__
+    return isinstance(error, torch.OutOfMemoryError) or "captur" in str(error)

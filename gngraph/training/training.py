@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +51,7 @@ class Trained:
 
 
 class Trainer:
-    """Trains graphs on the training set of a problem, with accelerate.
+    """Trains graphs on the training set of a problem.
 
     The order of samples, augmentation and dropout depend on the problem's seed and the number of the epoch alone, so a
     run on one device repeats, and torch's global random state is left as it was.
@@ -88,17 +87,16 @@ class Trainer:
         optimizer = self.options.build(parameters.values())
         if state is not None:
             restore(optimizer, parameters, state)
-        # one a stretch: it holds what it prepares, and letting go by its `free_memory` collects garbage for .2 s
-        accelerator = _accelerator(self.device)
-        wrapped, stepper = accelerator.prepare(module, optimizer)
-        gradients = Gradients(wrapped, self.problem.loss_fn, stepper, accelerator, self.device)
+        gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device)
         records = []
         for epoch in range(stretch.epochs):
-            records.append(self._epoch(graph, gradients, stepper, stretch, epoch))
+            records.append(self._epoch(graph, gradients, optimizer, stretch, epoch))
             on_epoch(records[-1])
         return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
 
-    def _epoch(self, graph: Graph, gradients: Gradients, optimizer: Any, stretch: Stretch, epoch: int) -> EpochRecord:
+    def _epoch(
+        self, graph: Graph, gradients: Gradients, optimizer: torch.optim.Optimizer, stretch: Stretch, epoch: int
+    ) -> EpochRecord:
         started = time.perf_counter()
         number = stretch.first_epoch + epoch
         seed = mixed(self.problem.seed, number)
@@ -174,17 +172,6 @@ def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         raise TrainingError(f"graph '{graph.name}' has no trainable parameter; set requires_grad before importing it")
     return found
-
-
-def _accelerator(device: torch.device) -> Any:
-    from accelerate import Accelerator
-
-    try:
-        return Accelerator(cpu=device.type == "cpu", device_placement=False)
-    except ValueError:
-        # Accelerate keeps one device a process, and this process used another before; modules and batches are placed
-        # here anyway.
-        return Accelerator(device_placement=False)
 
 
 def _taken_back(graph: Graph, module: nn.Module) -> Graph:

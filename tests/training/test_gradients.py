@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
 from gngraph.curvature import CrossEntropy
-from gngraph.training.gradients import Gradients
+from gngraph.training.gradients import Gradients, _by_capture
 from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.training import Trainer
 from tests.problems import dropping, problem, seed_graph
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-class Plain:
-    """As much of an accelerator as is needed."""
-
-    num_processes = 1
-
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
 
 
 class Asking(nn.Module):
@@ -40,7 +32,7 @@ class Asking(nn.Module):
 
 def gradients_of(module: nn.Module, device: torch.device) -> tuple[Gradients, torch.optim.Optimizer]:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    return Gradients(module, CrossEntropy(), optimizer, Plain(), device), optimizer
+    return Gradients(module, CrossEntropy(), optimizer, device), optimizer
 
 
 def test_gradients_are_those_of_the_mean_loss_and_of_this_batch_alone() -> None:
@@ -103,3 +95,20 @@ def test_training_with_dropout_repeats_on_a_gpu() -> None:
     trainer = Trainer(replace(problem(), device="cuda"), TrainOptions(batch_size=32))
     runs = [trainer.train(dropping(), Stretch(2)).epochs[-1].loss for _ in range(2)]
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
+
+
+def raised(*errors: Exception) -> Exception:
+    """The last of some errors, each raised while the one before was handled."""
+    for before, error in pairwise(errors):
+        error.__context__ = before
+    return errors[-1]
+
+
+def test_only_what_capturing_brings_about_is_worked_around() -> None:
+    refusal = RuntimeError("CUDA error: operation not permitted when stream is capturing")
+    broken = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    assert _by_capture(raised(refusal, broken))
+    assert _by_capture(torch.OutOfMemoryError("CUDA out of memory"))
+    fault = RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+    assert not _by_capture(fault)
+    assert not _by_capture(raised(fault, broken)), "leaving the capture hid the fault"
