@@ -90,3 +90,12 @@ def test_the_code_points_to_sections_that_exist() -> None:
     }
     assert len(pointed) >= 9
     assert not {(path, anchor) for path, anchor in pointed if anchor not in sections}
+
+
+def test_constants_are_called_so_in_the_files_that_are_named() -> None:
+    constants = PAGES["docs/results.md"].partition("## Constants")[2].partition("\n## ")[0]
+    for section in constants.split("\n### ")[1:]:
+        paths = re.findall(r"`((?:gngraph/)?[\w/]+\.py)`", section)
+        code = "".join((ROOT / path).read_text("utf-8") for path in paths if path.startswith("gngraph/"))
+        for name in re.findall(r"`([A-Z][A-Z_]+)`", section):
+            assert re.search(rf"^(?:\w+, )*{name}\b", code, re.MULTILINE), f"{section.splitlines()[0]}: {name}"
