@@ -60,6 +60,11 @@ def read_whole(dataset: MapDataset, device: torch.device, most: int) -> HeldData
     """All samples of a data set, read once; None where they would take more than `most` bytes, or are not all of one shape.
 
     They are held as they are stored where that is known, which for bytes takes a quarter of the memory.
+
+    Args:
+        dataset: of any sort, or a part of one.
+        device: where the tensors lie.
+        most: bytes, of samples and targets together.
     """
     root, rows = unwound(dataset)
     prepare = None

@@ -54,7 +54,13 @@ def product(*dims: Dim) -> Dim:
 
 
 def sizes_of(operands: Operands, index: int, axes: Iterable[int]) -> tuple[Factor, ...]:
-    """The sizes of some axes of an input as factors, but for what is the batch alone."""
+    """The sizes of some axes of an input as factors, but for what is the batch alone.
+
+    Args:
+        operands: the node.
+        index: number of the input.
+        axes: of that input, counted from 0.
+    """
     return tuple((index, axis) for axis in axes if operands.tensor(index).shape[axis] != BATCH)
 
 

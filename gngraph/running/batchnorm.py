@@ -24,6 +24,11 @@ def reestimate(graph: Graph, problem: Problem, *, batches_read: int = BATCHES) -
     All layers are measured in one go, each behind layers that normalise by their batch, as in training; dropout is off,
     augmentation on. Nothing else changes. Cost: `batches_read` forward passes; none without such a norm.
 
+    Args:
+        graph: a trained network.
+        problem: whose training samples are drawn, shuffled by its seed.
+        batches_read: how many batches, or all where there are fewer.
+
     Raises:
         TrainingError: the module of a norm has no `momentum` by which it moves its statistics.
     """

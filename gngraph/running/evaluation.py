@@ -18,6 +18,11 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
 
     Cost: one forward pass over `dataset`. Sums are float64.
 
+    Args:
+        graph: the network.
+        problem: names the loss and the device.
+        dataset: any samples, such as `problem.test`.
+
     Raises:
         DataError: the data set is empty.
     """
@@ -39,6 +44,11 @@ def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
     """Mean of the problem's loss over the samples of `dataset`, in eval mode, summed in float64.
 
     Cost: one forward pass over `dataset` on the problem's device.
+
+    Args:
+        graph: the network.
+        problem: names the loss and the device.
+        dataset: any samples, such as a split.
     """
     runner = problem.runner
     total, count = 0.0, 0
@@ -55,6 +65,11 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     Classes (targets one axis short of the outputs) are right where the largest output is, yes-or-no targets of the loss
     "bce-with-logits" where the sign is; None for anything else. Positions that the loss ignores do not count. Of a sum
     over heads it is the first head that answers.
+
+    Args:
+        loss: what the network was trained by.
+        outputs: what it gave for N samples.
+        targets: of the same samples.
 
     >>> from gngraph.curvature import CrossEntropy
     >>> correct(CrossEntropy(), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))

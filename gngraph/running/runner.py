@@ -49,7 +49,13 @@ class Runner:
 
     @torch.no_grad()
     def watch(self, graph: Graph, x: torch.Tensor, seen: Callable[[str, Any], None]) -> None:
-        """Run `graph` in eval mode, and call `seen` with the name and the value of every node, when it is computed."""
+        """Run `graph` in eval mode, and call `seen` with the name and the value of every node, when it is computed.
+
+        Args:
+            graph: of one input.
+            x: samples on the device, batch first.
+            seen: keeps what it needs: values are let go of when nothing else reads them.
+        """
         _Watcher(self._network(graph), seen).run(x)
 
     def read(

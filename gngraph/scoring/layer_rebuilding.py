@@ -27,6 +27,11 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
     Each reader has its own combination, of what it would read in the layer's place; a constant is added where the reader can keep
     one. Cost: two forward passes over the learn split; none for a residual block, whose readers keep their channels.
 
+    Args:
+        graph: the network with the layer.
+        analyses: whose problem has the samples.
+        layer: one of the removable layers of `graph`.
+
     Raises:
         PassError: there is no problem to learn from.
     """

@@ -40,6 +40,8 @@ def missing_change(
 
     Args:
         graph: the network.
+        spaces: of `graph`.
+        problem: whose judge split is looked at.
         candidates: morphisms, each with its first- and second-order effects on the judge split, s [N] and q [R, N].
     """
     judge = problem.splits.judge

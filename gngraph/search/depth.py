@@ -184,6 +184,11 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     The share is that of parameters or that of FLOPs, whichever is larger: a layer that is cheap by one is dear by the other. The
     seed ranks them, not a network of the budget, which could be trained no longer than those on trial, and once for all
     (docs/results.md#depth).
+
+    Args:
+        graph: the seed, trained a little.
+        analyses: of the run.
+        budget: at which shares of the cost are counted.
     """
     problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
     layers = removable_layers(graph, spaces)

@@ -21,6 +21,11 @@ def perturbed(graph: Graph, share: float, seed: int) -> Graph:
     nothing at all, reads what they give: with the one their size matters only to the step that training takes, which is the larger
     for it, and an output layer becomes less sure. All others get back their size, or every layer of a network without norms would
     pass on less (`tools/bench_perturbation.py` grows networks of each sort).
+
+    Args:
+        graph: a trained network.
+        share: from 0, which changes nothing, to 1, which keeps only what is not mixed.
+        seed: of the new weights.
     """
     new = restarted(graph, seed).params
     weights = {n: p.data for n, p in graph.params.items() if p.kind == "parameter" and p.trainable and p.data.dim() > 1}

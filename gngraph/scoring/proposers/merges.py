@@ -54,8 +54,13 @@ def merged_into_rest(
     """The same morphisms, with every removal a merge into all the channels that stay of its space.
 
     What is removed together is known only once it is chosen; then more is kept of it than when each channel was scored alone.
-    `also` are morphisms that come with them as they are: nothing is rebuilt from what they remove.
     Cost: one pass over the learn split, with one sampled curvature factor; none where nothing is removed.
+
+    Args:
+        graph: before the rewrite.
+        analyses: whose problem has the samples.
+        morphisms: chosen, numbered as before the rewrite.
+        also: what comes with them as it is: nothing is rebuilt from what it removes.
 
     Raises:
         PassError: there is no problem; or a channel does not exist or is removed twice, or none of a space stays.
