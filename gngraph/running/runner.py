@@ -42,6 +42,10 @@ class Runner:
         self._held: weakref.WeakKeyDictionary[MapDataset, HeldDataset | None] = weakref.WeakKeyDictionary()
         self._copied: weakref.WeakKeyDictionary[HeldDataset, int] = weakref.WeakKeyDictionary()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, as another process gets it with a problem, holds nothing yet."""
+        return Runner, (self.device, self.batch_size, self.memory)
+
     @torch.no_grad()
     def outputs(self, graph: Graph, *inputs: Any) -> Any:
         """What `graph` returns in eval mode, without gradients, for inputs on the device."""

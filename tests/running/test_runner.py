@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -220,3 +221,11 @@ def test_tensors_of_a_user_are_not_copied() -> None:
     assert torch.equal(first, x[3]) and targets == {"a": torch.tensor(3), "b": (torch.tensor(0.0),)}
     list(task.runner.read(task.splits.judge, network()))
     assert not task.runner._copied
+
+
+def test_a_problem_goes_to_another_process_without_what_its_runner_holds() -> None:
+    graph, task = network(), problem(Stored(40))
+    expected = mean_loss(graph, task, task.train)
+    sent = pickle.loads(pickle.dumps(task))
+    assert sent.runner is not task.runner and sent.runner.batch_size == 16
+    assert mean_loss(graph, sent, sent.train) == expected
