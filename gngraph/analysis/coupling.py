@@ -165,6 +165,7 @@ class _Coupling:
 
     def _bind(self, param: str, axis: int, layout: Layout | None, use: Use, fresh: Fresh) -> None:
         key = (param, axis)
+        fresh = "copied" if fresh == "random" and self._is_constant(param) else fresh
         self._declared.add((self._node.name, param, axis))
         if key in self._bound:
             self.unify([self._bound[key], layout])
@@ -174,3 +175,8 @@ class _Coupling:
         self._bound.setdefault(key, layout)
         if layout is not None:
             self.slots.setdefault(key, Bound(param, axis, layout, use, fresh, self._node.name))
+
+    def _is_constant(self, param: str) -> bool:
+        """Whether nothing learns what a node reads: a buffer, or a parameter that is read as a value while training holds it."""
+        held = self.graph.params[param]
+        return held.kind != "parameter" or (self._node.op == "parameter" and not held.trainable)

@@ -31,6 +31,11 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     rules.set(rank, features)
 
 
+def _padding_row(node: Node) -> int | None:
+    row: int | None = node.attrs["padding_idx"]
+    return row
+
+
 def _read(module: Any) -> dict[str, Attr]:
     return {name: getattr(module, name) for name in _OPTIONS}
 
@@ -49,6 +54,7 @@ register(
         _infer,
         _channels,
         _emit,
+        padding_row=_padding_row,
         modules={nn.Embedding: _read},
         functions={
             F.embedding: Call(
@@ -88,7 +94,16 @@ def _read_bag(module: Any) -> dict[str, Attr]:
     return {"mode": module.mode, "include_last_offset": module.include_last_offset, **_read(module)}
 
 
-register(OpSpec("embedding_bag", _infer_bag, _bag_channels, _emit_bag, modules={nn.EmbeddingBag: _read_bag}))
+register(
+    OpSpec(
+        "embedding_bag",
+        _infer_bag,
+        _bag_channels,
+        _emit_bag,
+        padding_row=_padding_row,
+        modules={nn.EmbeddingBag: _read_bag},
+    )
+)
 
 
 def _infer_take(operands: Operands) -> Type:

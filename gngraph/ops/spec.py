@@ -33,8 +33,8 @@ AttrPath = tuple[str | int, ...]
 ReadAttrs = Callable[[Any], dict[str, Attr]]
 """Reads the attributes of an op off a module."""
 
-Fresh = Literal["random", "zeros", "ones"]
-"""How a parameter's entries of a new channel start."""
+Fresh = Literal["random", "zeros", "ones", "copied"]
+"""How a parameter's entries of a new channel start: "copied" are those of a channel that is there."""
 
 
 class Segment(NamedTuple):
@@ -191,6 +191,11 @@ def no_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
     return (0,)
 
 
+def no_padding(node: Node) -> int | None:
+    """For ops of whose weight every entry is learned."""
+    return None
+
+
 @dataclass(frozen=True)
 class Call:
     """How an op is written in a forward method.
@@ -232,6 +237,7 @@ class OpSpec:
         of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.
         statistics: set where it normalises by the batch in train mode, as BatchNorm does.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
+        padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
             path, such as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a
             network does.
@@ -253,6 +259,7 @@ class OpSpec:
     of_sizes: bool = False
     statistics: BatchStatistics | None = None
     channel_axis: int = 1
+    padding_row: Callable[[Node], int | None] = no_padding
     modules: Mapping[type[nn.Module] | str, ReadAttrs] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any] | str, Call] = field(default_factory=dict)
     call: Call | None = None

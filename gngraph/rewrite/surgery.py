@@ -11,7 +11,7 @@ from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
 from gngraph.ir import Draft, Graph
 from gngraph.ir.types import with_integer
-from gngraph.ops import draft_of
+from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 
 
@@ -64,7 +64,8 @@ def rewrite(
     """Apply one edit a space to `graph`, all numbered as before the rewrite; the spaces do not interfere.
 
     New channels start with random in-weights (standard deviation of the parameter's own entries) and zero out-weights,
-    unless a row says otherwise.
+    unless a row says otherwise. Buffers that accompany channels, such as statistics, copy those of a channel. The padding row
+    of an embedding, which nothing learns, stays as it is, and is zero in new channels, whatever a row says.
 
     Args:
         graph: before the rewrite.
@@ -101,6 +102,8 @@ def rewrite(
         gather = replace(known[key], axis=axis)
         earlier = gathers.setdefault(param, [])
         data[param] = _rebuild(tensor, gather, entries, edits, generator, earlier)
+        for row in padding_rows(graph, param):
+            data[param][row] = _follow(tensor[row], [replace(gather, axis=axis - 1)])
         earlier.append(gather)
     for param, tensor in data.items():
         draft.set_param(param, replace(graph.params[param], data=tensor))
@@ -140,6 +143,13 @@ def carry(tensor: torch.Tensor, gathers: tuple[Gather, ...], power: int) -> torc
         factor = torch.where(gather.index < 0, torch.zeros_like(gather.backward), gather.backward**power)
         tensor = tensor * _along(factor.to(tensor), gather.axis, tensor.dim())
     return tensor
+
+
+def padding_rows(graph: Graph, param: str) -> tuple[int, ...]:
+    """The rows of a parameter that no gradient reaches (see `OpSpec.padding_row`)."""
+    readers = [graph.nodes[node] for node, role in graph.readers(param) if role == "weight"]
+    rows = (lookup(reader.op).padding_row(reader) for reader in readers)
+    return tuple(row for row in rows if row is not None)
 
 
 def _touched(spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[tuple[str, int]]:
@@ -215,7 +225,7 @@ def _rebuild(
                 row = _follow(rows[channel].narrow(gather.axis, used[name], slot.inner).to(view), earlier)
                 view.copy_(row) if channel in new else view.add_(row)
             else:
-                view.copy_(_fresh(tensor, view, slot, generator))
+                view.copy_(_fresh(tensor, view, slot, generator, channel % edit.map.size))
         used[name] += slot.inner
         grown += (len(edit.map.source) - edit.map.size) * slot.inner
     return result
@@ -229,12 +239,16 @@ def _follow(row: torch.Tensor, earlier: list[Gather]) -> torch.Tensor:
     return row
 
 
-def _fresh(tensor: torch.Tensor, view: torch.Tensor, slot: Slot, generator: torch.Generator) -> torch.Tensor:
-    """Entries of a new channel: readers at zero, so that the function is preserved; writers at random."""
+def _fresh(
+    tensor: torch.Tensor, view: torch.Tensor, slot: Slot, generator: torch.Generator, model: int
+) -> torch.Tensor:
+    """Entries of a new channel: readers at zero, so that the function is preserved; writers at random, or like a `model`."""
     if slot.role is Role.CONSUME or slot.fresh == "zeros":
         return torch.zeros_like(view)
     if slot.fresh == "ones":
         return torch.ones_like(view)
+    if slot.fresh == "copied":
+        return tensor.narrow(slot.axis, slot.offset + model * slot.inner, slot.inner)
     spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
     spread = spread or 1.0 / max(1, tensor[0].numel()) ** 0.5
     return torch.randn(view.shape, generator=generator).to(view) * spread

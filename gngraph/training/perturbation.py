@@ -6,16 +6,18 @@ import torch
 
 from gngraph.ir import Graph
 from gngraph.ops import lookup
+from gngraph.rewrite.surgery import padding_rows
 from gngraph.training.restart import restarted
 
 
 def perturbed(graph: Graph, share: float, seed: int) -> Graph:
     """`graph` with `share` of new initial weights (see `restarted`) and the rest of its own.
 
-    Matrices and kernels that training moves alone: biases and the scales of norms stay. New weights are brought to the root mean
-    square of those that they are mixed into, since a user's own initialisation may have had another size than the layer's
-    (embeddings, for one). What a network was trained to before it had all of its channels holds it back later; this was found
-    for training on growing data by Ash and Adams, "On warm-starting neural network training", NeurIPS 2020.
+    Matrices and kernels that training moves alone: biases, the scales of norms and the padding rows of embeddings stay. New
+    weights are brought to the root mean square of those that they are mixed into, since a user's own initialisation may have had
+    another size than the layer's (embeddings, for one). What a network was trained to before it had all of its channels holds it
+    back later; this was found for training on growing data by Ash and Adams, "On warm-starting neural network training",
+    NeurIPS 2020.
 
     The mixture is smaller than what was mixed, by a quarter at a share of .3. Weights stay so where nothing but a BatchNorm, or
     nothing at all, reads what they give: with the one their size matters only to the step that training takes, which is the larger
@@ -30,7 +32,11 @@ def perturbed(graph: Graph, share: float, seed: int) -> Graph:
     new = restarted(graph, seed).params
     weights = {n: p.data for n, p in graph.params.items() if p.kind == "parameter" and p.trainable and p.data.dim() > 1}
     mixed = {name: w.lerp(_to_size(new[name].data.to(w), w), share) for name, w in weights.items()}
-    return graph.with_params({n: m if _sizeless(graph, n) else _to_size(m, weights[n]) for n, m in mixed.items()})
+    mixed = {n: m if _sizeless(graph, n) else _to_size(m, weights[n]) for n, m in mixed.items()}
+    for name, weight in weights.items():
+        for row in padding_rows(graph, name):
+            mixed[name][row] = weight[row]
+    return graph.with_params(mixed)
 
 
 def _to_size(weight: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
