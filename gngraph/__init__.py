@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gngraph.ir.graph import Graph
     from gngraph.ir.text import parse
     from gngraph.lowering.to_torch import to_torch
+    from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, TrainOptions
     from gngraph.passes import PassManager
     from gngraph.running.problem import Problem
     from gngraph.scoring.gauss_newton import GaussNewton
@@ -37,10 +38,15 @@ __all__ = [
     "AnalysisManager",
     "Budget",
     "ChannelSpaces",
+    "ExtendOptions",
     "GaussNewton",
     "Graph",
+    "GrowOptions",
     "PassManager",
     "Problem",
+    "ReshapeOptions",
+    "ShrinkOptions",
+    "TrainOptions",
     "__version__",
     "diff",
     "export_onnx",
@@ -60,10 +66,15 @@ _HOMES = {
     "AnalysisManager": "gngraph.analysis.manager",
     "Budget": "gngraph.analysis.cost",
     "ChannelSpaces": "gngraph.analysis.channels",
+    "ExtendOptions": "gngraph.options",
     "GaussNewton": "gngraph.scoring.gauss_newton",
     "Graph": "gngraph.ir.graph",
+    "GrowOptions": "gngraph.options",
     "PassManager": "gngraph.passes",  # so that pass texts are known wherever there is a pass manager
     "Problem": "gngraph.running.problem",
+    "ReshapeOptions": "gngraph.options",
+    "ShrinkOptions": "gngraph.options",
+    "TrainOptions": "gngraph.options",
     "diff": "gngraph.analysis.diff",
     "export_onnx": "gngraph.deploy.to_onnx",
     "extend": "gngraph.api",

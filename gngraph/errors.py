@@ -6,6 +6,9 @@ Everything derives from `GnGraphError`, so a caller can tell a refusal by gngrap
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GnGraphError(Exception):
     """Base of every error that gngraph raises on purpose."""
@@ -69,6 +72,10 @@ class PassError(GnGraphError):
     """A pass or pass text is unknown, has a wrong option, or cannot apply."""
 
 
+class OptionError(GnGraphError):
+    """An option of a run is unknown, of the wrong type or out of range; nothing was trained or written."""
+
+
 class DataError(GnGraphError):
     """A data set is missing, malformed, or does not fit the model."""
 
@@ -79,3 +86,14 @@ class BudgetError(GnGraphError):
 
 class TrainingError(GnGraphError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the closest known name, and all of them.
+
+    >>> choices("spilt", ["split", "prune"])
+    "; did you mean 'split'? Choose from prune, split"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1)
+    return (f"; did you mean '{close[0]}'? Choose" if close else "; choose") + f" from {', '.join(names) or 'none'}"

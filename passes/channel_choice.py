@@ -7,9 +7,8 @@ from fnmatch import fnmatchcase
 import torch
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
-from gngraph.errors import PassError
+from gngraph.errors import PassError, choices
 from gngraph.ir import Graph
-from gngraph.option_text import choices
 
 
 def matching_spaces(name: str, spaces: ChannelSpaces, pattern: str) -> tuple[ChannelSpace, ...]:

@@ -10,9 +10,8 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import cut_points
-from gngraph.errors import PassError
+from gngraph.errors import PassError, choices
 from gngraph.ir import Graph
-from gngraph.option_text import choices
 from gngraph.passes.channel_choice import require_positive
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
 from gngraph.rewrite.insertion import BLOCKS, kinds_at

@@ -7,9 +7,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.errors import PassError
+from gngraph.errors import PassError, choices
 from gngraph.ir import Graph
-from gngraph.option_text import choices
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers, remove_layer
 from gngraph.rewrite.morphism import RemoveLayer

@@ -154,7 +154,7 @@ def test_budgets(command: Commands) -> None:
     assert "more than the budget of 100" in command.refused(*grow, "--max-params", "100")
     assert "more than the budget of 100" in command.refused(*grow, "--max-flops", "100")
     assert "'many' is not a count" in command.refused(*grow, "--max-params", "many", status=2)
-    assert "name a budget" in command.refused(*grow, status=2)
+    assert "growth needs a budget: give max_params" in command.refused(*grow, status=2)
     assert not Path("run").exists()
 
 
@@ -198,7 +198,8 @@ def test_seeds_that_do_not_exist(command: Commands) -> None:
 
 
 def test_device_that_is_not_there(command: Commands) -> None:
-    assert "device 'gpu9'" in command.refused("score", "seed.gng", *ON_BARS, "--device", "gpu9", status=2)
+    line = command.refused("score", "seed.gng", *ON_BARS, "--device", "gpu9", status=2)
+    assert "'gpu9' is not a torch device that works here: " in line
 
 
 def test_interrupt_is_one_line(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

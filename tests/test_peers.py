@@ -22,15 +22,15 @@ from torch.nn import functional as F
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel, cost
 from gngraph.analysis.equivalence import relative_error
+from gngraph.api import grow
 from gngraph.errors import FrozenSpaceError
 from gngraph.files.archive import load, save
-from gngraph.growth.loop import grow
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
+from gngraph.options import TrainOptions
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
-from gngraph.training.options import TrainOptions
 from tests.morphism_errors import applied, errors_of
 from tests.problems import problem, small_vgg
 from tests.random_blocks import Block

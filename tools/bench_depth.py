@@ -33,6 +33,7 @@ from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
+from gngraph.options import TrainOptions
 from gngraph.rewrite.layer_removal import RemovableLayer
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
@@ -51,8 +52,8 @@ from gngraph.search.depth import (
     trial_length,
     without,
 )
-from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tools.bench_growth import budget_named, shrunken
 from tools.growth_designs import FAMILY, designed

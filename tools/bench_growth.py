@@ -29,7 +29,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
@@ -37,12 +37,13 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gngraph.analysis.cost import Budget, cost, parse_count
+from gngraph.analysis.cost import Budget, cost
 from gngraph.data import ArrayDataset, CropFlip, Data, Download, from_arrays, load_data
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
+from gngraph.options.runs import PERTURB, Final
+from gngraph.options.values import parse_count
 from gngraph.running.problem import Problem
-from gngraph.training.options import FINALS, PERTURB, Final
 from tools.growth_designs import DESIGNS, SHAPES, family, to_widths, widths_within
 from tools.growth_jobs import JOBS, REPEATED
 from tools.growth_report import draw, table, write_csv
@@ -295,7 +296,7 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--tuning", default=15, show_default=True, help="epochs after the rewrite of a trained network")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--growing", default=0.4, show_default=True, help="share of the epochs before the last rewrite")
-@click.option("--final", type=click.Choice(list(FINALS)), default="cycle", show_default=True)
+@click.option("--final", type=click.Choice(get_args(Final)), default="cycle", show_default=True)
 @click.option(
     "--perturb", type=float, help="share of new weights mixed in after a rewrite; default: the library's for the job"
 )

@@ -25,10 +25,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.cost import cost
-from gngraph.growth.loop import grow
+from gngraph.api import grow
 from gngraph.importing.from_torch import from_torch
+from gngraph.options import TrainOptions
+from gngraph.options.runs import PERTURB
 from gngraph.running.evaluation import evaluate
-from gngraph.training.options import PERTURB, TrainOptions
 from tools.experiment import Experiment, experiment_options
 
 console = Console(width=120)

@@ -31,18 +31,20 @@ from sklearn.linear_model import LinearRegression
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, CostModel, parse_count
+from gngraph.analysis.cost import Budget, CostModel
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
+from gngraph.options import TrainOptions
+from gngraph.options.values import parse_count
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.widths import POWER
 from gngraph.search.worth import measured_worths
-from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tools.bench_growth import shrunken
 from tools.growth_designs import SHAPES, family, to_widths, widths_within

@@ -15,22 +15,24 @@ import torch
 from rich.table import Table
 
 from gngraph import api
-from gngraph.analysis.cost import parse_count
 from gngraph.analysis.diff import diff
 from gngraph.cli.networks import describe_onnx
 from gngraph.cli.progress import EpochLines, RunProgress, percent
 from gngraph.cli.tables import console
 from gngraph.data import load_data
 from gngraph.errors import GnGraphError
-from gngraph.growth.loop import grow
+from gngraph.growth.jobs import JOBS
+from gngraph.growth.loop import grow_by
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.run_folder import require_free_folder
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import example
+from gngraph.options import GrowOptions, TrainOptions
+from gngraph.options.values import parse_count
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
 
@@ -84,18 +86,11 @@ def make_seed(chosen: argparse.Namespace, problem: Problem) -> Graph:
 
 def grow_seed(chosen: argparse.Namespace, seed: Graph, problem: Problem, budget: int, folder: Path) -> GrowthResult:
     """The growth run, with its progress."""
-    with RunProgress(chosen.rounds, chosen.epochs, chosen.final_epochs) as progress:
-        return grow(
-            seed,
-            problem,
-            max_params=budget,
-            rounds=chosen.rounds,
-            epochs=chosen.epochs,
-            final_epochs=chosen.final_epochs,
-            out=folder,
-            observer=progress,
-            train=TRAINING,
-        )
+    options = GrowOptions(
+        max_params=budget, rounds=chosen.rounds, epochs=chosen.epochs, final_epochs=chosen.final_epochs, train=TRAINING
+    )
+    with RunProgress(options) as progress:
+        return grow_by(JOBS["grow"].task(options, seed), seed, problem, out=folder, observer=progress)
 
 
 def print_rounds(result: GrowthResult) -> None:

@@ -19,7 +19,7 @@ from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import batches
 from gngraph.errors import BudgetError
-from gngraph.growth.jobs import strategy
+from gngraph.growth import jobs
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
@@ -192,7 +192,8 @@ def _by_strategies(names: tuple[str, ...], budget_of: Callable[[Run, Graph], Bud
 
 def _own(job: str, *kinds: str) -> GaussNewtonGrowth:
     """gngraph's own way, or the same with other kinds of candidates."""
-    own = strategy(job)
+    own = jobs.JOBS[job].strategy(jobs.JOBS[job].options())
+    assert isinstance(own, GaussNewtonGrowth)
     return replace(own, analysis=GaussNewton(kinds=kinds)) if kinds else own
 
 

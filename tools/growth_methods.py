@@ -9,12 +9,12 @@ from functools import partial
 import gngraph.baselines  # noqa: F401  (makes its kinds and rules known)
 from gngraph.analysis.cost import Budget
 from gngraph.ir import Graph
+from gngraph.options.runs import Depth
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.selection import Selection
 from gngraph.search.lookahead import Lookahead
 from gngraph.search.situation import Plan, Situation, unselected
 from gngraph.search.strategy import KINDS, GaussNewtonGrowth, Strategy
-from gngraph.training.options import Depth
 from tools.growth_designs import DESIGNS
 from tools.growth_runs import Run
 

@@ -16,10 +16,13 @@ from torch.utils.flop_counter import flop_registry
 
 from gngraph.analysis.cost import Budget, cost
 from gngraph.files.archive import load, save
+from gngraph.growth.jobs import Task
 from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
+from gngraph.options import RunOptions, TrainOptions
+from gngraph.options.runs import Depth, Final
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
@@ -27,8 +30,8 @@ from gngraph.running.seeding import mixed
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.strategy import Strategy
-from gngraph.training.options import Depth, Final, Stretch, TrainOptions
 from gngraph.training.restart import restarted
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tools.growth_designs import budget_text, designed, widths_of
 
@@ -231,20 +234,11 @@ class Run:
         """A growth run to a budget; what a strategy without an analysis does not need is not charged to it."""
         counted = COUNTED if strategy.analysis else (LOOKAHEAD, "select", "rewrite")
         stages = _Stages(counted)
-        result = grow_by(
-            strategy,
-            graph,
-            self.problem,
-            budget=budget,
-            rounds=rounds,
-            epochs=epochs,
-            final_epochs=final_epochs,
-            final=self.settings.final,
-            perturb=self.settings.perturb,
-            depth=depth,
-            observer=stages,
-            train=self.settings.options(),
-        )
+        options = RunOptions(
+            rounds=rounds, epochs=epochs, final_epochs=final_epochs, final=self.settings.final,
+            perturb=self.settings.perturb, depth=depth, train=self.settings.options(),
+        )  # fmt: skip
+        result = grow_by(Task(strategy, budget, options), graph, self.problem, observer=stages)
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
         for record in result.history:
             before, count = record["trained"]["flops"], len(record["epochs"])

@@ -23,10 +23,11 @@ from gngraph.ir import Graph
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import Lowered, lower
+from gngraph.options import TrainOptions
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.problem import Problem
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
 

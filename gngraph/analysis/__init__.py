@@ -1,7 +1,7 @@
 """Analyses of graphs, cached per snapshot: channel spaces, costs, equivalence."""
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role, Slot
-from gngraph.analysis.cost import Budget, Cost, CostModel, parse_count
+from gngraph.analysis.cost import Budget, Cost, CostModel
 from gngraph.analysis.manager import AnalysisManager
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "CostModel",
     "Role",
     "Slot",
-    "parse_count",
 ]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.errors import BudgetError
 from gngraph.ir import Graph
 from gngraph.ops import lookup, operands_of
 from gngraph.ops.sizes import factors
@@ -206,23 +204,3 @@ class Budget:
         """The budget in words."""
         sides = [(self.max_params, "parameters"), (self.max_flops, "FLOPs")]
         return " and ".join(f"{limit:,} {what}" for limit, what in sides if limit is not None) or "no limit"
-
-
-_COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*$")
-_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-
-
-def parse_count(text: str) -> int:
-    """A count such as 250k, 1.5M or 40M.
-
-    Raises:
-        BudgetError: it is not a positive count.
-
-    >>> parse_count("1.5M")
-    1500000
-    """
-    match = _COUNT.match(text)
-    value = round(float(match[1]) * _SCALE[match[2].lower()]) if match else 0
-    if value <= 0:
-        raise BudgetError(f"'{text}' is not a count; write a positive number such as 250k or 1.5M")
-    return value

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import click
 
 from gngraph import __version__
-from gngraph.cli.learning import grow, score, train
+from gngraph.cli.growing import extend, grow, reshape, shrink
+from gngraph.cli.learning import score, train
 from gngraph.cli.networks import apply, diff, export, inspect, seed
-from gngraph.cli.reworking import extend, reshape, shrink
 from gngraph.errors import GnGraphError
 
 __all__ = ["gngraph", "main"]

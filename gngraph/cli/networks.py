@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gngraph.cli.options import (
-    SHAPE,
     DataOptions,
     ModelOptions,
+    SeedOptions,
     json_option,
     model_argument,
     model_options,
@@ -18,7 +18,7 @@ from gngraph.cli.options import (
     optional_data_options,
     output_option,
 )
-from gngraph.cli.parameters import Model
+from gngraph.cli.parameters import Model, gathered
 
 if TYPE_CHECKING:
     from gngraph.growth.run_folder import RunFiles
@@ -27,12 +27,9 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Make a small network to start from.")
 @click.argument("name")
-@click.option("--width", default=1.0, show_default=True, help="Multiplier of every hidden channel count.")
-@click.option("--classes", type=click.IntRange(1), default=10, show_default=True, help="Number of outputs.")
-@click.option("--input-shape", type=SHAPE, default="3x32x32", show_default=True, help="Shape of one sample.")
-@click.option("--seed", "number", default=0, show_default=True, help="Seed of the initial weights.")
+@gathered(SeedOptions, "options")
 @output_option
-def seed(name: str, width: float, classes: int, input_shape: tuple[int, ...], number: int, output: Path) -> None:
+def seed(name: str, options: SeedOptions, output: Path) -> None:
     """Make the network NAME with fresh weights.
 
     NAME is vgg11, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp or torchvision:NAME.
@@ -42,9 +39,9 @@ def seed(name: str, width: float, classes: int, input_shape: tuple[int, ...], nu
     from gngraph.ir.inputs import example
     from gngraph.zoo import build_seed
 
-    module = build_seed(name, width=width, classes=classes, input_shape=input_shape, seed=number)
+    module = build_seed(name, **vars(options))
     # Classifiers of torchvision may have heads for training alone; a seed is for growing, and grows without them.
-    graph = from_torch(module, example(input_shape), train_only="drop")
+    graph = from_torch(module, example(options.input_shape), train_only="drop")
     save(graph, output)
     click.echo(f"{output}: {name} with {graph.num_params():,} parameters")
 

@@ -1,47 +1,143 @@
-"""Kinds of words on the command line: counts, shapes, files to read and to write; checked before torch is imported."""
+"""Options of commands, made from the records that define them; files are looked for before torch is imported."""
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
-from gngraph.errors import GnGraphError
+from gngraph.errors import OptionError
+from gngraph.options import Entry, Options
+from gngraph.options.values import choices, described, is_union, read, shown
+
+Command = Callable[..., Any]
 
 _SHAPE = re.compile(r"[1-9][0-9]*(x[1-9][0-9]*)*")
 
 
-class Count(click.ParamType[int]):
-    """A positive whole number such as 250k, 1.5M or 40M."""
+def gathered(record: type[Options], name: str, *, required: Collection[str] = ()) -> Callable[[Command], Command]:
+    """A decorator that gives a command the options of a record, and hands them over as one, called `name`.
 
-    name = "count"
+    Args:
+        record: its fields are the options; those of a record within it are options of the command as well.
+        name: of the command's argument.
+        required: options that must be named.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
-        if isinstance(value, int):
-            return value
-        from gngraph.analysis.cost import parse_count
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> Any:
+            try:
+                options = _record(record, given)
+            except OptionError as error:
+                raise click.UsageError(str(error)) from error
+            return command(**given, **{name: options})
+
+        decorated: Command = wrapper
+        for entry in reversed([*_flat(record)]):
+            decorated = _option(entry, entry.name in required)(decorated)
+        return decorated
+
+    return decorate
+
+
+def flag(name: str) -> str:
+    """The word on the command line of an option in Python.
+
+    >>> flag("max_params")
+    '--max-params'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def _option(entry: Entry, required: bool) -> Callable[[Command], Command]:
+    if entry.hint is bool:
+        return click.option(flag(entry.name), is_flag=True, help=entry.help)
+    given: dict[str, Any] = {"type": _Value(entry), "required": required, "help": entry.help}
+    if entry.default is not None:
+        given |= {"default": shown(entry.default, entry.hint), "show_default": True}
+    return click.option(flag(entry.name), **given)
+
+
+def _flat(record: type[Options]) -> Iterator[Entry]:
+    """The options of a record and of those within it."""
+    for entry in record.entries():
+        if entry.part is None:
+            yield entry
+        else:
+            yield from _flat(entry.part)
+
+
+def _record(record: type[Options], given: dict[str, Any]) -> Options:
+    """The record of what was given, which is taken out."""
+    values = {e.name: _record(e.part, given) if e.part else given.pop(e.name) for e in record.entries()}
+    return record.of(values)
+
+
+class _Value(click.ParamType[Any]):
+    """A value of an option, in words."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.name = "|".join(choices(entry.hint)) or "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, checked."""
+        try:
+            return read(value, self.entry.hint, text=isinstance(value, str))
+        except ValueError as error:
+            reason = f": {error}" if str(error) else ""
+            self.fail(f"'{value}' is not {described(self.entry.hint, ',')}{reason}", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Words that it can be, and the name of the option where it can be another."""
+        hint, name = self.entry.hint, self.entry.name.rpartition("_")[2].upper()
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType] if is_union(hint) else [hint]
+        words = [word for kind in kinds for word in choices(kind) or [name]]
+        several = ",..." if get_origin(hint) is tuple and len(words) > 1 else ""
+        return f"[{'|'.join(words)}]{several}" if words != [name] else name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Words that it can be."""
+        return [CompletionItem(word) for word in choices(self.entry.hint) if word.startswith(incomplete)]
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The shape of one sample, such as 3x32x32.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _SHAPE.fullmatch(text):
+        raise ValueError
+    return tuple(int(size) for size in text.split("x"))
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """What `parse_shape` reads."""
+    return "x".join(map(str, shape))
+
+
+def usable_device(name: str) -> str:
+    """The name of a torch device that works here, or auto.
+
+    Raises:
+        ValueError: it does not work.
+    """
+    if name != "auto":
+        import torch
 
         try:
-            return parse_count(str(value))
-        except GnGraphError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Shape(click.ParamType[tuple[int, ...]]):
-    """The shape of one sample, such as 3x32x32."""
-
-    name = "shape"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The sizes."""
-        if isinstance(value, tuple):
-            return value
-        if not _SHAPE.fullmatch(str(value)):
-            self.fail(f"'{value}' is not a shape; write the sizes of one sample, such as 3x32x32", param, ctx)
-        return tuple(int(size) for size in str(value).split("x"))
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError((str(error).splitlines() or [""])[0].rstrip(".")) from error
+    return name
 
 
 class Model(click.ParamType[str]):
@@ -70,22 +166,3 @@ class ArchiveFile(click.ParamType[Path]):
         if path.is_dir() or not path.absolute().parent.is_dir():
             self.fail(f"'{path}' cannot be written: its folder must exist and it must not be a folder", param, ctx)
         return path
-
-
-class Device(click.ParamType[str]):
-    """A torch device that works here, or auto."""
-
-    name = "device"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The device's name."""
-        if value == "auto":
-            return "auto"
-        import torch
-
-        try:
-            torch.empty(0, device=str(value))
-        except (RuntimeError, AssertionError) as error:
-            reason = (str(error).splitlines() or [""])[0].rstrip(".")
-            self.fail(f"device '{value}' cannot be used here: {reason}", param, ctx)
-        return str(value)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gngraph.cli.tables import console
 
 if TYPE_CHECKING:
+    from gngraph.growth.history import Record
+    from gngraph.options import RunOptions
     from gngraph.training.training import EpochRecord
-
-Record = dict[str, Any]
 
 
 def percent(label: str, share: float | None) -> str:
@@ -143,11 +143,11 @@ class RunProgress(_Bars):
         final_epochs: after the last.
     """
 
-    def __init__(self, rounds: int, epochs: int, final_epochs: int) -> None:
+    def __init__(self, options: RunOptions) -> None:
         super().__init__()
-        self._rounds = rounds
+        self._rounds = options.rounds
         self._told: set[str] = set()
-        self._whole = self.progress.add_task("growing", total=max(1, rounds * epochs + final_epochs))
+        self._whole = self.progress.add_task("growing", total=max(1, options.whole))
         self._stage = self.progress.add_task("starting", total=None)
 
     def stage_started(self, number: int, stage: str) -> None:

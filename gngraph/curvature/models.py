@@ -22,7 +22,7 @@ from gngraph.curvature.gradients import gradient
 from gngraph.curvature.losses import Loss
 from gngraph.curvature.outputs import Outputs, leaves, replaced
 from gngraph.errors import GnGraphError
-from gngraph.option_text import Vocabulary, written
+from gngraph.options.text import Vocabulary, written
 
 
 class Curvature(Protocol):

@@ -1,7 +1,7 @@
 """Growth: the loop, its history and its folder."""
 
-from gngraph.growth.loop import grow
+from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import Observer
 from gngraph.growth.result import GrowthResult
 
-__all__ = ["GrowthResult", "Observer", "grow"]
+__all__ = ["GrowthResult", "Observer", "grow_by"]

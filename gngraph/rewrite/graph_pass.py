@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from gngraph.ir import Graph
-from gngraph.option_text import written
+from gngraph.options.text import written
 from gngraph.rewrite.morphism import Morphism
 from gngraph.rewrite.surgery import Gather, Rewritten
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gngraph.errors import PassError
-from gngraph.option_text import Vocabulary
+from gngraph.options.text import Vocabulary
 from gngraph.rewrite.graph_pass import REGISTRY, Pass
 
 PASSES = Vocabulary("pass", REGISTRY, PassError)

@@ -133,7 +133,7 @@ class GaussNewton(ScoringOptions):
     Raises:
         PassError: a kind is unknown, an option is below the least that it can be, the problem has no data, or the graph has no
             free space or no place for the kinds.
-        GnGraphError: the loss does not fit what the graph returns.
+        GnGraphError: there is no such curvature, or the loss does not fit what the graph returns.
     """
 
     def __post_init__(self) -> None:
@@ -141,6 +141,7 @@ class GaussNewton(ScoringOptions):
         for kind in self.kinds:
             if kind not in PROPOSERS:
                 raise PassError(f"morphisms of kind '{kind}' are unknown; choose among {', '.join(PROPOSERS)}")
+        curvature_named(self.curvature)  # which refuses a name that it does not know
 
     def run(self, graph: Graph, analyses: AnalysisManager) -> Scores:
         """Learn and score every candidate of `graph`."""

@@ -20,6 +20,7 @@ from gngraph.analysis.cost import Budget, CostModel, cost, uses_of
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
+from gngraph.options import TrainOptions
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layer, removable_layers
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, RemoveLayer
@@ -30,8 +31,8 @@ from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.search.trials import without_judge
 from gngraph.search.widths import allocated, worths
-from gngraph.training.options import Stretch, TrainOptions
 from gngraph.training.restart import restarted
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
 DEPTH = "depth"

@@ -11,6 +11,7 @@ import torch
 
 from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
+from gngraph.options import TrainOptions
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.seeding import mixed
@@ -21,10 +22,10 @@ from gngraph.search.step import apply
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.search.trials import without_judge
 from gngraph.training.optimizer_state import OptimizerState, carry_state
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
-RULES = ("capacity", "equal-worths", "uniform", "proportional")
+TRIED = ("capacity", "equal-worths", "uniform", "proportional")
 """Rules that a lookahead compares: what was measured, and the plain designs."""
 
 LOOKAHEAD = "lookahead"
@@ -82,7 +83,7 @@ class Lookahead:
     """
 
     growth: GaussNewtonGrowth = field(default_factory=GaussNewtonGrowth)
-    rules: tuple[str, ...] = RULES
+    rules: tuple[str, ...] = TRIED
     epochs: int = 1
 
     def __post_init__(self) -> None:

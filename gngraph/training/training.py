@@ -12,11 +12,13 @@ from torch import nn
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
+from gngraph.options import TrainOptions
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
 from gngraph.training.gradients import Gradients
 from gngraph.training.optimizer_state import OptimizerState, extract, restore
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.optimizers import fresh_optimizer
+from gngraph.training.stretch import Stretch
 
 CHECK_EVERY = 100
 """Steps between checks for a loss that is not finite: each check waits for the device."""
@@ -84,7 +86,7 @@ class Trainer:
             return Trained(graph, (), state or OptimizerState({}))
         module = to_torch(graph).to(self.device).train()
         parameters = trainable(graph, module)
-        optimizer = self.options.build(parameters.values())
+        optimizer = fresh_optimizer(self.options, parameters.values())
         if state is not None:
             restore(optimizer, parameters, state)
         gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device)

@@ -9,11 +9,11 @@ from torch import nn
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
-from gngraph.errors import BudgetError
-from gngraph.growth.jobs import rework
+from gngraph.errors import BudgetError, OptionError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.options import TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import problem, seed_graph, small_vgg
 
@@ -78,13 +78,14 @@ def test_a_shrunken_network_has_no_more_parameters() -> None:
 
 @pytest.mark.parametrize(("job", "share"), [("extend", 0.0), ("shrink", 1.0), ("shrink", -0.5)])
 def test_a_share_out_of_range_is_refused(trained: Graph, job: str, share: float) -> None:
-    with pytest.raises(BudgetError, match=f"{job} takes a share between 0 and .*, not '{share:g}'"):
-        rework(job, trained, problem(), share=share)
+    name = "by" if job == "extend" else "to"
+    with pytest.raises(OptionError, match=f"option '{name}' is '{share}', but must be a number above 0 and below"):
+        getattr(gngraph, job)(trained, problem(), **{name: share})
 
 
 def test_a_reshaping_takes_no_share(trained: Graph) -> None:
-    with pytest.raises(BudgetError, match="reshape keeps parameters and FLOPs and takes no share"):
-        rework("reshape", trained, problem(), share=0.5)
+    with pytest.raises(OptionError, match="reshape has no option 'by'; choose from epochs, perturb, train"):
+        gngraph.reshape(trained, problem(), by=0.5)
 
 
 def test_a_network_that_cannot_be_shrunk_so_far_says_why(trained: Graph) -> None:

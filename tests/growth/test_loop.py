@@ -13,22 +13,24 @@ from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.api import grow
 from gngraph.errors import BudgetError, GnGraphError, TrainingError
 from gngraph.files.archive import load, load_history
 from gngraph.growth import loop
 from gngraph.growth.history import Record, read_history, without_seconds
+from gngraph.growth.jobs import Task
 from gngraph.growth.journal import STAGES
-from gngraph.growth.loop import grow, grow_by
+from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, diff
+from gngraph.options import RunOptions, TrainOptions
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.running.evaluation import mean_loss
 from gngraph.scoring.selection import Selection
 from gngraph.search.situation import Plan, Situation
 from gngraph.search.strategy import GaussNewtonGrowth
-from gngraph.training.options import TrainOptions
 from gngraph.training.training import EpochRecord
 from tests.problems import dropping, problem, seed_graph, small_vgg
 
@@ -128,7 +130,8 @@ def test_a_selection_that_harms_is_refused_for_exact_new_channels() -> None:
             return replace(super().learned(situation), predicted=-0.1)
 
     limit = Budget(3 * cost(seed).params)
-    result = grow_by(Harmful(), seed, problem(), budget=limit, rounds=1, epochs=1, final_epochs=1, train=TRAIN)
+    options = RunOptions(rounds=1, epochs=1, final_epochs=1, perturb=0.0, depth="keep", train=TRAIN)
+    result = grow_by(Task(Harmful(), limit, options), seed, problem())
     record = result.history[0]
     assert record["refused"].startswith("the judge loss changed by +")
     assert record["refused_morphisms"] == {"hidden.0": {"split": [0]}}

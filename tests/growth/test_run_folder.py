@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+import gngraph
 from gngraph.analysis.cost import cost
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import load
 from gngraph.growth.history import read_history
-from gngraph.growth.loop import grow
+from gngraph.growth.jobs import JOBS
+from gngraph.growth.loop import grow_by
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.run_folder import RunFiles, write_run_folder
 from gngraph.lowering.to_torch import run
+from gngraph.options import GrowOptions, TrainOptions
 from gngraph.report.figures import draw_history
-from gngraph.training.options import TrainOptions
 from tests.problems import digits, problem, small_vgg
 
 
@@ -26,16 +28,9 @@ from tests.problems import digits, problem, small_vgg
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[GrowthResult, RunFiles, torch.Tensor]:
     folder = tmp_path_factory.mktemp("runs") / "first"
     seed = small_vgg()
-    result = grow(
-        seed,
-        problem(),
-        max_params=2 * cost(seed).params,
-        rounds=1,
-        epochs=1,
-        final_epochs=1,
-        out=folder,
-        train=TrainOptions(batch_size=32),
-    )
+    train = TrainOptions(batch_size=32)
+    options = GrowOptions(max_params=2 * cost(seed).params, rounds=1, epochs=1, final_epochs=1, train=train)
+    result = grow_by(JOBS["grow"].task(options, seed), seed, problem(), out=folder)
     data = digits()
     samples = torch.stack([data.test[i][0] for i in range(4)])
     files = write_run_folder(
@@ -79,5 +74,5 @@ def test_a_second_run_into_the_folder_is_refused(finished: tuple[GrowthResult, R
     result, files, _ = finished
     before = files.model.read_bytes()
     with pytest.raises(GnGraphError, match="holds the history of another run; name another folder"):
-        grow(result.seed, problem(), max_params=10**6, out=Path(files.model.parent))
+        gngraph.grow(result.seed, problem(), max_params=10**6, out=Path(files.model.parent))
     assert files.model.read_bytes() == before

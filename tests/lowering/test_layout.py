@@ -11,11 +11,13 @@ from gngraph import from_torch
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import batches
 from gngraph.lowering.layout import layout_of
+from gngraph.options import TrainOptions
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.optimizers import fresh_optimizer
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
 
@@ -104,7 +106,7 @@ def test_training_does_not_depend_on_the_layout(network: type[nn.Module]) -> Non
     assert mean_loss(graph, task, task.train) == pytest.approx(float(plain), rel=1e-5)
 
     trained = Trainer(task, options).train(graph, Stretch(1)).graph
-    optimizer = options.build(module.parameters())
+    optimizer = fresh_optimizer(options, module.parameters())
     for x, y in batches(task.train, 2, generator=torch.Generator().manual_seed(mixed(task.seed, 0))):
         optimizer.zero_grad()
         task.loss_fn.per_sample(module(x), y).mean().backward()  # type: ignore[no-untyped-call]

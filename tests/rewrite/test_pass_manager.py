@@ -198,7 +198,7 @@ def test_every_option_survives_text(entry: Options) -> None:
             "option 'count' of pass 'split-channels' is 'x', but must be a whole number or none",
         ),
         ("split-channels{count=1.5}", "is '1.5', but must be a whole number"),
-        ("split-channels{channels=1;a}", "must be a list such as 0;3"),
+        ("split-channels{channels=1;a}", "must be a list with ';' between its items, each a whole number"),
         ("split-channels{space=}", "must be a text that is not empty"),
         ("split-channels{count=0}", "is '0', but must be at least 1 (at character 1 "),
         ("split-channels{count=1,channels=0}", "takes either count or channels, not both"),

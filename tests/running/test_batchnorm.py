@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from gngraph.options import TrainOptions
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import mean_loss
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import dropping, problem, seed_graph, small_vgg
 

@@ -19,12 +19,13 @@ from gngraph.data import HeldDataset, MapDataset, Preprocess, SampleDataset, bat
 from gngraph.data.held import read_whole
 from gngraph.ir import Graph
 from gngraph.lowering import Lowered, lower
+from gngraph.options import TrainOptions
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate, mean_loss
 from gngraph.running.problem import Problem
 from gngraph.running.runner import Runner
 from gngraph.search.trials import without_judge
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
 CPU = torch.device("cpu")

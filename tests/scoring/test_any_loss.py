@@ -19,12 +19,13 @@ from gngraph.errors import DataError, GnGraphError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import lower
+from gngraph.options import TrainOptions
 from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.running.evaluation import evaluate, mean_loss
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.command_line import Commands, write_bars
 

@@ -12,17 +12,18 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.api import grow
 from gngraph.errors import PassError
-from gngraph.growth.loop import grow
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.options import TrainOptions
 from gngraph.report.figures import draw_history
 from gngraph.rewrite import InsertLayer, Morphism, morph
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.selection import select
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.scoring.test_exact_predictions import CASES, report_loss
 from tests.small_networks import NETWORKS, build

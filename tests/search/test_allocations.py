@@ -11,9 +11,11 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
+from gngraph.growth.jobs import Task
 from gngraph.growth.loop import grow_by
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import run
+from gngraph.options import RunOptions
 from gngraph.rewrite.morphing import morph
 from gngraph.search import allocations, strategy
 from gngraph.search.allocations import ALLOCATIONS, Nothing, register_allocation
@@ -27,6 +29,10 @@ def start(graph: Graph, factor: float, held: tuple[str, ...] = ()) -> tuple[Situ
     limit, generator = Budget(int(cost(graph).params * factor)), torch.Generator().manual_seed(0)
     situation = Situation(graph, AnalysisManager(problem()), unscored(), {}, limit, limit, generator)
     return situation, Plan(replace(unselected(situation), held=frozenset(held)))
+
+
+def run_of(rounds: int) -> RunOptions:
+    return RunOptions(rounds=rounds, epochs=1, final_epochs=0, perturb=0.0, depth="keep")
 
 
 @pytest.mark.parametrize("name", ["capacity", "equal-worths", "uniform", "proportional"])
@@ -60,7 +66,7 @@ def test_a_run_without_candidates_grows_by_the_rule_alone() -> None:
     seed = small_vgg()
     budget = Budget(4 * cost(seed).params)
     uniform = GaussNewtonGrowth(None, allocation="uniform")
-    result = grow_by(uniform, seed, problem(), budget=budget, rounds=2, epochs=1, final_epochs=0)
+    result = grow_by(Task(uniform, budget, run_of(rounds=2)), seed, problem())
     widths = [space.size for space in ChannelSpaces.of(result.graph).free]
     assert max(widths) - min(widths) <= 8 - 1 and budget.allows(cost(result.graph))
     for record in result.history[:2]:
@@ -71,7 +77,7 @@ def test_without_filling_the_budget_is_left_over() -> None:
     seed = seed_graph()
     budget = Budget(50 * cost(seed).params)
     none = GaussNewtonGrowth(allocation="none")
-    result = grow_by(none, seed, problem(), budget=budget, rounds=1, epochs=1, final_epochs=0)
+    result = grow_by(Task(none, budget, run_of(rounds=1)), seed, problem())
     assert cost(result.graph).params < 3 * cost(seed).params
     with pytest.raises(PassError, match="allocation 'all' is unknown; choose one of capacity, none"):
         GaussNewtonGrowth(allocation="all")

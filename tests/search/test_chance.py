@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from gngraph.analysis.cost import cost
+from gngraph.api import grow
 from gngraph.cli.progress import RunProgress
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads
-from gngraph.growth.loop import grow
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.options import RunOptions, TrainOptions
 from gngraph.running.problem import Problem
 from gngraph.search.chance import no_better_than_chance
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
 TRAIN = TrainOptions("adamw", 0.02, batch_size=32)
@@ -82,7 +83,7 @@ def test_samples_of_a_batch_size_of_one_are_still_exchanged() -> None:
 def test_a_growth_run_says_once_that_its_network_had_learned_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     module, problem = cases()["classes"]
     seed = blind(module)
-    progress = RunProgress(1, 0, 3)
+    progress = RunProgress(RunOptions(rounds=1, epochs=0, final_epochs=3))
     with progress:
         result = grow(
             seed, problem, max_params=2 * cost(seed).params, rounds=1, epochs=0, final_epochs=3, train=TRAIN,

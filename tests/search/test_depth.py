@@ -12,14 +12,15 @@ import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.errors import TrainingError
-from gngraph.growth.loop import grow
+from gngraph.api import grow
+from gngraph.errors import OptionError, TrainingError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.options import TrainOptions
 from gngraph.rewrite.layer_removal import removable_layers
 from gngraph.search import depth
 from gngraph.search.depth import searched, without
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import problem, seed_graph, small_vgg
 
@@ -176,5 +177,5 @@ def test_an_architecture_without_layers_is_what_is_left_of_it() -> None:
 
 
 def test_an_unknown_depth_is_told() -> None:
-    with pytest.raises(TrainingError, match="depth 'deep' is unknown; choose one of search, keep"):
-        grow(small_vgg(), problem(), max_params=5000, depth="deep")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="option 'depth' is 'deep', but must be search or keep"):
+        grow(small_vgg(), problem(), max_params=5000, depth="deep")

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from gngraph.curvature import CrossEntropy
+from gngraph.options import TrainOptions
 from gngraph.training.gradients import Gradients, _by_capture
-from gngraph.training.options import Stretch, TrainOptions
+from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import dropping, problem, seed_graph
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gngraph.analysis.cost import cost
-from gngraph.errors import TrainingError
-from gngraph.growth.loop import grow
+from gngraph.api import grow
+from gngraph.errors import OptionError
 from gngraph.importing.from_torch import from_torch
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import restarted
@@ -78,5 +78,7 @@ def test_a_run_is_perturbed_before_training_goes_on_and_not_before_it_starts() -
     still = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=0, perturb=0.3)
     shares = [record["perturbed"] for record in still.history]
     assert shares == [0.0, 0.3, 0.0]  # nothing is lost that no training follows
-    with pytest.raises(TrainingError, match=r"'perturb' is a share between 0 and 1, not '1\.5'"):
+    with pytest.raises(
+        OptionError, match=r"option 'perturb' is '1\.5', but must be a number of at least 0 and at most 1"
+    ):
         grow(seed, problem(), max_params=limit, perturb=1.5)

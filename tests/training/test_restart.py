@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gngraph.analysis.cost import cost
-from gngraph.errors import TrainingError
-from gngraph.growth.loop import grow
+from gngraph.api import grow
+from gngraph.errors import OptionError
 from gngraph.training.restart import restarted
 from tests.problems import problem, seed_graph, small_vgg
 
@@ -34,7 +34,5 @@ def test_the_rate_falls_as_the_final_training_says() -> None:
     assert rates["cycle"][0] == rates["cycle"][1] > rates["cycle"][2] > rates["cycle"][3]
     assert rates["retrain"] == rates["cycle"]
     assert rates["continue"] == sorted(rates["continue"], reverse=True) and rates["continue"][1] < rates["continue"][0]
-    with pytest.raises(
-        TrainingError, match="final training 'twice' is unknown; choose one of continue, cycle, retrain"
-    ):
-        grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=1, final="twice")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="option 'final' is 'twice', but must be continue or cycle or retrain"):
+        grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=1, final="twice")

@@ -5,14 +5,13 @@ Such a thing is a frozen dataclass with a `name`; its fields are its options. `;
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
-from gngraph.errors import GnGraphError
+from gngraph.errors import GnGraphError, choices
+from gngraph.options.values import described, read
 
 _NAME = re.compile(r"[\w-]+")
 _OPTION = re.compile(r"\s*([\w-]*)\s*=([^,{}=]*)")
@@ -136,9 +135,9 @@ class _Reader(Generic[T]):
             if option in values:
                 raise self._error(f"option '{option}' of {self.noun} '{name}' is given twice", start)
             try:
-                values[option] = _convert(value, hints[option])
+                values[option] = read(value.replace(";", ","), hints[option], text=True)
             except ValueError:
-                wanted = _describe(hints[option])
+                wanted = described(hints[option], ";")
                 message = f"option '{option}' of {self.noun} '{name}' is '{value}', but must be {wanted}"
                 raise self._error(message, match.start(2)) from None
             self.position = match.end()
@@ -151,39 +150,3 @@ class _Reader(Generic[T]):
 
     def _error(self, message: str, position: int) -> GnGraphError:
         return self.vocabulary.error(f"{message} (at character {position + 1} of the {self.noun} text '{self.text}')")
-
-
-def choices(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the closest known name, and all of them.
-
-    >>> choices("spilt", ["split", "prune"])
-    "; did you mean 'split'? Choose from prune, split"
-    """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1)
-    return (f"; did you mean '{close[0]}'? Choose" if close else "; choose") + f" from {', '.join(names) or 'none'}"
-
-
-def _convert(text: str, hint: Any) -> Any:
-    """A value of type `hint` from text; ValueError when it is none."""
-    if isinstance(hint, UnionType):
-        if text.lower() == "none" and NoneType in get_args(hint):
-            return None
-        (inner,) = [arg for arg in get_args(hint) if arg is not NoneType]
-        return _convert(text, inner)
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return tuple(_convert(part.strip(), item) for part in text.split(";")) if text else ()
-    if hint is str:
-        if not text:
-            raise ValueError
-        return text
-    return hint(text)
-
-
-def _describe(hint: Any) -> str:
-    if isinstance(hint, UnionType):
-        return " or ".join(_describe(arg) for arg in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a list such as 0;3 (each {_describe(get_args(hint)[0])})"
-    return {int: "a whole number", float: "a number", str: "a text that is not empty", NoneType: "none"}[hint]

@@ -1,0 +1,28 @@
+"""What a user may choose for a run: one record an activity, whose fields are its options everywhere. Needs no torch."""
+
+from gngraph.options.definition import Entry, Options, option, taking
+from gngraph.options.runs import (
+    ExtendOptions,
+    GrowOptions,
+    ReshapeOptions,
+    ReworkOptions,
+    RunOptions,
+    ScoreOptions,
+    ShrinkOptions,
+)
+from gngraph.options.training import TrainOptions
+
+__all__ = [
+    "Entry",
+    "ExtendOptions",
+    "GrowOptions",
+    "Options",
+    "ReshapeOptions",
+    "ReworkOptions",
+    "RunOptions",
+    "ScoreOptions",
+    "ShrinkOptions",
+    "TrainOptions",
+    "option",
+    "taking",
+]

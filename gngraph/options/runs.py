@@ -1,0 +1,162 @@
+"""How networks are scored, grown and reworked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from gngraph.errors import OptionError
+from gngraph.options.definition import Options, option
+from gngraph.options.training import TrainOptions
+from gngraph.options.values import Count, Named, Positive, Share, Whole, Within
+
+Final = Literal["continue", "cycle", "retrain"]
+"""What the training after the last rewrite is, and what that means for the rate before it."""
+
+Depth = Literal["search", "keep"]
+"""What becomes of the layers of a network that grows: some may go first (`gngraph.search.depth`), or all stay."""
+
+PERTURB = 0.3
+"""Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.training.perturbation`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(Options):
+    """What a network may cost."""
+
+    max_params: Count | None = option(None, "Largest number of parameters, such as 500k.")
+    max_flops: Count | None = option(None, "Largest number of FLOPs a sample, such as 40M; a multiply-add counts as 2.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """How a run goes on, however its rounds decide."""
+
+    title: ClassVar[str] = "a run"
+
+    rounds: Positive = option(3, "Number of rewrites.")
+    epochs: Whole = option(4, "Epochs before each rewrite.")
+    # it pays to let growth be over early: docs/results.md#length-of-the-final-training
+    final_epochs: Whole = option(18, "Epochs after the last rewrite.")
+    final: Final = option(
+        "cycle",
+        "One cosine of the learning rate over the whole run (continue); a constant rate, then a cosine after the last rewrite "
+        "(cycle); or the same with the grown architecture trained from new initial weights (retrain).",
+    )
+    perturb: Share = option(
+        PERTURB,
+        "Share of new initial weights mixed in after every rewrite, without which a network that was trained while it was small "
+        "learns less; 0 keeps what a pretrained network knows.",
+    )
+    depth: Depth = option(
+        "search",
+        "Remove those layers, before the first rewrite, without which short trainings at the budget come out better (search); "
+        "or keep all.",
+    )
+    train: TrainOptions = option(TrainOptions(), "How every stretch is trained.")
+
+    @property
+    def whole(self) -> int:
+        """Epochs of the run."""
+        return self.rounds * self.epochs + self.final_epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisOptions(Options):
+    """How candidates are scored."""
+
+    curvature: Annotated[str, Named(("mc", "exact", "rank1"))] = option(
+        "mc", 'Model of the loss: mc, "mc{draws=4}", exact or rank1.'
+    )
+    kinds: tuple[Annotated[str, Named(("split", "prune", "new", "merge", "insert"))], ...] = option(
+        ("split", "prune"), "Kinds of candidates to score, with commas between them."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(AnalysisOptions):
+    """How `gngraph score` scores."""
+
+    title: ClassVar[str] = "score"
+
+    looks: Whole = option(
+        32,
+        "Candidates with the greatest second-order change whose true loss is measured too: a forward pass over 512 samples each.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
+    """How a network grows.
+
+    Raises:
+        OptionError: a value is of the wrong type or out of range, or there is no budget.
+
+    >>> GrowOptions(max_params="20k", rounds=2).as_dict()["max_params"]
+    20000
+    """
+
+    title: ClassVar[str] = "grow"
+
+    selection: Literal["joint", "additive"] = option(
+        "joint",
+        "Whether candidates are chosen by what they do together (joint) or by the sum of what each does (additive).",
+    )
+    allocation: Annotated[str, Named(("capacity", "none", "equal-worths", "uniform", "proportional", "lookahead"))] = (
+        option(
+            "capacity",
+            "How wide the layers are to be: by what channels are measured to be worth (capacity) or another rule, or by the rule "
+            "that trains best in a short trial at the full budget (lookahead), which costs up to 8 more epochs.",
+        )
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_params is None and self.max_flops is None:
+            raise OptionError("growth needs a budget: give max_params (such as 500k), max_flops (such as 40M), or both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReworkOptions(Options):
+    """What the jobs on a trained network have in common."""
+
+    epochs: Whole = option(15, "Epochs of training after the rewrite.")
+    perturb: Share = option(
+        0.0,
+        "Share of new initial weights mixed in before that training; 0.3 helps a network that was trained from nothing on the "
+        "same data to make use of its new channels.",
+    )
+    train: TrainOptions = option(TrainOptions(), "How it is trained.")
+
+    def run(self) -> RunOptions:
+        """One rewrite, and training along a cosine."""
+        return RunOptions(
+            rounds=1, epochs=0, final_epochs=self.epochs, perturb=self.perturb, depth="keep", train=self.train
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendOptions(ReworkOptions):
+    """How a trained network is made larger."""
+
+    title: ClassVar[str] = "extend"
+
+    by: Annotated[float, Within(above=0, below=100)] = option(0.5, "Parameters and FLOPs to add, as a share.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReshapeOptions(ReworkOptions):
+    """How channels of a trained network are moved."""
+
+    title: ClassVar[str] = "reshape"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkOptions(ReworkOptions):
+    """How a trained network is made smaller."""
+
+    title: ClassVar[str] = "shrink"
+
+    to: Annotated[float, Within(above=0, below=1)] = option(
+        0.5, "Share of the FLOPs that it keeps; its parameters become no more."
+    )

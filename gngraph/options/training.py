@@ -1,0 +1,47 @@
+"""How networks are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from gngraph.options.definition import Options, option
+from gngraph.options.values import Positive, Within
+
+OptimizerName = Literal["sgd", "adamw"]
+
+RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
+"""Learning rate of each optimiser where none is given; they suit small networks with BatchNorm."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """How every stretch of a run is trained.
+
+    Raises:
+        OptionError: a value is out of range.
+
+    >>> TrainOptions(optimizer="adamw").rate
+    0.002
+    """
+
+    title: ClassVar[str] = "training"
+
+    optimizer: OptimizerName = option("sgd", "SGD with Nesterov momentum, or AdamW.")
+    lr: Annotated[float, Within(above=0)] | None = option(
+        None, "Learning rate; where none is given, 0.1 for sgd and 0.002 for adamw."
+    )
+    momentum: Annotated[float, Within(least=0, below=1)] = option(
+        0.9, "Momentum of SGD; AdamW keeps torch's own coefficients."
+    )
+    weight_decay: Annotated[float, Within(least=0)] = option(5e-4, "L2 penalty of SGD, decoupled decay of AdamW.")
+    batch_size: Positive = option(128, "Samples a step.")
+    warmup: Annotated[float, Within(least=0)] = option(
+        0.0, "Epochs over which the rate rises from 0, once, at the start."
+    )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in force: `lr`, or the optimiser's own default."""
+        return RATES[self.optimizer] if self.lr is None else self.lr
