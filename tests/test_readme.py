@@ -11,6 +11,7 @@ import pytest
 
 from gngraph.cli import gngraph as group
 from gngraph.ops import lookup
+from tests.test_layering import LAYERS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -44,6 +45,11 @@ def test_the_architecture_names_every_room() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     rooms = {path.parent.name for path in (ROOT / "gngraph").glob("*/__init__.py")}
     assert {name for name in rooms if f"| `{name}`" not in text} == {"cli"}  # which stands beside `api`
+    order = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)))
+    for room, may in LAYERS.items():
+        if room in order:
+            later = {name for name in may.gngraph if name in order and order.index(name) > order.index(room)}
+            assert not later, f"{room} may import {later}, which stand below it"
     for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text):
         assert (ROOT / path).is_file() or (ROOT / "gngraph" / path).is_file(), path
 
