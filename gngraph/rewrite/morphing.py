@@ -11,7 +11,7 @@ from gngraph.ir import Graph
 from gngraph.rewrite.insertion import insert_layer
 from gngraph.rewrite.layer_removal import remove_layer
 from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, Morphism, RemoveLayer, edits_of
-from gngraph.rewrite.surgery import Gather, Rewritten, rewrite
+from gngraph.rewrite.surgery import Gather, Rewritten, SpaceEdit, rewrite
 
 
 def morph(
@@ -34,19 +34,20 @@ def morph(
     """
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     gathers: dict[str, tuple[Gather, ...]] = {}
-    for morphism in morphisms:
-        if isinstance(morphism, RemoveLayer):
-            shallower = remove_layer(graph, spaces, morphism)
-            graph, spaces = shallower.graph, ChannelSpaces.of(shallower.graph)
-            gathers |= _then(gathers, shallower.gathers)
-    edits = edits_of(graph, spaces, (m for m in morphisms if not isinstance(m, LayerMorphism)))
-    rewritten = rewrite(graph, spaces, edits, generator)
-    gathers |= _then(gathers, rewritten.gathers)
-    deeper = rewritten.graph
+    edits: Mapping[str, SpaceEdit] = {}
+    removals = [m for m in morphisms if isinstance(m, RemoveLayer)]
+    for at, removal in enumerate(removals):
+        shallower = remove_layer(graph, ChannelSpaces.of(graph) if at else spaces, removal)
+        graph, gathers = shallower.graph, gathers | _then(gathers, shallower.gathers)
+    if channels := [m for m in morphisms if not isinstance(m, LayerMorphism)]:
+        spaces = ChannelSpaces.of(graph) if removals else spaces
+        edits = edits_of(graph, spaces, channels)
+        rewritten = rewrite(graph, spaces, edits, generator)
+        graph, gathers = rewritten.graph, gathers | _then(gathers, rewritten.gathers)
     for morphism in morphisms:
         if isinstance(morphism, InsertLayer):
-            deeper = insert_layer(deeper, ChannelSpaces.of(deeper), morphism, generator)
-    return Rewritten(deeper, edits, gathers)
+            graph = insert_layer(graph, ChannelSpaces.of(graph), morphism, generator)
+    return Rewritten(graph, edits, gathers)
 
 
 def _then(

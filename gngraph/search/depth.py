@@ -196,11 +196,11 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     if not layers:
         return []
     before, wide = mean_loss(graph, problem, problem.splits.judge), at_budget(graph, budget)
-    missed: dict[RemovableLayer, float] = {}
+    whole, missed = cost(wide), dict[RemovableLayer, float]()
     for layer in layers:
         left = morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph
         loss = mean_loss(reestimate(left, problem, batches_read=TRIAL_BATCHES), problem, problem.splits.judge)
-        whole, rest = cost(wide), cost(without(wide, [layer.value]))
+        rest = cost(without(wide, [layer.value]))
         share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
     return sorted(missed, key=missed.__getitem__)

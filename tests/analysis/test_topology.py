@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from itertools import combinations
+
+import networkx as nx
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.topology import CutPoint, cut_points, dominating_values
+from gngraph.analysis.topology import CutPoint, cut_points, dominating_values, nodes_between
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import lower
+from gngraph.rewrite.layer_removal import removable_layer, removable_layers
+from gngraph.search.depth import without
+from gngraph.zoo.resnet import ResNet
+from gngraph.zoo.spec import SeedSpec
 from tests.small_networks import NETWORKS, build, conv_block
 
 
@@ -34,6 +43,49 @@ def reachable_without(graph: Graph, missing: str) -> bool:
 def test_dominators_are_what_no_path_gets_round(name: str) -> None:
     graph = from_torch(*build(name))
     assert dominating_values(graph) == tuple(name for name in graph.nodes if not reachable_without(graph, name))
+
+
+def ancestors(graph: Graph, name: str) -> set[str]:
+    """A value and all that it is computed from."""
+    found = {name}
+    for node in reversed(list(graph.nodes.values())):
+        if node.name in found:
+            found.update(node.inputs)
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_between_two_values_lies_what_only_the_later_is_computed_from(name: str) -> None:
+    graph = from_torch(*build(name))
+    for before, value in combinations(dominating_values(graph), 2):
+        assert nodes_between(graph, before, value) == ancestors(graph, value) - ancestors(graph, before)
+
+
+def test_a_ranking_looks_at_the_topology_of_each_snapshot_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many times as there are networks, however many layers; and what is known goes with the network."""
+    looked = 0
+    search = nx.immediate_dominators
+
+    def counted(*args: object) -> object:
+        nonlocal looked
+        looked += 1
+        return search(*args)
+
+    monkeypatch.setattr(nx, "immediate_dominators", counted)
+    graph = from_torch(ResNet(14, SeedSpec(classes=3, input_shape=(1, 8, 8), width=0.25)), torch.zeros(1, 1, 8, 8))
+    spaces = ChannelSpaces.of(graph)
+    layers = removable_layers(graph, spaces)
+    assert len(layers) == 4
+    for layer in layers:
+        assert removable_layer(graph, spaces, layer.value) == layer
+        without(graph, [layer.value])
+    assert looked == 1
+    without(graph, [layer.value for layer in layers[:3]])  # the networks without none, one and two
+    assert looked == 3
+    gone = weakref.ref(graph)
+    del graph
+    gc.collect()
+    assert gone() is None
 
 
 def test_cut_points_of_a_resnet_lie_between_its_blocks() -> None:

@@ -193,6 +193,17 @@ def test_a_node_can_be_replaced(base: Graph) -> None:
     assert order(after) == "x fc1 gelu fc2" and after.outputs == ("fc2", "gelu")
 
 
+def test_what_nothing_reads_any_longer_goes(base: Graph) -> None:
+    draft = draft_of(base)
+    draft.add(Node("twice", "add", ("relu", "relu")), after="relu")
+    draft.add(Node("aside", "tanh", ("twice",)), after="twice")
+    draft.set_output(Ref("fc1"))
+    draft.remove_unread(["relu", "twice", "aside", "fc1"])  # fc2, which is not named, stays and reads the first
+    assert order(draft.commit()) == "x fc1 relu fc2"
+    draft.remove_unread(["relu", "fc2", "fc1"])
+    assert order(draft.commit()) == "x fc1"
+
+
 def test_uses_inside_attributes_follow(base: Graph) -> None:
     draft = draft_of(base)
     args = {"args": (Ref("relu"), 2), "kwargs": Items(()), "target": ".chunk"}
