@@ -32,7 +32,7 @@ def _read(module: Any) -> dict[str, Any]:
 
 def groups_of(node: Node, weight: tuple[Dim, ...]) -> int:
     """Number of groups: an attribute, or for depthwise convolution one for each input channel."""
-    if node.op.startswith("depthwise"):
+    if "multiplier" in node.attrs:
         return int(weight[0]) // int(node.attrs["multiplier"])
     return int(node.attrs.get("groups", 1))
 
@@ -177,6 +177,8 @@ def _apply(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return result
 
 
+_DEPTHWISE = {f"conv{rank}d": f"depthwise_conv{rank}d" for rank in _MODULES}
+
 for _rank in (1, 2, 3):
     _call = Call(
         signature("input weight bias=None stride=1 padding=0 dilation=1 groups=1"),
@@ -198,7 +200,7 @@ for _rank in (1, 2, 3):
     )
     register(
         OpSpec(
-            f"depthwise_conv{_rank}d",
+            _DEPTHWISE[f"conv{_rank}d"],
             _infer,
             _depthwise_channels,
             _emit,
@@ -221,8 +223,8 @@ def specialise(node_op: str, attrs: dict[str, Any], weight: tuple[int, ...]) -> 
     >>> specialise("conv2d", {"groups": 8}, (16, 1, 3, 3))
     ('depthwise_conv2d', {'multiplier': 2})
     """
-    groups = attrs.get("groups", 1)
-    if not node_op.startswith("conv") or groups == 1 or weight[1] != 1:
+    groups, depthwise = attrs.get("groups", 1), _DEPTHWISE.get(node_op)
+    if depthwise is None or groups == 1 or weight[1] != 1:
         return node_op, attrs
     kept = {key: value for key, value in attrs.items() if key != "groups"}
-    return f"depthwise_{node_op}", {**kept, "multiplier": weight[0] // groups}
+    return depthwise, {**kept, "multiplier": weight[0] // groups}
