@@ -70,7 +70,7 @@ def _size(record: Record) -> str:
 def _looked_ahead(allocation: str, found: Record) -> str:
     """The rule that a lookahead chose, among how many, and what that took.
 
-    >>> _looked_ahead("uniform", {"losses": {"capacity": [1.5], "uniform": [1.25]}, "epochs": 2})
+    >>> _looked_ahead("uniform", {"losses": {"worth": [1.5], "uniform": [1.25]}, "epochs": 2})
     "widths by 'uniform', the best of 2 allocations after 2 epochs of lookahead"
     """
     return f"widths by '{allocation}', the best of {len(found['losses'])} allocations after {found['epochs']} epochs of lookahead"

@@ -27,14 +27,13 @@ from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
-from gngraph.search.capacity import CapacityRecord
 from gngraph.search.chance import no_better_than_chance
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Plan, Situation, unscored, unselected
 from gngraph.search.step import Change, Step, apply, standard_error
 from gngraph.search.strategy import Strategy
-from gngraph.search.worth import measured_worths
+from gngraph.search.worth import WorthRecord, measured_worths
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import restarted
@@ -93,7 +92,7 @@ class _Run:
         self.trainer = Trainer(problem, task.options.train)
         self.state = OptimizerState({})
         self.journal = Journal(graph, Lineage(self.analyses.get(ChannelSpaces, graph)), observer, out)
-        self.capacity = CapacityRecord()
+        self.worths = WorthRecord()
         self.epochs_done = 0
         self.number = 0
 
@@ -166,10 +165,10 @@ class _Run:
         with self.journal.stage("analyse"):
             scores = self.analyses.get(analysis, graph) if analysis else unscored()
             asked = self.strategy.measures
-            worths = measured_worths(graph, self.analyses, scores.candidates) if asked else {}
-            capacity = self.capacity.seen(worths)
+            measured = measured_worths(graph, self.analyses, scores.candidates) if asked else {}
+            worths = self.worths.seen(measured)
         generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
-        return Situation(graph, self.analyses, scores, capacity, target, self.budget, generator)
+        return Situation(graph, self.analyses, scores, worths, target, self.budget, generator)
 
     def _settled(self, situation: Situation, record: Record) -> Strategy:
         """The strategy; a lookahead finds it in the first round, and it stays."""

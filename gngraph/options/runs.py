@@ -102,10 +102,10 @@ class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
         "joint",
         "Whether candidates are chosen by what they do together (joint) or by the sum of what each does (additive).",
     )
-    allocation: Annotated[str, Named(("capacity", "none", "equal-worths", "uniform", "proportional", "lookahead"))] = (
+    allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional", "lookahead"))] = (
         option(
-            "capacity",
-            "How wide the layers are to be: by what channels are measured to be worth (capacity) or another rule, or by the rule "
+            "worth",
+            "How wide the layers are to be: by the measured worth of their widths (worth) or another rule, or by the rule "
             "that trains best in a short trial at the full budget (lookahead), which costs up to 8 more epochs.",
         )
     )

@@ -50,7 +50,7 @@ TOLERANCE = 1.25
 
 
 @dataclass(frozen=True)
-class Capacity:
+class ByWorth:
     """The widths that the worths of the spaces ask for; see `gngraph.search.widths`."""
 
     measures: ClassVar[bool] = True
@@ -78,19 +78,19 @@ class Capacity:
 
     def _worths(self, situation: Situation, names: list[str]) -> dict[str, float]:
         writers = {name: max(1, len(situation.spaces[name].nodes(Role.PRODUCE))) for name in names}
-        return worths(self._capacity(situation), writers)
+        return worths(self._measured(situation), writers)
 
-    def _capacity(self, situation: Situation) -> Mapping[str, float]:
-        return situation.capacity
+    def _measured(self, situation: Situation) -> Mapping[str, float]:
+        return situation.worths
 
 
 @dataclass(frozen=True)
-class EqualWorths(Capacity):
+class EqualWorths(ByWorth):
     """The widths that are best where the width of every layer is worth the same, whatever was measured."""
 
     measures: ClassVar[bool] = False
 
-    def _capacity(self, situation: Situation) -> Mapping[str, float]:
+    def _measured(self, situation: Situation) -> Mapping[str, float]:
         return {}
 
 
@@ -125,7 +125,7 @@ def _widened(plan: Plan, wanted: Mapping[str, int]) -> list[Morphism]:
 
 
 ALLOCATIONS: dict[str, Allocation] = {
-    "capacity": Capacity(),
+    "worth": ByWorth(),
     "none": Nothing(),
     "equal-worths": EqualWorths(),
     "uniform": Proportions(lambda width: 1.0),
@@ -141,9 +141,9 @@ def register_allocation(name: str, rule: Allocation) -> None:
     Raises:
         PassError: the name is taken.
 
-    >>> register_allocation("capacity", Nothing())
+    >>> register_allocation("worth", Nothing())
     Traceback (most recent call last):
-    gngraph.errors.PassError: allocation 'capacity' is registered already; give this one another name
+    gngraph.errors.PassError: allocation 'worth' is registered already; give this one another name
     """
     if name in ALLOCATIONS:
         raise PassError(f"allocation '{name}' is registered already; give this one another name")

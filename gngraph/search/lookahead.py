@@ -25,7 +25,7 @@ from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
-TRIED = ("capacity", "equal-worths", "uniform", "proportional")
+TRIED = ("worth", "equal-worths", "uniform", "proportional")
 """Rules that a lookahead compares: what was measured, and the plain designs."""
 
 LOOKAHEAD = "lookahead"

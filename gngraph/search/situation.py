@@ -25,7 +25,7 @@ class Situation:
         graph: the network, trained.
         analyses: of the run, for what a decision still needs to know.
         scores: what the strategy's analysis found; without any candidate where it has none.
-        capacity: space -> what its width is worth, over all rounds so far; see `CapacityRecord`.
+        worths: space -> what its width is worth, over all rounds so far; see `WorthRecord`.
         target: what the round may use.
         budget: what the whole run may use.
         generator: for whatever is random, on the CPU.
@@ -34,7 +34,7 @@ class Situation:
     graph: Graph
     analyses: AnalysisManager
     scores: Scores
-    capacity: Mapping[str, float]
+    worths: Mapping[str, float]
     target: Budget
     budget: Budget
     generator: torch.Generator

@@ -63,7 +63,7 @@ class GaussNewtonGrowth:
 
     analysis: GaussNewton | None = field(default_factory=lambda: GaussNewton(kinds=KINDS))
     selection: str = "joint"
-    allocation: str = "capacity"
+    allocation: str = "worth"
     narrows: bool = True
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ FLOOR = 0.1
 """Least worth of a layer, as a share of the mean: that more width is worth nothing holds for the network as it is."""
 
 
-def worths(capacity: Mapping[str, float], writers: Mapping[str, int]) -> dict[str, float]:
+def worths(measured: Mapping[str, float], writers: Mapping[str, int]) -> dict[str, float]:
     """What the width of each space is worth, on average about 1 for each layer that writes it.
 
     Measured is the worth for each writer, in units of its mean and not below `FLOOR`, to the power `TRUST`; where nothing is
@@ -36,10 +36,10 @@ def worths(capacity: Mapping[str, float], writers: Mapping[str, int]) -> dict[st
     its best width is that of the layers inside the blocks, as people build them.
 
     Args:
-        capacity: space -> worth that was measured, in any unit.
+        measured: space -> worth that was measured, in any unit.
         writers: space -> layers that write it, for the spaces whose worth is asked.
     """
-    known = {s: max(0.0, capacity[s]) / count for s, count in writers.items() if s in capacity}
+    known = {s: max(0.0, measured[s]) / count for s, count in writers.items() if s in measured}
     mean = sum(known.values()) / max(1, len(known))
     if mean <= 0:
         return {name: float(count) for name, count in writers.items()}

@@ -8,7 +8,8 @@ docs/results.md#widths has how far that agrees with training in many shapes, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
@@ -25,6 +26,9 @@ SHARE = 0.25
 
 MOST = 64
 """Channels that are removed at most, which bounds the memory of the least-squares problems."""
+
+MEMORY = 0.5
+"""Weight of the rounds before in what a round believes: one measurement is noisy, and narrow networks say little of wide ones."""
 
 
 def measured_worths(graph: Graph, analyses: AnalysisManager, candidates: Iterable[Candidate]) -> dict[str, float]:
@@ -56,3 +60,26 @@ def measured_worths(graph: Graph, analyses: AnalysisManager, candidates: Iterabl
         n = spaces[name].size
         found[name] = max(0.0, missed) / ((n - len(own)) ** -POWER - n**-POWER)
     return found
+
+
+class WorthRecord:
+    """What widths were measured to be worth in all rounds, later rounds counting for more."""
+
+    def __init__(self) -> None:
+        self._worths: dict[str, float] = {}
+
+    def seen(self, worths: Mapping[str, float]) -> dict[str, float]:
+        """The worths of all rounds so far for the spaces of this one, each relative to the mean of its round.
+
+        >>> record = WorthRecord()
+        >>> record.seen({"a": 3.0, "b": 1.0})
+        {'a': 1.5, 'b': 0.5}
+        >>> record.seen({"a": 10.0, "b": 10.0})
+        {'a': 1.25, 'b': 0.75}
+        """
+        mean = fmean(worths.values()) if worths else 0.0
+        if mean > 0:
+            for space, value in worths.items():
+                before = self._worths.get(space, value / mean)
+                self._worths[space] = MEMORY * before + (1 - MEMORY) * value / mean
+        return {space: self._worths[space] for space in worths if space in self._worths}

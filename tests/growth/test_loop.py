@@ -208,7 +208,7 @@ def test_a_run_that_breaks_off_leaves_the_last_finished_round(tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     ("allocation", "asks"),
-    [("capacity", True), ("lookahead", True), ("equal-worths", False), ("uniform", False), ("none", False)],
+    [("worth", True), ("lookahead", True), ("equal-worths", False), ("uniform", False), ("none", False)],
 )
 def test_worths_are_measured_only_for_a_rule_that_asks(
     allocation: str, asks: bool, monkeypatch: pytest.MonkeyPatch

@@ -126,7 +126,7 @@ def test_an_object_a_mapping_and_keywords_give_the_same_run() -> None:
             PassError,
             "morphisms of kind 'splt' are unknown; choose among split",
         ),
-        ({"max_params": 2000, "allocation": "best"}, PassError, "allocation 'best' is unknown; choose one of capacity"),
+        ({"max_params": 2000, "allocation": "best"}, PassError, "allocation 'best' is unknown; choose one of worth"),
     ],
 )
 def test_nothing_is_trained_or_written_with_a_wrong_option(

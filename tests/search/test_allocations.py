@@ -35,7 +35,7 @@ def run_of(rounds: int) -> RunOptions:
     return RunOptions(rounds=rounds, epochs=1, final_epochs=0, perturb=0.0, depth="keep")
 
 
-@pytest.mark.parametrize("name", ["capacity", "equal-worths", "uniform", "proportional"])
+@pytest.mark.parametrize("name", ["worth", "equal-worths", "uniform", "proportional"])
 @pytest.mark.parametrize("build", [seed_graph, small_vgg])
 def test_the_room_is_used_and_not_exceeded(name: str, build: object) -> None:
     graph = small_vgg() if build is small_vgg else seed_graph()
@@ -79,7 +79,7 @@ def test_without_filling_the_budget_is_left_over() -> None:
     none = GaussNewtonGrowth(allocation="none")
     result = grow_by(Task(none, budget, run_of(rounds=1)), seed, problem())
     assert cost(result.graph).params < 3 * cost(seed).params
-    with pytest.raises(PassError, match="allocation 'all' is unknown; choose one of capacity, none"):
+    with pytest.raises(PassError, match="allocation 'all' is unknown; choose one of worth, none"):
         GaussNewtonGrowth(allocation="all")
 
 
@@ -96,13 +96,13 @@ def test_a_rule_of_ones_own_is_known_by_its_name_once(monkeypatch: pytest.Monkey
     assert "all-alike" not in ALLOCATIONS and not isinstance(ALLOCATIONS["uniform"], Nothing)
 
 
-def test_capacity_narrows_what_even_the_budget_does_not_want() -> None:
+def test_worth_narrows_what_even_the_budget_does_not_want() -> None:
     """The second space is worth a hundredth of the first, and the analysis can remove its channels."""
     graph = seed_graph(width=0.05)
     own, plan = start(graph, 1.0)
     first, second = (space.name for space in own.spaces.free)
-    rule, before = ALLOCATIONS["capacity"], plan.selection.widths
-    lopsided, free = replace(own, capacity={first: 1.0, second: 1e-9}), replace(plan, removable={second})
+    rule, before = ALLOCATIONS["worth"], plan.selection.widths
+    lopsided, free = replace(own, worths={first: 1.0, second: 1e-9}), replace(plan, removable={second})
     wanted = rule.widths(lopsided, free)
     assert wanted is not None and wanted[second] < before[second] and wanted[first] > before[first]
     assert own.target.allows(own.model.of(wanted))

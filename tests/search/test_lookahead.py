@@ -129,11 +129,11 @@ def test_halving_trains_those_that_are_left_for_longer(useless: str) -> None:
 
 
 def test_rules_that_agree_are_not_trained() -> None:
-    """Without an analysis all that "capacity" knows is what the spaces cost."""
+    """Without an analysis all that "worth" knows is what the spaces cost."""
     situation = situation_of(narrow(), 2.0, problem())
-    found = Lookahead(PLAIN, ("capacity", "equal-worths")).choose(situation, OptimizerState({}), TRAIN, 0)
-    assert found.record() == {"losses": {"capacity": [], "equal-worths": []}, "epochs": 0}
-    assert found.strategy == replace(PLAIN, allocation="capacity")
+    found = Lookahead(PLAIN, ("worth", "equal-worths")).choose(situation, OptimizerState({}), TRAIN, 0)
+    assert found.record() == {"losses": {"worth": [], "equal-worths": []}, "epochs": 0}
+    assert found.strategy == replace(PLAIN, allocation="worth")
 
 
 def test_the_judge_split_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,18 +248,18 @@ def test_it_is_a_stage_of_the_first_round_and_its_line_says_what_it_chose() -> N
 
 
 def test_a_name_that_is_unknown_is_refused_with_the_choices() -> None:
-    with pytest.raises(PassError, match=r"allocation 'best' is unknown; choose one of capacity, .*, lookahead$"):
+    with pytest.raises(PassError, match=r"allocation 'best' is unknown; choose one of worth, .*, lookahead$"):
         grow(narrow(), problem(), max_params=1000, allocation="best")
-    with pytest.raises(PassError, match="allocation 'best' is unknown; choose one of capacity, "):
+    with pytest.raises(PassError, match="allocation 'best' is unknown; choose one of worth, "):
         Lookahead(PLAIN, ("uniform", "best"))
-    with pytest.raises(PassError, match="a lookahead needs a rule to try; choose some of capacity, "):
+    with pytest.raises(PassError, match="a lookahead needs a rule to try; choose some of worth, "):
         Lookahead(PLAIN, ())
     with pytest.raises(TrainingError, match="cannot compare networks after '0' epochs"):
         Lookahead(PLAIN, epochs=0)
 
 
 def test_the_command_knows_the_same_names() -> None:
-    names = ("capacity", "none", "equal-worths", "uniform", "proportional", "lookahead")
+    names = ("worth", "none", "equal-worths", "uniform", "proportional", "lookahead")
     assert all(decided_by(name, GaussNewton(), "joint") for name in names)
     assert f"[{'|'.join(names)}]" in CliRunner().invoke(group, ["grow", "--help"]).output
 
