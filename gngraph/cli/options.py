@@ -105,7 +105,13 @@ class DataOptions(Options):
 
 
 def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, Problem]:
-    """Network and problem, checked to fit each other. An archive's input shape decides how pictures are resized."""
+    """Network and problem, checked to fit each other. An archive's input shape decides how pictures are resized.
+
+    Args:
+        model: a file, or pkg.module:factory.
+        how: it is read.
+        what: it is run on, and for which loss.
+    """
     from gngraph.analysis.fit import check_fit
     from gngraph.files.loading import is_archive, load
     from gngraph.ir.inputs import input_shape_of

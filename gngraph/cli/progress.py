@@ -138,9 +138,7 @@ class RunProgress(_Bars):
     """Observer of a growth run: a bar over all epochs, one over the stages of the round, and a line a round.
 
     Args:
-        rounds: of the run.
-        epochs: before each rewrite.
-        final_epochs: after the last.
+        options: of the run, for the number of its rounds and epochs.
     """
 
     def __init__(self, options: RunOptions) -> None:
