@@ -15,7 +15,7 @@ from gngraph.data import Data
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
-from gngraph.running.problem import Problem
+from gngraph.running.problem import Problem, inputs_of
 
 if TYPE_CHECKING:
     from gngraph.growth.observer import Observer
@@ -180,5 +180,4 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     from gngraph.report.figures import draw_history
 
     samples = first_samples(problem.test, ONNX_SAMPLES)[0]
-    preprocessing = problem.data.preprocess.record() if isinstance(problem.data, Data) else None
-    return write_run_folder(result, folder, draw=draw_history, samples=samples, preprocessing=preprocessing)
+    return write_run_folder(result, folder, draw=draw_history, samples=samples, inputs=inputs_of(problem))

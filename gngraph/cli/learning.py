@@ -33,7 +33,9 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     """Train MODEL with a learning rate that falls to 0 along a cosine."""
     from gngraph.cli.progress import EpochLines, percent
     from gngraph.files.archive import save
+    from gngraph.growth.run_folder import archived
     from gngraph.running.evaluation import evaluate
+    from gngraph.running.problem import inputs_of
     from gngraph.training.stretch import Stretch
     from gngraph.training.training import Trainer
 
@@ -42,7 +44,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
-    save(trained.graph, output)
+    save(trained.graph, output, history=archived([], {}, inputs_of(problem)))
     loss, accuracy = evaluate(trained.graph, problem, problem.test)
     click.echo(f"{output}: test loss {loss:.4f}{percent(', test accuracy ', accuracy)}")
 

@@ -80,13 +80,15 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
     from gngraph.analysis.diff import diff as compare
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.files.archive import save
+    from gngraph.growth.run_folder import archived
     from gngraph.passes import PassManager, parse_passes
     from gngraph.rewrite.pass_manager import printing
+    from gngraph.running.problem import inputs_of
 
     pipeline = parse_passes(passes)
     graph, problem = open_both(model, how, what) if what.data else (how.open(model), None)
     result = PassManager(pipeline, AnalysisManager(problem), [printing(click.echo)]).run(graph)
-    save(result.graph, output)
+    save(result.graph, output, history=archived([], {}, inputs_of(problem) if problem else _known_inputs(model)))
     if show_diff:
         click.echo(compare(graph, result.graph).render())
     click.echo(f"{output}: {result.graph.num_params():,} parameters")
@@ -131,20 +133,29 @@ def export(model: str, how: ModelOptions, onnx: Path | None, source: Path | None
         raise click.UsageError("name what to write: --onnx FILE, --source FOLDER, or both")
     if onnx is not None and not onnx.absolute().parent.is_dir():
         raise click.UsageError(f"'{onnx}' cannot be written: its folder does not exist")
-    graph = how.open(model)
+    graph, inputs = how.open(model), _known_inputs(model)
     if onnx is not None:
-        click.echo(describe_onnx(_to_onnx(graph, onnx)))
+        click.echo(describe_onnx(_to_onnx(graph, onnx, inputs)))
     if source is not None:
         from gngraph.source.export import export_source
 
-        files = export_source(graph, source)
+        files = export_source(graph, source, inputs=inputs)
         click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
 
 
-def _to_onnx(graph: Graph, path: Path) -> Any:
-    from gngraph.deploy.to_onnx import export_onnx
+def _known_inputs(model: str) -> dict[str, Any] | None:
+    """How samples become inputs, where MODEL is an archive that says so."""
+    from gngraph.files.archive import recorded_inputs
+    from gngraph.files.loading import is_archive
 
-    return export_onnx(graph, path)
+    found = recorded_inputs(model) if is_archive(model) else None
+    return found if isinstance(found, dict) else None
+
+
+def _to_onnx(graph: Graph, path: Path, inputs: dict[str, Any] | None) -> Any:
+    from gngraph.deploy.to_onnx import export_onnx, metadata_of
+
+    return export_onnx(graph, path, metadata=metadata_of(inputs))
 
 
 def describe_run(files: RunFiles, folder: Path) -> str:

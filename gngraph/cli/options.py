@@ -74,6 +74,12 @@ class DataOptions(Options):
     data: str | None = option(
         None, "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file or a folder of images."
     )
+    normalize: str = option(
+        "auto",
+        "How stored numbers become inputs: as MODEL was trained where its archive says, else each channel standardised over the "
+        "training samples (auto); bytes divided by 255 and floats as they are (none); as most published image networks "
+        "(imagenet); or MEAN;STD, one number or one a channel, such as 0.5;0.25.",
+    )
     download: bool = option(False, "Fetch a named data set that is not on this machine.")
     data_root: Path | None = option(None, "Folder of downloaded data sets.")
     loss: Literal["cross-entropy", "mse", "bce-with-logits"] | None = option(
@@ -87,12 +93,22 @@ class DataOptions(Options):
     )
     seed: Annotated[int, Within(0, 2**31 - 1)] = option(0, "Seed of everything random.")
 
-    def load(self, input_shape: tuple[int, ...] | None) -> Data:
-        """The data set, its samples resized to `input_shape` where that is given."""
-        from gngraph.data import Download, load_data
+    def load(self, input_shape: tuple[int, ...] | None, trained: Any = None) -> Data:
+        """The data set, its samples resized to `input_shape` where that is given.
+
+        Args:
+            input_shape: what the network takes.
+            trained: what an archive keeps of the inputs of its network; see `gngraph.data.Data.inputs_record`.
+        """
+        from gngraph.data import Download, Preprocess, load_data, normalization
+        from gngraph.data.preprocess import Recorded
 
         download = Download.IF_MISSING if self.download else Download.NEVER
-        return load_data(self.data or "", input_shape=input_shape, root=self.data_root, download=download)
+        own = trained.get("preprocess") if isinstance(trained, dict) and self.normalize == "auto" else None
+        chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
+        return load_data(
+            self.data or "", input_shape=input_shape, root=self.data_root, download=download, normalize=chosen
+        )
 
     def problem(self, data: Data) -> Problem:
         """The problem that the options describe."""
@@ -113,11 +129,15 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
         what: it is run on, and for which loss.
     """
     from gngraph.analysis.fit import check_fit
+    from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive, load
     from gngraph.ir.inputs import input_shape_of
 
     graph = load(model, input_shape=how.input_shape) if is_archive(model) else None
-    data = what.load(input_shape_of(graph) if graph is not None else how.input_shape)
+    if graph is not None:
+        data = what.load(input_shape_of(graph), recorded_inputs(model))
+    else:
+        data = what.load(how.input_shape)
     problem = what.problem(data)
     graph = graph if graph is not None else how.open(model, data)
     check_fit(graph, problem)
@@ -125,12 +145,19 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
 
 
 def describe_setting(graph: Graph, problem: Problem) -> str:
-    """One line about what a command works on."""
+    """What a command works on, how samples become inputs, and how good the network is before anything is done."""
+    from gngraph.cli.progress import percent
     from gngraph.ir.inputs import input_shape_of
+    from gngraph.running.evaluation import evaluate
 
     shape = shape_text(input_shape_of(graph))
     samples = f"{len(problem.train):,} training and {len(problem.test):,} test samples of {shape}"
-    return f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}"
+    loss, accuracy = evaluate(graph, problem, problem.test)
+    return (
+        f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
+        f"inputs: {problem.data.preprocess.text} (see --normalize); as given: test loss {loss:.4f}"
+        f"{percent(', test accuracy ', accuracy)}"
+    )
 
 
 model_options = gathered(ModelOptions, "how")

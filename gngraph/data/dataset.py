@@ -190,6 +190,10 @@ class Data:
         """Shape of one network input: (C, H, W) or (F,)."""
         return self.preprocess.shape
 
+    def inputs_record(self) -> dict[str, Any]:
+        """How samples become inputs, and what the outputs mean, as JSON: kept beside a network that was trained on them."""
+        return {"preprocess": self.preprocess.record(), "classes": list(self.classes)}
+
     @property
     def outputs(self) -> int:
         """Number of outputs that a network for this data has: classes, or targets of a regression."""

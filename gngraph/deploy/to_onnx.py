@@ -6,6 +6,7 @@ The exporter is torch's own (`torch.onnx.export(dynamo=True)`), which takes 5 to
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import secrets
 import warnings
@@ -111,6 +112,15 @@ def export_onnx(
     sizes = tuple(len(inputs[0]) for inputs in batches)
     providers = tuple(session.get_providers())
     return OnnxReport(target, opset, nodes, providers, difference, largest, sizes, target.stat().st_size)
+
+
+def metadata_of(inputs: Mapping[str, Any] | None) -> dict[str, str]:
+    """Entries of a file's metadata that say how samples become inputs and what the outputs mean, each as JSON.
+
+    >>> metadata_of({"classes": ["cat", "dog"]})
+    {'classes': '["cat", "dog"]'}
+    """
+    return {name: json.dumps(value) for name, value in (inputs or {}).items()}
 
 
 @contextmanager

@@ -29,6 +29,9 @@ from gngraph.ops.vet import vet
 Json = Any
 """None, bool, int, finite float, str, or lists / dictionaries (with string keys) of them."""
 
+INPUTS = "inputs"
+"""Key of a history under which an archive keeps how samples become inputs."""
+
 VERSION = 1
 """Version of the format that is written, and the only one that is read."""
 
@@ -94,6 +97,16 @@ def load_history(path: str | os.PathLike[str]) -> Json:
     """
     with _opened(path) as archive:
         return archive.json(_HISTORY)
+
+
+def recorded_inputs(path: str | os.PathLike[str]) -> Json:
+    """How samples become inputs of the network in the archive `path`, see `gngraph.data.Data.inputs_record`; None: it does not say.
+
+    Raises:
+        ArchiveError: as for `load_history`.
+    """
+    history = load_history(path)
+    return history.get(INPUTS) if isinstance(history, Mapping) else None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gngraph.growth.history import Lineage, Record
 from gngraph.growth.observer import Observer, Unobserved
-from gngraph.growth.run_folder import RunFolder
+from gngraph.growth.run_folder import Inputs, RunFolder
 from gngraph.ir import Graph
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD
@@ -33,16 +33,19 @@ class Journal:
         lineage: of the seed.
         observer: told of everything; None: nobody is.
         out: folder of the run, made if need be; None: nothing is written.
+        inputs: see `gngraph.growth.run_folder.archived`.
 
     Raises:
         GnGraphError: the folder holds another run, or cannot be written.
     """
 
-    def __init__(self, seed: Graph, lineage: Lineage, observer: Observer | None, out: Path | None) -> None:
+    def __init__(
+        self, seed: Graph, lineage: Lineage, observer: Observer | None, out: Path | None, inputs: Inputs = None
+    ) -> None:
         self.history: list[Record] = []
         self.lineage = lineage
         self._observer = observer or Unobserved()
-        self._folder = RunFolder.start(out, seed) if out is not None else None
+        self._folder = RunFolder.start(out, seed, inputs) if out is not None else None
         self._number = 0
         self._seconds: dict[str, float] = {}
 

@@ -22,7 +22,7 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate, mean_loss
-from gngraph.running.problem import Problem
+from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
@@ -91,7 +91,9 @@ class _Run:
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, task.options.train)
         self.state = OptimizerState({})
-        self.journal = Journal(graph, Lineage(self.analyses.get(ChannelSpaces, graph)), observer, out)
+        self.journal = Journal(
+            graph, Lineage(self.analyses.get(ChannelSpaces, graph)), observer, out, inputs_of(problem)
+        )
         self.worths = WorthRecord()
         self.epochs_done = 0
         self.number = 0

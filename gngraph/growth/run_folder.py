@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from gngraph.deploy.to_onnx import OnnxReport, export_onnx
+from gngraph.deploy.to_onnx import OnnxReport, export_onnx, metadata_of
 from gngraph.errors import GnGraphError
-from gngraph.files.archive import save
+from gngraph.files.archive import INPUTS, save
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
@@ -22,6 +22,9 @@ SEED_FILE = "seed.gng"
 MODEL_FILE = "model.gng"
 ONNX_FILE = "model.onnx"
 
+Inputs = Mapping[str, Any] | None
+"""How samples become inputs, as `gngraph.data.Data.inputs_record` gives it."""
+
 Draw = Callable[[Sequence[Record], Path], Sequence[Path]]
 """Draws pictures of a history into a folder and gives their paths, as `gngraph.report.figures.draw_history` does."""
 
@@ -29,19 +32,25 @@ Draw = Callable[[Sequence[Record], Path], Sequence[Path]]
 class RunFolder:
     """`history.jsonl`, `seed.gng` and `model.gng` of a run that goes on."""
 
-    def __init__(self, path: Path, history: HistoryWriter) -> None:
+    def __init__(self, path: Path, history: HistoryWriter, inputs: Inputs) -> None:
         self.path = path
         self._history = history
+        self._inputs = inputs
 
     @classmethod
-    def start(cls, path: Path, seed: Graph) -> RunFolder:
+    def start(cls, path: Path, seed: Graph, inputs: Inputs) -> RunFolder:
         """A folder for a new run, made if need be, with the seed in it.
+
+        Args:
+            path: of the folder.
+            seed: what the run starts from.
+            inputs: see `archived`.
 
         Raises:
             GnGraphError: it holds another run, or cannot be written.
         """
-        folder = cls(path, HistoryWriter(path))
-        save(seed, path / SEED_FILE)
+        folder = cls(path, HistoryWriter(path), inputs)
+        save(seed, path / SEED_FILE, history=archived([], {}, inputs))
         return folder
 
     def append(
@@ -55,7 +64,7 @@ class RunFolder:
             history: all records so far, this one among them.
             lineage: space -> for each channel of `graph` its source channel in the seed, or -1 for a new one.
         """
-        save(graph, self.path / MODEL_FILE, history=archived(history, lineage))
+        save(graph, self.path / MODEL_FILE, history=archived(history, lineage, self._inputs))
         self._history.append(record)
 
 
@@ -86,7 +95,7 @@ def write_run_folder(
     *,
     draw: Draw,
     samples: torch.Tensor | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    inputs: Inputs = None,
 ) -> RunFiles:
     """Everything about a finished run in `folder`, made if need be; files of these names are replaced.
 
@@ -95,7 +104,7 @@ def write_run_folder(
         folder: may be the `out` of that run.
         draw: `gngraph.report.figures.draw_history`.
         samples: real network inputs, f32 [N, ...], on which the ONNX file is compared with torch.
-        preprocessing: how inputs are made, kept in `model.py`.
+        inputs: see `archived`; kept in `model.py` and in the metadata of the ONNX file as well.
 
     Raises:
         GnGraphError: an export is refused; what was written before stays.
@@ -103,16 +112,23 @@ def write_run_folder(
     folder.mkdir(parents=True, exist_ok=True)
     history = HistoryWriter.replace(folder, result.history)
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
-    save(result.seed, seed)
-    save(result.graph, model, history=archived(result.history, result.lineage))
-    source = export_source(result.graph, folder, preprocessing=preprocessing)
-    onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples)
+    save(result.seed, seed, history=archived([], {}, inputs))
+    save(result.graph, model, history=archived(result.history, result.lineage, inputs))
+    source = export_source(result.graph, folder, inputs=inputs)
+    onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples, metadata=metadata_of(inputs))
     return RunFiles(seed, model, source.model, source.weights, onnx, history, tuple(draw(result.history, folder)))
 
 
-def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The history as an archive keeps it: the records, and where every channel of the network comes from."""
-    return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}}
+def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], inputs: Inputs) -> dict[str, Any]:
+    """The history as an archive keeps it.
+
+    Args:
+        history: the records.
+        lineage: where every channel of the network comes from.
+        inputs: how samples become inputs, see `gngraph.data.Data.inputs_record`; None where that is not known.
+    """
+    known = {} if inputs is None else {INPUTS: dict(inputs)}
+    return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}, **known}
 
 
 def require_free_folder(folder: Path) -> None:

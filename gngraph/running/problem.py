@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 
 from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves
-from gngraph.data import Augment, HeldDataset, MapDataset, Splits, make_splits
+from gngraph.data import Augment, Data, HeldDataset, MapDataset, Splits, make_splits
 from gngraph.errors import DataError
 from gngraph.running.runner import Runner
 
@@ -138,3 +138,8 @@ def _normalised(data: Any) -> TrainAndTest:
         f"data of type '{type(data).__name__}' has no 'train' and 'test' data sets: "
         f"pass a gngraph.data.Data, an object with both, or a pair of tensors (x, y)"
     )
+
+
+def inputs_of(problem: Problem) -> dict[str, Any] | None:
+    """How the problem's samples become inputs, as JSON; None where its data does not say."""
+    return problem.data.inputs_record() if isinstance(problem.data, Data) else None

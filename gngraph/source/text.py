@@ -143,6 +143,8 @@ def literal(value: Any) -> str:
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     if isinstance(value, list):
         return f"[{', '.join(literal(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{literal(key)}: {literal(item)}' for key, item in value.items())}}}"
     if isinstance(value, torch.dtype):
         return str(value)
     raise IRError(f"the constant '{value!r}' of type '{type(value).__name__}' cannot be written as Python source")

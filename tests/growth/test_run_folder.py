@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[GrowthResult, Ru
         folder,
         draw=draw_history,
         samples=samples,
-        preprocessing=data.preprocess.record(),
+        inputs=data.inputs_record(),
     )
     return result, files, samples
 

@@ -92,8 +92,8 @@ def test_text_is_formatted_and_clean(name: str, tmp_path: Path) -> None:
 
 def test_files_load_without_gngraph(tmp_path: Path) -> None:
     graph = calibrated(build_seed("resnet20", width=0.2), 3, 32, 32)
-    preprocessing = {"scale": 255.0, "mean": (0.5, 0.4, 0.3), "std": (0.25, 0.25, 0.25)}
-    files = export_source(graph, tmp_path / "out", preprocessing=preprocessing)
+    numbers = {"scale": 255.0, "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.25, 0.25]}
+    files = export_source(graph, tmp_path / "out", inputs={"preprocess": numbers, "classes": ["cat", "dog's"]})
     assert sorted(tmp_path.joinpath("out").iterdir()) == [files.model, files.weights]
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -101,10 +101,11 @@ def test_files_load_without_gngraph(tmp_path: Path) -> None:
     torch.save((x, expected), tmp_path / "case.pt")
     code = (
         "import sys; sys.modules['gngraph'] = None\n"
-        "import torch; from model import PREPROCESSING, ResNet, load\n"
+        "import torch; from model import CLASSES, PREPROCESSING, ResNet, load\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "net = load(); x, expected = torch.load(sys.argv[1])\n"
         "assert isinstance(net, ResNet) and not net.training and PREPROCESSING['scale'] == 255.0\n"
+        "assert CLASSES == ['cat', \"dog's\"]\n"
         "assert torch.equal(net(x), expected)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "case.pt")]
