@@ -87,7 +87,7 @@ class _Run:
         self.graph = graph
         self.problem = problem
         self.share = task.options.perturb
-        self.warm = False
+        self.rises_from = 0
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, task.options.train)
         self.state = OptimizerState({})
@@ -123,7 +123,7 @@ class _Run:
             unlearned = strategy.plan(situation, unselected(situation))
             applied = self._apply(graph, situation.spaces, unlearned)
             after = self._loss(applied.rewritten.graph, self.problem.splits.report)
-        self.state = carry_state(self.state, applied.rewritten.gathers)
+        self.state = carry_state(self.state, graph, applied.rewritten)
         self.graph = self._reestimated(applied.rewritten.graph)
         self.journal.lineage.follow(applied.rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
         record |= {
@@ -155,7 +155,8 @@ class _Run:
                 spaces = self.analyses.get(ChannelSpaces, graph)
                 removals.append(rebuilt_removal(graph, self.analyses, removable_layer(graph, spaces, layer.value)))
                 rewritten = morph(graph, spaces, removals[-1:])
-                graph, self.state = rewritten.graph, carry_state(self.state, rewritten.gathers)
+                self.state = carry_state(self.state, graph, rewritten)
+                graph = rewritten.graph
         if removals:
             self.journal.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
             graph = self._reestimated(graph)
@@ -185,7 +186,7 @@ class _Run:
         """New initial weights, and an optimiser that remembers nothing."""
         self.graph = restarted(self.graph, mixed(self.problem.seed, self.epochs_done))
         self.state = OptimizerState({})
-        self.warm, self.share = False, 0.0
+        self.rises_from, self.share = self.epochs_done, 0.0
 
     def finish(self) -> None:
         """The final training."""
@@ -197,8 +198,8 @@ class _Run:
         self._close(record)
 
     def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
-        warmup = 0.0 if self.warm else self.options.train.warmup
-        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon)
+        warmup = self.options.train.warmup
+        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon, rises_from=self.rises_from)
 
         share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
         with self.journal.stage("train"):
@@ -207,7 +208,6 @@ class _Run:
         record["perturbed"] = share
         self.state = trained.state
         self.epochs_done += epochs
-        self.warm = self.warm or epochs > 0
         # Running averages lag behind the weights; an analysis of a stale network would spend channels on repairing that.
         graph = self._reestimated(trained.graph)
         record["epochs"] = epoch_entries(trained.epochs)

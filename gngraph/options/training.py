@@ -38,7 +38,7 @@ class TrainOptions(Options):
     weight_decay: Annotated[float, Within(least=0)] = option(5e-4, "L2 penalty of SGD, decoupled decay of AdamW.")
     batch_size: Positive = option(128, "Samples a step.")
     warmup: Annotated[float, Within(least=0)] = option(
-        0.0, "Epochs over which the rate rises from 0, once, at the start."
+        0.0, "Epochs over which the rate rises from 0, at the start and after a restart."
     )
 
     @property

@@ -122,7 +122,8 @@ class Lookahead:
         left, length, trained = runners, self.epochs, 0
         while len(left) > 1:
             for runner in left:
-                result = trainer.train(runner.graph, Stretch(length, first_epoch=first_epoch), runner.state)
+                stretch = Stretch(length, warmup=options.warmup, first_epoch=first_epoch)
+                result = trainer.train(runner.graph, stretch, runner.state)
                 runner.graph, runner.state = reestimate(result.graph, problem), result.state
                 runner.losses.append(_judged(runner, situation))
             first_epoch += length
@@ -147,7 +148,7 @@ class Lookahead:
             if same is not None:
                 same.rules.append(rule)
             else:
-                runners.append(_Runner([rule], made.graph, carry_state(state, made.gathers)))
+                runners.append(_Runner([rule], made.graph, carry_state(state, situation.graph, made)))
         return runners
 
 

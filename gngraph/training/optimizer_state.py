@@ -9,10 +9,15 @@ import torch
 from torch import nn
 
 from gngraph.errors import TrainingError
-from gngraph.rewrite.surgery import Gather, carry
+from gngraph.ir import Graph, Parameter
+from gngraph.rewrite.surgery import Gather, Rewritten, carry
 
 POWERS: Mapping[str, int] = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
 """Entry of torch's SGD or AdamW -> the power of the gradient that it averages."""
+
+
+DECAY = "decay"
+"""Entry beside SGD's momentum: the share of the weight that its decay has brought in, see `extract`."""
 
 
 @dataclass(frozen=True)
@@ -26,34 +31,60 @@ class OptimizerState:
     entries: Mapping[str, Mapping[str, torch.Tensor]]
 
 
-def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> OptimizerState:
-    """A copy of what `optimizer` remembers of each parameter, on the CPU; parameters never stepped are left out."""
+def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], steps: int) -> OptimizerState:
+    """A copy of what `optimizer` remembers of each parameter, on the CPU; parameters never stepped are left out.
+
+    SGD adds decay * weight to each gradient, so that its momentum holds, beside gradients, decay * (1 + b + b^2 + ...) times the
+    weight, for a momentum b and a term a step: exactly so while the weight stays as it is. This share is kept along.
+
+    Args:
+        optimizer: torch's SGD or AdamW.
+        parameters: by name.
+        steps: how many it made since it was built, or its state restored.
+    """
     entries: dict[str, dict[str, torch.Tensor]] = {}
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in parameters.items():
         held = optimizer.state.get(parameter, {})
         tensors = {k: v.detach().cpu().clone() for k, v in held.items() if isinstance(v, torch.Tensor)}
+        if "momentum_buffer" in tensors:
+            group = groups[id(parameter)]
+            faded = group["momentum"] ** steps
+            gained = group["weight_decay"] * (1 - faded) / (1 - group["momentum"])
+            tensors[DECAY] = faded * tensors.get(DECAY, torch.zeros((), dtype=torch.float64)) + gained
         if tensors:
             entries[name] = tensors
     return OptimizerState(entries)
 
 
-def carry_state(state: OptimizerState, gathers: Mapping[str, tuple[Gather, ...]]) -> OptimizerState:
+def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> OptimizerState:
     """The state after a rewrite: what training the rewritten network would have left behind.
 
-    For exact twins this holds to rounding (copies of a written channel receive half of the gradient each, copies of a
-    read channel all of it); new channels start at 0, and step counts are kept.
+    For exact twins, and weights that stay, this holds to rounding: copies of a written channel receive half of the gradient
+    each, copies of a read channel all of it, and both decay as the weights that they have. New channels start at 0 but for the
+    decay, and step counts are kept.
 
     Args:
         state: of the parameters before the rewrite.
-        gathers: `Rewritten.gathers`, on the CPU or wherever the graph's parameters lie.
+        graph: before the rewrite.
+        rewritten: what became of it.
 
     Raises:
         TrainingError: an entry is of no known power of the gradient.
     """
     carried: dict[str, Mapping[str, torch.Tensor]] = {}
     for name, entries in state.entries.items():
-        moves = tuple(_on_cpu(g) for g in gathers.get(name, ()))
-        carried[name] = {key: _carried(name, key, value, moves) for key, value in entries.items()} if moves else entries
+        moves = tuple(_on_cpu(g) for g in rewritten.gathers.get(name, ()))
+        if not moves:
+            carried[name] = entries
+            continue
+        gradients = dict(entries)
+        if DECAY in entries:
+            gradients["momentum_buffer"] = entries["momentum_buffer"] - _decay(entries, graph.params[name])
+        moved = {key: _carried(name, key, value, moves) for key, value in gradients.items()}
+        if DECAY in entries:
+            moved["momentum_buffer"] = moved["momentum_buffer"] + _decay(entries, rewritten.graph.params[name])
+        carried[name] = moved
     return OptimizerState(carried)
 
 
@@ -83,6 +114,12 @@ def restore(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
             key: value.to(parameter.device).clone() if key in POWERS else value.clone()
             for key, value in entries.items()
         }
+
+
+def _decay(entries: Mapping[str, torch.Tensor], parameter: Parameter) -> torch.Tensor:
+    """What the decay of a weight has brought into its momentum."""
+    momentum = entries["momentum_buffer"]
+    return parameter.data.to(momentum) * entries[DECAY].to(momentum.dtype)
 
 
 def _carried(name: str, key: str, value: torch.Tensor, gathers: tuple[Gather, ...]) -> torch.Tensor:

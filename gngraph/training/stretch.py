@@ -20,14 +20,17 @@ class Stretch:
     Attributes:
         epochs: passes over the training set; 0 trains nothing.
         schedule: "constant", or "cosine" from the full rate down to 0.
-        warmup: epochs over which the rate rises linearly from 0.
+        warmup: epochs over which the rate rises linearly from 0; a stretch that ends before leaves the rest to the next.
         first_epoch: epochs that the run trained before; with the seed it decides the order of the samples.
         horizon: epochs of the whole run over which the cosine falls; None: it falls over this stretch alone.
+        rises_from: epoch of the run at which the rate began to rise.
 
     >>> [round(Stretch(2, "cosine").factor(epoch), 3) for epoch in (0.0, 0.5, 1.0, 2.0)]
     [1.0, 0.854, 0.5, 0.0]
     >>> [round(Stretch(2, "cosine", first_epoch=2, horizon=4).factor(epoch), 3) for epoch in (0.0, 1.0, 2.0)]
     [0.5, 0.146, 0.0]
+    >>> [Stretch(2, warmup=4, first_epoch=2).factor(epoch) for epoch in (0.0, 1.0, 2.0)]
+    [0.5, 0.75, 1.0]
     """
 
     epochs: int
@@ -35,6 +38,7 @@ class Stretch:
     warmup: float = 0.0
     first_epoch: int = 0
     horizon: int | None = None
+    rises_from: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -49,7 +53,8 @@ class Stretch:
 
     def factor(self, epoch: float) -> float:
         """Share of the full learning rate after `epoch` epochs of the stretch, fractions included."""
-        rising = min(1.0, epoch / self.warmup) if self.warmup else 1.0
+        risen = self.first_epoch + epoch - self.rises_from
+        rising = min(1.0, risen / self.warmup) if self.warmup else 1.0
         if self.schedule == "constant":
             return rising
         done, whole = (epoch, self.epochs) if self.horizon is None else (self.first_epoch + epoch, self.horizon)

@@ -94,7 +94,13 @@ class Trainer:
         for epoch in range(stretch.epochs):
             records.append(self._epoch(graph, gradients, optimizer, stretch, epoch))
             on_epoch(records[-1])
-        return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters))
+        steps = stretch.epochs * self._steps
+        return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters, steps))
+
+    @property
+    def _steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.problem.train) // self.options.batch_size)
 
     def _epoch(
         self, graph: Graph, gradients: Gradients, optimizer: torch.optim.Optimizer, stretch: Stretch, epoch: int
@@ -103,7 +109,6 @@ class Trainer:
         number = stretch.first_epoch + epoch
         seed = mixed(self.problem.seed, number)
         size = self.options.batch_size
-        steps = -(-len(self.problem.train) // size)
         tally = _Tally(number + 1)
         rate = 0.0
         stream = self.problem.runner.read_to_train(
@@ -115,7 +120,7 @@ class Trainer:
         )
         with seeded(seed, self.device):
             for step, (x, y) in enumerate(stream):
-                rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / steps)
+                rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / self._steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 losses, right = gradients(x, y)

@@ -189,7 +189,7 @@ def test_the_optimiser_forgets_what_is_rebuilt_and_nothing_else() -> None:
     layer = layers_of(graph)[0]
     rewritten = morph(graph, ChannelSpaces.of(graph), [random_removal(graph, layer), NewChannel("first")])
     state = OptimizerState({n: {"momentum_buffer": torch.ones_like(p.data)} for n, p in graph.params.items()})
-    carried = {n: e["momentum_buffer"] for n, e in carry_state(state, rewritten.gathers).entries.items()}
+    carried = {n: e["momentum_buffer"] for n, e in carry_state(state, graph, rewritten).entries.items()}
     assert carried["third.weight"].shape == (5, 5, 3, 3) and not carried["third.weight"].any()
     assert carried["first.weight"].shape == (5, 3, 3, 3) and float(carried["first.weight"].sum()) == 4 * 27
     assert bool((carried["head.weight"] == 1).all())

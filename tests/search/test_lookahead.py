@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ from gngraph.search.situation import Plan, Situation, unscored
 from gngraph.search.strategy import GaussNewtonGrowth
 from gngraph.training.optimizer_state import OptimizerState
 from gngraph.training.stretch import Stretch
-from gngraph.training.training import Trainer
+from gngraph.training.training import Trained, Trainer
 from tests.problems import problem, seed_graph, small_vgg
 from tests.test_bench_growth import run_of
 
@@ -155,6 +155,21 @@ def test_the_judge_split_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> N
     trained = [tuple(rest.train[i][0].flatten().tolist()) for i in range(len(rest.train))]
     assert len(trained) == len(own.train) - len(judge) and not rows & set(trained)
     assert (rest.loss, rest.seed, rest.device) == (own.loss, own.seed, own.device)
+
+
+def test_the_rate_goes_on_rising_where_the_run_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stretches, train = list[Stretch](), Trainer.train
+
+    def spied(self: Trainer, graph: Graph, stretch: Stretch, *args: Any, **options: Any) -> Trained:
+        stretches.append(stretch)
+        return train(self, graph, stretch, *args, **options)
+
+    monkeypatch.setattr(Trainer, "train", spied)
+    options = replace(TRAIN, warmup=4.0)
+    Lookahead(PLAIN, ("uniform", "random-twins")).choose(
+        situation_of(small_vgg(), 2.0, problem()), OptimizerState({}), options, 1
+    )
+    assert [stretch.factor(0.0) for stretch in stretches] == [0.25, 0.25]
 
 
 def test_the_seed_the_optimiser_and_random_numbers_stay_as_they_were() -> None:

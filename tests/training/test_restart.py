@@ -8,6 +8,8 @@ import torch
 from gngraph.analysis.cost import cost
 from gngraph.api import grow
 from gngraph.errors import OptionError
+from gngraph.options import TrainOptions
+from gngraph.options.runs import Final
 from gngraph.training.restart import restarted
 from tests.problems import problem, seed_graph, small_vgg
 
@@ -36,3 +38,16 @@ def test_the_rate_falls_as_the_final_training_says() -> None:
     assert rates["continue"] == sorted(rates["continue"], reverse=True) and rates["continue"][1] < rates["continue"][0]
     with pytest.raises(OptionError, match="option 'final' is 'twice', but must be continue or cycle or retrain"):
         grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=1, final="twice")
+
+
+@pytest.mark.parametrize("final", ["continue", "cycle", "retrain"])
+def test_the_rate_rises_through_the_rounds_and_again_after_a_restart(final: Final) -> None:
+    seed, rates = seed_graph(), {}
+    for warmup in (0.0, 5.0):
+        train = TrainOptions(lr=0.01, batch_size=240, warmup=warmup)  # a step an epoch, in the middle of it
+        limit = 2 * cost(seed).params
+        result = grow(seed, problem(), max_params=limit, rounds=2, epochs=2, final_epochs=4, final=final, train=train)
+        rates[warmup] = [epoch["lr"] for record in result.history for epoch in record["epochs"]]
+    risen = [a / b for a, b in zip(rates[5.0], rates[0.0], strict=True)]
+    again = [0.1, 0.3, 0.5, 0.7] if final == "retrain" else [0.9, 1.0, 1.0, 1.0]
+    assert risen == pytest.approx([0.1, 0.3, 0.5, 0.7, *again])

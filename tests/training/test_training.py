@@ -16,7 +16,7 @@ from gngraph.options import TrainOptions
 from gngraph.options.training import OptimizerName
 from gngraph.running.evaluation import evaluate, mean_loss
 from gngraph.running.problem import Problem
-from gngraph.training.stretch import Stretch
+from gngraph.training.stretch import Schedule, Stretch
 from gngraph.training.training import EpochRecord, Trainer
 from tests.problems import dropping, problem, seed_graph
 
@@ -108,9 +108,25 @@ def test_no_epoch_gives_the_graph_itself() -> None:
 def test_the_rate_warms_up_and_falls() -> None:
     stretch = Stretch(4, "cosine", warmup=1.0)
     assert stretch.factor(0.0) == 0.0 and stretch.factor(4.0) == pytest.approx(0.0)
-    assert stretch.factor(0.5) < stretch.factor(1.0) > stretch.factor(3.0)
+    assert stretch.factor(0.5) == pytest.approx(0.5 * 0.5 * (1 + math.cos(math.pi / 8)))
+    assert stretch.factor(1.0) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert Stretch(4, warmup=1.0).factor(3.0) == Stretch(4).factor(0.0) == 1.0
     trained = Trainer(problem(), options(lr=0.1)).train(seed_graph(), Stretch(2, "cosine"))
     assert trained.epochs[1].lr == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi * (1 + 7.5 / 8) / 2)))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_stretches_rise_and_fall_as_one(schedule: Schedule) -> None:
+    whole = Stretch(8, schedule, warmup=3.5, horizon=8)
+    for ends in ((1, 2, 5), (3, 1, 4), (2, 4, 2)):
+        first = 0
+        for epochs in ends:
+            part = Stretch(epochs, schedule, warmup=3.5, first_epoch=first, horizon=8)
+            for epoch in (0.0, 0.25, 0.5 * epochs, float(epochs)):
+                assert part.factor(epoch) == pytest.approx(whole.factor(first + epoch)), (ends, first, epoch)
+            first += epochs
+    again = Stretch(8, schedule, warmup=3.5, first_epoch=8, horizon=16, rises_from=8)
+    assert again.factor(1.75) / Stretch(8, schedule, first_epoch=8, horizon=16).factor(1.75) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("bad", [{"lr": -1.0}, {"momentum": 1.0}, {"batch_size": 0}, {"optimizer": "lion"}])
