@@ -3,7 +3,8 @@
 What is known of a network alone is found in time linear in its nodes: its channel spaces, what can be removed of it, the network
 without a layer, its cost. A layer is ranked by these and by forward passes of the network without it, which take as long as the
 network is deep; so the seconds for a layer grow as the depth does, and no faster. The last column says how fast they do: the power
-of the nodes by which they grew since the first network (1: linear). Milliseconds are the least of several runs.
+of the nodes by which they grew since the first network (1: linear). All are seconds of the CPU; milliseconds are the least of
+several runs.
 
     tools/bench_ranking.py --depths 20,56,110
 """
@@ -98,10 +99,10 @@ def ranked(depth: int, data: Data, width: float, samples: int) -> Ranked:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
+    """Seconds of the CPU that a call takes, whatever else the machine does."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def least_ms(run: Callable[[Graph], object], graph: Graph) -> float:

@@ -238,7 +238,7 @@ def _check_channels(node: Node, spaces: ChannelSpaces, runner: Runner) -> None:
             before = runner.values[node.name].detach().double()
             found = runner.run(node.name, {i: _changed(spaces, i, space.name, runner.values[i]) for i in inputs})
             others = _changed(spaces, node.name, space.name, torch.zeros_like(before)) == 0
-            assert float((found.double() - before)[others].abs().max()) < 1e-10, (
+            assert float((found.detach().double() - before)[others].abs().max()) < 1e-10, (
                 f"{node.op} mixes the channels of '{space.name}'"
             )
 
