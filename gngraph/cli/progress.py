@@ -58,6 +58,26 @@ def describe_round(record: Record) -> str:
     return f"{title}: {'; '.join(parts)}"
 
 
+def describe_given(given: Record) -> str:
+    """What a run decided by what its network knows as it is given, and how to have the other.
+
+    >>> describe_given({"trained": True, "loss": 0.25, "exchanged": 5.0, "perturb": 0.0, "depth": "keep"})
+    'the network is trained (loss 0.25, with targets exchanged 5): all layers stay, and nothing is mixed into its weights; --depth
+    search and --perturb 0.3 do otherwise'
+    """
+    losses = [f"{given[key]:.4g}" if given[key] is not None else "not finite" for key in ("loss", "exchanged")]
+    known = f"(loss {losses[0]}, with targets exchanged {losses[1]})"
+    layers = "all layers stay" if given["depth"] == "keep" else "layers may go before the first rewrite"
+    mixed = (
+        f"{given['perturb']:g} of new initial weights are mixed in after every rewrite"
+        if given["perturb"]
+        else "nothing is mixed into its weights"
+    )
+    other = "--depth search and --perturb 0.3" if given["trained"] else "--depth keep and --perturb 0"
+    what = "is trained" if given["trained"] else "knows its targets no better than one with new weights"
+    return f"the network {what} {known}: {layers}, and {mixed}; {other} do otherwise"
+
+
 def _size(record: Record) -> str:
     sides = []
     for key, unit in (("params", "parameters"), ("flops", "FLOPs")):
@@ -147,6 +167,10 @@ class RunProgress(_Bars):
         self._told: set[str] = set()
         self._whole = self.progress.add_task("growing", total=max(1, options.whole))
         self._stage = self.progress.add_task("starting", total=None)
+
+    def network_given(self, given: Record) -> None:
+        """Say what was decided, and why."""
+        self.say(describe_given(given))
 
     def stage_started(self, number: int, stage: str) -> None:
         """Name the stage."""

@@ -46,8 +46,14 @@ class Journal:
         self.lineage = lineage
         self._observer = observer or Unobserved()
         self._folder = RunFolder.start(out, seed, inputs) if out is not None else None
+        self._given: Record | None = None
         self._number = 0
         self._seconds: dict[str, float] = {}
+
+    def given(self, given: Record) -> None:
+        """What was decided before the first round; its record will have it."""
+        self._given = given
+        self._observer.network_given(given)
 
     def begin(self, number: int) -> None:
         """Round `number` begins."""
@@ -70,6 +76,8 @@ class Journal:
     def close(self, record: Record, graph: Graph) -> None:
         """The round ended, with `graph`; its seconds are added to the record."""
         record["seconds"] = {stage: round(self._seconds.get(stage, 0.0), 4) for stage in STAGES}
+        if not self.history and self._given is not None:
+            record["given"] = self._given
         self.history.append(record)
         if self._folder is not None:
             self._folder.append(record, graph, self.history, self.lineage.sources())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from gngraph.growth.observer import Observer
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.schedule import round_budgets
 from gngraph.ir import Graph
+from gngraph.options import RunOptions
 from gngraph.rewrite.layer_removal import removable_layer
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import RemoveLayer
@@ -27,7 +30,7 @@ from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
-from gngraph.search.chance import no_better_than_chance
+from gngraph.search.chance import known, no_better_than_chance
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Plan, Situation, unscored, unselected
@@ -67,15 +70,28 @@ def grow_by(
         PassError: no channel space is free.
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
-    options = task.options
-    targets = round_budgets(cost(graph), task.budget, options.rounds)
-    run = _Run(task, graph, problem, observer, out)
+    targets = round_budgets(cost(graph), task.budget, task.options.rounds)
+    options, given = _settled(task.options, graph, problem)
+    run = _Run(replace(task, options=options), graph, problem, observer, out)
+    if given is not None:
+        run.journal.given(given)
     for number, target in enumerate(targets, 1):
         run.round(number, target)
     if options.final == "retrain":
         run.restart()
     run.finish()
     return GrowthResult(graph, run.graph, run.journal.history, run.journal.lineage.sources())
+
+
+def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOptions, Record | None]:
+    """The options with nothing left to decide, and what that was decided by; None where nothing was left."""
+    if not options.automatic:
+        return options, None
+    found = known(graph, problem)
+    settled = options.settled(found.trained)
+    losses = {"loss": found.own, "exchanged": found.exchanged}
+    finite = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
+    return settled, {"trained": found.trained, **finite, "perturb": settled.perturb, "depth": settled.depth}
 
 
 class _Run:
@@ -86,7 +102,7 @@ class _Run:
         self.horizon = task.options.whole if task.options.final == "continue" else None
         self.graph = graph
         self.problem = problem
-        self.share = task.options.perturb
+        self.share = task.options.share
         self.rises_from = 0
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, task.options.train)

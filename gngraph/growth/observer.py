@@ -11,6 +11,15 @@ from gngraph.training.training import EpochRecord
 class Observer(Protocol):
     """Receives the events of a run, in order. Rounds count from 1; the final training is round `rounds + 1`."""
 
+    def network_given(self, given: Record) -> None:
+        """What the run decided before anything was trained, by what the network knows as it is given.
+
+        Args:
+            given: "trained", the judge split's "loss" and the same with targets "exchanged" among samples, and what follows
+                from that, "perturb" and "depth". It stands in the first round's record too.
+        """
+        ...
+
     def stage_started(self, number: int, stage: str) -> None:
         """Stage `stage` of round `number` begins; the stages are those of `gngraph.growth.journal.STAGES`."""
         ...
@@ -36,6 +45,9 @@ class Observer(Protocol):
 
 class Unobserved:
     """An observer that ignores everything; a base for those that want a few events."""
+
+    def network_given(self, given: Record) -> None:
+        """Ignore it."""
 
     def stage_started(self, number: int, stage: str) -> None:
         """Ignore it."""

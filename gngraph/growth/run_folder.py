@@ -30,7 +30,13 @@ Draw = Callable[[Sequence[Record], Path], Sequence[Path]]
 
 
 class RunFolder:
-    """`history.jsonl`, `seed.gng` and `model.gng` of a run that goes on."""
+    """`history.jsonl`, `seed.gng` and `model.gng` of a run that goes on.
+
+    Args:
+        path: of the folder.
+        history: writes the records.
+        inputs: see `archived`.
+    """
 
     def __init__(self, path: Path, history: HistoryWriter, inputs: Inputs) -> None:
         self.path = path

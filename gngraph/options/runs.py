@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, Self
 
 from gngraph.errors import OptionError
 from gngraph.options.definition import Options, option
@@ -13,8 +13,9 @@ from gngraph.options.values import Count, Named, Positive, Share, Whole, Within
 Final = Literal["continue", "cycle", "retrain"]
 """What the training after the last rewrite is, and what that means for the rate before it."""
 
-Depth = Literal["search", "keep"]
-"""What becomes of the layers of a network that grows: some may go first (`gngraph.search.depth`), or all stay."""
+Depth = Literal["auto", "search", "keep"]
+"""What becomes of the layers of a network that grows: some may go first (`gngraph.search.depth`), or all stay; "auto" decides by
+whether the network is trained."""
 
 PERTURB = 0.3
 """Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.training.perturbation`."""
@@ -43,17 +44,39 @@ class RunOptions(Options):
         "One cosine of the learning rate over the whole run (continue); a constant rate, then a cosine after the last rewrite "
         "(cycle); or the same with the grown architecture trained from new initial weights (retrain).",
     )
-    perturb: Share = option(
-        PERTURB,
+    perturb: Share | Literal["auto"] = option(
+        "auto",
         "Share of new initial weights mixed in after every rewrite, without which a network that was trained while it was small "
-        "learns less; 0 keeps what a pretrained network knows.",
+        "learns less; 0 keeps what a pretrained network knows; auto is 0 for a network that knows its targets as it is given, "
+        "else 0.3.",
     )
     depth: Depth = option(
-        "search",
+        "auto",
         "Remove those layers, before the first rewrite, without which short trainings at the budget come out better (search); "
-        "or keep all.",
+        "or keep all; auto keeps those of a network that knows its targets as it is given, else it searches.",
     )
     train: TrainOptions = option(TrainOptions(), "How every stretch is trained.")
+
+    @property
+    def automatic(self) -> bool:
+        """Whether something is left to be decided by what the network knows."""
+        return "auto" in (self.perturb, self.depth)
+
+    def settled(self, knows: bool) -> Self:
+        """The options with nothing left to decide: what a network knows is kept, and another is searched and perturbed.
+
+        >>> RunOptions().settled(knows=True).perturb, RunOptions(depth="search").settled(knows=True).depth
+        (0.0, 'search')
+        """
+        perturb = (0.0 if knows else PERTURB) if self.perturb == "auto" else self.perturb
+        depth = ("keep" if knows else "search") if self.depth == "auto" else self.depth
+        return replace(self, perturb=perturb, depth=depth)
+
+    @property
+    def share(self) -> float:
+        """Share of new initial weights, once that is settled."""
+        assert self.perturb != "auto"
+        return self.perturb
 
     @property
     def whole(self) -> int:

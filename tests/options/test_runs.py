@@ -54,7 +54,7 @@ def other(entry: Entry) -> Any:
     if isinstance(default, tuple):
         return next((word,) for word in choices(entry.hint) if word not in default)
     if isinstance(default, str):
-        return next(word for word in choices(entry.hint) if word != default)
+        return next((word for word in choices(entry.hint) if word != default), 0.5)
     return default / 2 + 0.125 if isinstance(default, float) else (default or 0) + 1
 
 
