@@ -67,7 +67,7 @@ def test_one_of_both_may_be_left_to_the_run() -> None:
     assert options.automatic and options.settled(True).share == 0.5 and options.settled(True).depth == "keep"
     assert options.settled(False).depth == "search"
     with pytest.raises(OptionError, match="a number of at least 0 and at most 1 or auto"):
-        GrowOptions(max_params=10, perturb="lots")
+        GrowOptions.of(max_params=10, perturb="lots")
 
 
 def test_loss_that_is_not_finite_is_no_knowledge() -> None:
