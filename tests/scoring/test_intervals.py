@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,21 +16,60 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
-from gngraph.scoring.gauss_newton import MODEL_ERROR, GaussNewton, Moments
+from gngraph.scoring.gauss_newton import GaussNewton, Moments
 from gngraph.scoring.second_look import SAMPLES
 from tools.measuring import Samples, apply, changes, unanalysed
 
 
-def test_errors_are_of_the_samples_and_of_the_model() -> None:
+def drawn(samples: int, seed: int) -> Moments:
+    """Effects of two candidates on samples of one distribution; first and second order go together."""
+    generator = torch.Generator().manual_seed(seed)
+    z, e = torch.randn(samples, 2, generator=generator), torch.randn(2, samples, 2, generator=generator)
+    return Moments(z - 0.6 * z.square(), torch.tensor([1.0, 0.4]) * z + 0.7 * e)
+
+
+SAMPLE_ERRORS: dict[str, tuple[bool, Callable[[Moments], torch.Tensor]]] = {
+    "as it is": (True, Moments.errors),
+    "a deviation, not that of a mean": (False, lambda m: m.errors() * len(m.s) ** 0.5),
+    "of the first order alone": (False, lambda m: Moments(m.s, 0 * m.q).errors()),
+    "of both orders as if they were independent": (
+        False, lambda m: torch.hypot(Moments(m.s, 0 * m.q).errors(), Moments(0 * m.s, m.q).errors())
+    ),
+    "of one factor": (False, lambda m: Moments(m.s, m.q[:1]).errors()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLE_ERRORS)
+def test_the_error_of_the_samples_is_how_far_estimates_on_other_samples_spread(name: str) -> None:
+    right, errors = SAMPLE_ERRORS[name]
+    runs = [drawn(100, seed) for seed in range(1500)]
+    spread = torch.stack([m.changes() for m in runs]).std(0)
+    told = torch.stack([errors(m) for m in runs]).mean(0)
+    assert bool((told / spread - 1).abs().max() < 0.07) == right
+
+
+def test_the_error_of_the_model_is_a_share_of_the_second_order() -> None:
+    sure = Moments(torch.tensor([[-3.0, 1.0]] * 4), torch.tensor([[[2.0, 0.0]] * 4, [[2.0, 4.0]] * 4]))
+    assert sure.changes().tolist() == [-3.0 + 4.0, 1.0 + 8.0]
+    assert sure.second_order().tolist() == [4.0, 8.0] and sure.errors().tolist() == [0.0, 0.0]
+    assert sure.total_errors().tolist() == [1.0, 2.0]  # a quarter
+    assert Moments(sure.s, sure.q, {1: 0.125}).total_errors().tolist() == [1.0, 0.125]  # where it was measured
+    moments = drawn(100, 0)
+    of_model = (moments.total_errors().square() - moments.errors().square()).sqrt()
+    torch.testing.assert_close(of_model, moments.second_order() / 4, rtol=1e-4, atol=0)
+
+
+def test_candidates_by_the_hundred_are_as_those_by_themselves() -> None:
     generator = torch.Generator().manual_seed(0)
-    s, q = torch.randn(50, 200, generator=generator), torch.randn(2, 50, 200, generator=generator)
-    moments = Moments(s, q)
-    by_sample = s + 0.5 * q.square().sum(0)
-    second = 0.5 * q.square().sum(0).mean(0)
-    torch.testing.assert_close(moments.second_order(), second, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(moments.errors(), by_sample.std(0) / 50**0.5)
-    expected = (by_sample.var(0) / 50 + (MODEL_ERROR * second).square()).sqrt()
-    torch.testing.assert_close(moments.total_errors(), expected, atol=1e-5, rtol=1e-5)
+    many = Moments(torch.randn(9, 300, generator=generator), torch.randn(2, 9, 300, generator=generator))
+    for candidate in (0, 127, 128, 299):
+        alone = Moments(many.s[:, [candidate]], many.q[:, :, [candidate]])
+        for column in (Moments.changes, Moments.errors, Moments.total_errors):
+            torch.testing.assert_close(column(many)[[candidate]], column(alone))
+        assert many.change_of([candidate]) == pytest.approx(float(alone.changes()))
+    both = Moments(many.s[:, [3, 7]].sum(1, keepdim=True), many.q[:, :, [3, 7]].sum(2, keepdim=True))
+    assert many.change_of([3, 7]) == pytest.approx(float(both.changes()))
+    assert abs(many.change_of([3, 7]) - float(many.changes()[[3, 7]].sum())) > 0.1  # they share samples, and factors
 
 
 def learned(seed: int) -> tuple[Graph, Problem]:
