@@ -54,7 +54,7 @@ def direct(opposite: bool = True, trust: float = 0.4, epochs: int = 0) -> tuple[
 def test_its_losses_are_those_of_the_split_networks() -> None:
     graph, problem, found = direct(opposite=False, epochs=1)
     held = Samples(problem, problem.splits.judge)
-    ((x, y),) = held.held
+    ((x, y),) = problem.runner.read(problem.splits.judge, graph)
     base = float(held.losses(graph).mean())
     split = [c["judge"].mean for c in changes(graph, (apply(graph, [m]) for m in found.morphisms()), {"judge": held})]
     assert max(map(abs, split)) > 1e-5
@@ -62,8 +62,8 @@ def test_its_losses_are_those_of_the_split_networks() -> None:
 
 
 def test_its_gradient_is_that_of_its_losses() -> None:
-    _, problem, found = direct()
-    ((x, y),) = Samples(problem, problem.splits.judge).held
+    graph, problem, found = direct()
+    ((x, y),) = problem.runner.read(problem.splits.judge, graph)
     gradient, u, step = found.gradient(x, y), found.u, 1e-6
     direction = torch.randn(u.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found.u = u + step * direction
@@ -75,8 +75,8 @@ def test_its_gradient_is_that_of_its_losses() -> None:
 
 
 def test_it_lowers_the_loss_within_the_trust_region() -> None:
-    _, problem, start = direct()
-    ((x, y),) = Samples(problem, problem.splits.learn).held
+    graph, problem, start = direct()
+    ((x, y),) = problem.runner.read(problem.splits.learn, graph, size=1000)
     before = start.losses(x, y)
     reached = {}
     for opposite, trust in ((True, 0.4), (False, 0.4), (True, math.inf)):

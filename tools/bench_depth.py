@@ -46,9 +46,9 @@ from gngraph.search.depth import (
     as_good,
     at_budget,
     least_missed,
-    leaving_channels,
     resolutions_kept,
     samples_apart,
+    shallower,
     trial_length,
     without,
 )
@@ -112,7 +112,8 @@ class Depths:
         graph = Trainer(problem, TrainOptions(lr=self.lr)).train(graph, Stretch(self.ranking)).graph
         graph = reestimate(graph, problem)
         order = ORDERS[self.order](graph, least_missed(graph, AnalysisManager(problem), self.budget))
-        return graph, [layer.value for layer in leaving_channels(graph, order)]
+        values = [layer.value for layer in order]
+        return graph, values[: len(shallower(graph, values)) - 1]
 
     def line(self, graph: Graph, values: Sequence[str], seed: int) -> dict[str, Any]:
         """What the network without some layers comes to."""

@@ -12,21 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
 from torch.utils.data import Subset
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.data import MapDataset, batches
+from gngraph.data import MapDataset
 from gngraph.files.loading import load
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.lowering.interpreter import Interpreter
-from gngraph.lowering.layout import layout_of
-from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.options import TrainOptions
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.evaluation import sample_losses
 from gngraph.running.problem import Problem
+from gngraph.running.together import Together
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
@@ -88,56 +86,20 @@ class Change:
     error: float
 
 
+@dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples held on the problem's device, for many networks to be measured on."""
+    """Samples for many networks to be measured on."""
 
-    def __init__(self, problem: Problem, dataset: MapDataset, batch_size: int = 128) -> None:
-        self.problem = problem
-        self.held: list[tuple[torch.Tensor, Any]] = list(batches(dataset, batch_size, device=problem.device))
+    problem: Problem
+    dataset: MapDataset
 
     def losses(self, graph: Graph, others: Sequence[Graph] = ()) -> torch.Tensor:
         """The loss of every sample in eval mode under `graph` and each of `others`, [1 + len(others), N] in float64.
 
         Cost: one forward pass of `graph`, and of each other one what lies behind its first node that differs.
         """
-        base = lower(graph.to(device=self.problem.device))
-        whole = Interpreter(base.module, garbage_collect_values=False)
-        rests = [_Rest(base, alike(graph, other), other.to(device=self.problem.device)) for other in others]
-        layout = layout_of(graph)
-        rows = torch.empty(1 + len(others), sum(len(x) for x, _ in self.held), dtype=torch.float64)
-        done = 0
-        with torch.no_grad():
-            for sample, y in self.held:
-                x = sample.to(memory_format=layout)
-                own = slice(done, done + len(x))
-                done = own.stop
-                rows[0, own] = self.problem.loss_fn.per_sample(whole.run(x), y).cpu()
-                for row, rest in zip(rows[1:], rests, strict=True):
-                    row[own] = self.problem.loss_fn.per_sample(rest.run(x, whole.env), y).cpu()
-        return rows
-
-
-class _Rest:
-    """A network of which the nodes `alike` compute what they compute in another one."""
-
-    def __init__(self, base: Lowered, alike: Sequence[str], graph: Graph) -> None:
-        own = lower(graph)
-        self.interpreter = Interpreter(own.module)
-        self.known = [pair for name in alike for pair in zip(own.steps[name], base.steps[name], strict=True)]
-
-    def run(self, x: torch.Tensor, values: Mapping[fx.Node, Any]) -> Any:
-        """The outputs for x; `values` are those of the other network's nodes."""
-        return self.interpreter.run(x, initial_env={own: values[theirs] for own, theirs in self.known})
-
-
-def alike(graph: Graph, other: Graph) -> list[str]:
-    """The first nodes of two networks, as far as they are equal and have the same parameters."""
-    names = []
-    for mine, theirs in zip(graph.nodes.values(), other.nodes.values(), strict=False):
-        if mine != theirs or any(graph.params[p].data is not other.params[p].data for p in mine.params.values()):
-            break
-        names.append(mine.name)
-    return names
+        networks = Together([graph, *others], self.problem.runner.function)
+        return sample_losses(networks, self.problem, self.dataset)
 
 
 TOGETHER = 16

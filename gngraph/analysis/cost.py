@@ -94,12 +94,22 @@ class _Term:
     flops: int
     axes: tuple[_Axis, ...]
 
-    def size(self, widths: Mapping[str, int], space: str | None = None, delta: int = 0) -> int:
-        """At the widths, with `delta` channels more of `space`."""
-        return math.prod(
-            const + sum(inner * (widths[name] + delta * (name == space)) for name, inner in parts)
-            for const, parts in self.axes
-        )
+    def size(self, widths: Mapping[str, int]) -> int:
+        """At the widths."""
+        return math.prod(const + sum(inner * widths[name] for name, inner in parts) for const, parts in self.axes)
+
+    def change(self, widths: Mapping[str, int], space: str, delta: int) -> int:
+        """By how much the size grows with `delta` channels more of `space`."""
+        before = after = 1
+        for const, parts in self.axes:
+            size, step = const, 0
+            for name, inner in parts:
+                size += inner * widths[name]
+                if name == space:
+                    step += inner * delta
+            before *= size
+            after *= size + step
+        return after - before
 
 
 class CostModel:
@@ -164,7 +174,7 @@ class CostModel:
             widths: of all spaces, by name; the marginal cost depends on those beside it.
             delta: channels more; fewer where negative.
         """
-        changes = [(t, t.size(widths, space, delta) - t.size(widths)) for t in self._of_space[space]]
+        changes = [(t, t.change(widths, space, delta)) for t in self._of_space[space]]
         return Cost(sum(t.params * n for t, n in changes), sum(t.flops * n for t, n in changes))
 
     def neighbours(self, space: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, Outputs, p
 from gngraph.data import MapDataset
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
+from gngraph.running.together import Together
 
 
 @torch.no_grad()
@@ -39,9 +40,8 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
     return loss / samples, right / samples if answers else None
 
 
-@torch.no_grad()
 def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
-    """Mean of the problem's loss over the samples of `dataset`, in eval mode, summed in float64.
+    """Mean of the problem's loss over samples, in eval mode, summed in float64.
 
     Cost: one forward pass over `dataset` on the problem's device.
 
@@ -50,13 +50,41 @@ def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
         problem: names the loss and the device.
         dataset: any samples, such as a split.
     """
-    runner = problem.runner
-    total, count = 0.0, 0
-    for x, y in runner.read(dataset, graph):
-        losses = problem.loss_fn.per_sample(runner.outputs(graph, x), y)
-        total += float(losses.double().sum().cpu())
+    return mean_losses(Together([graph], problem.runner.function), problem, dataset)[0]
+
+
+@torch.no_grad()
+def mean_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) -> list[float]:
+    """`mean_loss` of several networks, in their order.
+
+    Args:
+        networks: in eval mode.
+        problem: as for `mean_loss`.
+        dataset: as for `mean_loss`.
+    """
+    totals, count = [0.0] * len(networks.functions), 0
+    for x, y in problem.runner.read(dataset, networks.first):
+        for i, outputs in enumerate(networks.outputs(x)):
+            losses = problem.loss_fn.per_sample(outputs, y)
+            totals[i] += float(losses.double().sum().cpu())
         count += len(losses)
-    return total / count
+    return [total / count for total in totals]
+
+
+@torch.no_grad()
+def sample_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) -> torch.Tensor:
+    """The problem's loss of every sample for each of several networks, float64 [networks, N] on the CPU.
+
+    Args:
+        networks: in eval mode.
+        problem: as for `mean_loss`.
+        dataset: as for `mean_loss`.
+    """
+    rows = [
+        torch.stack([problem.loss_fn.per_sample(outputs, y).double().cpu() for outputs in networks.outputs(x)])
+        for x, y in problem.runner.read(dataset, networks.first)
+    ]
+    return torch.cat(rows, 1)
 
 
 def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
@@ -65,11 +93,6 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     Classes (targets one axis short of the outputs) are right where the largest output is, yes-or-no targets of the loss
     "bce-with-logits" where the sign is; None for anything else. Positions that the loss ignores do not count. Of a sum
     over heads it is the first head that answers.
-
-    Args:
-        loss: what the network was trained by.
-        outputs: what it gave for N samples.
-        targets: of the same samples.
 
     >>> from gngraph.curvature import CrossEntropy
     >>> correct(CrossEntropy(), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
 from torch.utils.data import Subset
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gngraph.data import Augment, HeldDataset, MapDataset, Sample, batches
 from gngraph.data.held import as_tensors, read_whole, repeats, unwound
@@ -39,6 +42,7 @@ class Runner:
         self.batch_size = batch_size
         self.memory = memory
         self._lowered: weakref.WeakKeyDictionary[Graph, Lowered] = weakref.WeakKeyDictionary()
+        self._tensors = WeakTensorKeyDictionary()
         self._held: weakref.WeakKeyDictionary[MapDataset, HeldDataset | None] = weakref.WeakKeyDictionary()
         self._copied: weakref.WeakKeyDictionary[HeldDataset, int] = weakref.WeakKeyDictionary()
 
@@ -50,6 +54,10 @@ class Runner:
     def outputs(self, graph: Graph, *inputs: Any) -> Any:
         """What `graph` returns in eval mode, without gradients, for inputs on the device."""
         return self._network(graph).module(*inputs)
+
+    def function(self, graph: Graph) -> Callable[..., Any]:
+        """`outputs` of one graph."""
+        return partial(self.outputs, graph)
 
     @torch.no_grad()
     def watch(self, graph: Graph, x: torch.Tensor, seen: Callable[[str, Any], None]) -> None:
@@ -116,9 +124,21 @@ class Runner:
             layout=layout_of(graph),
         )
 
+    def placed(self, graph: Graph) -> Graph:
+        """`graph` with its parameters on the device, each moved there once, in whichever graphs it is."""
+        return replace(graph, params={name: replace(p, data=self._there(p.data)) for name, p in graph.params.items()})
+
+    def _there(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device == self.device:
+            return tensor
+        if tensor not in self._tensors:
+            self._tensors[tensor] = tensor.to(self.device)
+        there: torch.Tensor = self._tensors[tensor]
+        return there
+
     def _network(self, graph: Graph) -> Lowered:
         if graph not in self._lowered:
-            self._lowered[graph] = lower(graph.to(device=self.device))
+            self._lowered[graph] = lower(self.placed(graph))
         return self._lowered[graph]
 
     def _samples(self, dataset: MapDataset, anew: bool) -> MapDataset:

@@ -18,7 +18,9 @@ from gngraph.curvature import predicted_change
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.evaluation import sample_losses
 from gngraph.running.problem import Problem
+from gngraph.running.together import Together
 
 SAMPLES = 512
 """Judge samples that are looked at (docs/results.md#second-look)."""
@@ -36,7 +38,7 @@ def missing_change(
 ) -> list[tuple[float, float]]:
     """What is missing from the predicted change of each candidate, and its standard error over the samples.
 
-    Cost: a forward pass over `SAMPLES` samples for each candidate, and one more.
+    Cost: a forward pass over `SAMPLES` samples for each candidate, of what lies behind the change, and a whole one.
 
     Args:
         graph: the network.
@@ -47,17 +49,11 @@ def missing_change(
     judge = problem.splits.judge
     # the order of a split is random, and each stretch of it has every class
     looked = Subset(judge, range(min(SAMPLES, len(judge))))
-    runner = problem.runner
-
-    @torch.no_grad()
-    def losses(network: Graph) -> torch.Tensor:
-        found = (problem.loss_fn.per_sample(runner.outputs(network, x), y) for x, y in runner.read(looked, graph))
-        return torch.cat([values.double().cpu() for values in found])
-
-    before = losses(graph)
+    candidates = list(candidates)
+    changed = [morph(graph, spaces, [morphism]).graph for morphism, _, _ in candidates]
+    before, *after = sample_losses(Together([graph, *changed], problem.runner.function), problem, looked)
     found = []
-    for morphism, s, q in candidates:
-        actual = losses(morph(graph, spaces, [morphism]).graph) - before
-        missing = actual - predicted_change(s[: len(looked)], q[:, : len(looked)])
+    for (_, s, q), losses in zip(candidates, after, strict=True):
+        missing = losses - before - predicted_change(s[: len(looked)], q[:, : len(looked)])
         found.append((float(missing.mean()), float(missing.std()) / math.sqrt(len(looked))))
     return found

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from gngraph.options import TrainOptions
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layer, removable_layers
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, RemoveLayer
-from gngraph.running.batchnorm import reestimate
-from gngraph.running.evaluation import mean_loss
+from gngraph.running.batchnorm import settled
+from gngraph.running.evaluation import mean_loss, mean_losses
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
@@ -110,16 +111,17 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         options: how the run trains.
         epochs: of the run.
     """
-    order = leaving_channels(graph, resolutions_kept(graph, least_missed(graph, analyses, budget)))
-    problem = analyses.problem
+    order = resolutions_kept(graph, least_missed(graph, analyses, budget))
+    depths = shallower(graph, [layer.value for layer in order])
+    order, problem = order[: len(depths) - 1], analyses.problem
     length = trial_length(epochs, samples_apart(problem), options.batch_size)
     training = TrialTraining(problem, options, length)
     trials: dict[int, Trial] = {}
 
     def attempt(count: int) -> float:
         if count not in trials:
-            shallower = at_budget(without(graph, [layer.value for layer in order[:count]]), budget)
-            trials[count] = Trial(count, cost(shallower).flops, training.loss(shallower))
+            made = at_budget(depths[count], budget)
+            trials[count] = Trial(count, cost(made).flops, training.loss(made))
         return trials[count].loss
 
     best = _least(attempt, len(order))
@@ -138,11 +140,15 @@ def without(graph: Graph, values: Sequence[str]) -> Graph:
     return graph
 
 
-def leaving_channels(graph: Graph, order: Sequence[RemovableLayer]) -> Sequence[RemovableLayer]:
-    """As many of the first of some layers as can go while channels are left that growth may add to."""
-    while order and not ChannelSpaces.of(without(graph, [layer.value for layer in order])).free:
-        order = order[:-1]
-    return order
+def shallower(graph: Graph, values: Sequence[str]) -> list[Graph]:
+    """The architectures without the first 0, 1, 2, ... of the layers that end at some values.
+
+    As many as there are with channels left that growth may add to.
+    """
+    depths = list(accumulate(values, lambda deeper, value: without(deeper, [value]), initial=graph))
+    while len(depths) > 1 and not ChannelSpaces.of(depths[-1]).free:
+        depths.pop()
+    return depths
 
 
 def _least(attempt: Callable[[int], float], most: int) -> int:
@@ -196,10 +202,12 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     if not layers:
         return []
     before, wide = mean_loss(graph, problem, problem.splits.judge), at_budget(graph, budget)
+    left = [morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph for layer in layers]
+    _, *losses = mean_losses(
+        settled([graph, *left], problem, batches_read=TRIAL_BATCHES), problem, problem.splits.judge
+    )
     whole, missed = cost(wide), dict[RemovableLayer, float]()
-    for layer in layers:
-        left = morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph
-        loss = mean_loss(reestimate(left, problem, batches_read=TRIAL_BATCHES), problem, problem.splits.judge)
+    for layer, loss in zip(layers, losses, strict=True):
         rest = cost(without(wide, [layer.value]))
         share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
@@ -250,8 +258,8 @@ class TrialTraining:
             trained = Trainer(self.apart, self.options).train(started, Stretch(self.epochs, "cosine")).graph
         except TrainingError:  # it diverged
             return math.inf
-        settled = reestimate(trained, self.apart, batches_read=TRIAL_BATCHES)
-        loss = mean_loss(settled, self.problem, self.problem.splits.judge)
+        network = settled([trained], self.apart, batches_read=TRIAL_BATCHES)
+        (loss,) = mean_losses(network, self.problem, self.problem.splits.judge)
         return loss if math.isfinite(loss) else math.inf
 
 

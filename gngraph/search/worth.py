@@ -16,7 +16,8 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import PruneChannel
-from gngraph.running.evaluation import mean_loss
+from gngraph.running.evaluation import mean_losses
+from gngraph.running.together import Together
 from gngraph.scoring.gauss_newton import Candidate
 from gngraph.scoring.proposers.merges import merged_into_rest
 from gngraph.search.widths import POWER
@@ -35,7 +36,7 @@ def measured_worths(graph: Graph, analyses: AnalysisManager, candidates: Iterabl
     """Worth w of each space whose prunes are among the candidates, where its width n costs a loss of w / n^`POWER`; at least 0.
 
     Cost: one pass over the learn split, with one sampled curvature factor, and for each space a forward pass over the judge
-    split.
+    split, of what lies behind it.
 
     Args:
         graph: the network that was scored, trained.
@@ -52,13 +53,13 @@ def measured_worths(graph: Graph, analyses: AnalysisManager, candidates: Iterabl
         for name, own in prunes.items()
     }
     removals = merged_into_rest(graph, analyses, [c.morphism for own in least.values() for c in own])
-    before = mean_loss(graph, problem, problem.splits.judge) if removals else 0.0
+    without = [morph(graph, spaces, [m for m in removals if m.space == name]).graph for name in least]
+    networks = Together([graph, *without], problem.runner.function)
+    before, *after = mean_losses(networks, problem, problem.splits.judge) if removals else [0.0]
     found = {}
-    for name, own in least.items():
-        without = morph(graph, spaces, [m for m in removals if m.space == name]).graph
-        missed = mean_loss(without, problem, problem.splits.judge) - before
+    for (name, own), loss in zip(least.items(), after, strict=True):
         n = spaces[name].size
-        found[name] = max(0.0, missed) / ((n - len(own)) ** -POWER - n**-POWER)
+        found[name] = max(0.0, loss - before) / ((n - len(own)) ** -POWER - n**-POWER)
     return found
 
 

@@ -95,7 +95,7 @@ def misses(seed: int, looks: int = 0) -> Iterator[tuple[float, float, float]]:
     judge = scores.judge
     assert [c.error for c in scores.candidates] == pytest.approx(judge.total_errors().tolist())
     others = (apply(graph, [candidate.morphism]) for candidate in scores.candidates)
-    unseen = {"unseen": Samples(problem, unanalysed(problem, 3000), 3000)}
+    unseen = {"unseen": Samples(problem, unanalysed(problem, 3000))}
     columns = zip(judge.changes().tolist(), judge.total_errors().tolist(), judge.errors().tolist(), strict=True)
     for (predicted, total, alone), found in zip(columns, changes(graph, others, unseen), strict=True):
         change = found["unseen"]
