@@ -20,7 +20,7 @@ KNOWS = 0.9
 
 
 @dataclass(frozen=True)
-class Known:
+class Knowledge:
     """What a network knows of its targets.
 
     Attributes:
@@ -40,7 +40,7 @@ class Known:
 
 
 @torch.no_grad()
-def known(graph: Graph, problem: Problem) -> Known:
+def known(graph: Graph, problem: Problem) -> Knowledge:
     """What a network knows of its targets: its loss is compared with that of the same outputs for targets of other samples.
 
     That asks nothing of the loss, and holds for classes, numbers and maps of either. Cost: a forward pass over the judge split.
@@ -54,7 +54,7 @@ def known(graph: Graph, problem: Problem) -> Known:
         others = replaced(y, rolled)
         own += float(problem.loss_fn.per_sample(outputs, y).double().sum())
         exchanged += float(problem.loss_fn.per_sample(outputs, others).double().sum())
-    return Known(own / count, exchanged / count, alike)
+    return Knowledge(own / count, exchanged / count, alike)
 
 
 def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
