@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from gngraph.importing.copies import meta_twin, on_meta
+from gngraph.importing.shapes import Known, Shapes
 from gngraph.lowering.counting import CountingInterpreter
 
 SAMPLE_COUNTS = (2, 3)
@@ -23,19 +24,23 @@ class Shadow:
     """A graph under construction, run on the meta device as far as it is asked for: shapes and dtypes, no numbers.
 
     Args:
-        module: what is traced; it is not changed, and none of its tensors is copied.
+        module: what is traced, as it was before; it is not changed, and none of its tensors is copied.
+        root: the copy of it that is traced, in the mode of the trace; it has the constants that were made on the way.
         graph: its graph so far.
         inputs: example inputs, batch first.
+        known: see `Shapes`.
     """
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, root: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor], known: Known
+    ) -> None:
         self._graph = graph
-        memo: dict[int, Any] = {id(t): _on_meta(t) for t in (*module.parameters(), *module.buffers())}
-        twin = copy.deepcopy(module, memo)
-        batches = [
-            [torch.empty((n, *x.shape[1:]), dtype=x.dtype, device="meta") for x in inputs] for n in SAMPLE_COUNTS
-        ]
-        self._runs = [_MetaRun(twin, module, graph, batch) for batch in batches]
+        self._shapes = Shapes(known)
+        twin = on_meta(module)
+        modes = {path: child.training for path, child in root.named_modules()}
+        for path, child in twin.named_modules():
+            child.training = modes.get(path, child.training)
+        self._runs = [MetaRun(twin, root, graph, meta_inputs(inputs, count)) for count in SAMPLE_COUNTS]
 
     def value(self, node: fx.Node) -> Any:
         """The number, flag or text that a node computes.
@@ -69,13 +74,13 @@ class Shadow:
         """
         last = next(reversed(self._graph.nodes))
         for run in self._runs:
-            with torch.no_grad(), run.counting():
+            with torch.no_grad(), self._shapes, run.counting():
                 run.upto(last)
         return [(run.env, run.multiply_adds) for run in self._runs]
 
     def _agreed(self, node: fx.Node, read: Any) -> Any:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._shapes:
                 first, second = (read(run.upto(node)) for run in self._runs)
         except Exception as error:  # whatever an op raises that cannot run without data
             raise Undecided("is not known without data") from error
@@ -86,36 +91,49 @@ class Shadow:
         return first
 
 
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    twin = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
+def meta_inputs(inputs: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """Inputs like `inputs` for `count` samples, without values."""
+    return [torch.empty((count, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device="meta") for x in inputs]
 
 
-class _MetaRun(CountingInterpreter):
-    def __init__(self, twin: nn.Module, module: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
+class MetaRun(CountingInterpreter):
+    """A run of a graph on the meta device, step by step.
+
+    Args:
+        twin: the module, without values.
+        source: the module with all the constants that the graph reads.
+        graph: what is run.
+        inputs: without values.
+    """
+
+    def __init__(self, twin: nn.Module, source: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__(twin, garbage_collect_values=False, graph=graph)
-        self._source = module
+        self._source = source
         self._inputs = iter(inputs)
         self._last: fx.Node = graph._root
 
     def upto(self, node: fx.Node) -> Any:
+        """The value of a node, which is computed with all before it where it is not known."""
         while node not in self.env:
             self._last = self._last.next
             self.env[self._last] = self.run_node(self._last)
         return self.env[node]
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The next input, or the default of an argument."""
         return next(self._inputs, args[0] if args else None)
 
     # while torch.fx traces, calls of modules and reads of their attributes are recorded: neither may happen here
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A leaf."""
         return self.submodules[str(target)].forward(*args, **kwargs)
 
     def fetch_attr(self, target: str) -> Any:
+        """A tensor that the graph reads by its name."""
         value: Any = self._source  # which has also the constants that were made on the way
         for part in target.split("."):
             held = vars(value)
             tables = (held, *(held.get(table, {}) for table in ("_parameters", "_buffers", "_modules")))
             value = next(table[part] for table in tables if part in table)
-        return _on_meta(value) if isinstance(value, torch.Tensor) else value
+        return meta_twin(value) if isinstance(value, torch.Tensor) else value

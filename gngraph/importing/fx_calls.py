@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
-from gngraph.importing.trace import Flags
+from gngraph.ir import Flag
 from gngraph.ops import Call, spec_of_function
 from gngraph.ops.spec import REQUIRED
 
+Flags = Mapping[tuple[str, int | str], Flag]
+"""(node name, argument position or name) -> what stands there in either mode."""
 
-def scopes(traced: fx.Graph) -> dict[fx.Node, str]:
-    """The path of the module whose forward runs each node; a leaf module has none, though an attribute may be read in its call."""
-    leaves = {str(node.target) for node in traced.nodes if node.op == "call_module"}
+
+def scopes(traced: fx.Graph, leaves: Collection[str] = ()) -> dict[fx.Node, str]:
+    """The path of the module whose forward runs each node; a leaf module has none, though an attribute may be read in its call.
+
+    Args:
+        traced: the graph.
+        leaves: further modules that are one node each.
+    """
+    leaves = {*leaves, *(str(node.target) for node in traced.nodes if node.op == "call_module")}
     result = {}
     for node in traced.nodes:
         stack = [str(entry[0]) for entry in (node.meta.get("nn_module_stack") or {}).values()]

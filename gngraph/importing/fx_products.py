@@ -10,9 +10,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from gngraph.importing.fx_calls import bind
+from gngraph.importing.fx_calls import Flags, bind
 from gngraph.importing.fx_shapes import Importer
-from gngraph.importing.trace import Flags
 from gngraph.ir import Attr, Flag, Node, Parameter, Ref, TensorType
 from gngraph.ops.products import ATTENTION, WEIGHT
 from gngraph.ops.spec import Call, signature

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, Shadow
+from gngraph.importing.shapes import Known
 from gngraph.ir import BATCH, Dim, Graph, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.counting import CountingInterpreter
@@ -32,27 +33,31 @@ class ForeignValue:
     multiply_adds: int
 
 
-def record(module: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor]) -> Callable[[fx.Node], ForeignValue]:
+def record(
+    module: nn.Module, root: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor], known: Known
+) -> Callable[[fx.Node], ForeignValue]:
     """What gives the type and the multiply-adds of any node, from two runs with batches of 2 and of 3 samples.
 
     The runs compute shapes alone, which takes milliseconds; only where an op has no rule for that, or looks at values, they
     compute the values, at the price of two forward passes.
 
     Args:
-        module: what was traced; it is not changed, and none of its tensors is copied.
+        module: what was traced, as it was before; it is not changed, and none of its tensors is copied.
+        root: the copy that was traced, with the constants of the trace.
         traced: its graph.
         inputs: example inputs, batch first.
+        known: see `Shapes`.
     """
     runs: list[tuple[Mapping[fx.Node, Any], Mapping[fx.Node, int]]]
     try:
         runs = [
             ({node: _summary(value) for node, value in run.items()}, counts)
-            for run, counts in Shadow(module, traced, inputs).everything()
+            for run, counts in Shadow(module, root, traced, inputs, known).everything()
         ]
     except Exception:  # whatever an op raises that cannot run without data
         runs = []
         for batch in SAMPLE_COUNTS:
-            recorder = _Recorder(module, traced)
+            recorder = _Recorder(root, traced)
             with recorder.counting():
                 recorder.run(*_of_length(inputs, batch))
             runs.append((recorder.seen, recorder.multiply_adds))

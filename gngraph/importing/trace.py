@@ -1,33 +1,27 @@
-"""Tracing with torch.fx, in train and in eval mode, so that flags baked by tracing become symbolic again."""
+"""Tracing with torch.fx in one mode, of a copy: what a forward calls, and what it does besides that a graph cannot hold."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointFunction
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import Shadow, Undecided
-from gngraph.ir import Flag
-from gngraph.ops import spec_of_module
-from gngraph.ops.spec import traced_by_name
+from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.shapes import Known
+from gngraph.importing.surroundings import own_streams, random_streams
+from gngraph.importing.tracer import Tracer, reason_of
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-_SHAPED = ("view", "reshape", "expand", torch.reshape)
-"""Calls whose second argument may be a shape."""
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
+DRAWS = ("normal", "rand", "randint", "randn", "randperm")
+"""Functions of torch that draw random numbers without reading a value: recorded, so that a graph draws anew every time."""
 _READS = ("size", "dim", "ndimension", "is_floating_point", getattr, operator.getitem)
 """Calls that only read what is there."""
 _COMPARISONS = (
@@ -36,9 +30,6 @@ _COMPARISONS = (
 )
 """Functions of which Python's control flow on sizes is made."""
 
-Flags = Mapping[tuple[str, int | str], Flag]
-"""(node name, argument position or name) -> what stands there in either mode."""
-
 
 @dataclass(frozen=True)
 class Traced:
@@ -46,168 +37,88 @@ class Traced:
 
     Attributes:
         graph: its calls.
+        root: the copy that was traced, in that mode.
         constants: tensors that the forward makes by itself, by the names under which the graph reads them.
+        unlike: paths of the modules that the network's `train` and `eval` put into the other mode.
+        assigned: buffers and parameters that the forward sets anew, with the nodes that give them.
+        functions: autograd.Functions that were traced through, with the modules that call them.
     """
 
     graph: fx.Graph
+    root: nn.Module
     constants: Mapping[str, torch.Tensor]
+    unlike: frozenset[str]
+    assigned: Mapping[str, fx.Node]
+    functions: Mapping[str, str]
 
 
-class _Counted(fx.Proxy):
-    """A value whose items are counted, if it has any that do not depend on data, and which joins tuples as a shape does."""
+def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: Known, *, training: bool) -> Traced:
+    """The torch.fx graph of a copy of `module` in one mode.
 
-    tracer: _Tracer
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-    def __add__(self, other: Any) -> Any:
-        return (*self, *other) if isinstance(other, tuple) else _recorded("__add__")(self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return (*other, *self) if isinstance(other, tuple) else _recorded("__radd__")(self, other)
-
-
-def _recorded(name: str) -> Callable[..., Any]:
-    """An operator as fx records it."""
-    recorded: Callable[..., Any] = getattr(fx.Proxy, name)
-    return recorded
-
-
-class _Proxy(_Counted):
-    def __getattr__(self, k: str) -> _Attribute:
-        return _Attribute(self, k)
-
-
-class _Attribute(_Counted, fx.proxy.Attribute):
-    pass
-
-
-class _Tracer(fx.Tracer):
-    """Stops at modules and functions of the op table and looks into all others, also modules of torch.nn.
-
-    Python control flow on sizes is decided as it is for the example inputs, where it does not depend on the number of
-    samples.
-    """
-
-    proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
-
-    def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
-        super().__init__(autowrap_functions=traced_by_name())
-        self.inputs = inputs
-        self.decided: list[fx.Node] = []
-        self._shadow: Shadow | None = None
-        self._asking = False
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return spec_of_module(m) is not None
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """As fx does it, but an argument that is left at its default is that default."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for i in range(1 + len(self.inputs), len(args)):
-            if isinstance(args[i], fx.Proxy) and args[i].node.args:
-                args[i] = args[i].node.args[0]
-        return function, args
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        path = self.path_of_module(m)
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except UnsupportedModelError:
-            raise
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"module '{path}' ({type(m).__name__}) cannot be traced: {_reason(error)}; rewrite its forward without "
-                f"Python control flow on tensor values, or register it as an op (gngraph.ops.register)"
-            ) from error
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
-        """As fx does it, but a shape that is asked for by one value is taken apart into its sizes."""
-        if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
-            args = (args[0], tuple(self.iter(args[1])))
-        return super().create_proxy(kind, target, args, kwargs, *more, **options)
-
-    def _is_shape(self, obj: fx.Proxy) -> bool:
-        try:
-            return issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), tuple)
-        except fx.proxy.TraceError:
-            return False
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """What Python's control flow reads."""
-        self.decided.append(obj.node)
-        return bool(self._known(obj, lambda shadow: shadow.value(obj.node)))
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """The items of a value."""
-        items: Any = obj
-        return iter([items[i] for i in range(self._known(obj, lambda shadow: shadow.length(obj.node)))])
-
-    def length(self, obj: fx.Proxy) -> int:
-        """The number of items of a tuple or shape; that of a tensor is a size, which would be baked in."""
-        if issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), torch.Tensor):
-            raise fx.proxy.TraceError(f"len('{obj.node.name}') is a size that becomes a number; read it as shape[0]")
-        return int(self._known(obj, lambda shadow: shadow.length(obj.node)))
-
-    def holds(self, check: fx.Node) -> bool:
-        """Whether an assertion is one on sizes, which holds for the example; it is as if it stood in Python."""
-        condition = check.args[0]
-        if not isinstance(condition, fx.Node):
-            return bool(condition)
-        self.decided.append(condition)
-        try:
-            return bool(self._known(fx.Proxy(condition, self), lambda shadow: shadow.value(condition)))
-        except fx.proxy.TraceError:
-            return False
-
-    def _known(self, obj: fx.Proxy, read: Callable[[Shadow], Any]) -> Any:
-        if self._asking:
-            raise fx.proxy.TraceError(f"'{obj.node.name}' cannot be computed without being traced")
-        try:
-            self._asking = True
-            if self._shadow is None:
-                assert isinstance(self.root, nn.Module)
-                self._shadow = Shadow(self.root, self.graph, self.inputs)
-            return read(self._shadow)
-        except Undecided as error:
-            raise fx.proxy.TraceError(f"Python asks for the value of '{obj.node.name}', which {error}") from error
-        finally:
-            self._asking = False
-
-
-def _reason(error: Exception) -> str:
-    first = str(error).strip().splitlines()
-    return first[0].rstrip(".") if first else type(error).__name__
-
-
-def check_module(module: nn.Module) -> None:
-    """Refuse what would be lost between tracing and lowering: hooks, parametrizations, scripted and lazy modules.
+    Args:
+        module: the root; its own mode does not matter.
+        inputs: example inputs, whose sizes decide control flow on sizes.
+        known: see `Shapes`.
+        training: the mode.
 
     Raises:
-        UnsupportedModelError: names the module and the remedy.
+        UnsupportedModelError: the forward depends on data or on random numbers, or does what torch.fx cannot follow.
     """
-    for path, child in module.named_modules():
-        where = f"module '{path or type(child).__name__}' ({type(child).__name__})"
-        if isinstance(child, torch.jit.ScriptModule):
-            raise UnsupportedModelError(f"{where} is scripted; pass the original nn.Module instead of TorchScript")
-        if parametrize.is_parametrized(child):
-            raise UnsupportedModelError(
-                f"{where} has parametrized weights; call torch.nn.utils.parametrize.remove_parametrizations first"
-            )
-        hooks = [name for name in _HOOKS if getattr(child, name, None)]
-        if hooks:
-            raise UnsupportedModelError(f"{where} has hooks ({hooks[0]}), which tracing would lose; remove them first")
-        lazy = [name for name, p in child.named_parameters(recurse=False) if isinstance(p, nn.UninitializedParameter)]
-        if lazy:
-            raise UnsupportedModelError(
-                f"{where} has the uninitialised parameter '{lazy[0]}'; run the model once first"
-            )
+    root, name = on_shared_tensors(module), type(module).__name__
+    try:
+        root.train(training)
+    except Exception as error:  # whatever a train() of the user's raises
+        raise UnsupportedModelError(f"'{name}' cannot be put into train and eval mode: {reason_of(error)}") from error
+    unlike = frozenset(path for path, child in root.named_modules() if child.training is not training)
+    tracer = Tracer(module, inputs, known)
+    before, streams = set(vars(root)), _streams(root)
+    try:
+        with _recorded_factories(tracer), _followed_functions(tracer):
+            graph = tracer.trace(root)
+        for node in graph.nodes:
+            if node.target is torch._assert and tracer.holds(node):
+                graph.erase_node(node)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"'{name}' cannot be traced: {reason_of(error)}; its forward must not depend on tensor values in Python control flow"
+        ) from error
+    moved = [stream for stream, state in _streams(root).items() if streams.get(stream) != state]
+    if moved:
+        raise UnsupportedModelError(
+            f"'{name}' draws random numbers by '{moved[0]}' while it runs, of which a graph would hold one draw for good; draw by "
+            f"what torch records (F.dropout, torch.rand_like, torchvision's StochasticDepth), or do without while training"
+        )
+    assigned = dict(_taken_back(root, module))
+    _forget(graph, tracer.decided)
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    constants = {key: value for key, value in vars(root).items() if key in read - before}
+    tensors = {key: value for key, value in constants.items() if isinstance(value, torch.Tensor)}
+    return Traced(graph, root, tensors, unlike, assigned, tracer.functions)
+
+
+def _streams(root: nn.Module) -> dict[str, Any]:
+    """The streams of random numbers within reach: the global ones, and those that modules and their forwards hold."""
+    held = {}
+    for path, child in root.named_modules():
+        attributes = ((key, value) for key, value in vars(child).items() if not key.startswith("_"))
+        for key, value in (*attributes, ("forward", type(child).forward)):
+            if not isinstance(value, fx.Proxy):
+                held[f"{path}.{key}".strip(".")] = value
+    return {**random_streams(), **own_streams(held)}
+
+
+def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.Node]]:
+    """Buffers and parameters in whose place a value of the trace stands, each put back as it is in `module`."""
+    original = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+    for path, child in root.named_modules():
+        for table in (child._buffers, child._parameters):
+            for key, value in table.items():
+                name = f"{path}.{key}".strip(".")
+                if isinstance(value, fx.Proxy):
+                    table[key] = original.get(name)
+                    yield name, value.node
 
 
 @contextmanager
@@ -223,82 +134,65 @@ def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
-    """Without the fused fast path of torch's transformer layers, whose arithmetic is that of a whole layer at once."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = vars(owner)[name]
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
+        setattr(owner, name, value)
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
+        setattr(owner, name, original)
 
 
 @contextmanager
-def _recorded_factories(tracer: fx.Tracer) -> Iterator[None]:
-    """While tracing, calls like torch.zeros(x.shape[0], 3) are recorded: torch itself wants numbers there."""
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
+def _recorded_factories(tracer: Tracer) -> Iterator[None]:
+    """While tracing, calls like torch.zeros(x.shape[0], 3), for which torch itself wants numbers, and draws are recorded."""
 
-    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(name: str) -> Callable[..., Any]:
+        function = getattr(torch, name)
+
         def call(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            if name in DRAWS or any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
                 return tracer.create_proxy("call_function", function, args, kwargs)
             return function(*args, **kwargs)
 
         return call
 
-    try:
-        for name, function in originals.items():
-            setattr(torch, name, recorded(function))
+    with ExitStack() as stack:
+        for name in (*_FACTORIES, *DRAWS):
+            stack.enter_context(_replaced(torch, name, recorded(name)))
         yield
-    finally:
-        for name, function in originals.items():
-            setattr(torch, name, function)
+
+
+class _Context:
+    """What an autograd.Function keeps for its backward, of which a trace has none."""
+
+    needs_input_grad = (True,) * 64
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
 
 
 @contextmanager
-def attached(module: nn.Module, constants: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """The module with the constants of a trace as attributes."""
-    try:
-        for name, tensor in constants.items():
-            setattr(module, name, tensor)
-        yield
-    finally:
-        for name in constants:
-            delattr(module, name)
+def _followed_functions(tracer: Tracer) -> Iterator[None]:
+    """While tracing, the forward of an autograd.Function is looked into, and noted; the proof compares its backward.
 
-
-def trace(module: nn.Module, inputs: Sequence[torch.Tensor], *, training: bool) -> Traced:
-    """The torch.fx graph of `module` in one mode; the module is not changed.
-
-    Args:
-        module: the root; its own mode does not matter.
-        inputs: example inputs, whose sizes decide control flow on sizes.
-        training: the mode.
-
-    Raises:
-        UnsupportedModelError: the forward depends on data, or does what torch.fx cannot follow.
+    Torch's reentrant checkpoints are such functions, and are what they run.
     """
-    tracer = _Tracer(inputs)
-    before = set(vars(module))
-    try:
-        with mode_of(module, training=training), plain_attention(), _recorded_factories(tracer):
-            graph = tracer.trace(module)
-        for node in graph.nodes:
-            if node.target is torch._assert and tracer.holds(node):
-                graph.erase_node(node)
-        constants = {name: vars(module)[name] for name in vars(module) if name not in before}
-    except UnsupportedModelError:
-        raise
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"'{type(module).__name__}' cannot be traced: {_reason(error)}; its forward must not depend on tensor "
-            f"values in Python control flow"
-        ) from error
-    finally:
-        for name in [name for name in vars(module) if name not in before]:
-            delattr(module, name)
-    _forget(graph, tracer.decided)
-    return Traced(graph, {name: value for name, value in constants.items() if isinstance(value, torch.Tensor)})
+    apply = vars(torch.autograd.Function)["apply"]
+
+    def followed(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            return apply.__get__(None, cls)(*args, **kwargs)
+        if cls is CheckpointFunction:
+            return args[0](*args[2:])
+        tracer.functions[cls.__name__] = tracer.here()
+        combined = cls.setup_context is torch.autograd.Function.setup_context
+        return cls.forward(*((_Context(),) if combined else ()), *args, **kwargs)
+
+    with _replaced(torch.autograd.Function, "apply", classmethod(followed)):
+        yield
 
 
 def _forget(graph: fx.Graph, decided: Sequence[fx.Node]) -> None:
@@ -315,44 +209,3 @@ def _forget(graph: fx.Graph, decided: Sequence[fx.Node]) -> None:
 
 def _is_comparison(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in _COMPARISONS
-
-
-def training_flags(evaluated: Traced, trained: Traced) -> Flags | None:
-    """The arguments that differ between the modes.
-
-    None when the two traces differ in any other way, that is when the network computes something else while training.
-    """
-    if len(evaluated.graph.nodes) != len(trained.graph.nodes) or list(evaluated.constants) != list(trained.constants):
-        return None
-    if not all(torch.equal(tensor, trained.constants[name]) for name, tensor in evaluated.constants.items()):
-        return None
-    found: dict[tuple[str, int | str], Flag] = {}
-    for a, b in zip(evaluated.graph.nodes, trained.graph.nodes, strict=True):
-        if (a.op, a.target, len(a.args), sorted(a.kwargs)) != (b.op, b.target, len(b.args), sorted(b.kwargs)):
-            return None
-        pairs: list[tuple[int | str, Any, Any]] = [
-            (i, x, y) for i, (x, y) in enumerate(zip(a.args, b.args, strict=True))
-        ]
-        pairs += [(key, a.kwargs[key], b.kwargs[key]) for key in a.kwargs]
-        for key, x, y in pairs:
-            if _names(x) == _names(y):
-                continue
-            if not (isinstance(x, (bool, int, float)) and isinstance(y, (bool, int, float))):
-                return None
-            found[a.name, key] = Flag("training", on=y, off=x)
-    return found
-
-
-def modules_in_train_mode(evaluated: Traced, trained: Traced) -> list[str]:
-    """Paths of the leaf modules that run in train mode alone."""
-    in_eval = {node.target for node in evaluated.graph.nodes if node.op == "call_module"}
-    return list(
-        dict.fromkeys(
-            str(node.target) for node in trained.graph.nodes if node.op == "call_module" and node.target not in in_eval
-        )
-    )
-
-
-def _names(value: Any) -> Any:
-    """A comparable form of an fx argument: nodes by name."""
-    return fx.node.map_arg(value, lambda node: f"%{node.name}") if not isinstance(value, slice) else repr(value)

@@ -7,6 +7,7 @@ across the channel axis freezes it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,6 +105,15 @@ def _linear(node: Node, positions: frozenset[int]) -> bool:
     return _STATISTICS.run(node)
 
 
+def _by_running_statistics(node: Node) -> Node:
+    """A BatchNorm that stays in eval mode: its statistics neither count batches nor move."""
+    if not _STATISTICS.run(node):
+        return node
+    params = {role: param for role, param in node.params.items() if role in _TENSORS}
+    attrs = {"training": False, "momentum": 0.0, "eps": node.attrs["eps"]}
+    return replace(node, op="batch_norm", params=params, attrs=attrs, module=None)
+
+
 _BATCH_NORMS: dict[str, type[nn.Module]] = {
     "batch_norm1d": nn.BatchNorm1d,
     "batch_norm2d": nn.BatchNorm2d,
@@ -120,6 +130,7 @@ for _name, _module in _BATCH_NORMS.items():
             channelwise=True,
             linear=_linear,
             statistics=_STATISTICS,
+            evaluated=_by_running_statistics,
             modules={_module: read_attrs("eps", "momentum")},
         )
     )
@@ -161,6 +172,15 @@ def _instance_norm_channels(rules: ChannelRules, operands: Operands) -> None:
         rules.measure(("num_features",), layout)
 
 
+def _as_instance_norm(node: Node) -> Node:
+    """An InstanceNorm that stays in eval mode, where it has running statistics."""
+    if "running_mean" not in node.params:
+        return node
+    params = {role: param for role, param in node.params.items() if role in _TENSORS}
+    attrs = {"use_input_stats": False, "momentum": 0.0, "eps": node.attrs["eps"]}
+    return replace(node, op="instance_norm", params=params, attrs=attrs, module=None)
+
+
 _INSTANCE_NORMS: dict[str, type[nn.Module]] = {
     "instance_norm1d": nn.InstanceNorm1d,
     "instance_norm2d": nn.InstanceNorm2d,
@@ -175,6 +195,7 @@ for _name, _module in _INSTANCE_NORMS.items():
             _as_module(_module),
             channelwise=True,
             modules={_module: read_attrs("num_features", "eps", "momentum")},
+            evaluated=_as_instance_norm,
         )
     )
 register(

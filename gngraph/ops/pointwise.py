@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Flag, Node, TensorType, Type
 from gngraph.ops.dtypes import given, is_real
-from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, read_attrs, same_type
+from gngraph.ops.rules import all_axes, as_identity, emit_simple, freeze_axes, read_attrs, same_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, register, signature
 from gngraph.ops.traits import with_first
 
@@ -179,6 +179,7 @@ for _name, (_module, _function) in _DROPOUTS.items():
             nonnegative=False if "alpha" in _name else with_first,
             modules={_module: read_attrs("p")},
             functions={_function: Call(signature("input p=0.5 training=True inplace=False"), ignored=("inplace",))},
+            evaluated=as_identity,
         )
     )
 
@@ -206,6 +207,7 @@ register(
         nonnegative=with_first,
         modules={f"{_TORCHVISION}.StochasticDepth": read_attrs("p", "mode")},
         functions={f"{_TORCHVISION}.stochastic_depth": Call(signature("input p mode training=True"))},
+        evaluated=as_identity,
     )
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -88,5 +89,6 @@ for _name, _module in _MODULES.items():
             products=_products,
             modules={_module: read_attrs(*_OPTIONS, *_OWN[_name])},
             call=Call(signature("input hx=None")),
+            evaluated=lambda node: replace(node, attrs={**node.attrs, "dropout": 0.0}),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -29,6 +30,11 @@ def spread(value: IntOrPair, count: int) -> tuple[int, ...]:
 def same_type(operands: Operands) -> Type:
     """The value has the type of the first input."""
     return operands.tensor()
+
+
+def as_identity(node: Node) -> Node:
+    """The node that gives its input on."""
+    return replace(node, op="identity", attrs={}, module=None)
 
 
 def all_axes(rules: ChannelRules, operands: Operands) -> None:

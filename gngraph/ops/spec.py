@@ -236,6 +236,8 @@ class OpSpec:
         rearranges: the value has exactly the entries of the first input, in another order or shape.
         of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.
         statistics: set where it normalises by the batch in train mode, as BatchNorm does.
+        evaluated: the node that one is whose module stays in eval mode while the network trains; None for ops that are the same in
+            both modes.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
@@ -258,6 +260,7 @@ class OpSpec:
     rearranges: bool = False
     of_sizes: bool = False
     statistics: BatchStatistics | None = None
+    evaluated: Callable[[Node], Node] | None = None
     channel_axis: int = 1
     padding_row: Callable[[Node], int | None] = no_padding
     modules: Mapping[type[nn.Module] | str, ReadAttrs] = field(default_factory=dict)
@@ -328,6 +331,8 @@ def spec_of_module(module: nn.Module) -> tuple[OpSpec, ReadAttrs] | None:
     A subclass counts as its registered base only while it inherits all of the base's behaviour in `forward`.
     """
     kind = type(module)
+    if {"forward", "_conv_forward"} & set(vars(module)):
+        return None  # set on this very module
     for base in kind.__mro__:
         if (key := _key(base, _MODULES)) in _MODULES:
             own = [name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)]

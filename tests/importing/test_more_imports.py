@@ -145,7 +145,7 @@ class Noisy(nn.Module):
         ),
         (OverSamples(), "the value of 'x', which depends on the number of samples"),
         (LengthAsNumber(), r"len\('transpose'\) is a size that becomes a number; read it as shape\[0\]"),
-        (Noisy(), "computes something else in train mode than in eval mode"),
+        (Noisy(), "draws random numbers in eval mode, where every run must give the same outputs"),
     ],
 )
 def test_what_cannot_be_decided_is_refused(network: nn.Module, message: str) -> None:

@@ -63,6 +63,13 @@ def images(*steps: nn.Module | Callable[[Tensor], Tensor], behind: int = 8) -> n
     return Steps(nn.Conv2d(3, 8, 3, padding=1), steps, nn.Conv2d(behind, 3, 1))
 
 
+class DropInTraining(nn.Module):
+    """Dropout of whole samples, as it is written by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand_like(x[:, :1, :1, :1]).round() if self.training else x
+
+
 class Products(nn.Module):
     """Products with raw parameters and of values with values, on tokens."""
 
@@ -111,6 +118,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (3, 6, 6),
     ),
     "products": (Products, (4, 5)),
+    "what only training sees": (
+        lambda: images(lambda y: y + y.detach() * 0.5, DropInTraining(), lambda y: y.relu()),
+        (3, 6, 6),
+    ),
     "synchronised norm": (lambda: images(nn.SyncBatchNorm(8)), (3, 6, 6)),
     **{name: (case.make, case.shape) for name, case in op_networks.CASES.items()},
 }  # fmt: skip

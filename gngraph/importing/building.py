@@ -1,0 +1,335 @@
+"""The graph of a joined trace, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.importing.fx_calls import bind, dispatched, scopes
+from gngraph.importing.fx_products import product_node, transposed_parameter
+from gngraph.importing.fx_shapes import shape_node
+from gngraph.importing.joining import Joined
+from gngraph.importing.norm_counters import COUNTER, counting
+from gngraph.importing.recorded_types import ForeignValue, record
+from gngraph.importing.shapes import Known
+from gngraph.importing.tracer import WITHOUT_GRADIENT
+from gngraph.ir import (
+    BATCH,
+    Attr,
+    DType,
+    Flag,
+    Graph,
+    Items,
+    Listed,
+    Node,
+    Parameter,
+    Ref,
+    Slice,
+    TensorType,
+    TupleType,
+    Type,
+    verify,
+)
+from gngraph.ir.types import dtype_name, dtype_of, refs_in
+from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
+from gngraph.ops.conv import specialise
+from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
+from gngraph.ops.spec import Call
+
+_MISFITS = (IRError, TypeError, ValueError)
+"""What a type rule raises for arguments that it is not made for."""
+
+
+class Builder:
+    """Builds one graph from the joined trace of `module`.
+
+    Args:
+        module: what was traced, as it was before; its tensors become the graph's.
+        joint: the trace.
+        root: the copy that was traced, in eval mode, with the constants of the trace.
+        held: paths of the modules that stay in eval mode while the network trains.
+        known: see `Shapes`.
+    """
+
+    def __init__(self, module: nn.Module, joint: Joined, root: nn.Module, held: Collection[str], known: Known) -> None:
+        self.module = module
+        self.traced = joint.graph
+        self.constants = joint.constants
+        self.root = root
+        self.held = held
+        self.known_shapes = known
+        counters = {node.meta[COUNTER] for node in joint.graph.nodes if COUNTER in node.meta}
+        self.scopes = scopes(joint.graph, counters)
+        self.flags = joint.flags
+        self.params, self.canonical = _parameters(module)
+        self.nodes: dict[str, Node] = {}
+        self.env: dict[fx.Node, Attr] = {}
+        self.reads: dict[fx.Node, str] = {}
+        self.transposed: dict[fx.Node, str] = {}
+        self.defaults: dict[Any, Attr] = {}
+        self.recorded: Callable[[fx.Node], ForeignValue] | None = None
+
+    def build(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
+        placeholders = [n for n in self.traced.nodes if n.op == "placeholder"]
+        if len(placeholders) < len(inputs) or any(not n.args for n in placeholders[len(inputs) :]):
+            names = [n.name for n in placeholders]
+            raise UnsupportedModelError(
+                f"'{type(self.module).__name__}' takes the inputs {names}, but {len(inputs)} example inputs were given"
+            )
+        self.inputs = inputs
+        names = []
+        for fx_node, tensor in zip(placeholders, inputs, strict=False):
+            type_ = TensorType(dtype_name(tensor.dtype), (BATCH, *tensor.shape[1:]) if tensor.dim() else ())
+            self.nodes[fx_node.name] = Node(fx_node.name, "input", type=type_)
+            self.env[fx_node] = Ref(fx_node.name)
+            names.append(fx_node.name)
+        for fx_node in placeholders[len(inputs) :]:
+            self.env[fx_node] = self.defaults[fx_node] = fx_node.args[0]  # an argument left at its default
+        output: Attr = None
+        for fx_node in self.traced.nodes:
+            if fx_node.op == "output":
+                output = self.attr(fx_node.args[0])
+            elif fx_node.op != "placeholder":
+                self.convert(fx_node)
+        graph = Graph(type(self.module).__name__, self.nodes, self.params, tuple(names), output)
+        verify(graph)
+        return graph
+
+    def convert(self, fx_node: fx.Node) -> None:
+        if fx_node.op == "get_attr":
+            self.reads[fx_node] = self.parameter(str(fx_node.target))
+        elif fx_node.op == "call_module":
+            self.leaf(fx_node)
+        elif not fx_node.meta.get(WITHOUT_GRADIENT) and (held := transposed_parameter(self, fx_node)) is not None:
+            self.transposed[fx_node] = held
+        else:
+            key: Any = fx_node.target
+            self.call(fx_node, key)
+
+    def leaf(self, fx_node: fx.Node) -> None:
+        path = str(fx_node.target)
+        module = self.module.get_submodule(path)
+        found = spec_of_module(module)
+        assert found is not None
+        spec, read = found
+        attrs = read(module)
+        params = {}
+        for name, _ in (
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ):
+            params[name.replace(".", "_")] = self.canonical[f"{path}.{name}"]
+        op = spec.name
+        if "weight" in params:
+            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        if spec.call is None:
+            args = [self.value(arg) for arg in (*fx_node.args, *fx_node.kwargs.values())]
+        else:
+            bound = bind(spec.call, fx_node, self.flags)
+            if bound is None:
+                raise UnsupportedModelError(
+                    f"module '{path}' ({type(module).__name__}) is called with unknown arguments"
+                )
+            args = [self.value(bound.pop(name)) for name in spec.call.operands]
+            attrs = {**attrs, **{name: self.attr(value) for name, value in bound.items()}}
+            args += [ref for ref in dict.fromkeys(refs_in(tuple(attrs.values()))) if ref not in args]
+        node = Node(fx_node.name, op, tuple(args), params, attrs, scope=self.scope(fx_node), module=path)
+        held = spec.evaluated if path in self.held else None
+        self.add(fx_node, node if held is None else held(node))
+
+    def call(self, fx_node: fx.Node, target: Any) -> None:
+        spec = spec_of_function(target)
+        node = shape_node(self, fx_node) or product_node(self, fx_node)
+        if getattr(target, "__qualname__", "").startswith("boolean_dispatch"):
+            spec = spec_of_function(dispatched(target))
+            node = self.known(fx_node, spec, spec.call_of(dispatched(target))) if spec else None
+        elif node is None and spec is not None:
+            node = self.known(fx_node, spec, spec.call_of(target))
+        node = node or self.foreign(fx_node, target)
+        if COUNTER in fx_node.meta:
+            node = counting(node, fx_node.meta[COUNTER], len(self.nodes[node.inputs[0]].shape))
+        self.add(fx_node, replace(node, scope=self.scope(fx_node)))
+
+    def known(self, fx_node: fx.Node, spec: OpSpec, call: Call | None) -> Node | None:
+        """The node of a call of the op table; None when its arguments do not fit (it is then foreign)."""
+        bound = bind(call, fx_node, self.flags) if call is not None else None
+        if call is None or bound is None:
+            return None
+        inputs: list[str] = []
+        sizes: list[str] = []
+        params: dict[str, str] = {}
+        attrs: dict[str, Attr] = {}
+        for name, value in bound.items():
+            if name in call.ignored:
+                continue
+            if name in call.params:
+                if value is None:
+                    continue
+                if not isinstance(value, fx.Node) or value not in self.reads:
+                    return None
+                params[name] = self.reads[value]
+            elif name in call.operands:
+                for position, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+                    item = self.defaults.get(item, item)
+                    if isinstance(item, fx.Node):
+                        inputs.append(self.value(item))
+                    elif name in ("a", "b") and isinstance(item, (int, float, bool, Flag)):
+                        attrs[f"literal{('a', 'b').index(name) + position}"] = item
+                    else:
+                        return None
+            else:
+                attrs[name] = self.attr(value)
+                found = list(dict.fromkeys(refs_in(attrs[name])))
+                if found and name not in call.sizes:
+                    return None
+                sizes += found
+        if not inputs or attrs.pop("alpha", 1) != 1 or attrs.pop("return_indices", False):
+            return None
+        if any(not isinstance(self.nodes[name].type, TensorType) for name in inputs) and spec.name != "getitem":
+            return None
+        op = spec.name
+        if "weight" in params:
+            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        node = Node(fx_node.name, op, (*inputs, *dict.fromkeys(sizes)), params, attrs)
+        return node if self.infers(node) else None
+
+    def foreign(self, fx_node: fx.Node, target: Any) -> Node:
+        path = f".{target}" if isinstance(target, str) else function_path(target)
+        if path is None:
+            name = getattr(target, "__qualname__", repr(target))
+            raise UnsupportedModelError(
+                f"node '{fx_node.name}' calls '{getattr(target, '__module__', '?')}.{name}', which is not a function of torch "
+                f"or torchvision that a graph can name; register it as an op (gngraph.ops.register)"
+            )
+        args = tuple(self.flag(fx_node, i, self.foreign_attr(a)) for i, a in enumerate(fx_node.args))
+        kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
+        inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
+        known = self.record(fx_node)
+        attrs = {"target": path, "args": args, "kwargs": kwargs, MULTIPLY_ADDS: known.multiply_adds}
+        return Node(fx_node.name, "foreign", inputs, {}, attrs, type=known.type)
+
+    def foreign_attr(self, arg: Any) -> Attr:
+        """An argument of a foreign op, in which a list stays a list."""
+        if isinstance(arg, (list, tuple)):
+            items = tuple(self.foreign_attr(item) for item in arg)
+            return Listed(items) if isinstance(arg, list) else items
+        return self.attr(arg)
+
+    def flag(self, fx_node: fx.Node, key: int | str, attr: Attr) -> Attr:
+        return self.flags.get((fx_node.name, key), attr)
+
+    def record(self, fx_node: fx.Node) -> ForeignValue:
+        """What a foreign value is, from two runs of the traced network with batches of 2 and of 3 samples."""
+        if self.recorded is None:
+            self.recorded = record(self.module, self.root, self.traced, self.inputs, self.known_shapes)
+        return self.recorded(fx_node)
+
+    def infers(self, node: Node) -> bool:
+        try:
+            self.typed(node)
+        except _MISFITS:
+            return False
+        return True
+
+    def typed(self, node: Node) -> Node:
+        operands = operands_of(node, tuple(self.nodes[i].type for i in node.inputs), self.params)
+        return replace(node, type=lookup(node.op).infer(operands))
+
+    def add(self, fx_node: fx.Node, node: Node) -> None:
+        try:
+            self.nodes[node.name] = self.typed(node)
+        except _MISFITS as error:
+            raise UnsupportedModelError(f"'{type(self.module).__name__}' does not fit its inputs: {error}") from error
+        self.env[fx_node] = Ref(node.name)
+        if fx_node.meta.get(WITHOUT_GRADIENT) and fx_node.op != "get_attr":
+            self.hold_gradient(fx_node)
+
+    def hold_gradient(self, fx_node: fx.Node) -> None:
+        """Let no gradient pass a value that was computed without, where one could: behind what reads it with gradients on."""
+        name, outside = fx_node.name, [user for user in fx_node.users if not user.meta.get(WITHOUT_GRADIENT)]
+        type_ = self.nodes[name].type
+        if isinstance(type_, TupleType):
+            for user in outside:  # an item of it is taken
+                user.meta[WITHOUT_GRADIENT] = True
+        elif outside and isinstance(type_, TensorType) and dtype_of(type_.dtype).is_floating_point:
+            detached = Node(self.traced._graph_namespace.create_name(f"{name}_detached", None), "detach", (name,))
+            self.nodes[detached.name] = replace(self.typed(detached), scope=self.scope(fx_node))
+            self.env[fx_node] = Ref(detached.name)
+
+    def scope(self, fx_node: fx.Node) -> str:
+        return self.scopes.get(fx_node, "")
+
+    def value(self, arg: Any) -> str:
+        """Name of the value that an fx argument is; a parameter read as a value becomes a node."""
+        attr = self.attr(arg)
+        if not isinstance(attr, Ref):
+            raise UnsupportedModelError(f"'{type(self.module).__name__}' passes '{arg!r}' where a tensor is expected")
+        return attr.name
+
+    def parameter(self, key: str) -> str:
+        if key not in self.canonical:
+            value: Any = self.constants.get(key)
+            if value is None:
+                value = self.module
+                for part in key.split("."):
+                    value = getattr(value, part)
+            if not isinstance(value, torch.Tensor):
+                raise UnsupportedModelError(f"attribute '{key}' is read in forward but is not a tensor")
+            self.params[key] = Parameter(value.detach(), "constant", trainable=False)
+            self.canonical[key] = key
+        return self.canonical[key]
+
+    def attr(self, arg: Any) -> Attr:
+        if isinstance(arg, fx.Node):
+            if arg in self.reads and arg not in self.env:
+                node = Node(arg.name, "parameter", (), {"value": self.reads[arg]}, scope=self.scope(arg))
+                self.add(arg, node)
+            elif arg in self.transposed and arg not in self.env:
+                self.call(arg, arg.target)
+            return self.env[arg]
+        if isinstance(arg, (list, tuple)):
+            return tuple(self.attr(item) for item in arg)
+        if isinstance(arg, slice):
+            return Slice(self.attr(arg.start), self.attr(arg.stop), self.attr(arg.step))
+        if isinstance(arg, dict):
+            return Items(tuple((str(key), self.attr(value)) for key, value in arg.items()))
+        if isinstance(arg, torch.dtype):
+            return DType(dtype_name(arg))
+        if arg is None or isinstance(arg, (bool, int, float, str, Flag)):
+            return arg
+        raise UnsupportedModelError(
+            f"'{type(self.module).__name__}' uses the constant '{arg!r}', which a graph cannot hold"
+        )
+
+
+def _parameters(module: nn.Module) -> tuple[dict[str, Parameter], dict[str, str]]:
+    """Parameters by canonical name in state_dict order, as the module's own tensors, and the canonical name of every name."""
+    persistent = module.state_dict(keep_vars=True)
+    for key, value in persistent.items():
+        if not isinstance(value, torch.Tensor):
+            raise UnsupportedModelError(
+                f"the state_dict entry '{key}' is not a tensor; gngraph cannot carry extra state"
+            )
+    held = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    order = [*persistent, *(name for name in buffers if name not in persistent)]
+    params: dict[str, Parameter] = {}
+    canonical: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for position, name in enumerate(order):
+        tensor = held.get(name, buffers.get(name))
+        assert tensor is not None
+        canonical[name] = first.setdefault(id(tensor), name)
+        if canonical[name] != name:
+            old = params[canonical[name]]
+            params[canonical[name]] = replace(old, aliases=(*old.aliases, (name, position)))
+        elif name in held:
+            params[name] = Parameter(tensor.detach(), "parameter", tensor.requires_grad)
+        else:
+            params[name] = Parameter(tensor.detach(), "buffer" if name in persistent else "constant", False)
+    return params, canonical

@@ -1,0 +1,100 @@
+"""What an import claims, that a graph trains as a module does, and what both are run for to hold one against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gngraph.importing.shapes import Known, tensors_in
+from gngraph.ir import Graph
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An import to be proved.
+
+    Attributes:
+        module: a copy of the user's, which the proof may run and change.
+        graph: what was made of it.
+        inputs: example inputs.
+        part: what the graph computes of the module's output in train mode.
+        whole: whether that is all of it; else buffers that the graph does not read are not compared.
+        suspects: what was met on the way that may be why the two do not agree, in words.
+        known: see `Shapes`.
+    """
+
+    module: nn.Module
+    graph: Graph
+    inputs: tuple[torch.Tensor, ...]
+    part: Callable[[Any], Any]
+    whole: bool
+    suspects: Sequence[str]
+    known: Known = field(repr=False)
+
+    def holds(self, name: str) -> bool:
+        """Whether the graph says what a step makes of the parameter or buffer `name`."""
+        return name in self.graph.params and (self.whole or bool(self.graph.readers(name)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a forward, and the backward of a projection of its outputs, give: tensors, or their numbers on a tape.
+
+    Attributes:
+        outputs: in order.
+        gradients: of parameters and inputs, by name; None for what no gradient reaches.
+        state: parameters and buffers afterwards, by name.
+    """
+
+    outputs: list[Any]
+    gradients: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+
+def step(
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    project: Callable[[torch.Tensor], torch.Tensor],
+    part: Callable[[Any], Any] | None,
+) -> Step:
+    """Run a module, and where gradients are on, its backward.
+
+    Args:
+        module: in the mode that is wanted.
+        inputs: for its forward.
+        project: gives the gradient at an output.
+        part: what is kept of its output in train mode; None for all of it.
+    """
+    leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+    result = module(*(x.clone() for x in leaves))  # which it may change in place
+    outputs = list(tensors_in(part(result) if part is not None and module.training else result))
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    wanted = {**{f"input {i}": x for i, x in enumerate(leaves) if x.requires_grad}, **parameters}
+    gradients: dict[str, Any] = dict.fromkeys(wanted)
+    passing = [x for x in outputs if x.requires_grad]
+    if passing and wanted and torch.is_grad_enabled():
+        found = torch.autograd.grad(passing, list(wanted.values()), [project(x) for x in passing], allow_unused=True)
+        gradients = dict(zip(wanted, found, strict=True))
+    return Step(outputs, gradients, dict(named_tensors(module)))
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers, each by the first of its names in the alphabet."""
+    names: dict[int, str] = {}
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **buffers}
+    for name in sorted(tensors):
+        if names.setdefault(id(tensors[name]), name) == name:
+            yield name, tensors[name]
+
+
+def changes_by_itself(name: str) -> str:
+    """Why a module is refused that computes something else when it runs again."""
+    return (
+        f"'{name}' computes something else whenever it runs in train mode, from what it keeps in its attributes, which a graph "
+        f"would hold as it is now; keep it outside of the module, or pass it as an input"
+    )

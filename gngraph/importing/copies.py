@@ -1,0 +1,153 @@
+"""Copies of a user's module: everything that an import runs, traces or changes is a copy, so that the module stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from gngraph.errors import UnsupportedModelError
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
+"""What may be shared by a copy: values that nothing changes."""
+
+
+_COPYING = {
+    "__deepcopy__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__getstate__",
+    "__setstate__",
+    "__getnewargs__",
+    "__slots__",
+}
+"""What a class may define that changes how it is copied."""
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A copy with tensors of its own.
+
+    Raises:
+        UnsupportedModelError: the module holds something that cannot be copied.
+    """
+    return _copied(module, _own)
+
+
+class Guard:
+    """Sees to it that a module and a copy of it hold what they held when the guard was made.
+
+    Args:
+        module: the module.
+        own: the copy.
+    """
+
+    def __init__(self, module: nn.Module, own: nn.Module) -> None:
+        self._both = module, own
+        self._versions = [{name: p._version for name, p in m.named_parameters()} for m in self._both]
+        # copied, for torch moves running statistics without counting a version
+        self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+
+    def restore(self) -> list[str]:
+        """Put back what has changed; the names of what had changed of the module."""
+        changed: list[str] = []
+        with torch.no_grad():
+            for place, (versions, one, other) in enumerate(
+                zip(self._versions, self._both, self._both[::-1], strict=True)
+            ):
+                originals = dict(other.named_parameters())
+                moved: dict[str, torch.Tensor] = {}
+                moved |= {name: p for name, p in one.named_parameters() if p._version != versions[name]}
+                moved |= {name: b for name, b in one.named_buffers() if not _equal(b, self._buffers[name])}
+                for name, tensor in moved.items():
+                    tensor.copy_(self._buffers[name] if name in self._buffers else originals[name])
+                changed += moved if place == 0 else ()
+        return changed
+
+
+def on_shared_tensors(module: nn.Module) -> nn.Module:
+    """A copy that reads the same parameters and buffers, with modes, caches and counters of its own; nothing may train it."""
+    return _copied(module, lambda tensor: tensor)
+
+
+def on_meta(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers have shapes and no values."""
+    return _copied(module, meta_twin)
+
+
+def meta_twin(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape without values; a parameter stays one."""
+    twin = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a, b) or bool(torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True))
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return copy.deepcopy(tensor)
+    return tensor.detach().clone()
+
+
+def _copied(module: nn.Module, tensor_for: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    memo: dict[int, Any] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            memo[id(tensor)] = tensor_for(tensor)
+        for tensor in _computed_tensors(module):
+            memo.setdefault(id(tensor), tensor.detach().clone())
+        try:
+            return _module_copy(module, memo)
+        except Exception as error:  # whatever an attribute raises that cannot be copied
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UnsupportedModelError(
+                f"'{type(module).__name__}' cannot be copied, and an import works on a copy: {reason}; take what cannot be "
+                f"copied off the module first"
+            ) from error
+
+
+def _computed_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors that a forward has left in an attribute, with what they were computed from: torch copies no such tensor."""
+    for child in module.modules():
+        for value in vars(child).values():
+            items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+            yield from (item for item in items if isinstance(item, torch.Tensor) and not item.is_leaf)
+
+
+def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """As `copy.deepcopy`, which spends most of its time on tables of hooks that are empty."""
+    if id(module) in memo:
+        known: nn.Module = memo[id(module)]
+        return known
+    kind = type(module)
+    own = {name for base in kind.__mro__ if not _is_torchs(base) for name in vars(base)}
+    if own & _COPYING:
+        copied: nn.Module = copy.deepcopy(module, memo)
+        return copied
+    twin: nn.Module
+    twin = memo[id(module)] = object.__new__(kind)
+    held = vars(twin)
+    for name, value in vars(module).items():
+        if isinstance(value, _PLAIN) or (type(value) is tuple and all(isinstance(item, _PLAIN) for item in value)):
+            held[name] = value
+        elif name in ("_parameters", "_buffers"):
+            held[name] = {key: None if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
+        elif name == "_modules":
+            held[name] = {key: None if child is None else _module_copy(child, memo) for key, child in value.items()}
+        elif not value and type(value) in (dict, OrderedDict, set, list):
+            held[name] = type(value)()
+        elif isinstance(value, nn.Module):  # hidden from the tree of modules
+            held[name] = _module_copy(value, memo)
+        else:
+            held[name] = copy.deepcopy(value, memo)
+    return twin
+
+
+def _is_torchs(kind: type) -> bool:
+    """Whether a class is torch's own of modules, whose ways to copy are that of every object."""
+    return kind is object or kind.__module__.startswith("torch.nn.modules.")

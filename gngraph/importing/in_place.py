@@ -1,0 +1,211 @@
+"""Changes in place become new values: whatever reads the changed value later, under any of its names, reads the new one.
+
+Which values lie in the same memory is seen, not guessed, in a run on the meta device: a view, a dropout that is off, or a module
+that gives back what it got are all other names of one value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.importing.concrete import MetaRun, meta_inputs
+from gngraph.importing.copies import copy_of, on_meta
+from gngraph.importing.fx_calls import bind, is_inplace
+from gngraph.importing.shapes import Known, Shapes, tensors_in
+from gngraph.importing.trace import Traced
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.ops import spec_of_function
+
+_SHAPES = ("size", "dim", "ndimension", "shape", "ndim", "dtype", "device")
+"""What may be asked of a value that has changed."""
+_PLAIN: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+}
+_DRAWS = ("bernoulli", "uniform", "normal", "exponential", "random", "cauchy", "log_normal", "geometric")
+"""Methods that draw random numbers: those in place have other arguments than those that are not."""
+_LISTED = 1 << 22
+"""Most entries of a storage in which overlapping views are told from others, entry by entry."""
+
+Place = tuple[Any, Any, tuple[int, ...], tuple[int, ...]]
+"""Which entries of which storage a tensor is: the storage, the first entry, sizes and strides."""
+
+
+def without_changes_in_place(
+    traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: Known
+) -> Mapping[str, fx.Node]:
+    """Rewrite a trace so that no node depends on the change in place of a value that another gives.
+
+    Args:
+        traced: the trace, whose graph is changed.
+        module: what was traced, as it was before.
+        inputs: example inputs, batch first.
+        known: see `Shapes`.
+
+    Returns:
+        The buffers and parameters that the forward changes, which stays as it is, with the nodes that do.
+
+    Raises:
+        UnsupportedModelError: a part of a value is changed in place, and the whole is read afterwards.
+    """
+    updates = dict(traced.assigned)
+    if not any(_may_change(traced, node) for node in traced.graph.nodes):
+        return updates
+    seen = _seen(traced, module, inputs, known)
+    now: dict[fx.Node, fx.Node] = {}
+    stale: dict[fx.Node, fx.Node] = {}
+    before: list[fx.Node] = []
+    for node in traced.graph.nodes:
+        for source in node.all_input_nodes:
+            if source in stale and not _asks_for_shape(node):
+                raise UnsupportedModelError(
+                    f"node '{stale[source].name}' changes a part of '{source.name}' in place, or a view of it, and '{node.name}' "
+                    f"reads '{source.name}' afterwards; make the change without '_', '+=' or inplace=True, as a new value"
+                )
+        node.args = fx.map_arg(node.args, lambda source: now.get(source, source))
+        node.kwargs = fx.map_arg(node.kwargs, lambda source: now.get(source, source))
+        changed = seen.changes.get(node)
+        if changed is not None:
+            alike = {other for other in before if seen.lie_alike(other, changed)}
+            held = next((other for other in before if other.op == "get_attr" and seen.overlap(other, changed)), None)
+            if held is not None:
+                updates[str(held.target)] = node
+            elif node.target is not operator.setitem:  # which stays what it is, on a value that all its views share
+                now.update(dict.fromkeys(alike, node))
+                _make_new(node)
+                for other in before:
+                    if other in alike:
+                        stale.pop(other, None)
+                    elif seen.overlap(other, changed):
+                        stale[other] = node
+        before.append(node)
+    return updates
+
+
+@dataclass
+class _Seen:
+    """Where the value of every node lies, and which of its operands each node changes."""
+
+    places: dict[fx.Node, list[Place]] = field(default_factory=dict)
+    changes: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    held: list[Any] = field(default_factory=list)
+
+    def note(self, node: fx.Node, value: Any) -> None:
+        """A node's value."""
+        tensors = list(tensors_in(value))
+        self.held += [x.untyped_storage() for x in tensors]  # kept, so that no other comes to lie in its place
+        self.places[node] = [
+            (x.untyped_storage()._cdata, x.storage_offset(), tuple(x.size()), tuple(x.stride())) for x in tensors
+        ]
+
+    def lie_alike(self, a: fx.Node, b: fx.Node) -> bool:
+        """Whether two values are one, under two names."""
+        return self.places[a] == self.places[b]
+
+    def overlap(self, a: fx.Node, b: fx.Node) -> bool:
+        """Whether a change of one value shows in the other."""
+        return any(_overlap(x, y) for x in self.places[a] for y in self.places[b] if x[0] == y[0])
+
+
+def _overlap(a: Place, b: Place) -> bool:
+    last = max(x[1] + sum((size - 1) * stride for size, stride in zip(x[2], x[3], strict=True)) for x in (a, b))
+    if last > _LISTED:
+        return True
+    taken = torch.zeros(2, last + 1, dtype=torch.bool)
+    for row, (_, offset, sizes, strides) in zip(taken, (a, b), strict=True):
+        row.as_strided(sizes, strides, row.storage_offset() + offset).fill_(True)
+    return bool((taken[0] & taken[1]).any())
+
+
+def _may_change(traced: Traced, node: fx.Node) -> bool:
+    """Whether a call looks like one that works in place."""
+    if node.op == "call_module":
+        return bool(getattr(traced.root.get_submodule(str(node.target)), "inplace", False))
+    if not node.op.startswith("call"):
+        return False
+    return node.target is operator.setitem or "out" in node.kwargs or is_inplace(node.target, node)
+
+
+def _asks_for_shape(node: fx.Node) -> bool:
+    return node.target in _SHAPES or (node.target is getattr and node.args[1] in _SHAPES)
+
+
+def _make_new(node: fx.Node) -> None:
+    """Let a call give a new value and leave its operand alone, where torch has such a call."""
+    if "inplace" in node.kwargs:
+        node.kwargs = {**node.kwargs, "inplace": False}
+    target: Any = node.target
+    if node.op == "call_function" and target in _PLAIN:
+        node.target = _PLAIN[target]
+    elif node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
+        plain = target[:-1]
+        if hasattr(torch.Tensor, plain) and plain not in _DRAWS:
+            node.target = plain
+
+
+def _seen(traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: Known) -> _Seen:
+    last = next(reversed(traced.graph.nodes))
+    with torch.no_grad():
+        try:
+            twin = _in_mode_of(on_meta(module), traced)
+            watch: _MetaWatch = _MetaWatch(twin, traced.root, traced.graph, meta_inputs(inputs, 2))
+            with Shapes(known):
+                watch.upto(last)
+            return watch.seen
+        except Exception:  # whatever an op raises that cannot run without data
+            twin = _in_mode_of(copy_of(module), traced)
+            for name, tensor in traced.constants.items():
+                setattr(twin, name, tensor)
+            real = _Watch(twin, graph=traced.graph)
+            real.run(*(x[:1].expand(2, *x.shape[1:]).clone() if x.dim() else x.clone() for x in inputs))
+            return real.seen
+
+
+def _in_mode_of(module: nn.Module, traced: Traced) -> nn.Module:
+    modes = {path: child.training for path, child in traced.root.named_modules()}
+    for path, child in module.named_modules():
+        child.training = modes.get(path, child.training)
+    return module
+
+
+class _Watch(Interpreter):
+    """A run that notes where values lie, and what changes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen = _Seen()
+
+    def run_node(self, n: fx.Node) -> Any:
+        operands = [source for source in n.all_input_nodes if isinstance(self.env[source], torch.Tensor)]
+        versions = [self.env[source]._version for source in operands]
+        result = super().run_node(n)
+        self.seen.note(n, result)
+        for source, version in zip(operands, versions, strict=True):
+            if self.env[source]._version != version and not _is_a_layers(n, source):
+                self.seen.changes.setdefault(n, source)
+        return result
+
+
+class _MetaWatch(_Watch, MetaRun):
+    pass
+
+
+def _is_a_layers(node: fx.Node, source: fx.Node) -> bool:
+    """Whether a tensor is a parameter or statistic of an op that knows how to change it: rows that are renormed, running means."""
+    target: Any = node.target
+    spec = spec_of_function(target) if source.op == "get_attr" else None
+    call = spec.call_of(target) if spec is not None else None
+    bound = bind(call, node, {}) if call is not None else None
+    return call is not None and bound is not None and any(bound.get(name) is source for name in call.params)

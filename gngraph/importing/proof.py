@@ -1,0 +1,129 @@
+"""The proof of an import: module and graph compute the same in eval mode, and train the same.
+
+In eval mode both run on the example, and agree bit for bit. That they train the same, and compute the same for other samples, is
+read off two tapes (`Tape`): where all that comes out has the same numbers, it is the same for every data. That covers the
+outputs, the buffers after a step, and the gradients of parameters and inputs of a random projection of the outputs. Where tapes
+differ, or cannot be made, numbers decide: the same in float64, on the example and on random samples, under one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.importing.claim import Claim
+from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.freeing import return_free_memory
+from gngraph.importing.recorded_types import run_checked
+from gngraph.importing.same_calls import same_calls
+from gngraph.importing.same_numbers import compare_numbers
+from gngraph.importing.shapes import tensors_in
+from gngraph.importing.tracer import reason_of
+from gngraph.ir import Graph
+from gngraph.ir.types import dtype_name
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a module returns in eval mode.
+
+    Attributes:
+        outputs: in order.
+        drawn: whether it drew random numbers on the way.
+    """
+
+    outputs: list[torch.Tensor]
+    drawn: bool
+
+
+def outputs_of(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Expected:
+    """Run a copy of a module in eval mode.
+
+    Args:
+        module: it may change its tensors, as embeddings with a largest norm do.
+        inputs: example inputs.
+
+    Raises:
+        UnsupportedModelError: it does not run on them.
+    """
+    twin, draws = on_shared_tensors(module).train(False), torch.get_rng_state()
+    try:
+        result = _run_once(twin, inputs)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(x.shape)}, {dtype_name(x.dtype)}" for x in inputs)
+        raise UnsupportedModelError(
+            f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason_of(error)}; "
+            f"give an input of the right shape and type"
+        ) from error
+    outputs = [x.detach() for x in tensors_in(result)]
+    return_free_memory()
+    return Expected(outputs, not torch.equal(draws, torch.get_rng_state()))
+
+
+def _run_once(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
+    """Without gradients, unless the forward asks for them; it may work in place on its inputs."""
+    try:
+        with torch.no_grad():
+            return module(*(x.clone() for x in inputs))
+    except RuntimeError:
+        return module(*(x.clone() for x in inputs))
+
+
+def prove(claim: Claim, expected: Expected) -> None:
+    """Hold a graph against the module that it was made of.
+
+    Args:
+        claim: both.
+        expected: what the module returns for the example.
+
+    Raises:
+        UnsupportedModelError: they do not agree; the message says in what, and why if that is known.
+    """
+    _check_outputs(claim, expected)
+    try:
+        proved = same_calls(claim)
+    except UnsupportedModelError:
+        raise
+    except Exception:  # whatever an op raises that cannot run without data, be it in the user's own Python
+        proved = False
+    if not proved:
+        compare_numbers(claim)
+
+
+def _check_outputs(claim: Claim, expected: Expected) -> None:
+    """In eval mode, on the example, bit for bit."""
+    name = claim.graph.name
+    with torch.no_grad():
+        given = list(tensors_in(_run_graph(claim.graph, claim.inputs)))
+    if len(given) != len(expected.outputs):
+        raise UnsupportedModelError(
+            f"the traced graph of '{name}' returns {len(given)} tensors where the module returns {len(expected.outputs)}"
+        )
+    for a, b in zip(given, expected.outputs, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype or not torch.allclose(a, b, rtol=0, atol=0, equal_nan=True):
+            if expected.drawn:
+                raise UnsupportedModelError(
+                    f"'{name}' draws random numbers in eval mode, where every run must give the same outputs; draw only while "
+                    f"training (if self.training)"
+                )
+            why = "; ".join(claim.suspects) or "this is a defect of gngraph or a forward with side effects"
+            raise UnsupportedModelError(
+                f"the traced graph of '{name}' does not reproduce the module's outputs bit for bit; {why}"
+            )
+
+
+def _run_graph(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> Any:
+    try:
+        return run_checked(graph, inputs)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"'{graph.name}' was traced, but the traced graph does not run: {reason_of(error)}; it uses an op that gngraph "
+            f"cannot carry through yet"
+        ) from error

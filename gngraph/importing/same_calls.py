@@ -1,0 +1,96 @@
+"""Whether module and graph make the same calls of ATen, forward and backward: then they compute the same for every data."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import torch
+from torch import nn
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.importing.claim import Claim, Step, changes_by_itself, named_tensors, step
+from gngraph.importing.concrete import SAMPLE_COUNTS, meta_inputs
+from gngraph.importing.copies import on_meta
+from gngraph.importing.tape import Numbers, Tape, data_key
+from gngraph.lowering.to_torch import lower
+
+
+def same_calls(claim: Claim) -> bool:
+    """Whether module and graph do in both modes; one batch size is tried in each.
+
+    Raises:
+        UnsupportedModelError: the module keeps state in Python that its next run reads.
+        Exception: whatever an op raises that cannot run without data, be it in the user's own Python.
+    """
+    return _Tapes(claim).agree()
+
+
+class _Tapes:
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.numbers = Numbers()
+        self.module = on_meta(claim.module)
+        self.lowered = lower(claim.graph.to(device="meta")).module
+        own = {name for name, _ in named_tensors(self.module)}
+        made = {name: p for name, p in claim.graph.params.items() if p.kind == "constant" and name not in own}
+        self.constants = {name: data_key(p.data) for name, p in made.items()}
+
+    def agree(self) -> bool:
+        few, more = SAMPLE_COUNTS
+        module, graph = (self.run(few, of_graph=of_graph, training=True) for of_graph in (False, True))
+        self.check_state(module)
+        held = [name for name in module.state if self.claim.holds(name)]
+        same = module.outputs == graph.outputs and module.gradients == graph.gradients
+        if not same or any(module.state[name] != graph.state.get(name) for name in held):
+            return False
+        with torch.no_grad():
+            module, graph = (self.run(more, of_graph=of_graph, training=False) for of_graph in (False, True))
+        return module.outputs == graph.outputs
+
+    def check_state(self, first: Step) -> None:
+        """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
+        name, before = self.claim.graph.name, _counters(self.module)
+        with torch.no_grad():
+            second = self.run(SAMPLE_COUNTS[0], of_graph=False, training=True)
+        moved = [path for path, value in _counters(self.module).items() if before.get(path) != value]
+        if moved:
+            raise UnsupportedModelError(
+                f"'{name}' changes '{moved[0]}' whenever it runs in train mode, which a graph would hold as it is now; set it from "
+                f"outside of forward, or leave it out"
+            )
+        if first.outputs != second.outputs:
+            raise UnsupportedModelError(changes_by_itself(name))
+
+    def run(self, samples: int, *, of_graph: bool, training: bool) -> Step:
+        """The numbers of what the graph, or the module, gives."""
+        network = self.lowered if of_graph else self.module
+        tape = Tape(self.claim.known, self.numbers)
+        network.train(training)
+        for name, tensor in named_tensors(network):
+            tape.declare(tensor, *self.constants.get(name, ("held", name)))
+        inputs, places = meta_inputs(self.claim.inputs, samples), count()
+        for i, x in enumerate(inputs):
+            tape.declare(x, "input", i)
+
+        def project(x: torch.Tensor) -> torch.Tensor:
+            projection = torch.empty_like(x)
+            tape.declare(projection, "projection", next(places))
+            return projection
+
+        with tape:
+            found = step(network, inputs, project, None if of_graph else self.claim.part)
+        return Step(
+            [tape.number(x) for x in found.outputs],
+            {name: None if x is None else tape.number(x) for name, x in found.gradients.items()},
+            {name: tape.number(x) for name, x in found.state.items()},
+        )
+
+
+def _counters(module: nn.Module) -> dict[str, float]:
+    """The numbers among the attributes of modules."""
+    return {
+        f"{path}.{key}".strip("."): value
+        for path, child in module.named_modules()
+        for key, value in vars(child).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }

@@ -1,0 +1,149 @@
+"""Whether module and graph compute the same numbers, where they do not make the same calls: in float64, under one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.importing.claim import Claim, Step, changes_by_itself, step
+from gngraph.importing.copies import copy_of
+from gngraph.importing.tracer import reason_of
+from gngraph.lowering.to_torch import to_torch
+
+TOLERANCE = 1e-7
+"""Largest difference that two orders of the same arithmetic may leave in float64, relative to the largest entry."""
+_COARSE = 1e-3
+"""The same for a network that runs in its own dtype alone."""
+_FLOOR = 1e-6
+"""Least size that a gradient is taken relative to, as a share of the largest of all: what cancels is rounding and nothing else."""
+_SAMPLES = 4
+"""Samples of the example that are run with gradients."""
+_SEED = 0
+
+
+def compare_numbers(claim: Claim) -> None:
+    """Run both in both modes, on the example and on random samples; what they return, and in train mode gradients and buffers.
+
+    Raises:
+        UnsupportedModelError: they differ, or the module does not run in train mode.
+    """
+    for dtype, tolerance in ((torch.float64, TOLERANCE), (None, _COARSE)):
+        errors = _compared(claim, dtype, tolerance)
+        if not errors:
+            return
+    raise UnsupportedModelError(
+        f"'{claim.graph.name}' does not run in train mode: {reason_of(errors[0])}; give an example that it can train on"
+    )
+
+
+def _compared(claim: Claim, dtype: torch.dtype | None, tolerance: float) -> list[Exception]:
+    """Compare as far as the module runs; what it raises where it runs in train mode on no probe."""
+    errors: list[Exception] = []
+    ran = False
+    for inputs in _probes(claim.inputs, dtype):
+        for training, backward in ((True, True), (True, False), (False, False)):
+            if training and not backward and ran:
+                continue  # only where gradients cannot be had, of a network that cannot be trained
+            module = copy_of(claim.module).to(dtype)
+            try:
+                expected = _run(module, inputs, claim.part, training=training, backward=backward)
+                again = _run(module, inputs, claim.part, training=training, backward=False)
+            except Exception as error:  # whatever the user's own module raises for such inputs
+                errors += [error] if training else []
+                continue
+            ran = ran or training
+            graph = claim.graph if dtype is None else claim.graph.to(dtype)
+            try:
+                found = _run(to_torch(graph), inputs, None, training=training, backward=backward)
+            except Exception as error:
+                _refuse(claim, f"does not run in {_mode(training)} mode, where the module does ({reason_of(error)})")
+            what = _difference(claim, expected, found, tolerance)
+            if what is not None:
+                _refuse(claim, f"has another {what} in {_mode(training)} mode")
+            if not all(_close(a, b, tolerance, 0.0) for a, b in zip(expected.outputs, again.outputs, strict=True)):
+                raise UnsupportedModelError(changes_by_itself(claim.graph.name))
+    return [] if ran else errors
+
+
+def _mode(training: bool) -> str:
+    return "train" if training else "eval"
+
+
+def _refuse(claim: Claim, what: str) -> None:
+    why = "; ".join(claim.suspects) or (
+        "something in its forward does not survive being traced; rewrite that part with torch's functions, or register it as an "
+        "op (gngraph.ops.register)"
+    )
+    raise UnsupportedModelError(f"the traced graph of '{claim.graph.name}' {what}: {why}")
+
+
+def _probes(inputs: Sequence[torch.Tensor], dtype: torch.dtype | None) -> Iterator[list[torch.Tensor]]:
+    """The example's first samples, and random samples of another number; of whole numbers, those of the example shuffled."""
+
+    def cast(x: torch.Tensor) -> torch.Tensor:
+        return x.to(dtype) if dtype is not None and x.is_floating_point() else x.clone()
+
+    yield [cast(x[:_SAMPLES] if x.dim() else x) for x in inputs]
+    generator = torch.Generator().manual_seed(_SEED)
+    probe = []
+    for x in inputs:
+        shape = (3, *x.shape[1:]) if x.dim() else ()
+        if x.is_floating_point():
+            probe.append(torch.randn(shape, generator=generator, dtype=dtype or x.dtype))
+        else:
+            chosen = torch.randint(x.numel(), shape, generator=generator)
+            probe.append(x.reshape(-1)[chosen])
+    yield probe
+
+
+def _run(
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    part: Callable[[Any], Any] | None,
+    *,
+    training: bool,
+    backward: bool,
+) -> Step:
+    module.train(training)
+    torch.manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def project(x: torch.Tensor) -> torch.Tensor:
+        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+
+    with torch.set_grad_enabled(backward):
+        return step(module, inputs, project, part)
+
+
+def _difference(claim: Claim, expected: Step, found: Step, tolerance: float) -> str | None:
+    """In what two steps differ, in words."""
+    if len(expected.outputs) != len(found.outputs):
+        return f"number of outputs ({len(found.outputs)} for {len(expected.outputs)})"
+    for number, (a, b) in enumerate(zip(expected.outputs, found.outputs, strict=True)):
+        if not _close(a, b, tolerance, 0.0):
+            return f"output (number {number})"
+    sizes = [float(x.abs().max()) for x in expected.gradients.values() if x is not None and x.numel()]
+    floor = _FLOOR * max(sizes, default=0.0)
+    for name, a in expected.gradients.items():
+        if not _close(a, found.gradients.get(name), tolerance, floor):
+            return f"gradient of '{name}'"
+    for name, a in expected.state.items():
+        if claim.holds(name) and not _close(a, found.state.get(name), tolerance, 0.0):
+            return f"value of '{name}' after a step"
+    return None
+
+
+def _close(a: Any, b: Any, tolerance: float, floor: float) -> bool:
+    if a is None or b is None:
+        return all(x is None or not x.any() for x in (a, b))
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    finite = a[a.isfinite()]
+    size = max(float(finite.detach().abs().max()) if finite.numel() else 0.0, floor)
+    return torch.allclose(a, b, rtol=0.0, atol=tolerance * size, equal_nan=True)

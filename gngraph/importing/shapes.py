@@ -1,0 +1,141 @@
+"""Ops on the meta device, where they cost no arithmetic: shapes and dtypes without values."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+Known = dict[Hashable, Any]
+"""What ops gave for inputs of some shapes."""
+
+_LIKE_FIRST = {
+    *(
+        "add",
+        "sub",
+        "mul",
+        "relu",
+        "silu",
+        "gelu",
+        "sigmoid",
+        "tanh",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "leaky_relu",
+    ),
+    *(
+        "threshold_backward",
+        "silu_backward",
+        "gelu_backward",
+        "sigmoid_backward",
+        "tanh_backward",
+        "hardswish_backward",
+    ),
+    *("hardsigmoid_backward", "hardtanh_backward", "leaky_relu_backward"),
+}
+"""Ops whose value is like their operands, where these are alike: torch's rules, in Python, take a hundred times as long."""
+
+
+class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, an op on the meta device runs once for inputs of the same shapes: torch's own rules take long.
+
+    Args:
+        known: what was found so far; runs that share it go faster.
+    """
+
+    def __init__(self, known: Known) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known = known
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One op."""
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags and next(tensors_in((args, kwargs)), None) is None:
+            kwargs = {**kwargs, "device": torch.device("meta")}  # no random number is drawn for a shape
+        return self.shaped(func, args, kwargs)
+
+    def shaped(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Values of the right shapes for what an op gives."""
+        if not _makes_new(func):
+            return func(*args, **kwargs)
+        try:
+            key = func, _summary(args), _summary(tuple(kwargs.items()))
+            found = self.known.get(key)
+        except TypeError:  # an argument that is not looked up by its shape
+            return func(*args, **kwargs)
+        if found is not None:
+            single, shapes = found
+            made = tuple(shape and torch.empty_strided(*shape[:2], dtype=shape[2], device="meta") for shape in shapes)
+            return made[0] if single else made
+        result = _like_first(func, args) if func._schema.name.startswith("aten::") else None
+        result = func(*args, **kwargs) if result is None else result
+        items = (result,) if isinstance(result, torch.Tensor) else result
+        read = {x.untyped_storage()._cdata for x in tensors_in((args, kwargs))}
+        if isinstance(items, tuple) and all(x is None or _is_new(x, read) for x in items):
+            shapes = tuple(None if x is None else (x.size(), x.stride(), x.dtype) for x in items)
+            self.known[key] = isinstance(result, torch.Tensor), shapes
+        return result
+
+
+def _like_first(func: Any, args: Sequence[Any]) -> Any:
+    """What an op gives, where that needs no rule; None elsewhere."""
+    name, first = func._schema.name[len("aten::") :], args[0]
+    if not isinstance(first, torch.Tensor) or not (first.is_floating_point() and first.is_contiguous()):
+        return None
+    if name in _LIKE_FIRST and all(_alike(x, first) for x in args if isinstance(x, torch.Tensor)):
+        return torch.empty_like(first)
+    if name == "native_batch_norm" and args[5]:
+        return torch.empty_like(first), *(first.new_empty(first.shape[1]) for _ in range(2))
+    if name == "native_batch_norm_backward" and args[7] and all(args[9]) and _alike(first, args[1]):
+        return torch.empty_like(first), *(first.new_empty(first.shape[1]) for _ in range(2))
+    return None
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.size() == b.size() and a.is_contiguous() and a.is_meta
+
+
+def _is_new(value: Any, read: set[int]) -> bool:
+    """Whether it is a tensor of its own, which `_unsafe_view` does not give, whatever its schema says."""
+    return type(value) is torch.Tensor and value.is_meta and value.untyped_storage()._cdata not in read
+
+
+def without_values(value: Any) -> Any:
+    """Arguments with every tensor on the meta device."""
+    return tree_map_only(torch.Tensor, lambda x: x if x.is_meta else torch.empty_like(x, device="meta"), value)
+
+
+@cache
+def _makes_new(func: Any) -> bool:
+    """Whether an op reads tensors, gives new ones alone, and changes none."""
+    schema = func._schema
+    reads = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    return reads and all(entry.alias_info is None for entry in (*schema.arguments, *schema.returns))
+
+
+def _summary(value: Any) -> Hashable:
+    """What shapes depend on, of an argument."""
+    if isinstance(value, torch.Tensor):
+        if not value.is_meta:
+            raise TypeError
+        return torch.Tensor, value.dtype, value.size(), value.stride()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_summary, value))
+    return type(value), value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a structure of tuples, lists and dictionaries, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)

@@ -1,0 +1,228 @@
+"""What a network computes, as numbers: two runs give a value the same number only where they compute it alike.
+
+A run on the meta device costs no arithmetic, and every call of ATen passes a dispatch mode: those of the forward, of the
+backward and of changes in place, whatever Python decided, hooked or switched off on the way. The number of a value is that of
+its op with the numbers of what the op reads. So equal numbers mean equal values, for all data; calls whose results go nowhere,
+and the order of calls that do not depend on each other, do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+
+from gngraph.importing.shapes import Known, Shapes, tensors_in, without_values
+
+_UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_COPIES = {"clone", "lift_fresh", "lift_fresh_copy", "_to_copy"}
+_RESHAPING = {"resize_", "resize_as_", "t_", "transpose_", "squeeze_", "unsqueeze_", "set_", "as_strided_", "swapaxes_"}
+"""Ops in place that change the shape of what they are called on."""
+_STATISTICS = {"native_batch_norm": (3, 4)}
+"""Ops that write into arguments without a word in their schema, the running statistics, and the positions of these."""
+
+Geometry = tuple[Any, ...]
+"""Which bytes of a storage a tensor is."""
+
+
+class Unknown(Exception):
+    """A value has no number."""
+
+
+@dataclass
+class Numbers:
+    """The numbers that were given so far; runs that are compared share them."""
+
+    given: dict[Hashable, int] = field(default_factory=dict)
+    whole: dict[int, tuple[int, Geometry]] = field(default_factory=dict)
+    parts: dict[int, tuple[int, Geometry]] = field(default_factory=dict)
+
+    def of(self, *key: Hashable) -> int:
+        """The number that stands for `key`."""
+        return self.given.setdefault(key, len(self.given))
+
+    def memory(self, tensor: int, geometry: Geometry) -> int:
+        """The number of a storage that holds a tensor of that number and nothing else."""
+        memory, place = self.parts.get(tensor, (-1, None))
+        if place == geometry:
+            return memory  # a copy of what lies there in the same way
+        memory = self.of("memory", tensor, geometry)
+        self.whole[memory] = tensor, geometry
+        return memory
+
+    def part(self, memory: int, geometry: Geometry) -> int:
+        """The number of the tensor that lies so in a storage."""
+        tensor, place = self.whole.get(memory, (-1, None))
+        if place == geometry:
+            return tensor
+        tensor = self.of("part", memory, geometry)
+        self.parts[tensor] = memory, geometry
+        return tensor
+
+
+@dataclass
+class _Memory:
+    """What a storage holds: a number for all of it, and those of the tensors in it that are known."""
+
+    storage: Any  # kept, so that no other comes to lie in its place
+    whole: int
+    extent: Geometry
+    tensors: dict[Geometry, int]
+
+
+class Tape(Shapes):  # type: ignore[no-untyped-call]
+    """Numbers every value of one run.
+
+    Args:
+        known: see `Shapes`.
+        numbers: shared by the runs that are compared.
+    """
+
+    def __init__(self, known: Known, numbers: Numbers) -> None:
+        super().__init__(known)
+        self.numbers = numbers
+        self.memory: dict[int, _Memory] = {}
+        self.draws = numbers.of("seed")
+
+    def declare(self, tensor: torch.Tensor, *name: Hashable) -> None:
+        """Say what a tensor is that no op gives: an input, a parameter."""
+        self._new(tensor, self.numbers.of(*name))
+
+    def number(self, tensor: torch.Tensor) -> int:
+        """The number of what a tensor holds now."""
+        memory, geometry = self._memory(tensor), _geometry(tensor)
+        known = memory.tensors.get(geometry)
+        if known is None:
+            known = memory.tensors[geometry] = self.numbers.part(memory.whole, geometry)
+        return known
+
+    def _memory(self, tensor: torch.Tensor) -> _Memory:
+        found = self.memory.get(tensor.untyped_storage()._cdata)
+        if found is not None:
+            return found
+        if tensor.is_meta:
+            raise Unknown(
+                "a tensor came without a call, as from a list of indices; what it holds is not known without data"
+            )
+        return self._new(tensor, self.numbers.of(*data_key(tensor)))
+
+    def _new(self, tensor: torch.Tensor, number: int) -> _Memory:
+        storage, geometry = tensor.untyped_storage(), _geometry(tensor)
+        memory = _Memory(storage, self.numbers.memory(number, geometry), geometry, {geometry: number})
+        self.memory[storage._cdata] = memory
+        return memory
+
+    def _write(self, tensor: torch.Tensor, number: int) -> None:
+        memory, geometry = self._memory(tensor), _geometry(tensor)
+        if _bytes_of(geometry) == _bytes_of(memory.extent) is not None:
+            memory.whole, memory.extent = self.numbers.memory(number, geometry), geometry
+        else:
+            memory.whole = self.numbers.of("written", memory.whole, geometry, number)
+        memory.tensors = {geometry: number}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One op; what it gives, and what it writes into, gets its number."""
+        kwargs, name = dict(kwargs or {}), func._schema.name.rpartition("::")[2]
+        tensors = list(tensors_in((args, kwargs)))
+        seeded = torch.Tag.nondeterministic_seeded in func.tags
+        if not any(x.is_meta for x in tensors):
+            constant = not seeded and name not in _UNINITIALISED
+            if constant and (tensors or torch.device(kwargs.get("device") or "cpu").type != "meta"):
+                return func(*args, **kwargs)  # made of constants: one more, known by what it holds
+            if not tensors:
+                kwargs["device"] = torch.device("meta")
+        written = list(_written(func, name, args, kwargs))
+        number = self.numbers.of(*self._key(func, name, args, kwargs, bool(written)), seeded and self.draws)
+        if seeded:
+            self.draws = self.numbers.of("draws", self.draws, number)
+        if name in _COPIES and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
+            number = self.number(args[0])
+        elif name == "copy_" and (args[0].size(), args[0].dtype) == (args[1].size(), args[1].dtype):
+            number = self.number(args[1])
+        alone = len(written) == 1 and written[0][0] is args[0]
+        if alone and name.endswith("_") and name not in _RESHAPING:
+            self._write(args[0], number)
+            return args[0]
+        if not all(x.is_meta for x in tensors):
+            args, kwargs = without_values((args, kwargs))
+        result = self.shaped(func, args, kwargs)
+        for target, place in written:
+            self._write(target, self.numbers.of("write", number, place))
+        for i, item in enumerate(tensors_in(result)):
+            if item.untyped_storage()._cdata not in self.memory:
+                self._new(item, self.numbers.of("item", number, i) if i else number)
+        return result
+
+    def _key(
+        self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], changes: bool
+    ) -> Iterator[Hashable]:
+        """An op with the numbers of what it reads; one that works in place is the one that gives a new value."""
+        yield name.removesuffix("_") if changes else name
+        yield func._overloadname
+        keys = [self._argument(value) for value in args]
+        if name.removesuffix("_") in ("add", "mul") and len(keys) == 2 and not kwargs:
+            keys.sort(key=repr)
+        yield from keys
+        for key in sorted(kwargs):
+            if key not in ("device", "layout", "memory_format", "pin_memory") and kwargs[key] is not None:
+                yield key
+                yield self._argument(kwargs[key])
+
+    def _argument(self, value: Any) -> Hashable:
+        if isinstance(value, torch.Tensor):
+            return "tensor", self.number(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(map(self._argument, value))
+        if isinstance(value, float):
+            return "float", repr(value)
+        if isinstance(value, (torch.device, torch.Generator)):
+            return type(value).__name__
+        return type(value).__name__, value
+
+
+def _written(
+    func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[torch.Tensor, str]]:
+    """Tensors that an op writes into, each with its place among the arguments."""
+    for position in _STATISTICS.get(name, ()):
+        if args[5] and args[position] is not None:
+            yield args[position], str(position)
+    for place in _places_written(func):
+        value = args[place] if isinstance(place, int) and place < len(args) else kwargs.get(str(place))
+        for number, tensor in enumerate(tensors_in(value)):
+            yield tensor, f"{place} {number}"
+
+
+@cache
+def _places_written(func: Any) -> tuple[int | str, ...]:
+    arguments = func._schema.arguments
+    return tuple(
+        argument.name if argument.kwarg_only else place
+        for place, argument in enumerate(arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _geometry(tensor: torch.Tensor) -> Geometry:
+    strides = tuple(0 if size == 1 else stride for size, stride in zip(tensor.size(), tensor.stride(), strict=True))
+    return tensor.storage_offset(), tensor.size(), strides, tensor.dtype, tensor.is_conj(), tensor.is_neg()
+
+
+def _bytes_of(geometry: Geometry) -> tuple[Hashable, ...] | None:
+    """Which stretch of a storage a tensor takes without gaps and repetitions; None where it does not."""
+    offset, sizes, strides, dtype = geometry[:4]
+    entries = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(strides, sizes, strict=True) if size != 1):
+        if stride != entries:
+            return None
+        entries *= size
+    return offset, entries, dtype
+
+
+def data_key(tensor: torch.Tensor) -> tuple[Hashable, ...]:
+    """What tells a constant from others: its dtype, shape and bytes."""
+    held = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return "data", tensor.dtype, tensor.size(), bytes(held.numpy())

@@ -1,0 +1,188 @@
+"""The tracer: torch.fx, which stops at what the op table knows and decides control flow on sizes as for the example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.importing.concrete import Shadow, Undecided
+from gngraph.importing.shapes import Known
+from gngraph.importing.surroundings import under_autocast
+from gngraph.ops import spec_of_module
+from gngraph.ops.spec import traced_by_name
+
+_SHAPED = ("view", "reshape", "expand", torch.reshape)
+"""Calls whose second argument may be a shape."""
+_HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
+WITHOUT_GRADIENT = "without_gradient"
+"""Set in the `meta` of nodes that are called where gradients are switched off."""
+
+
+class _Counted(fx.Proxy):
+    """A value whose items are counted, if it has any that do not depend on data, and which joins tuples as a shape does."""
+
+    tracer: Tracer
+
+    def __len__(self) -> int:
+        return self.tracer.length(self)
+
+    def __add__(self, other: Any) -> Any:
+        return (*self, *other) if isinstance(other, tuple) else _recorded("__add__")(self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return (*other, *self) if isinstance(other, tuple) else _recorded("__radd__")(self, other)
+
+
+def _recorded(name: str) -> Callable[..., Any]:
+    """An operator as fx records it."""
+    recorded: Callable[..., Any] = getattr(fx.Proxy, name)
+    return recorded
+
+
+class _Proxy(_Counted):
+    def __getattr__(self, k: str) -> _Attribute:
+        return _Attribute(self, k)
+
+
+class _Attribute(_Counted, fx.proxy.Attribute):
+    pass
+
+
+class Tracer(fx.Tracer):
+    """Stops at modules and functions of the op table and looks into all others, also modules of torch.nn.
+
+    Python control flow on sizes is decided as it is for the example inputs, where it does not depend on the number of
+    samples. What is called where gradients are switched off is marked so.
+
+    Args:
+        module: what is traced, as it is before.
+        inputs: example inputs, batch first.
+        known: see `Shapes`.
+
+    Attributes:
+        functions: names of the autograd.Functions that were traced through, with the modules that call them.
+    """
+
+    proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
+
+    def __init__(self, module: nn.Module, inputs: Sequence[torch.Tensor], known: Known) -> None:
+        super().__init__(autowrap_functions=traced_by_name())
+        self.module = module
+        self.inputs = inputs
+        self.known = known
+        self.functions: dict[str, str] = {}
+        self.decided: list[fx.Node] = []
+        self._shadow: Shadow | None = None
+        self._asking = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return spec_of_module(m) is not None
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """As fx does it, but an argument that is left at its default is that default."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for i in range(1 + len(self.inputs), len(args)):
+            if isinstance(args[i], fx.Proxy) and args[i].node.args:
+                args[i] = args[i].node.args[0]
+        return function, args
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"module '{path}' ({type(m).__name__}) cannot be traced: {reason_of(error)}; rewrite its forward without "
+                f"Python control flow on tensor values, or register it as an op (gngraph.ops.register)"
+            ) from error
+
+    def create_node(self, kind: str, target: Any, *more: Any, **options: Any) -> fx.Node:
+        """As fx does it; the node knows whether gradients are on."""
+        if kind.startswith("call") and under_autocast():
+            raise UnsupportedModelError(
+                f"{self.here()} calls '{getattr(target, '__name__', target)}' under autocast, whose casts a graph does not "
+                f"hold; leave autocast to the loop that trains"
+            )
+        node = super().create_node(kind, target, *more, **options)
+        if kind.startswith("call") and not torch.is_grad_enabled():
+            node.meta[WITHOUT_GRADIENT] = True
+        return node
+
+    def here(self) -> str:
+        """The module whose forward runs now, for messages."""
+        path, kind = next(reversed(self.module_stack.values()), ("", type(self.root)))
+        return f"module '{path or getattr(kind, '__name__', kind)}'"
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
+        """As fx does it, but a shape that is asked for by one value is taken apart into its sizes."""
+        if target in _HOOKING:
+            raise UnsupportedModelError(
+                f"{self.here()} hooks a gradient ({target}) in its forward, which a graph would train without; leave the hook out"
+            )
+        if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
+            args = (args[0], tuple(self.iter(args[1])))
+        return super().create_proxy(kind, target, args, kwargs, *more, **options)
+
+    def _is_shape(self, obj: fx.Proxy) -> bool:
+        try:
+            return issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), tuple)
+        except fx.proxy.TraceError:
+            return False
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """What Python's control flow reads."""
+        self.decided.append(obj.node)
+        return bool(self._known(obj, lambda shadow: shadow.value(obj.node)))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The items of a value."""
+        items: Any = obj
+        return iter([items[i] for i in range(self._known(obj, lambda shadow: shadow.length(obj.node)))])
+
+    def length(self, obj: fx.Proxy) -> int:
+        """The number of items of a tuple or shape; that of a tensor is a size, which would be baked in."""
+        if issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), torch.Tensor):
+            raise fx.proxy.TraceError(f"len('{obj.node.name}') is a size that becomes a number; read it as shape[0]")
+        return int(self._known(obj, lambda shadow: shadow.length(obj.node)))
+
+    def holds(self, check: fx.Node) -> bool:
+        """Whether an assertion is one on sizes, which holds for the example; it is as if it stood in Python."""
+        condition = check.args[0]
+        if not isinstance(condition, fx.Node):
+            return bool(condition)
+        self.decided.append(condition)
+        try:
+            return bool(self._known(fx.Proxy(condition, self), lambda shadow: shadow.value(condition)))
+        except fx.proxy.TraceError:
+            return False
+
+    def _known(self, obj: fx.Proxy, read: Callable[[Shadow], Any]) -> Any:
+        if self._asking:
+            raise fx.proxy.TraceError(f"'{obj.node.name}' cannot be computed without being traced")
+        try:
+            self._asking = True
+            if self._shadow is None:
+                assert isinstance(self.root, nn.Module)
+                self._shadow = Shadow(self.module, self.root, self.graph, self.inputs, self.known)
+            return read(self._shadow)
+        except Undecided as error:
+            raise fx.proxy.TraceError(f"Python asks for the value of '{obj.node.name}', which {error}") from error
+        finally:
+            self._asking = False
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says."""
+    first = str(error).strip().splitlines()
+    return first[0].rstrip(".") if first else type(error).__name__
