@@ -32,7 +32,6 @@ from gngraph.ir import (
     Slice,
     TensorType,
     TupleType,
-    Type,
     verify,
 )
 from gngraph.ir.types import dtype_name, dtype_of, refs_in
@@ -45,17 +44,31 @@ _MISFITS = (IRError, TypeError, ValueError)
 """What a type rule raises for arguments that it is not made for."""
 
 
-class Builder:
-    """Builds one graph from the joined trace of `module`.
+def built(
+    module: nn.Module,
+    joint: Joined,
+    root: nn.Module,
+    held: Collection[str],
+    inputs: tuple[torch.Tensor, ...],
+    known: Known,
+) -> Graph:
+    """The graph of the joined trace of a module, whose tensors become the graph's.
 
     Args:
-        module: what was traced, as it was before; its tensors become the graph's.
+        module: what was traced, as it was before.
         joint: the trace.
         root: the copy that was traced, in eval mode, with the constants of the trace.
         held: paths of the modules that stay in eval mode while the network trains.
+        inputs: example inputs, batch first.
         known: see `Shapes`.
-    """
 
+    Raises:
+        UnsupportedModelError: the trace has what a graph cannot hold, or does not fit the inputs.
+    """
+    return _Builder(module, joint, root, held, known).build(inputs)
+
+
+class _Builder:
     def __init__(self, module: nn.Module, joint: Joined, root: nn.Module, held: Collection[str], known: Known) -> None:
         self.module = module
         self.traced = joint.graph

@@ -120,13 +120,13 @@ class MetaRun(CountingInterpreter):
         return self.env[node]
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The next input, or the default of an argument."""
+        """The next input, or the default among `args` of an argument; `target` and `kwargs` are not looked at."""
         return next(self._inputs, args[0] if args else None)
 
     # while torch.fx traces, calls of modules and reads of their attributes are recorded: neither may happen here
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """A leaf."""
+        """The leaf `target`, called with `args` and `kwargs`."""
         return self.submodules[str(target)].forward(*args, **kwargs)
 
     def fetch_attr(self, target: str) -> Any:

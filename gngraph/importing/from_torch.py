@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from gngraph.errors import IRError, UnsupportedModelError
-from gngraph.importing.building import Builder
+from gngraph.importing.building import built
 from gngraph.importing.checks import check_module
-from gngraph.importing.claim import Claim
 from gngraph.importing.copies import Guard, copy_of
 from gngraph.importing.freeing import return_free_memory, take_apart
+from gngraph.importing.imported import Imported
 from gngraph.importing.in_place import without_changes_in_place
 from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
@@ -100,7 +100,7 @@ def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool
     take_apart(trained.graph)
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
-    graph = Builder(module, joint, evaluated.root, trained.unlike, known).build(inputs)
+    graph = built(module, joint, evaluated.root, trained.unlike, inputs, known)
     try:
         vet(graph)
     except IRError as error:
@@ -111,5 +111,5 @@ def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool
         f"or write it with torch's functions"
         for function, where in trained.functions.items()
     ]
-    prove(Claim(module, graph, inputs, joint.part, joint.whole, suspects, known), expected)
+    prove(Imported(module, graph, inputs, joint.part, joint.whole, suspects, known), expected)
     return graph

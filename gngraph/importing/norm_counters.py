@@ -58,7 +58,7 @@ def _counts_one(node: fx.Node, buffer: str) -> bool:
 
 
 def counting(node: Node, path: str, rank: int) -> Node:
-    """A call of batch_norm as the module at `path`, which counts batches as it moves its statistics."""
+    """The call of batch_norm `node`, on values of `rank` axes, as the module at `path`, which counts batches by itself."""
     if node.op != "batch_norm" or node.attrs["training"] != Flag("training") or rank not in _RANKS:
         return node
     params = {**node.params, _NAME: f"{path}.{_NAME}"}

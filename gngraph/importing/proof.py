@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.claim import Claim
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.freeing import return_free_memory
+from gngraph.importing.imported import Imported
 from gngraph.importing.recorded_types import run_checked
 from gngraph.importing.same_calls import same_calls
 from gngraph.importing.same_numbers import compare_numbers
@@ -74,7 +74,7 @@ def _run_once(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
         return module(*(x.clone() for x in inputs))
 
 
-def prove(claim: Claim, expected: Expected) -> None:
+def prove(claim: Imported, expected: Expected) -> None:
     """Hold a graph against the module that it was made of.
 
     Args:
@@ -95,7 +95,7 @@ def prove(claim: Claim, expected: Expected) -> None:
         compare_numbers(claim)
 
 
-def _check_outputs(claim: Claim, expected: Expected) -> None:
+def _check_outputs(claim: Imported, expected: Expected) -> None:
     """In eval mode, on the example, bit for bit."""
     name = claim.graph.name
     with torch.no_grad():

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.claim import Claim, Step, changes_by_itself, named_tensors, step
 from gngraph.importing.concrete import SAMPLE_COUNTS, meta_inputs
 from gngraph.importing.copies import on_meta
+from gngraph.importing.imported import Imported, Outcome, changes_by_itself, named_tensors, step
 from gngraph.importing.tape import Numbers, Tape, data_key
 from gngraph.lowering.to_torch import lower
 
 
-def same_calls(claim: Claim) -> bool:
+def same_calls(claim: Imported) -> bool:
     """Whether module and graph do in both modes; one batch size is tried in each.
 
     Raises:
@@ -26,7 +26,7 @@ def same_calls(claim: Claim) -> bool:
 
 
 class _Tapes:
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Imported) -> None:
         self.claim = claim
         self.numbers = Numbers()
         self.module = on_meta(claim.module)
@@ -47,7 +47,7 @@ class _Tapes:
             module, graph = (self.run(more, of_graph=of_graph, training=False) for of_graph in (False, True))
         return module.outputs == graph.outputs
 
-    def check_state(self, first: Step) -> None:
+    def check_state(self, first: Outcome) -> None:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
         name, before = self.claim.graph.name, _counters(self.module)
         with torch.no_grad():
@@ -61,7 +61,7 @@ class _Tapes:
         if first.outputs != second.outputs:
             raise UnsupportedModelError(changes_by_itself(name))
 
-    def run(self, samples: int, *, of_graph: bool, training: bool) -> Step:
+    def run(self, samples: int, *, of_graph: bool, training: bool) -> Outcome:
         """The numbers of what the graph, or the module, gives."""
         network = self.lowered if of_graph else self.module
         tape = Tape(self.claim.known, self.numbers)
@@ -79,7 +79,7 @@ class _Tapes:
 
         with tape:
             found = step(network, inputs, project, None if of_graph else self.claim.part)
-        return Step(
+        return Outcome(
             [tape.number(x) for x in found.outputs],
             {name: None if x is None else tape.number(x) for name, x in found.gradients.items()},
             {name: tape.number(x) for name, x in found.state.items()},

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.claim import Claim, Step, changes_by_itself, step
 from gngraph.importing.copies import copy_of
+from gngraph.importing.imported import Imported, Outcome, changes_by_itself, step
 from gngraph.importing.tracer import reason_of
 from gngraph.lowering.to_torch import to_torch
 
-TOLERANCE = 1e-7
+ROUNDING = 1e-7
 """Largest difference that two orders of the same arithmetic may leave in float64, relative to the largest entry."""
 _COARSE = 1e-3
 """The same for a network that runs in its own dtype alone."""
@@ -25,13 +25,13 @@ _SAMPLES = 4
 _SEED = 0
 
 
-def compare_numbers(claim: Claim) -> None:
+def compare_numbers(claim: Imported) -> None:
     """Run both in both modes, on the example and on random samples; what they return, and in train mode gradients and buffers.
 
     Raises:
         UnsupportedModelError: they differ, or the module does not run in train mode.
     """
-    for dtype, tolerance in ((torch.float64, TOLERANCE), (None, _COARSE)):
+    for dtype, tolerance in ((torch.float64, ROUNDING), (None, _COARSE)):
         errors = _compared(claim, dtype, tolerance)
         if not errors:
             return
@@ -40,7 +40,7 @@ def compare_numbers(claim: Claim) -> None:
     )
 
 
-def _compared(claim: Claim, dtype: torch.dtype | None, tolerance: float) -> list[Exception]:
+def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> list[Exception]:
     """Compare as far as the module runs; what it raises where it runs in train mode on no probe."""
     errors: list[Exception] = []
     ran = False
@@ -73,7 +73,7 @@ def _mode(training: bool) -> str:
     return "train" if training else "eval"
 
 
-def _refuse(claim: Claim, what: str) -> None:
+def _refuse(claim: Imported, what: str) -> None:
     why = "; ".join(claim.suspects) or (
         "something in its forward does not survive being traced; rewrite that part with torch's functions, or register it as an "
         "op (gngraph.ops.register)"
@@ -107,7 +107,7 @@ def _run(
     *,
     training: bool,
     backward: bool,
-) -> Step:
+) -> Outcome:
     module.train(training)
     torch.manual_seed(_SEED)
     generator = torch.Generator().manual_seed(_SEED)
@@ -119,7 +119,7 @@ def _run(
         return step(module, inputs, project, part)
 
 
-def _difference(claim: Claim, expected: Step, found: Step, tolerance: float) -> str | None:
+def _difference(claim: Imported, expected: Outcome, found: Outcome, tolerance: float) -> str | None:
     """In what two steps differ, in words."""
     if len(expected.outputs) != len(found.outputs):
         return f"number of outputs ({len(found.outputs)} for {len(expected.outputs)})"

@@ -60,7 +60,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.shaped(func, args, kwargs)
 
     def shaped(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Values of the right shapes for what an op gives."""
+        """Values of the right shapes for what the op `func` gives for `args` and `kwargs`."""
         if not _makes_new(func):
             return func(*args, **kwargs)
         try:

@@ -80,10 +80,11 @@ class Tracer(fx.Tracer):
         self._asking = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is one node."""
         return spec_of_module(m) is not None
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """As fx does it, but an argument that is left at its default is that default."""
+        """As fx does it with `root_fn`, `is_module` and `concrete_args`, but an argument left at its default is that default."""
         function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
         for i in range(1 + len(self.inputs), len(args)):
             if isinstance(args[i], fx.Proxy) and args[i].node.args:
@@ -93,6 +94,7 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """As fx does it with `m`, `forward`, `args` and `kwargs`; a module that cannot be traced is named."""
         path = self.path_of_module(m)
         try:
             return super().call_module(m, forward, args, kwargs)
@@ -105,7 +107,7 @@ class Tracer(fx.Tracer):
             ) from error
 
     def create_node(self, kind: str, target: Any, *more: Any, **options: Any) -> fx.Node:
-        """As fx does it; the node knows whether gradients are on."""
+        """As fx does it with `kind`, `target`, `more` and `options`; the node knows whether gradients are on."""
         if kind.startswith("call") and under_autocast():
             raise UnsupportedModelError(
                 f"{self.here()} calls '{getattr(target, '__name__', target)}' under autocast, whose casts a graph does not "
@@ -122,10 +124,14 @@ class Tracer(fx.Tracer):
         return f"module '{path or getattr(kind, '__name__', kind)}'"
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for a node's value while the forward runs."""
         return _Proxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
-        """As fx does it, but a shape that is asked for by one value is taken apart into its sizes."""
+        """As fx does it, but a shape that is asked for by one value is taken apart into its sizes.
+
+        `kind`, `target`, `args`, `kwargs`, `more` and `options` are those of fx.
+        """
         if target in _HOOKING:
             raise UnsupportedModelError(
                 f"{self.here()} hooks a gradient ({target}) in its forward, which a graph would train without; leave the hook out"

@@ -14,7 +14,7 @@ from gngraph.ir import Graph
 
 
 @dataclass(frozen=True)
-class Claim:
+class Imported:
     """An import to be proved.
 
     Attributes:
@@ -41,7 +41,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Step:
+class Outcome:
     """What a forward, and the backward of a projection of its outputs, give: tensors, or their numbers on a tape.
 
     Attributes:
@@ -60,7 +60,7 @@ def step(
     inputs: Sequence[torch.Tensor],
     project: Callable[[torch.Tensor], torch.Tensor],
     part: Callable[[Any], Any] | None,
-) -> Step:
+) -> Outcome:
     """Run a module, and where gradients are on, its backward.
 
     Args:
@@ -79,7 +79,7 @@ def step(
     if passing and wanted and torch.is_grad_enabled():
         found = torch.autograd.grad(passing, list(wanted.values()), [project(x) for x in passing], allow_unused=True)
         gradients = dict(zip(wanted, found, strict=True))
-    return Step(outputs, gradients, dict(named_tensors(module)))
+    return Outcome(outputs, gradients, dict(named_tensors(module)))
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

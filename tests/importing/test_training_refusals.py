@@ -1,0 +1,232 @@
+"""What would train in another way than the module does is refused, with the cause, and leaves the module as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gngraph.errors import UnsupportedModelError
+from gngraph.importing.from_torch import from_torch
+from tests.bodies import Body, head
+
+X = torch.randn(4, 1, 8, 8)
+
+
+class Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x * 4) / 4
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, scale: float) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.scale = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return -ctx.scale * g, None
+
+
+def hooked_parameter() -> nn.Module:
+    module = Body(lambda s, x: head(s, s.a(x)))
+    module.a.weight.register_hook(lambda g: g * 0.5)  # type: ignore[no-untyped-call]
+    return module
+
+
+def hooked_after() -> nn.Module:
+    module = Body(lambda s, x: head(s, s.a(x)))
+    module.a.weight.register_post_accumulate_grad_hook(lambda p: None)  # type: ignore[no-untyped-call]
+    return module
+
+
+def hook_in_forward(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+    return head(s, y)
+
+
+def cast_in_training(s: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=s.training):
+        y = s.a(x)
+    return head(s, y.float())
+
+
+class Scheduled(Body):
+    step = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.step += self.training
+        return head(self, self.a(x) * min(1.0, self.step / 1000))
+
+
+class LateStart(Body):
+    step = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.step += 1
+        return head(self, self.a(x) if self.step < 1000 else x)
+
+
+class OwnAverage(Body):
+    """A moving average in an attribute that is no buffer."""
+
+    mean = torch.zeros(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * y.detach().mean((0, 2, 3))[:, None, None]
+        return head(self, y - self.mean)
+
+
+class Average(Body):
+    mean: Tensor
+
+    def __init__(self, assign: bool) -> None:
+        super().__init__(head)
+        self.register_buffer("mean", torch.zeros(4))
+        self.assign = assign
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.training:
+            new = y.detach().mean((0, 2, 3))
+            if self.assign:
+                self.mean = 0.9 * self.mean + 0.1 * new
+            else:
+                self.mean.mul_(0.9).add_(new, alpha=0.1)
+        return head(self, y - self.mean[:, None, None])
+
+
+class Momentum(Body):
+    """A second encoder that follows the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.b.weight.mul_(0.99)
+            teacher = self.b(self.a(x)).mean((2, 3))
+        return cast(Tensor, self.h(self.a(x).mean((2, 3))) + teacher.sum(1, True))
+
+
+def by_generator(rng: Any) -> nn.Module:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        y = s.a(x)
+        if s.training and float(s.rng.random()) < 0.5:
+            y = y * 0
+        return head(s, y)
+
+    module = Body(forward)
+    module.rng = rng
+    return module
+
+
+def draw(by: Callable[[], Any]) -> nn.Module:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        y = s.a(x)
+        if s.training and by() < 0.5:
+            y = y * 0
+        return head(s, y)
+
+    return Body(forward)
+
+
+STREAM = np.random.default_rng(0)
+
+
+def global_generator(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    return head(s, y * 0 if s.training and STREAM.random() < 0.5 else y)
+
+
+def whole_after_part(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y[:, :2].relu_()
+    return head(s, y)
+
+
+def base_after_view(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    F.dropout(y.flatten(2), 0.5, s.training, inplace=True)
+    return head(s, y)
+
+
+class AlwaysDropping(Body):
+    def train(self, mode: bool = True) -> AlwaysDropping:
+        super().train(mode)
+        cast(nn.Module, self.d).train(True)
+        return self
+
+
+class Closed(nn.Module):
+    """A forward that reaches a norm past self."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n = nn.Linear(64, 4), nn.BatchNorm1d(4)
+        norm = self.n
+        self.through = lambda y: norm(y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.through(self.a(x.flatten(1))))  # type: ignore[no-untyped-call]
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "straight-through": (lambda: Body(lambda s, x: head(s, Round.apply(s.a(x)))), "'Round' in module 'Body' is an autograd.Func"),
+    "reversal": (lambda: Body(lambda s, x: head(s, Reversed.apply(s.a(x), 0.1))), "'Reversed' in module 'Body' is an autograd.F"),
+    "hook of a parameter": (hooked_parameter, "parameter 'a.weight' has a hook"),
+    "hook after accumulation": (hooked_after, "parameter 'a.weight' has a hook"),
+    "hook in forward": (lambda: Body(hook_in_forward), "hooks a gradient .register_hook."),
+    "autocast": (lambda: Body(cast_in_training), "under autocast"),
+    "schedule": (lambda: Scheduled(head), "changes 'step' whenever it runs in train mode"),
+    "late start": (lambda: LateStart(head), "changes 'step' whenever it runs in train mode"),
+    "average of its own": (lambda: OwnAverage(head), "something else whenever it runs in train mode|cannot be traced"),
+    "average that is assigned": (lambda: Average(True), "changes 'mean' in its forward .node"),
+    "average in place": (lambda: Average(False), "changes 'mean' in its forward .node"),
+    "momentum encoder": (lambda: Momentum(head), "changes 'b.weight' in its forward .node"),
+    "random": (lambda: draw(random.random), "draws random numbers by 'random'"),
+    "numpy": (lambda: draw(np.random.rand), "draws random numbers by 'numpy.random'"),
+    "torch": (lambda: draw(lambda: torch.rand(()).item()), "not known without data"),
+    "torch in place": (lambda: draw(lambda: float(torch.empty(1).uniform_())), "draws random numbers by 'torch'"),
+    "random.Random": (lambda: by_generator(random.Random(0)), r"draws random numbers by 'rng .random.Random"),
+    "numpy Generator": (lambda: by_generator(np.random.default_rng(0)), r"draws random numbers by 'rng .numpy"),
+    "bound method": (lambda: draw(random.Random(0).random), "draws random numbers by 'call .random.Random"),
+    "global generator": (lambda: Body(global_generator), r"draws random numbers by 'call .numpy"),
+    "whole after a part": (lambda: Body(whole_after_part), "'relu_' changes a part of 'a' in place.*'b' reads 'a' afterwards"),
+    "whole after a view": (lambda: Body(base_after_view), "'dropout' changes a part of 'a' in place, or a view of it"),
+    "dropout in eval mode": (lambda: AlwaysDropping(lambda s, x: head(s, s.d(s.a(x))), d=nn.Dropout()), "'d' stays in train mode"),
+    "past self": (Closed, "cannot be traced|changes its own 'n.running_mean'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_a_graph_cannot_hold_is_refused_with_the_cause(name: str) -> None:
+    make, message = REFUSED[name]
+    torch.manual_seed(0)
+    module = make()
+    state = copy.deepcopy(module.state_dict())
+    streams = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    for example in (X, torch.zeros(2, 1, 8, 8)):
+        with pytest.raises(UnsupportedModelError, match=message) as caught:
+            from_torch(module, example)
+        assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
+    assert random.getstate() == streams[0]
+    assert torch.equal(torch.get_rng_state(), streams[1])
+    assert (np.random.get_state()[1] == streams[2]).all()  # type: ignore[index]
