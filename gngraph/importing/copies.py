@@ -139,7 +139,7 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             held[name] = {key: None if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
         elif name == "_modules":
             held[name] = {key: None if child is None else _module_copy(child, memo) for key, child in value.items()}
-        elif not value and type(value) in (dict, OrderedDict, set, list):
+        elif type(value) in (dict, OrderedDict, set, list) and not value:
             held[name] = type(value)()
         elif isinstance(value, nn.Module):  # hidden from the tree of modules
             held[name] = _module_copy(value, memo)

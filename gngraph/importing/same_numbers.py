@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -116,7 +117,8 @@ def _run(
         return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
 
     with torch.set_grad_enabled(backward):
-        return step(module, inputs, project, part)
+        found = step(module, inputs, project, part)
+    return replace(found, state={name: tensor.clone() for name, tensor in found.state.items()})
 
 
 def _difference(claim: Imported, expected: Outcome, found: Outcome, tolerance: float) -> str | None:
