@@ -16,7 +16,7 @@ from gngraph.importing.fx_shapes import shape_node
 from gngraph.importing.joining import Joined
 from gngraph.importing.norm_counters import COUNTER, counting
 from gngraph.importing.recorded_types import ForeignValue, record
-from gngraph.importing.shapes import Known
+from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.tracer import WITHOUT_GRADIENT
 from gngraph.ir import (
     BATCH,
@@ -50,7 +50,7 @@ def built(
     root: nn.Module,
     held: Collection[str],
     inputs: tuple[torch.Tensor, ...],
-    known: Known,
+    known: ShapesSeen,
 ) -> Graph:
     """The graph of the joined trace of a module, whose tensors become the graph's.
 
@@ -69,7 +69,9 @@ def built(
 
 
 class _Builder:
-    def __init__(self, module: nn.Module, joint: Joined, root: nn.Module, held: Collection[str], known: Known) -> None:
+    def __init__(
+        self, module: nn.Module, joint: Joined, root: nn.Module, held: Collection[str], known: ShapesSeen
+    ) -> None:
         self.module = module
         self.traced = joint.graph
         self.constants = joint.constants

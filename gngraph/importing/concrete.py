@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.importing.copies import meta_twin, on_meta
-from gngraph.importing.shapes import Known, Shapes
+from gngraph.importing.shapes import Shapes, ShapesSeen
 from gngraph.lowering.counting import CountingInterpreter
 
 SAMPLE_COUNTS = (2, 3)
@@ -32,7 +32,7 @@ class Shadow:
     """
 
     def __init__(
-        self, module: nn.Module, root: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor], known: Known
+        self, module: nn.Module, root: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor], known: ShapesSeen
     ) -> None:
         self._graph = graph
         self._shapes = Shapes(known)

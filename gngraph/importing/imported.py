@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gngraph.importing.shapes import Known, tensors_in
+from gngraph.importing.shapes import ShapesSeen, tensors_in
 from gngraph.ir import Graph
 
 
@@ -33,7 +33,7 @@ class Imported:
     part: Callable[[Any], Any]
     whole: bool
     suspects: Sequence[str]
-    known: Known = field(repr=False)
+    known: ShapesSeen = field(repr=False)
 
     def holds(self, name: str) -> bool:
         """Whether the graph says what a step makes of the parameter or buffer `name`."""

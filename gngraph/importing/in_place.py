@@ -18,7 +18,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import MetaRun, meta_inputs
 from gngraph.importing.copies import copy_of, on_meta
 from gngraph.importing.fx_calls import bind, is_inplace
-from gngraph.importing.shapes import Known, Shapes, tensors_in
+from gngraph.importing.shapes import Shapes, ShapesSeen, tensors_in
 from gngraph.importing.trace import Traced
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.ops import spec_of_function
@@ -44,7 +44,7 @@ Place = tuple[Any, Any, tuple[int, ...], tuple[int, ...]]
 
 
 def without_changes_in_place(
-    traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: Known
+    traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen
 ) -> Mapping[str, fx.Node]:
     """Rewrite a trace so that no node depends on the change in place of a value that another gives.
 
@@ -155,7 +155,7 @@ def _make_new(node: fx.Node) -> None:
             node.target = plain
 
 
-def _seen(traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: Known) -> _Seen:
+def _seen(traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen) -> _Seen:
     last = next(reversed(traced.graph.nodes))
     with torch.no_grad():
         try:

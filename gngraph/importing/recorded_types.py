@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, Shadow
-from gngraph.importing.shapes import Known
+from gngraph.importing.shapes import ShapesSeen
 from gngraph.ir import BATCH, Dim, Graph, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.counting import CountingInterpreter
@@ -34,7 +34,7 @@ class ForeignValue:
 
 
 def record(
-    module: nn.Module, root: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor], known: Known
+    module: nn.Module, root: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor], known: ShapesSeen
 ) -> Callable[[fx.Node], ForeignValue]:
     """What gives the type and the multiply-adds of any node, from two runs with batches of 2 and of 3 samples.
 

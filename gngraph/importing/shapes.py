@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-Known = dict[Hashable, Any]
+ShapesSeen = dict[Hashable, Any]
 """What ops gave for inputs of some shapes."""
 
 _LIKE_FIRST = {
@@ -48,7 +48,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known: what was found so far; runs that share it go faster.
     """
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: ShapesSeen) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.known = known
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gngraph.importing.shapes import Known, Shapes, tensors_in, without_values
+from gngraph.importing.shapes import Shapes, ShapesSeen, tensors_in, without_values
 
 _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _COPIES = {"clone", "lift_fresh", "lift_fresh_copy", "_to_copy"}
@@ -81,7 +81,7 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         numbers: shared by the runs that are compared.
     """
 
-    def __init__(self, known: Known, numbers: Numbers) -> None:
+    def __init__(self, known: ShapesSeen, numbers: Numbers) -> None:
         super().__init__(known)
         self.numbers = numbers
         self.memory: dict[int, _Memory] = {}

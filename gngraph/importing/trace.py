@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import on_shared_tensors
-from gngraph.importing.shapes import Known
+from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import own_streams, random_streams
 from gngraph.importing.tracer import Tracer, reason_of
 
@@ -52,7 +52,7 @@ class Traced:
     functions: Mapping[str, str]
 
 
-def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: Known, *, training: bool) -> Traced:
+def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, *, training: bool) -> Traced:
     """The torch.fx graph of a copy of `module` in one mode.
 
     Args:

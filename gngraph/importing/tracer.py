@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import Shadow, Undecided
-from gngraph.importing.shapes import Known
+from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
 from gngraph.ops.spec import traced_by_name
@@ -69,7 +69,7 @@ class Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
 
-    def __init__(self, module: nn.Module, inputs: Sequence[torch.Tensor], known: Known) -> None:
+    def __init__(self, module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen) -> None:
         super().__init__(autowrap_functions=traced_by_name())
         self.module = module
         self.inputs = inputs
