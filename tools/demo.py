@@ -29,6 +29,7 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import example
 from gngraph.options import GrowOptions, TrainOptions
+from gngraph.options.runs import PERTURB
 from gngraph.options.values import parse_count
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
@@ -87,7 +88,14 @@ def make_seed(chosen: argparse.Namespace, problem: Problem) -> Graph:
 def grow_seed(chosen: argparse.Namespace, seed: Graph, problem: Problem, budget: int, folder: Path) -> GrowthResult:
     """The growth run, with its progress."""
     options = GrowOptions(
-        max_params=budget, rounds=chosen.rounds, epochs=chosen.epochs, final_epochs=chosen.final_epochs, train=TRAINING
+        max_params=budget,
+        rounds=chosen.rounds,
+        epochs=chosen.epochs,
+        final_epochs=chosen.final_epochs,
+        # the seed was trained a little to show what it can do; as a trained network it would keep its layers and weights
+        perturb=PERTURB,
+        depth="search",
+        train=TRAINING,
     )
     with RunProgress(options) as progress:
         return grow_by(JOBS["grow"].task(options, seed), seed, problem, out=folder, observer=progress)
