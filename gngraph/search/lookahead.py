@@ -53,7 +53,7 @@ class Choice:
 
 
 @dataclass(eq=False)
-class _Runner:
+class _Contender:
     rules: list[str]
     graph: Graph
     state: OptimizerState
@@ -118,38 +118,38 @@ class Lookahead:
         """
         problem = without_judge(situation.analyses.problem)
         trainer = Trainer(problem, options)
-        runners = self._runners(situation, state)
-        left, length, trained = runners, self.epochs, 0
+        contenders = self._contenders(situation, state)
+        left, length, trained = contenders, self.epochs, 0
         while len(left) > 1:
-            for runner in left:
+            for contender in left:
                 stretch = Stretch(length, warmup=options.warmup, first_epoch=first_epoch)
-                result = trainer.train(runner.graph, stretch, runner.state)
-                runner.graph, runner.state = reestimate(result.graph, problem), result.state
-                runner.losses.append(_judged(runner, situation))
+                result = trainer.train(contender.graph, stretch, contender.state)
+                contender.graph, contender.state = reestimate(result.graph, problem), result.state
+                contender.losses.append(_judged(contender, situation))
             first_epoch += length
             trained += length * len(left)
             left = sorted(left, key=lambda r: r.losses[-1])[: (len(left) + 1) // 2]  # stable: the first of equals stays
             length *= 2
-        losses = {rule: tuple(runner.losses) for runner in runners for rule in runner.rules}
+        losses = {rule: tuple(contender.losses) for contender in contenders for rule in contender.rules}
         return Choice(
             replace(self.growth, allocation=left[0].rules[0]), {rule: losses[rule] for rule in self.rules}, trained
         )
 
-    def _runners(self, situation: Situation, state: OptimizerState) -> list[_Runner]:
+    def _contenders(self, situation: Situation, state: OptimizerState) -> list[_Contender]:
         """A network for each rule; rules that ask for the same one share it, so that nothing is trained twice."""
         seed = mixed(situation.analyses.problem.seed, 0)
-        runners: list[_Runner] = []
+        contenders: list[_Contender] = []
         for rule in self.rules:
             generator = torch.Generator().manual_seed(seed)
             whole = replace(situation, target=situation.budget, generator=generator)
             plan = replace(self.growth, allocation=rule).plan(whole, unselected(whole))
             made = apply(situation.graph, situation.spaces, plan, situation.budget, generator).rewritten
-            same = next((runner for runner in runners if _equal(runner.graph, made.graph)), None)
+            same = next((contender for contender in contenders if _equal(contender.graph, made.graph)), None)
             if same is not None:
                 same.rules.append(rule)
             else:
-                runners.append(_Runner([rule], made.graph, carry_state(state, situation.graph, made)))
-        return runners
+                contenders.append(_Contender([rule], made.graph, carry_state(state, situation.graph, made)))
+        return contenders
 
 
 def decided_by(allocation: str, analysis: GaussNewton, selection: str) -> Strategy | Lookahead:
@@ -169,12 +169,12 @@ def decided_by(allocation: str, analysis: GaussNewton, selection: str) -> Strate
     return GaussNewtonGrowth(analysis, selection, allocation)
 
 
-def _judged(runner: _Runner, situation: Situation) -> float:
+def _judged(contender: _Contender, situation: Situation) -> float:
     problem = situation.analyses.problem
-    loss = mean_loss(runner.graph, problem, problem.splits.judge)
+    loss = mean_loss(contender.graph, problem, problem.splits.judge)
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the judge loss became '{loss}' while a lookahead tried the allocation '{runner.rules[0]}'; lower the learning "
+            f"the judge loss became '{loss}' while a lookahead tried the allocation '{contender.rules[0]}'; lower the learning "
             f"rate or add warm-up"
         )
     return loss
