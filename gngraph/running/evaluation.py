@@ -94,6 +94,11 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     "bce-with-logits" where the sign is; None for anything else. Positions that the loss ignores do not count. Of a sum
     over heads it is the first head that answers.
 
+    Args:
+        loss: that the network is trained by, which says what the outputs mean.
+        outputs: of the network, batch first.
+        targets: of the same samples.
+
     >>> from gngraph.curvature import CrossEntropy
     >>> correct(CrossEntropy(), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     tensor([1., 0.])

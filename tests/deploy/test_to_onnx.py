@@ -55,7 +55,7 @@ def test_export_is_checked_and_agrees(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_a_difference_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = from_torch(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(1, 3))
-    monkeypatch.setattr(to_onnx, "TOLERANCE", -1.0)
+    monkeypatch.setattr(to_onnx, "ONNX_TOLERANCE", -1.0)
     with pytest.raises(GnGraphError, match="differs from it by"):
         export_onnx(graph, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []

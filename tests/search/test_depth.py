@@ -177,5 +177,5 @@ def test_an_architecture_without_layers_is_what_is_left_of_it() -> None:
 
 
 def test_an_unknown_depth_is_told() -> None:
-    with pytest.raises(OptionError, match="option 'depth' is 'deep', but must be search or keep"):
+    with pytest.raises(OptionError, match="option 'depth' is 'deep', but must be auto or search or keep"):
         grow(small_vgg(), problem(), max_params=5000, depth="deep")
