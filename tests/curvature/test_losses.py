@@ -226,6 +226,13 @@ def test_mean_squared_error_and_binary_cross_entropy_accept_integer_targets() ->
         ("mse", (2, 1), torch.zeros(2), 'shape "2", but outputs of shape "2x1" need targets of shape "2x1"'),
         ("mse", (2,), torch.tensor([0.0, float("nan")]), 'target "nan" of sample 1 is not finite'),
         ("mse", (1,), torch.zeros(1, dtype=torch.complex64), 'mse needs real targets, but they are "complex64"'),
+        ("cross-entropy", (2,), torch.tensor([0, 0]), 'at least 2 classes, but they have shape "2"'),
+        (
+            "bce-with-logits",
+            (2, 1),
+            torch.zeros(2),
+            'shape "2", but outputs of shape "2x1" need targets of shape "2x1"',
+        ),
         ("bce-with-logits", (2,), torch.tensor([0.0, 1.5]), 'target "1.5" of sample 1 is not a probability'),
         ("bce-with-logits", (1,), torch.tensor([float("nan")]), 'target "nan" of sample 0 is not a probability'),
     ],
@@ -234,6 +241,10 @@ def test_targets_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], 
     with pytest.raises(DataError) as caught:
         loss_named(name).check_targets(torch.zeros(shape), targets)
     assert message in str(caught.value)
+
+
+def test_two_classes_are_enough() -> None:
+    loss_named("cross-entropy").check_targets(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)

@@ -52,6 +52,11 @@ def test_then_is_matrix_multiplication_with_the_identity_as_one(data: st.DataObj
     assert ChannelMap.identity(a.size).then(a) == a == a.then(ChannelMap.identity(len(a.source)))
 
 
+def test_a_fresh_map_is_of_new_channels_alone() -> None:
+    assert ChannelMap.fresh(3) == ChannelMap(0, (NEW, NEW, NEW), (1.0, 1.0, 1.0))
+    assert ChannelMap.identity(2).prune([0]).grow(1).then(ChannelMap(2, (1, 0), (1.0, 1.0))).source == (NEW, 1)
+
+
 @given(maps())
 def test_preserves_function_says_whether_readers_see_the_same_sum(m: ChannelMap) -> None:
     sums = as_reader(m).sum(1)
