@@ -24,11 +24,12 @@ from gngraph.curvature import (
     fallback,
     gradient,
     leaves,
+    parts_of,
     pull_back,
     replaced,
     unstacked,
 )
-from gngraph.errors import GnGraphError
+from gngraph.errors import DataError, GnGraphError
 
 SAMPLES = 3
 SHAPES: dict[str, tuple[int, ...]] = {"out": (3, 2, 2), "aux": (2,), "unread": (4,)}
@@ -200,6 +201,7 @@ def test_functions_and_modules_are_losses() -> None:
         ({}, "there is no head: name outputs and their losses"),
         ({"out": ("mse", 0.0)}, 'the weight of head "out" is "0.0": it must be a number above 0'),
         ({"out": ("mse", math.nan)}, 'the weight of head "out" is "nan"'),
+        ({"out": ("mse", math.inf)}, 'the weight of head "out" is "inf"'),
         ({"out": "hinge"}, 'unknown loss "hinge": choose one of'),
     ],
 )
@@ -207,6 +209,52 @@ def test_sums_that_are_wrong_are_refused(heads: dict[str | int, Any], message: s
     with pytest.raises(GnGraphError) as caught:
         Heads(heads)
     assert message in str(caught.value)
+
+
+def test_three_heads_are_drawn_independently() -> None:
+    """One sign for all would leave the second and the third correlated."""
+    ones = CustomLoss("ones", lambda o, t: o.sum(1), lambda o, t, g: torch.ones_like(o))
+    loss, given = Heads({"a": ones, "b": ones, "c": (ones, 4.0)}), {key: torch.zeros(4000, 1) for key in "abc"}
+    drawn = loss.sample_factor(given, None, torch.Generator().manual_seed(0))
+    rows = torch.cat([drawn[key] for key in "abc"], 1)
+    products = rows.T @ rows / len(rows)
+    torch.testing.assert_close(products, torch.diag(torch.tensor([1.0, 1.0, 4.0])), rtol=0, atol=0.15)
+
+
+def test_every_head_checks_the_targets_that_it_reads() -> None:
+    loss = Heads({"out": "cross-entropy", "aux": "mse"})
+    given = {"out": torch.zeros(2, 3), "aux": torch.zeros(2, 1)}
+    loss.check_targets(given, {"out": torch.tensor([0, 2]), "aux": torch.zeros(2, 1)})
+    with pytest.raises(DataError, match='label "3" of sample 1 is out of range'):
+        loss.check_targets(given, {"out": torch.tensor([0, 3]), "aux": torch.zeros(2, 1)})
+    with pytest.raises(DataError, match='target "nan" of sample 1 at position'):
+        loss.check_targets(given, {"out": torch.tensor([0, 2]), "aux": torch.tensor([[0.0], [math.nan]])})
+
+
+def test_heads_by_position_read_targets_by_position_or_all_of_them() -> None:
+    loss = Heads({0: "mse", 1: "mse"})
+    given, shared = (torch.zeros(2, 1), torch.zeros(2, 1)), torch.ones(2, 1)
+    assert loss.per_sample(given, (shared, 2 * shared)).tolist() == [1.0 + 4.0] * 2
+    assert loss.per_sample(given, [shared, 2 * shared]).tolist() == [1.0 + 4.0] * 2
+    assert loss.per_sample(given, shared).tolist() == [1.0 + 1.0] * 2
+
+
+def test_the_parts_of_a_sum_are_losses_that_are_none() -> None:
+    inner = Heads({"mean": ("mse", 0.5), "sign": "bce-with-logits"})
+    loss = Heads({"out": "cross-entropy", "rest": inner})
+    given = {"out": torch.zeros(2, 3), "rest": {"mean": torch.zeros(2, 1), "sign": torch.ones(2, 1)}}
+    wanted = {"out": torch.tensor([0, 1]), "rest": {"mean": torch.ones(2, 1), "sign": torch.zeros(2, 1)}}
+    found = parts_of(loss, given, wanted)
+    assert [part[0].name for part in found] == ["cross-entropy", "mse", "bce-with-logits"]
+    assert [part[1] is tree for part, tree in zip(found, (given["out"], *given["rest"].values()), strict=True)] == [
+        True
+    ] * 3  # type: ignore[attr-defined]
+    assert found[1][2] is wanted["rest"]["mean"]  # type: ignore[call-overload, index]
+    assert parts_of(inner.parts(given["rest"], None)[0][0], 1, 2) == [(MeanSquaredError(), 1, 2)]  # type: ignore[arg-type]
+
+
+def test_a_stack_of_no_tensor_has_no_factor() -> None:
+    assert unstacked({"out": None}) == []
 
 
 def test_a_head_without_its_target_is_told_so() -> None:
