@@ -242,15 +242,14 @@ def test_heads_by_position_read_targets_by_position_or_all_of_them() -> None:
 def test_the_parts_of_a_sum_are_losses_that_are_none() -> None:
     inner = Heads({"mean": ("mse", 0.5), "sign": "bce-with-logits"})
     loss = Heads({"out": "cross-entropy", "rest": inner})
-    given = {"out": torch.zeros(2, 3), "rest": {"mean": torch.zeros(2, 1), "sign": torch.ones(2, 1)}}
-    wanted = {"out": torch.tensor([0, 1]), "rest": {"mean": torch.ones(2, 1), "sign": torch.zeros(2, 1)}}
-    found = parts_of(loss, given, wanted)
+    rest = {"mean": torch.zeros(2, 1), "sign": torch.ones(2, 1)}
+    targets = {"mean": torch.ones(2, 1), "sign": torch.zeros(2, 1)}
+    out = torch.zeros(2, 3)
+    found = parts_of(loss, {"out": out, "rest": rest}, {"out": torch.tensor([0, 1]), "rest": targets})
     assert [part[0].name for part in found] == ["cross-entropy", "mse", "bce-with-logits"]
-    assert [part[1] is tree for part, tree in zip(found, (given["out"], *given["rest"].values()), strict=True)] == [
-        True
-    ] * 3  # type: ignore[attr-defined]
-    assert found[1][2] is wanted["rest"]["mean"]  # type: ignore[call-overload, index]
-    assert parts_of(inner.parts(given["rest"], None)[0][0], 1, 2) == [(MeanSquaredError(), 1, 2)]  # type: ignore[arg-type]
+    assert all(part[1] is tree for part, tree in zip(found, (out, *rest.values()), strict=True))
+    assert found[1][2] is targets["mean"]
+    assert parts_of(inner.parts(rest, None)[0][0], 1, 2) == [(MeanSquaredError(), 1, 2)]
 
 
 def test_a_stack_of_no_tensor_has_no_factor() -> None:
