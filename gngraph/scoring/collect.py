@@ -53,6 +53,14 @@ class Collected:
         self.replay.run(nodes, changed, self.values)
 
 
+class _Through(Interpreter):
+    """Lets gradients pass where a network detaches a value: a change before it changes the loss, though it is not trained."""
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value itself where it is detached; else as always."""
+        return args[0] if target == "detach" else super().call_method(target, args, kwargs)
+
+
 class Replay:
     """Runs single nodes of a graph in eval mode, on recorded values; parameters get no gradients."""
 
@@ -64,7 +72,7 @@ class Replay:
             statistics = lookup(node.op).statistics
             if node.module and statistics is not None and statistics.run(node):
                 module.set_submodule(node.module, _Affine(graph, node, statistics))
-        self.interpreter = Interpreter(self.lowered.module)
+        self.interpreter = _Through(self.lowered.module)
 
     def run(self, nodes: Iterable[str], changed: dict[str, torch.Tensor], values: Mapping[str, Any]) -> None:
         """Recompute `nodes` with the values in `changed` in place of the recorded ones; results go into `changed`.
