@@ -121,6 +121,7 @@ def main(experiment: Experiment, shares: str) -> None:
                 epochs=epochs,
                 final_epochs=final_epochs,
                 perturb=share,
+                depth="search",
                 train=TrainOptions(optimizer=optimizer, lr=experiment.lr),
             ).graph
             accuracy = evaluate(grown, problem, problem.test)[1]

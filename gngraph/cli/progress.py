@@ -74,8 +74,9 @@ def describe_given(given: Record) -> str:
         else "nothing is mixed into its weights"
     )
     other = "--depth search and --perturb 0.3" if given["trained"] else "--depth keep and --perturb 0"
+    when = "" if given["trained"] else ", as for a trained body under a new head"
     what = "is trained" if given["trained"] else "knows its targets no better than one with new weights"
-    return f"the network {what} {known}: {layers}, and {mixed}; {other} do otherwise"
+    return f"the network {what} {known}: {layers}, and {mixed}; {other} do otherwise{when}"
 
 
 def _size(record: Record) -> str:

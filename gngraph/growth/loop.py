@@ -30,7 +30,7 @@ from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.scoring.selection import Selection
-from gngraph.search.chance import known, no_better_than_chance
+from gngraph.search.chance import is_trained, known, no_better_than_chance
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Plan, Situation, unscored, unselected
@@ -88,10 +88,11 @@ def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOp
     if not options.automatic:
         return options, None
     found = known(graph, problem)
-    settled = options.settled(found.trained)
+    trained = is_trained(graph, problem, found)
+    settled = options.settled(trained)
     losses = {"loss": found.own, "exchanged": found.exchanged}
     finite = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
-    return settled, {"trained": found.trained, **finite, "perturb": settled.perturb, "depth": settled.depth}
+    return settled, {"trained": trained, **finite, "perturb": settled.perturb, "depth": settled.depth}
 
 
 class _Run:

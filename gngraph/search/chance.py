@@ -10,13 +10,15 @@ import torch
 from gngraph.curvature.outputs import leaves, replaced
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
+from gngraph.training.perturbation import perturbed
 
 LEAST = 0.01
 """Share of the loss that the right targets must save, above what they save where nothing is learned (docs/results.md#chance)."""
 
-
-KNOWS = 0.9
-"""Share of the loss with targets exchanged, below which a network is taken for a trained one (docs/results.md#chance)."""
+DRAWS, LUCK = 8, 2.0
+"""What is taken for trained must gain so many times what the luckiest of so many networks with new weights does: an untrained one
+fits the targets as often as it fits their opposite (docs/results.md#chance)."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,24 @@ class Knowledge:
         own: mean loss on the judge split.
         exchanged: the same with targets exchanged among the samples of a batch.
         alike: whether all targets are the same.
+        floor: smallest loss of a sample where that is below 0, else 0: the loss is counted from there.
     """
 
     own: float
     exchanged: float
     alike: bool
+    floor: float
 
     @property
-    def trained(self) -> bool:
-        """Whether it knows too much to have been made anew: fresh networks lie within 6 % of chance."""
-        return not self.alike and self.own < KNOWS * self.exchanged
+    def chance(self) -> bool:
+        """Whether the targets of other samples fit the outputs about as well; not where a loss is not finite."""
+        return math.isfinite(self.own) and self.own >= self.exchanged - LEAST * abs(self.exchanged)
+
+    @property
+    def gain(self) -> float:
+        """What the right targets save, in units of the loss that is left; 0 where nothing can be said."""
+        saved = self.exchanged - self.own
+        return saved / max(self.own - self.floor, 1e-12) if math.isfinite(saved) and not self.alike else 0.0
 
 
 @torch.no_grad()
@@ -46,15 +56,42 @@ def known(graph: Graph, problem: Problem) -> Knowledge:
     That asks nothing of the loss, and holds for classes, numbers and maps of either. Cost: a forward pass over the judge split.
     """
     runner, count = problem.runner, len(problem.splits.judge)
-    own, exchanged, alike = 0.0, 0.0, True
+    own, exchanged, alike, floor = 0.0, 0.0, True, 0.0
     for x, y in runner.read(problem.splits.judge, graph, size=max(2, problem.batch_size)):
         outputs = runner.outputs(graph, x)
         rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
         alike = alike and all(torch.equal(rolled[path], target) for path, target in leaves(y).items())
         others = replaced(y, rolled)
-        own += float(problem.loss_fn.per_sample(outputs, y).double().sum())
+        losses = problem.loss_fn.per_sample(outputs, y).double()
+        own, floor = own + float(losses.sum()), min(floor, float(losses.min()))
         exchanged += float(problem.loss_fn.per_sample(outputs, others).double().sum())
-    return Knowledge(own / count, exchanged / count, alike)
+    return Knowledge(own / count, exchanged / count, alike, floor)
+
+
+def is_trained(graph: Graph, problem: Problem, found: Knowledge) -> bool:
+    """Whether a network knows its targets too well for the luck of its initial weights.
+
+    Args:
+        graph: the network as it is given.
+        problem: its data and loss.
+        found: what it knows, from `known`.
+
+    Cost: `DRAWS` forward passes over the judge split, where it does better than chance.
+    """
+    return not found.chance and found.gain > LUCK * luck(graph, problem)
+
+
+def luck(graph: Graph, problem: Problem) -> float:
+    """The largest gain, or loss, by right targets among networks of the architecture with new weights of the same sizes.
+
+    Weights that cannot be drawn anew stay; where all are such, there is no luck to compare with, and it is 0.
+    """
+    gains = [0.0]
+    for draw in range(1, DRAWS + 1):
+        other = perturbed(graph, 1.0, mixed(problem.seed, -draw))
+        if any(not torch.equal(other.params[name].data, p.data) for name, p in graph.params.items()):
+            gains.append(abs(known(other, problem).gain))
+    return max(gains)
 
 
 def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
@@ -68,7 +105,7 @@ def no_better_than_chance(graph: Graph, problem: Problem) -> str | None:
             "the samples that changes are judged by have all the same target, so that there is nothing to learn from them: look "
             "at the data, which may be of one class"
         )
-    if not math.isfinite(found.own) or found.own < found.exchanged - LEAST * abs(found.exchanged):
+    if not found.chance:
         return None
     return (
         f"the network knows its targets no better than by chance (loss {found.own:.4g}, with targets exchanged "

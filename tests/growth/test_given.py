@@ -11,6 +11,7 @@ from gngraph.errors import OptionError
 from gngraph.growth.observer import Unobserved
 from gngraph.options import GrowOptions, TrainOptions
 from gngraph.running.batchnorm import reestimate
+from gngraph.search.chance import is_trained, known
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import problem, seed_graph
@@ -74,6 +75,4 @@ def test_loss_that_is_not_finite_is_no_knowledge() -> None:
     graph = seed_graph()
     name = next(iter(graph.params))
     broken = graph.with_params({name: torch.full_like(graph.params[name].data, torch.nan)})
-    from gngraph.search.chance import known
-
-    assert not known(broken, problem()).trained
+    assert not is_trained(broken, problem(), known(broken, problem()))

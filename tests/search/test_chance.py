@@ -12,9 +12,10 @@ from gngraph.cli.progress import RunProgress
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.options import RunOptions, TrainOptions
 from gngraph.running.problem import Problem
-from gngraph.search.chance import no_better_than_chance
+from gngraph.search.chance import is_trained, known, luck, no_better_than_chance
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
@@ -71,6 +72,36 @@ def test_a_network_that_sees_nothing_of_its_input_is_told_from_one_that_has_lear
     assert told is not None and "no better than by chance" in told and "train it longer" in told
     trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
     assert no_better_than_chance(trained, problem) is None
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_trained_network_is_told_from_a_fresh_one_as_it_is_given(name: str) -> None:
+    module, problem = cases()[name]
+    fresh = traced(module)
+    trained = Trainer(problem, TRAIN).train(fresh, Stretch(8, "constant")).graph
+    assert is_trained(trained, problem, known(trained, problem))
+    assert not is_trained(fresh, problem, known(fresh, problem))
+
+
+def test_a_network_that_fits_numbers_by_luck_is_not_taken_for_trained() -> None:
+    """A fresh MLP fits a linear map as often as its opposite, and by more than a tenth of its loss in one of six runs."""
+    lucky = taken = 0
+    for seed in range(24):
+        torch.manual_seed(seed)
+        x = torch.randn(600, 5)
+        problem = Problem((x, (x @ torch.randn(5))[:, None]), "mse", device="cpu", seed=seed)
+        graph = traced(nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 1)))
+        found = known(graph, problem)
+        lucky += found.gain > 0.1
+        taken += is_trained(graph, problem, found)
+    assert lucky >= 3 and taken <= 1
+
+
+def test_weights_that_cannot_be_drawn_anew_are_compared_with_nothing() -> None:
+    module, problem = cases()["classes"]
+    trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
+    graph = from_torch(to_torch(trained).requires_grad_(False), torch.zeros(2, 5))
+    assert luck(graph, problem) == 0 and is_trained(graph, problem, known(graph, problem))
 
 
 def test_samples_of_a_batch_size_of_one_are_still_exchanged() -> None:
