@@ -16,7 +16,7 @@ from gngraph.training.perturbation import perturbed
 LEAST = 0.01
 """Share of the loss that the right targets must save, above what they save where nothing is learned (docs/results.md#chance)."""
 
-DRAWS, LUCK = 8, 2.0
+RIVALS, LUCK = 8, 2.0
 """What is taken for trained must gain so many times what the luckiest of so many networks with new weights does: an untrained one
 fits the targets as often as it fits their opposite (docs/results.md#chance)."""
 
@@ -76,7 +76,7 @@ def is_trained(graph: Graph, problem: Problem, found: Knowledge) -> bool:
         problem: its data and loss.
         found: what it knows, from `known`.
 
-    Cost: `DRAWS` forward passes over the judge split, where it does better than chance.
+    Cost: `RIVALS` forward passes over the judge split, where it does better than chance.
     """
     return not found.chance and found.gain > LUCK * luck(graph, problem)
 
@@ -87,7 +87,7 @@ def luck(graph: Graph, problem: Problem) -> float:
     Weights that cannot be drawn anew stay; where all are such, there is no luck to compare with, and it is 0.
     """
     gains = [0.0]
-    for draw in range(1, DRAWS + 1):
+    for draw in range(1, RIVALS + 1):
         other = perturbed(graph, 1.0, mixed(problem.seed, -draw))
         if any(not torch.equal(other.params[name].data, p.data) for name, p in graph.params.items()):
             gains.append(abs(known(other, problem).gain))
