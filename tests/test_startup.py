@@ -17,8 +17,8 @@ HEAVY = (
 )
 """Packages whose import a person would notice, alone or together."""
 
-GROWING = ("deploy", "growth", "passes", "report", "rewrite", "scoring", "search", "source", "training")
-"""Rooms of gngraph that no command needs which only reads networks."""
+UNREAD = ("deploy", "growth", "importing", "passes", "report", "rewrite", "scoring", "search", "source", "training")
+"""Rooms of gngraph that no command needs which only reads archives."""
 
 RUN = """
 import sys
@@ -41,8 +41,8 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def imported(*commands: tuple[str, ...], status: int) -> set[str]:
-    """What of `HEAVY` and `GROWING` a new process has imported after these command lines, all of which ended with `status`."""
-    watched = {*HEAVY, *(f"gngraph.{room}" for room in GROWING)}
+    """What of `HEAVY` and `UNREAD` a new process has imported after these command lines, all of which ended with `status`."""
+    watched = {*HEAVY, *(f"gngraph.{room}" for room in UNREAD)}
     code = RUN.format(commands=[list(words) for words in commands], watched=watched)
     done = run(code)
     ends = [line for line in done.stderr.splitlines() if not line.startswith("gngraph: error: there is no file")]

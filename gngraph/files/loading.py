@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gngraph.errors import ModelFileError
 from gngraph.files import archive
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
-from gngraph.importing.from_torch import TrainOnly, from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import example, input_shape_of
+
+if TYPE_CHECKING:
+    from gngraph.importing.from_torch import TrainOnly
 
 
 def load(
@@ -50,6 +53,8 @@ def load(
     )
     if input_shape is None:
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
+    from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it
+
     return from_torch(module, example(input_shape), train_only=train_only)
 
 
