@@ -80,6 +80,9 @@ class DataOptions(Options):
         "training samples (auto); bytes divided by 255 and floats as they are (none); as most published image networks "
         "(imagenet); or MEAN;STD, one number or one a channel, such as 0.5;0.25.",
     )
+    val_split: Annotated[float, Within(above=0, below=1)] = option(
+        0.2, "Share of the samples that is held out where the data has no test part."
+    )
     download: bool = option(False, "Fetch a named data set that is not on this machine.")
     data_root: Path | None = option(None, "Folder of downloaded data sets.")
     loss: Literal["cross-entropy", "mse", "bce-with-logits"] | None = option(
@@ -107,7 +110,12 @@ class DataOptions(Options):
         own = trained.get("preprocess") if isinstance(trained, dict) and self.normalize == "auto" else None
         chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
         return load_data(
-            self.data or "", input_shape=input_shape, root=self.data_root, download=download, normalize=chosen
+            self.data or "",
+            input_shape=input_shape,
+            root=self.data_root,
+            download=download,
+            normalize=chosen,
+            val_split=self.val_split,
         )
 
     def problem(self, data: Data) -> Problem:
@@ -156,7 +164,7 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
     return (
         f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
         f"inputs: {problem.data.preprocess.text} (see --normalize); as given: test loss {loss:.4f}"
-        f"{percent(', test accuracy ', accuracy)}"
+        f"{percent(', test accuracy ', accuracy)}" + "".join(f"\nnote: {note}" for note in problem.data.notes)
     )
 
 

@@ -14,6 +14,7 @@ from gngraph.data.augment import natural_augment
 from gngraph.data.checks import check_finite, check_labels, check_lengths, shape_text
 from gngraph.data.dataset import ArrayDataset, Data
 from gngraph.data.preprocess import Normalization, measured
+from gngraph.data.splits import held_out
 from gngraph.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -87,6 +88,25 @@ def from_arrays(
         preprocess=preprocess,
         augment=natural_augment(raw_shape, shape),
     )
+
+
+def divided(x: Array, y: Array, share: float) -> list[Array]:
+    """Holds samples out where there is no test part, of each class in proportion; the same labels give the same draw.
+
+    Args:
+        x: samples [N, ...], as `from_arrays` takes them.
+        y: labels or targets [N] or [N, K].
+        share: of the samples, above 0 and below 1.
+
+    Returns:
+        x_train, y_train, x_test, y_test.
+
+    Raises:
+        DataError: the lengths differ, or there is one sample.
+    """
+    check_lengths("x_train", _count("x_train", x), "y_train", _count("y_train", y))
+    kept, out = held_out(_labels("y_train", y), share)
+    return [x[kept], y[kept], x[out], y[out]]
 
 
 def fitted_shape(name: str, raw_shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -172,6 +192,10 @@ def _labels(where: str, array: Array) -> Tensor:
     if array.dtype.kind == "f" and array.ndim in (1, 2) and 0 not in array.shape:
         return _float32(array.reshape(len(array), -1))
     if array.dtype.kind in "biu" and array.size == len(array):
+        if array.dtype == np.uint64 and int(array.max()) > np.iinfo(np.int64).max:
+            raise DataError(
+                f"'{where}' holds the label '{array.max()}': labels are class indices from 0, so renumber them"
+            )
         return torch.from_numpy(array.reshape(-1).astype(np.int64))
     raise DataError(
         f"'{where}' has shape '{shape_text(array.shape)}' and dtype '{array.dtype}': labels are integers of shape N, "
@@ -201,6 +225,10 @@ def _class_names(labels: Tensor, classes: Sequence[str] | None) -> tuple[str, ..
             raise DataError("'classes' is empty: name every class, or leave it out")
         return tuple(str(name) for name in classes)
     largest = int(labels.max())
+    if largest < 0:
+        raise DataError(
+            f"'y_train' holds no label above '{largest}': labels are class indices from 0, so renumber them"
+        )
     if largest >= max(_UNNAMED_CLASSES, len(labels)):
         raise DataError(
             f"'y_train' holds the label '{largest}' with only '{len(labels)}' samples and no 'classes': "

@@ -176,6 +176,7 @@ class Data:
         classes: name of each class; empty for a regression.
         preprocess: what stands between a stored sample and a network input.
         augment: random change applied to training batches; None where none is known to be harmless.
+        notes: what a user should know of how it was read, a sentence each.
     """
 
     name: str
@@ -184,6 +185,7 @@ class Data:
     classes: tuple[str, ...]
     preprocess: Preparation
     augment: Augment | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -69,6 +69,29 @@ def make_splits(dataset: MapDataset, learn: int, judge: int, report: int, seed: 
     )
 
 
+def held_out(labels: Tensor, share: float) -> tuple[list[int], list[int]]:
+    """Draws the samples of a data set without a test part that are not trained on; the same labels give the same draw.
+
+    Args:
+        labels: int64 [N], of which each class is held out in proportion; or targets float [N, K].
+        share: of the samples, above 0 and below 1.
+
+    Returns:
+        The rows that stay, and those that are held out, at least one of each.
+
+    Raises:
+        DataError: there is one sample.
+
+    >>> held_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25)[1]
+    [0, 6]
+    """
+    if len(labels) < 2:
+        raise DataError("the data has one sample and no test part: one to train on and one to test are needed at least")
+    order = _spread_order(len(labels), labels, torch.Generator().manual_seed(0)).tolist()
+    count = min(max(round(share * len(labels)), 1), len(labels) - 1)
+    return sorted(order[count:]), sorted(order[:count])
+
+
 def labels_of(dataset: object) -> Tensor | None:
     """Returns the labels of a data set if they are known without reading its samples, else None.
 

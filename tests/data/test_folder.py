@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms.functional import pil_to_tensor
 
 from gngraph.data import ArrayDataset, CropFlip, batches, load_data, make_splits
-from gngraph.data.sources import folder
+from gngraph.data.sources import folder, pictures
 from gngraph.data.sources.folder import FolderDataset
 from gngraph.errors import DataError
 from tests.data.arrays import numbers_of, save_folder, save_picture, save_pixels
@@ -101,19 +102,19 @@ def test_splits_of_a_folder_read_on_demand_are_iterable(tmp_path: Path, monkeypa
 
 def test_unusable_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "train").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds 'train': an image folder needs 'train' and 'test'"):
+    with pytest.raises(DataError, match=r"train' has no class folder"):
         load_data(str(tmp_path / "a"))
-    (tmp_path / "a" / "test").mkdir()
-    with pytest.raises(DataError, match="has no class folder"):
-        load_data(str(tmp_path / "a"))
-    path = save_folder(tmp_path / "b")
+    (tmp_path / "only" / "test").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds 'test' and no 'train': an image folder needs 'train' and 'test'"):
+        load_data(str(tmp_path / "only"))
+    made = save_folder(tmp_path / "b")
     (tmp_path / "b" / "train" / "bird").mkdir()
-    with pytest.raises(DataError, match=r"one without a picture .*bird"):
-        load_data(path)
-    path = save_folder(tmp_path / "c")
+    with pytest.raises(DataError, match=r"a class folder without a picture, 'bird'"):
+        load_data(made)
+    made = save_folder(tmp_path / "c")
     save_picture(tmp_path / "c" / "test" / "emu" / "0.png", 3, 16, 20)
     with pytest.raises(DataError, match=r"has the class folder 'emu', which .*train' lacks"):
-        load_data(path)
+        load_data(made)
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
@@ -130,3 +131,57 @@ def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
 def test_input_shapes_that_no_picture_has_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not fit pictures: give 1xHxW for grey or 3xHxW"):
         load_data(save_folder(tmp_path), input_shape=shape)
+
+
+def test_class_folders_alone_have_a_part_held_out(tmp_path: Path) -> None:
+    whole = Path(save_folder(tmp_path)) / "train"
+    data = load_data(str(whole), val_split=0.25)
+    assert (len(data.train), len(data.test), data.classes) == (6, 2, ("cat", "dog"))
+    assert sorted(data.test.labels.tolist()) == [0, 1]
+    assert data.notes == ("no test part: 2 of 8 pictures are held out (see --val-split)",)
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    assert len(load_data(str(tmp_path), val_split=0.25).test) == 2
+
+
+def test_links_pipes_and_other_files_are_counted_not_read(tmp_path: Path) -> None:
+    path = Path(save_folder(tmp_path))
+    cat = path / "train" / "cat"
+    (cat / "loop").symlink_to(path / "train")
+    (cat / "again").symlink_to(path / "train" / "dog")
+    (cat / "gone.png").symlink_to(path / "nowhere.png")
+    (cat / "labels.txt").write_text("cat")
+    (cat / ".DS_Store").write_bytes(b"")
+    os.mkfifo(cat / "pipe.png")
+    (path / "elsewhere").mkdir()
+    save_picture(path / "elsewhere" / "new.png", 3, 16, 20)
+    (cat / "linked").symlink_to(path / "elsewhere")
+    data = load_data(str(path))
+    assert data.train.labels.tolist() == [0] * 5 + [1] * 4
+    assert data.notes == (
+        f"left out: '{cat / 'again'}' and 1 more, a link to a folder that is read already",
+        f"left out: '{cat / 'gone.png'}', a link that leads nowhere",
+        f"left out: '{cat / 'labels.txt'}', no picture by its suffix (.png, .jpg, .jpeg, .webp, .bmp)",
+        f"left out: '{cat / 'pipe.png'}', neither file nor folder",
+    )
+
+
+def test_the_content_of_a_picture_counts_not_its_suffix(tmp_path: Path) -> None:
+    path = save_folder(tmp_path, channels=1)
+    bad = tmp_path / "train" / "cat" / "bad.png"
+    save_pixels(tmp_path / "deep.png", torch.full((1, 16, 20), 30_000, dtype=torch.int16))
+    (tmp_path / "deep.png").rename(bad.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"bad\.jpg' may have more than 8 bits"):
+        load_data(path)
+    bad.with_suffix(".jpg").unlink()
+    bad.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 20\n%%EOF\n")
+    with pytest.raises(DataError, match=r"bad\.png' cannot be read \(cannot identify image file"):
+        load_data(path)
+
+
+def test_a_picture_of_extreme_proportions_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_folder(tmp_path)
+    save_picture(tmp_path / "train" / "cat" / "line.png", 3, 1, 20_000)
+    assert load_data(path, input_shape=(3, 224, 224)).train[0][0].shape == (3, 224, 224)
+    monkeypatch.setattr(pictures, "_LARGEST", 10_000)
+    with pytest.raises(DataError, match=r"line\.png' has 1x20000 pixels, and at most 10,000 are read"):
+        load_data(path)

@@ -13,6 +13,7 @@ import torch
 from torchvision.datasets import CIFAR10, MNIST
 
 from gngraph.data import SOURCES, Download, load_data
+from gngraph.data.sources import npz
 from gngraph.errors import DataError
 from tests.data.arrays import colour_arrays, numbers_of, save_npz, table_arrays
 
@@ -112,7 +113,7 @@ def test_an_archive_with_other_names_lists_what_is_there(tmp_path: Path) -> None
     with pytest.raises(DataError) as caught:
         load_data(path)
     text = str(caught.value)
-    assert "lacks 'x_train', 'x_test', 'y_test': it holds 'images', 'y_train', and needed are 'x_train'" in text
+    assert "lacks 'x_train': it holds 'images', 'y_train', and needed are 'x_train', 'y_train' ('x_test'" in text
 
 
 def test_an_error_inside_an_archive_names_the_file(tmp_path: Path) -> None:
@@ -160,3 +161,45 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "single.npy", np.zeros(3))
     with pytest.raises(DataError, match="holds a single array"):
         load_data(str(tmp_path / "single.npy"))
+
+
+def test_an_archive_without_a_test_part_has_a_part_held_out(tmp_path: Path) -> None:
+    for arrays in (colour_arrays(), table_arrays()):
+        path = save_npz(tmp_path / "a.npz", {name: array for name, array in arrays.items() if "train" in name})
+        data, again = load_data(path), load_data(path)
+        assert (len(data.train), len(data.test)) == (24, 6) and torch.equal(data.test[0][0], again.test[0][0])
+        assert data.notes == ("no test part: 6 of 30 samples are held out (see --val-split)",)
+        assert len(load_data(path, val_split=0.5).test) == 15
+    assert load_data(path).classes == ()
+
+
+def test_archives_that_unpack_to_much_more_than_they_hold_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = colour_arrays()
+    arrays["x_train"] = np.zeros((30, 64, 64, 3), np.uint8)
+    np.savez_compressed(tmp_path / "bomb.npz", allow_pickle=True, **arrays)
+    assert "_MOST_PACKED" in vars(npz)
+    monkeypatch.setattr(npz, "_MOST_PACKED", 2**10)
+    with pytest.raises(DataError, match=r"'x_train' in '.*' unpacks from [0-9,]+ to 368,768 bytes"):
+        load_data(str(tmp_path / "bomb.npz"))
+
+
+def test_encrypted_members_and_labels_that_are_none_are_one_sentence(tmp_path: Path) -> None:
+    arrays = colour_arrays()
+    path = Path(save_npz(tmp_path / "a.npz", arrays))
+    stored = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = stored.find(signature)
+        while at >= 0:
+            stored[at + offset] |= 1
+            at = stored.find(signature, at + 4)
+    path.write_bytes(stored)
+    with pytest.raises(DataError, match=r"'x_train' in .* is encrypted"):
+        load_data(str(path))
+    for labels, said in (
+        (np.full(30, -1), "no label above '-1'"),
+        (np.full(30, 2**63 + 1, np.uint64), "holds the label '9"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load_data(save_npz(tmp_path / "b.npz", {**arrays, "y_train": labels}))

@@ -42,6 +42,7 @@ def load_data(
     root: Path | None = None,
     download: Download = Download.NEVER,
     normalize: Normalization = measured,
+    val_split: float = 0.2,
 ) -> Data:
     """Loads and checks a data set.
 
@@ -53,6 +54,7 @@ def load_data(
         download: whether a missing data set may be fetched.
         normalize: how stored numbers become inputs: by default each channel is standardised over the training samples; see
             `gngraph.data.preprocess.normalization` for others, and `own` for a function of one's own.
+        val_split: share of the samples that is held out where the data has no test part, above 0 and below 1.
 
     Raises:
         DataError: if nothing answers to `spec`, or the data is missing, malformed or does not fit `input_shape`.
@@ -62,7 +64,9 @@ def load_data(
         >>> len(data.train), len(data.test), data.input_shape, data.outputs
         (1437, 360, (1, 8, 8), 10)
     """
-    request = Request(spec, input_shape, default_root() if root is None else root.expanduser(), download, normalize)
+    request = Request(
+        spec, input_shape, default_root() if root is None else root.expanduser(), download, normalize, val_split
+    )
     data = _source(spec)(request)
     validate(data, input_shape=input_shape)
     return data

@@ -1,22 +1,29 @@
-"""A numpy archive with x_train, y_train, x_test, y_test and, if wanted, classes."""
+"""A numpy archive with x_train, y_train and, if wanted, x_test, y_test and classes."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.lib.npyio import NpzFile
 
-from gngraph.data.arrays import Array, from_arrays
+from gngraph.data.arrays import Array, divided, from_arrays
 from gngraph.data.dataset import Data
 from gngraph.data.sources.request import Request
 from gngraph.errors import DataError
 
-_NEEDED = ("x_train", "y_train", "x_test", "y_test")
+_TRAIN = ("x_train", "y_train")
+_TEST = ("x_test", "y_test")
 _CLASSES = "classes"
+_MOST_PACKED = 2**30
+"""Bytes that a compressed array may unpack to whatever its ratio; the pixels of CIFAR-10 take a sixth of it."""
+_MAX_RATIO = 20
+"""Beyond `_MOST_PACKED`, an array that unpacks to more than this many times its packed size is taken for a zip bomb."""
 
 
 def load_npz(request: Request) -> Data:
@@ -27,33 +34,41 @@ def load_npz(request: Request) -> Data:
     """
     path = Path(request.spec).expanduser()
     with _open(path) as archive:
-        missing = [name for name in _NEEDED if name not in archive.files]
+        tested = any(name in archive.files for name in _TEST)
+        needed = _TRAIN + _TEST if tested else _TRAIN
+        missing = [name for name in needed if name not in archive.files]
         if missing:
             raise DataError(
                 f"'{path}' lacks {_quoted(missing)}: it holds {_quoted(archive.files)}, and needed are "
-                f"{_quoted(_NEEDED)} (and '{_CLASSES}' for class names)"
+                f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, and '{_CLASSES}' for class names)"
             )
-        x_train, y_train, x_test, y_test = (_read(archive, path, name) for name in _NEEDED)
+        arrays = [_read(archive, path, name) for name in needed]
         classes = _class_names(path, _read(archive, path, _CLASSES)) if _CLASSES in archive.files else None
     try:
-        return from_arrays(
+        notes: tuple[str, ...] = ()
+        if not tested:
+            arrays = divided(arrays[0], arrays[1], request.val_split)
+            notes = (
+                f"no test part: {len(arrays[2])} of {len(arrays[0]) + len(arrays[2])} samples are held out (see --val-split)",
+            )
+        data = from_arrays(
             path.name,
-            x_train,
-            y_train,
-            x_test,
-            y_test,
+            *arrays,
             classes=classes,
             input_shape=request.input_shape,
             normalize=request.normalize,
         )
     except DataError as error:
         raise DataError(f"in '{path}', {error}") from error
+    return replace(data, notes=notes)
 
 
 def _open(path: Path) -> NpzFile:
     try:
-        opened = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            single = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+        opened = None if single else np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"'{path}' is not a readable .npz archive: write it with numpy.savez") from error
     if not isinstance(opened, NpzFile):
         raise DataError(f"'{path}' holds a single array: write an .npz archive with numpy.savez")
@@ -61,6 +76,7 @@ def _open(path: Path) -> NpzFile:
 
 
 def _read(archive: NpzFile, path: Path, name: str) -> Array:
+    _check_size(archive, path, name)
     try:
         array: Array = archive[name]
     except ValueError as error:
@@ -70,9 +86,26 @@ def _read(archive: NpzFile, path: Path, name: str) -> Array:
                 f"store it as an array of numbers (or of text for '{_CLASSES}')"
             ) from error
         raise DataError(f"'{name}' in '{path}' is damaged: write the archive again") from error
+    except MemoryError as error:
+        raise DataError(
+            f"'{name}' in '{path}' does not fit into memory: take fewer samples, or smaller ones"
+        ) from error
+    except RuntimeError as error:  # the zip module knows no kind of its own
+        raise DataError(f"'{name}' in '{path}' is encrypted or packed in a way that is not read ({error})") from error
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"'{name}' in '{path}' is damaged: write the archive again") from error
     return array
+
+
+def _check_size(archive: NpzFile, path: Path, name: str) -> None:
+    """Refuse what unpacks to much more than is stored, before it is unpacked."""
+    members = [] if archive.zip is None else archive.zip.infolist()
+    info = next(info for info in members if info.filename in (name, f"{name}.npy"))
+    if info.file_size > max(_MOST_PACKED, _MAX_RATIO * info.compress_size):
+        raise DataError(
+            f"'{name}' in '{path}' unpacks from {info.compress_size:,} to {info.file_size:,} bytes, and more than {_MOST_PACKED:,} "
+            f"must not be more than {_MAX_RATIO} times what is stored: write it with numpy.savez, which does not compress"
+        )
 
 
 def _class_names(path: Path, array: Array) -> list[str]:

@@ -28,6 +28,7 @@ class Request:
         root: folder that downloaded data sets live in.
         download: whether to fetch what is missing.
         normalize: how stored numbers become inputs.
+        val_split: share of the samples that is held out where the data has no test part.
     """
 
     spec: str
@@ -35,6 +36,7 @@ class Request:
     root: Path
     download: Download
     normalize: Normalization
+    val_split: float = 0.2
 
 
 Source = Callable[[Request], Data]
