@@ -44,7 +44,7 @@ LAYERS = {
     "files": layer("errors ir ops importing zoo", "torch torchvision safetensors"),
     "deploy": layer("errors ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors options", "torch"),
-    "data": layer("errors", "torch torchvision numpy sklearn"),
+    "data": layer("errors", "PIL torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
     "running": layer("errors ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ir ops lowering curvature data running", "torch numpy networkx"),
