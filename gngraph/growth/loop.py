@@ -6,12 +6,9 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.data import MapDataset
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
@@ -24,19 +21,16 @@ from gngraph.rewrite.layer_removal import removable_layer
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.running.batchnorm import reestimate
-from gngraph.running.evaluation import evaluate, mean_loss
+from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.seeding import mixed
-from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
-from gngraph.scoring.selection import Selection
 from gngraph.search.chance import is_trained, known, no_better_than_chance
+from gngraph.search.decision import Decider
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
-from gngraph.search.situation import Plan, Situation, unscored, unselected
-from gngraph.search.step import Change, Step, apply, standard_error
+from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
-from gngraph.search.worth import WorthRecord, measured_worths
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import restarted
@@ -111,7 +105,7 @@ class _Run:
         self.journal = Journal(
             graph, Lineage(self.analyses.get(ChannelSpaces, graph)), observer, out, inputs_of(problem)
         )
-        self.worths = WorthRecord()
+        self.decider = Decider(self.analyses, task.budget, self.journal.stage)
         self.epochs_done = 0
         self.number = 0
 
@@ -126,39 +120,29 @@ class _Run:
         removals: list[RemoveLayer] = []
         if number == 1 and self.options.depth == "search":
             graph, removals = self._shallower(graph, record)
-        situation = self._situation(graph, target)
+        situation = self.decider.situation(self.strategy, graph, target, number)
         strategy = self._settled(situation, record)
-        with self.journal.stage("select"):
-            selection = strategy.learned(situation)
-            wish = strategy.plan(situation, selection)
-        step = self._apply(graph, situation.spaces, wish)
-        scores = situation.scores
-        judged, reported = self._measure(graph, step, scores, selection)
-        refused, applied, after = None, step, reported.after
-        if wish.learned and judged.broken and target.allows(situation.model.of(situation.model.widths)):
-            refused = f"the judge loss changed by {judged.actual:+.4g} where {judged.predicted:+.4g} was predicted"
-            unlearned = strategy.plan(situation, unselected(situation))
-            applied = self._apply(graph, situation.spaces, unlearned)
-            after = self._loss(applied.rewritten.graph, self.problem.splits.report)
-        self.state = carry_state(self.state, graph, applied.rewritten)
-        self.graph = self._reestimated(applied.rewritten.graph)
-        self.journal.lineage.follow(applied.rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
+        made = self.decider.decide(strategy, situation, number)
+        rewritten, judged, reported = made.step.rewritten, made.judge, made.report
+        self.state = carry_state(self.state, graph, rewritten)
+        self.graph = self._reestimated(rewritten.graph)
+        self.journal.lineage.follow(rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
         record |= {
             "allocation": strategy.allocation,
-            "morphisms": morphism_entries((*removals, *applied.morphisms)),
+            "morphisms": morphism_entries((*removals, *made.step.morphisms)),
             "predicted": reported.predicted,
             "predicted_error": reported.error,
             "actual": reported.actual,
             "judge": {"predicted": judged.predicted, "predicted_error": judged.error, "actual": judged.actual},
-            "refused": refused,
-            "refused_morphisms": morphism_entries(wish.learned) if refused else {},
+            "refused": made.refused,
+            "refused_morphisms": morphism_entries(made.learned) if made.refused else {},
             "report_loss": {
                 "before": reported.before,
-                "after": after,
-                "reestimated": self._loss(self.graph, self.problem.splits.report),
+                "after": made.after,
+                "reestimated": self.decider.loss(self.graph, self.problem.splits.report),
             },
             "target": _sides(target),
-            "notes": [*([doubt] if doubt else []), *scores.notes],
+            "notes": [*([doubt] if doubt else []), *situation.scores.notes],
         }
         self._close(record)
 
@@ -178,17 +162,6 @@ class _Run:
             self.journal.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
             graph = self._reestimated(graph)
         return graph, removals
-
-    def _situation(self, graph: Graph, target: Budget) -> Situation:
-        """What the round decides upon: the analysis is run."""
-        analysis = self.strategy.analysis
-        with self.journal.stage("analyse"):
-            scores = self.analyses.get(analysis, graph) if analysis else unscored()
-            asked = self.strategy.measures
-            measured = measured_worths(graph, self.analyses, scores.candidates) if asked else {}
-            worths = self.worths.seen(measured)
-        generator = torch.Generator().manual_seed(mixed(self.problem.seed, -self.number))
-        return Situation(graph, self.analyses, scores, worths, target, self.budget, generator)
 
     def _settled(self, situation: Situation, record: Record) -> Strategy:
         """The strategy; a lookahead finds it in the first round, and it stays."""
@@ -234,28 +207,6 @@ class _Run:
     def _reestimated(self, graph: Graph) -> Graph:
         with self.journal.stage("batchnorm"):
             return reestimate(graph, self.problem)
-
-    def _apply(self, graph: Graph, spaces: ChannelSpaces, wish: Plan) -> Step:
-        with self.journal.stage("rewrite"):
-            generator = torch.Generator().manual_seed(mixed(self.problem.seed, self.number))
-            return apply(graph, spaces, wish, self.budget, generator)
-
-    def _measure(self, graph: Graph, step: Step, scores: Scores, selection: Selection) -> tuple[Change, Change]:
-        splits, chosen, after = self.problem.splits, selection.chosen, step.rewritten.graph
-        judge_error, report_error = (standard_error(m, chosen) for m in (scores.judge, scores.report))
-        return (
-            Change(selection.predicted, judge_error, self._loss(graph, splits.judge), self._loss(after, splits.judge)),
-            Change(
-                selection.predicted_report,
-                report_error,
-                self._loss(graph, splits.report),
-                self._loss(after, splits.report),
-            ),
-        )
-
-    def _loss(self, graph: Graph, split: MapDataset) -> float:
-        with self.journal.stage("measure"):
-            return mean_loss(graph, self.problem, split)
 
     def _standing(self, graph: Graph) -> Record:
         """Size, widths, and loss and accuracy on the held-out data."""

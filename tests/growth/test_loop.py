@@ -29,6 +29,7 @@ from gngraph.options import RunOptions, TrainOptions
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.running.evaluation import mean_loss
 from gngraph.scoring.selection import Selection
+from gngraph.search import decision
 from gngraph.search.situation import Plan, Situation
 from gngraph.search.strategy import GaussNewtonGrowth
 from gngraph.training.training import EpochRecord
@@ -219,7 +220,7 @@ def test_worths_are_measured_only_for_a_rule_that_asks(
         asked.append(arguments)
         return {}
 
-    monkeypatch.setattr(loop, "measured_worths", measured)
+    monkeypatch.setattr(decision, "measured_worths", measured)
     seed = seed_graph()
     grow(
         seed,
