@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, Outputs, parts_of
+from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss, Outputs, parts_of
 from gngraph.data import MapDataset
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
@@ -15,9 +18,10 @@ from gngraph.running.together import Together
 
 @torch.no_grad()
 def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float, float | None]:
-    """Mean loss and accuracy in eval mode; accuracy is None where `correct` knows none, as for a regression.
+    """Mean loss and accuracy in eval mode, the latter over the samples with a label that the loss counts.
 
-    Cost: one forward pass over `dataset`. Sums are float64.
+    Accuracy is None where `correct` knows none, as for a regression, or no label counts. Cost: one forward pass over
+    `dataset`. Sums are float64.
 
     Args:
         graph: the network.
@@ -28,16 +32,16 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
         DataError: the data set is empty.
     """
     runner = problem.runner
-    loss, right, samples, answers = 0.0, 0.0, 0, False
+    loss, right, samples, answered = 0.0, 0.0, 0, 0
     for x, y in runner.read(dataset, graph):
         outputs = runner.outputs(graph, x)
         loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
         hits = correct(problem.loss_fn, outputs, y)
         if hits is not None:
-            answers = True
-            right += float(hits.sum())
+            right += float(hits.double().nansum())
+            answered += int((~hits.isnan()).sum())
         samples += len(x)
-    return loss / samples, right / samples if answers else None
+    return loss / samples, right / answered if answered else None
 
 
 def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
@@ -91,8 +95,9 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     """Share of right answers for each sample, [N]: over positions or logits where there are several.
 
     Classes (targets one axis short of the outputs) are right where the largest output is, yes-or-no targets of the loss
-    "bce-with-logits" where the sign is; None for anything else. Positions that the loss ignores do not count. Of a sum
-    over heads it is the first head that answers.
+    "bce-with-logits" where the sign is, and probabilities of classes, as torch's cross-entropy takes them, where the largest
+    output is that of the largest; None for anything else. Positions that the loss ignores do not count, and a sample with no
+    other has nan. Of a sum over heads it is the first head that answers.
 
     Args:
         loss: that the network is trained by, which says what the outputs mean.
@@ -102,18 +107,42 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     >>> from gngraph.curvature import CrossEntropy
     >>> correct(CrossEntropy(), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     tensor([1., 0.])
+    >>> correct(CrossEntropy(ignore_index=255), torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 255]))
+    tensor([1., nan])
     """
     loss, outputs, targets = parts_of(loss, outputs, targets)[0]
     if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
         return None
-    counted = torch.ones_like(targets, dtype=torch.bool)
     if isinstance(loss, BinaryCrossEntropy):
-        hits = (outputs > 0) == (targets > 0.5)
+        hits, counted = (outputs > 0) == (targets > 0.5), torch.ones_like(targets, dtype=torch.bool)
+    elif outputs.dim() < 2 or outputs.shape[1] < 2:
+        return None
     elif targets.dtype == torch.int64 and targets.shape == outputs.shape[:1] + outputs.shape[2:]:
-        hits = outputs.argmax(1) == targets
-        if isinstance(loss, CrossEntropy):
-            counted = loss.counted(targets)
+        hits, counted = outputs.argmax(1) == targets, _counted(loss, outputs, targets)
+    elif targets.shape == outputs.shape and _is_cross_entropy(loss):
+        hits, counted = outputs.argmax(1) == targets.argmax(1), (targets != 0).any(1)
     else:
         return None
     right, all_ = ((part.float().reshape(len(hits), -1).sum(1)) for part in (hits & counted, counted))
-    return torch.where(all_ > 0, right / all_, 1.0)  # where nothing counts nothing is wrong, as in the loss
+    return right / all_
+
+
+def _counted(loss: Loss, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Where `labels` count: where a loss of the user's own ignores one, no output of its position changes it.
+
+    That is asked of outputs that are all 0, for which no class is sure.
+    """
+    if isinstance(loss, CrossEntropy):
+        return loss.counted(labels)
+    with torch.enable_grad():
+        unsure = torch.zeros_like(outputs, requires_grad=True)
+        (slope,) = torch.autograd.grad(loss.per_sample(unsure, labels).sum(), unsure)
+    return (slope != 0).any(1)
+
+
+def _is_cross_entropy(loss: Loss) -> bool:
+    """Whether a loss of the user's own is torch's cross-entropy, which takes probabilities of classes too."""
+    function: Any = loss.function if isinstance(loss, CustomLoss) else None
+    while isinstance(function, partial):
+        function = function.func
+    return function is cross_entropy or isinstance(function, nn.CrossEntropyLoss)

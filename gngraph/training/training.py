@@ -138,13 +138,15 @@ class _Tally:
         self.steps = 0
         self.losses: list[torch.Tensor] = []
         self.right: list[torch.Tensor] = []
+        self.answered: list[torch.Tensor] = []
         self.total = 0.0
 
     def add(self, losses: torch.Tensor, right: torch.Tensor | None, rate: float) -> None:
         self.samples += len(losses)
         self.losses.append(losses.sum())
         if right is not None:
-            self.right.append(right.sum())
+            self.right.append(right.nansum())
+            self.answered.append((~right.isnan()).sum())
         self.steps += 1
         if len(self.losses) == CHECK_EVERY:
             self._flush(rate)
@@ -164,7 +166,8 @@ class _Tally:
     def record(self, rate: float, seconds: float) -> EpochRecord:
         if self.losses:
             self._flush(rate)
-        accuracy = float(torch.stack(self.right).sum()) / self.samples if self.right else None
+        right, answered = (float(torch.stack(sums).sum()) if sums else 0.0 for sums in (self.right, self.answered))
+        accuracy = right / answered if answered else None
         return EpochRecord(self.epoch, self.total / self.samples, accuracy, rate, seconds)
 
 
