@@ -18,7 +18,6 @@ from gngraph.data import load_data
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
-from gngraph.running.batchnorm import reestimate
 from gngraph.running.problem import Problem
 from gngraph.search.chance import is_trained, known, luck
 from gngraph.training.stretch import Stretch
@@ -64,8 +63,7 @@ def main(data: str, networks: str, width: float, seeds: int, epochs: int, lr: fl
             taken, gains, lucks = 0, list[float](), list[float]()
             for graph, problem in cases(data, name, width, seeds, samples):
                 if length:
-                    trained = Trainer(problem, TrainOptions(lr=lr)).train(graph, Stretch(length, "cosine")).graph
-                    graph = reestimate(trained, problem)
+                    graph = Trainer(problem, TrainOptions(lr=lr)).train(graph, Stretch(length, "cosine")).graph
                 found = known(graph, problem)
                 taken += is_trained(graph, problem, found)
                 gains.append(found.gain)

@@ -35,7 +35,6 @@ from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
 from gngraph.rewrite.layer_removal import RemovableLayer
-from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
@@ -110,7 +109,6 @@ class Depths:
         small = Budget(*(side and int(side * self.start) for side in (self.budget.max_params, self.budget.max_flops)))
         graph = restarted(designed(FAMILY, self.network, self.data, small), mixed(seed, 1))
         graph = Trainer(problem, TrainOptions(lr=self.lr)).train(graph, Stretch(self.ranking)).graph
-        graph = reestimate(graph, problem)
         order = ORDERS[self.order](graph, least_missed(graph, AnalysisManager(problem), self.budget))
         values = [layer.value for layer in order]
         return graph, values[: len(shallower(graph, values)) - 1]
@@ -122,7 +120,7 @@ class Depths:
         own = trial_length(self.epochs, samples_apart(problem), options.batch_size)
         trials = {f"{n:g}": TrialTraining(problem, options, round(n * own)).loss(made) for n in self.lengths}
         ended = Trainer(problem, options).train(restarted(made, mixed(seed, 1)), Stretch(self.epochs, "cosine")).graph
-        accuracy = evaluate(reestimate(ended, problem), problem, problem.test)[1]
+        accuracy = evaluate(ended, problem, problem.test)[1]
         if accuracy is None:
             raise click.UsageError(f"'{self.data.name}' has no classes to be right about: name a data set that has")
         found = {"flops": cost(made).flops, "trials": trials, "accuracy": accuracy}

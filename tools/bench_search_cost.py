@@ -31,7 +31,6 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import load_data
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
-from gngraph.running.batchnorm import reestimate
 from gngraph.running.problem import Problem
 from gngraph.search.depth import Found, searched
 from gngraph.training.stretch import Stretch
@@ -82,7 +81,7 @@ def measured(graph: Graph, problem: Problem, epochs: int, larger: float, repeats
         started = time.process_time()
         trained = trainer.train(graph, Stretch(epochs)).graph
         times.append(time.process_time() - started)
-    seed, size = reestimate(trained, problem), cost(trained)
+    seed, size = trained, cost(trained)
     budget = Budget(int(larger * size.params), int(larger * size.flops))
     with lowered() as computed:
         started = time.process_time()

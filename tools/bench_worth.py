@@ -37,7 +37,6 @@ from gngraph.data import Data, Download, load_data
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
 from gngraph.options.values import parse_count
-from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
@@ -99,8 +98,7 @@ class Trial:
         """The network of these widths, trained from scratch."""
         graph = restarted(to_widths(family(self.network, self.data, 1.0), widths), seed)
         problem = self.problem(seed)
-        made = Trainer(problem, TrainOptions(lr=self.lr)).train(graph, Stretch(self.epochs, "cosine"))
-        return reestimate(made.graph, problem)
+        return Trainer(problem, TrainOptions(lr=self.lr)).train(graph, Stretch(self.epochs, "cosine")).graph
 
     def line(self, seed: int) -> dict[str, object]:
         """A random shape, and what it reaches."""

@@ -23,7 +23,7 @@ from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.options import RunOptions, TrainOptions
 from gngraph.options.runs import Depth, Final
-from gngraph.running.batchnorm import BATCHES, reestimate
+from gngraph.running.batchnorm import BATCHES
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
@@ -215,11 +215,10 @@ class Run:
         trained = self.trainer.train(graph, Stretch(epochs, "cosine"))
         self.meter.epochs += epochs
         self.meter.training += epochs * self.epoch_flops(graph)
-        graph = reestimate(trained.graph, self.problem)
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
-        self.meter.training += seen * cost(graph).flops
+        self.meter.training += seen * cost(trained.graph).flops
         self.meter.seconds += time.perf_counter() - started
-        return graph
+        return trained.graph
 
     def grow(
         self,

@@ -15,10 +15,10 @@ from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD
 from gngraph.training.training import EpochRecord
 
-STAGES = ("train", "batchnorm", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure")
-"""Stages of a round, in the order in which they first come. "batchnorm" and "evaluate" (the held-out data, and whether
-anything was learned at all) follow both the training and the rewrite, "rewrite" and "measure" come again when the learned
-morphisms are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
+STAGES = ("train", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure", "batchnorm")
+"""Stages of a round, in the order in which they first come. "evaluate" (the held-out data, and whether anything was learned at all)
+follows both the training and the rewrite, "batchnorm" the rewrite, "rewrite" and "measure" come again when the learned morphisms
+are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
 
 
 class Journal:

@@ -198,11 +198,9 @@ class _Run:
         record["perturbed"] = share
         self.state = trained.state
         self.epochs_done += epochs
-        # Running averages lag behind the weights; an analysis of a stale network would spend channels on repairing that.
-        graph = self._reestimated(trained.graph)
         record["epochs"] = epoch_entries(trained.epochs)
-        record["trained"] = self._standing(graph)
-        return graph
+        record["trained"] = self._standing(trained.graph)
+        return trained.graph
 
     def _reestimated(self, graph: Graph) -> Graph:
         with self.journal.stage("batchnorm"):

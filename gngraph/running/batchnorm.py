@@ -1,16 +1,19 @@
-"""Running statistics of a rewritten network, measured anew."""
+"""Running statistics of a trained or rewritten network, measured anew."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import count, islice
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
+from torch import fx, nn
 
 from gngraph.errors import TrainingError
-from gngraph.ir import Graph
-from gngraph.lowering.to_torch import lower
+from gngraph.ir import Graph, Node
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.ops import lookup
 from gngraph.running.problem import Problem
 from gngraph.running.together import Together
@@ -20,10 +23,11 @@ BATCHES = 32
 
 
 def reestimate(graph: Graph, problem: Problem, *, batches_read: int = BATCHES) -> Graph:
-    """`graph` with the running mean and variance of every norm that has them as the plain average over training batches.
+    """`graph` with the running mean and variance of every norm that has them as the average over training batches.
 
     All layers are measured in one go, each behind layers that normalise by their batch, as in training; dropout is off,
-    augmentation on. Nothing else changes. Cost: `batches_read` forward passes; none without such a norm.
+    augmentation on. A norm that normalises by its running statistics in training too keeps them, and nothing else changes.
+    Cost: `batches_read` forward passes; none without such a norm.
 
     Args:
         graph: a trained network.
@@ -49,11 +53,12 @@ def settled(graphs: Sequence[Graph], problem: Problem, *, batches_read: int = BA
         TrainingError: as `reestimate` does.
     """
     together = Together(graphs, lambda graph: Settling(graph, problem))
-    if any(part.measured for part in together.functions):
+    if any(part.norms for part in together.functions):
         stream = problem.runner.read_to_train(problem.train, graphs[0], problem.stream(), augment=problem.augment)
         for x, _ in islice(stream, batches_read):
-            for _ in together.outputs(x):
-                pass
+            if len(x) > 1:  # of one sample there is no variance
+                for _ in together.outputs(x):
+                    pass
     for part in together.functions:
         part.settle()
     return together
@@ -69,59 +74,85 @@ class Settling:
         problem: names the device.
 
     Attributes:
-        measured: modules of norms -> names of their running mean and variance.
+        norms: the nodes that are measured.
+
+    Raises:
+        TrainingError: the module of a norm has no `momentum` by which it moves its statistics.
     """
 
     def __init__(self, graph: Graph, problem: Problem) -> None:
         self._graph = graph
-        self.measured = _statistics(graph)
+        self.norms = [node for node in graph.nodes.values() if _moves(node)]
         own = {name: p.data.clone() for name, p in graph.params.items() if p.kind != "parameter"}
-        for mean, variance in self.measured.values():
+        for norm in self.norms:
+            mean, variance = _statistics(norm)
             own[mean] = torch.zeros_like(graph.params[mean].data)
             own[variance] = torch.ones_like(graph.params[variance].data)
-        module = lower(problem.runner.placed(graph.with_params(own))).module
-        for path in self.measured:
-            norm = module.get_submodule(path)
-            if not hasattr(norm, "momentum"):
-                raise TrainingError(
-                    f"module '{path}' has running statistics but no attribute 'momentum' to move them by; give it one, as "
-                    f"torch's norms have"
-                )
-            norm.register_forward_pre_hook(_momentum())
-            norm.train()
-        self._module = module
+        lowered = lower(problem.runner.placed(graph.with_params(own)))
+        self._module = lowered.module
+        self._run: Any = _Measuring(lowered, self.norms).run if self.norms else lowered.module
 
     @torch.no_grad()
     def __call__(self, *inputs: Any) -> Any:
         """What the graph returns, without gradients."""
-        return self._module(*inputs)
+        return self._run(*inputs)
 
     def settle(self) -> None:
         """From now on norms go by the averages."""
         self._module.eval()
+        self._run = self._module
 
     def found(self) -> dict[str, torch.Tensor]:
         """Running means and variances by the graph's names."""
         held = self._module.state_dict()
-        names = sorted({name for both in self.measured.values() for name in both})
+        names = sorted({name for norm in self.norms for name in _statistics(norm)})
         return {name: held[name].to(self._graph.params[name].data) for name in names}
 
 
-def _statistics(graph: Graph) -> dict[str, tuple[str, str]]:
-    """Modules that normalise by the batch in train mode -> their running mean and variance."""
-    found = {}
-    for node in graph.nodes.values():
-        statistics = lookup(node.op).statistics
-        if node.module is not None and statistics is not None and statistics.run(node):
-            found[node.module] = node.params[statistics.mean], node.params[statistics.variance]
-    return found
+def _moves(node: Node) -> bool:
+    """Whether a node normalises by the batch in train mode, and by running statistics in eval mode."""
+    statistics = lookup(node.op).statistics
+    return statistics is not None and statistics.run(node) and statistics.of_batch(node)
 
 
-def _momentum() -> Callable[[Any, Any], None]:
-    """A hook that makes the n-th call of a norm move its statistics by 1/n, so that they are the plain average of all."""
-    calls = count(1)
+def _statistics(norm: Node) -> tuple[str, str]:
+    """Running mean and variance of a norm."""
+    statistics = lookup(norm.op).statistics
+    assert statistics is not None
+    return norm.params[statistics.mean], norm.params[statistics.variance]
 
-    def before(norm: Any, args: Any) -> None:
-        norm.momentum = 1.0 / next(calls)
 
-    return before
+class _Measuring(Interpreter):
+    """Runs a lowered graph with its norms in train mode, everything else in eval mode.
+
+    A call of a norm moves its statistics by the call's share of the samples that they were moved by so far, so that they are the
+    average over all.
+    """
+
+    def __init__(self, lowered: Lowered, norms: Sequence[Node]) -> None:
+        super().__init__(lowered.module)
+        self._norms = {lowered.values[norm.name]: norm for norm in norms}
+        self._seen = Counter[str]()
+        for step, norm in self._norms.items():
+            if step.op == "call_module":
+                module = lowered.module.get_submodule(str(step.target))
+                if not hasattr(module, "momentum"):
+                    raise TrainingError(
+                        f"module '{norm.module}' has running statistics but no attribute 'momentum' to move them by; give it "
+                        f"one, as torch's norms have"
+                    )
+                module.train()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one step."""
+        if n not in self._norms:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        mean, _ = _statistics(self._norms[n])
+        self._seen[mean] += len(args[0])
+        share = len(args[0]) / self._seen[mean]
+        if n.op == "call_module":
+            norm: nn.Module = self.fetch_attr(str(n.target))
+            norm.momentum = share  # type: ignore[assignment]
+            return norm(*args, **kwargs)
+        return self.call_function(n.target, args, kwargs | {"training": True, "momentum": share})

@@ -255,11 +255,11 @@ class TrialTraining:
         """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
         started = restarted(graph, mixed(self.problem.seed, 0))
         try:
-            trained = Trainer(self.apart, self.options).train(started, Stretch(self.epochs, "cosine")).graph
+            trainer = Trainer(self.apart, self.options, TRIAL_BATCHES)
+            trained = trainer.train(started, Stretch(self.epochs, "cosine")).graph
         except TrainingError:  # it diverged
             return math.inf
-        network = settled([trained], self.apart, batches_read=TRIAL_BATCHES)
-        (loss,) = mean_losses(network, self.problem, self.problem.splits.judge)
+        loss = mean_loss(trained, self.problem, self.problem.splits.judge)
         return loss if math.isfinite(loss) else math.inf
 
 

@@ -12,7 +12,6 @@ import torch
 from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
-from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
@@ -124,7 +123,7 @@ class Lookahead:
             for contender in left:
                 stretch = Stretch(length, warmup=options.warmup, first_epoch=first_epoch)
                 result = trainer.train(contender.graph, stretch, contender.state)
-                contender.graph, contender.state = reestimate(result.graph, problem), result.state
+                contender.graph, contender.state = result.graph, result.state
                 contender.losses.append(_judged(contender, situation))
             first_epoch += length
             trained += length * len(left)

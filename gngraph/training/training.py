@@ -13,6 +13,7 @@ from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 from gngraph.options import TrainOptions
+from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
 from gngraph.training.gradients import Gradients
@@ -56,12 +57,19 @@ class Trainer:
     """Trains graphs on the training set of a problem.
 
     The order of samples, augmentation and dropout depend on the problem's seed and the number of the epoch alone, so a
-    run on one device repeats, and torch's global random state is left as it was.
+    run on one device repeats, and torch's global random state is left as it was. Running statistics lag behind the weights
+    while these move, after few steps far: what comes out has them measured anew (`reestimate`).
+
+    Args:
+        problem: data, loss, device and seed.
+        options: how.
+        batches_read: from which statistics are measured.
     """
 
-    def __init__(self, problem: Problem, options: TrainOptions) -> None:
+    def __init__(self, problem: Problem, options: TrainOptions, batches_read: int = BATCHES) -> None:
         self.problem = problem
         self.options = options
+        self.batches_read = batches_read
         self.device = torch.device(problem.device)
 
     def train(
@@ -75,7 +83,7 @@ class Trainer:
 
         Args:
             graph: the network.
-            stretch: how long, and at which rates.
+            stretch: how long, and at which rates; without an epoch running statistics are measured all the same.
             state: what the optimiser starts from, as a former stretch left it.
             on_epoch: called after every epoch.
 
@@ -83,7 +91,7 @@ class Trainer:
             TrainingError: the loss is not finite, or no parameter can be trained.
         """
         if not stretch.epochs:
-            return Trained(graph, (), state or OptimizerState({}))
+            return Trained(self._settled(graph), (), state or OptimizerState({}))
         module = to_torch(graph).to(self.device).train()
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
@@ -95,7 +103,11 @@ class Trainer:
             records.append(self._epoch(graph, gradients, optimizer, stretch, epoch))
             on_epoch(records[-1])
         steps = stretch.epochs * self._steps
-        return Trained(_taken_back(graph, module), tuple(records), extract(optimizer, parameters, steps))
+        trained = self._settled(_taken_back(graph, module))
+        return Trained(trained, tuple(records), extract(optimizer, parameters, steps))
+
+    def _settled(self, graph: Graph) -> Graph:
+        return reestimate(graph, self.problem, batches_read=self.batches_read)
 
     @property
     def _steps(self) -> int:

@@ -10,7 +10,6 @@ from gngraph.cli.progress import describe_given
 from gngraph.errors import OptionError
 from gngraph.growth.observer import Unobserved
 from gngraph.options import GrowOptions, TrainOptions
-from gngraph.running.batchnorm import reestimate
 from gngraph.search.chance import is_trained, known
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
@@ -32,7 +31,7 @@ class Told(Unobserved):
 @pytest.mark.parametrize(("epochs", "trained"), [(0, False), (6, True)])
 def test_it_is_decided_by_what_the_network_knows(epochs: int, trained: bool) -> None:
     asked = problem()
-    graph = reestimate(Trainer(asked, TRAIN).train(seed_graph(), Stretch(epochs, "cosine")).graph, asked)
+    graph = Trainer(asked, TRAIN).train(seed_graph(), Stretch(epochs, "cosine")).graph
     told = Told()
     limit = 2 * graph.num_params()
     result = gngraph.grow(

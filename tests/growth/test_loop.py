@@ -184,7 +184,7 @@ def test_an_observer_is_told_everything_and_nothing_is_printed(capsys: pytest.Ca
     limit = 2 * cost(seed).params
     result = grow(seed, problem(), max_params=limit, rounds=2, epochs=2, final_epochs=1, observer=diary, train=TRAIN)
     assert [e for e in diary.events if e.startswith("epoch")] == [f"epoch {n}" for n in range(1, 6)]
-    assert diary.events[:4] == ["1 train", "epoch 1", "epoch 2", "1 batchnorm"] and "3 train" in diary.events
+    assert diary.events[:4] == ["1 train", "epoch 1", "epoch 2", "1 evaluate"] and "3 train" in diary.events
     assert diary.records == result.history
     assert capsys.readouterr() == ("", "")
 
