@@ -152,16 +152,26 @@ def _worked(
     out: str | os.PathLike[str] | None,
     observer: Observer | None,
 ) -> GrowthResult:
+    from gngraph.growth.run_lock import claimed
+
+    if out is None:
+        return _grown(job, network, data, options, None, observer)
+    with claimed(Path(out)):
+        return _grown(job, network, data, options, Path(out), observer)
+
+
+def _grown(
+    job: str, network: Graph | nn.Module, data: ProblemLike, options: Any, out: Path | None, observer: Observer | None
+) -> GrowthResult:
     from gngraph.growth.jobs import JOBS
     from gngraph.growth.loop import grow_by
 
     problem = problem_for(data)
     graph = network if isinstance(network, Graph) else from_torch(network, first_samples(problem.train, 2)[0])
     check_fit(graph, problem)
-    folder = None if out is None else Path(out)
-    result = grow_by(JOBS[job].task(options, graph), graph, problem, out=folder, observer=observer)
-    if folder is not None:
-        write_run(result, problem, folder)
+    result = grow_by(JOBS[job].task(options, graph), graph, problem, out=out, observer=observer)
+    if out is not None:
+        write_run(result, problem, out)
     return result
 
 

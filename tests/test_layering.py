@@ -36,13 +36,14 @@ BELOW_GROWTH = f"{BELOW_PASSES} passes training search"
 LAYERS = {
     "errors": layer(),
     "options": layer("errors"),
+    "writing": layer("errors"),
     "ir": layer("errors", "torch"),
     "ops": layer("errors ir", "torch torchvision"),
     "lowering": layer("errors ir ops", "torch"),
     "importing": layer("errors ir ops lowering", "torch torchvision"),
-    "source": layer("errors ir ops lowering", "torch safetensors"),
-    "files": layer("errors ir ops importing zoo", "torch torchvision safetensors"),
-    "deploy": layer("errors ir lowering", "torch numpy onnx onnxruntime onnxscript"),
+    "source": layer("errors writing ir ops lowering", "torch safetensors"),
+    "files": layer("errors writing ir ops importing zoo", "torch torchvision safetensors"),
+    "deploy": layer("errors writing ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors options", "torch"),
     "data": layer("errors", "PIL torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
@@ -55,7 +56,7 @@ LAYERS = {
     "search": layer("errors options ir ops lowering curvature data running analysis rewrite scoring training", "torch"),
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),
-    "growth": layer(BELOW_GROWTH, "torch"),
+    "growth": layer(f"writing {BELOW_GROWTH}", "filelock torch"),
     "report": layer(f"{BELOW_GROWTH} growth", "torch numpy matplotlib rich"),
     # `gngraph` is the package's own root: its public names and version.
     "api": layer(f"{BELOW_GROWTH} growth report", "torch"),

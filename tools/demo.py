@@ -24,7 +24,7 @@ from gngraph.errors import GnGraphError
 from gngraph.growth.jobs import JOBS
 from gngraph.growth.loop import grow_by
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.run_folder import require_free_folder
+from gngraph.growth.run_lock import require_free_folder
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import example

@@ -83,16 +83,18 @@ def _work(
     from gngraph.cli.progress import RunProgress
     from gngraph.growth.jobs import JOBS
     from gngraph.growth.loop import grow_by
-    from gngraph.growth.run_folder import require_free_folder, set_history_aside
+    from gngraph.growth.run_folder import set_history_aside
+    from gngraph.growth.run_lock import claimed, require_free_folder
 
-    if not force:
-        require_free_folder(output)
-    graph, problem = open_both(model, how, what)
-    task = JOBS[job].task(options, graph)
-    set_history_aside(output)
-    click.echo(describe_setting(graph, problem))
-    with RunProgress(task.options) as progress:
-        result = grow_by(task, graph, problem, out=output, observer=progress)
-        progress.exporting()
-        files = write_run(result, problem, output)
+    with claimed(output):
+        if not force:
+            require_free_folder(output)
+        graph, problem = open_both(model, how, what)
+        task = JOBS[job].task(options, graph)
+        set_history_aside(output)
+        click.echo(describe_setting(graph, problem))
+        with RunProgress(task.options) as progress:
+            result = grow_by(task, graph, problem, out=output, observer=progress)
+            progress.exporting()
+            files = write_run(result, problem, output)
     click.echo(describe_run(files, output))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from gngraph.errors import GnGraphError
 from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.to_torch import to_torch
+from gngraph.writing import replacing
 
 ONNX_TOLERANCE = 1e-4
 """Largest accepted difference of an output, divided by the largest absolute output of the same batch.
@@ -97,18 +97,14 @@ def export_onnx(
             f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
         )
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
+    with replacing(target) as (written,):
         with _refusals(graph):
-            _export(graph, module, temporary)
-            opset, nodes = _finish(graph, temporary, metadata or {})
-            session = _session(temporary)
+            _export(graph, module, written)
+            opset, nodes = _finish(graph, written, metadata or {})
+            session = _session(written)
         batches = [_random_inputs(graph, count) for count in (1, 3)]
         batches += [] if samples is None else [(samples.detach().cpu(),)]
         difference, largest = _compare(graph, module, session, batches)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     sizes = tuple(len(inputs[0]) for inputs in batches)
     providers = tuple(session.get_providers())
     return OnnxReport(target, opset, nodes, providers, difference, largest, sizes, target.stat().st_size)

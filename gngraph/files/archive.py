@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,6 +24,7 @@ from gngraph.errors import ArchiveError, GnGraphError, IRError
 from gngraph.ir import Graph
 from gngraph.ir.text import format_graph, parse
 from gngraph.ops.vet import vet
+from gngraph.writing import replacing
 
 Json = Any
 """None, bool, int, finite float, str, or lists / dictionaries (with string keys) of them."""
@@ -66,7 +66,7 @@ def save(graph: Graph, path: str | os.PathLike[str], *, history: Json = None) ->
     header = json.dumps({"format": "gngraph", "version": VERSION, "text": lines}, indent=1).encode()
     weights = _encode_weights(graph)
     try:
-        with _replacing(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with replacing(Path(path)) as (file,), zipfile.ZipFile(file, "x", zipfile.ZIP_STORED) as archive:
             for name, content in zip(_MEMBERS, (header, weights, record), strict=True):
                 info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
                 info.create_system, info.external_attr = 3, 0o644 << 16
@@ -107,20 +107,6 @@ def recorded_inputs(path: str | os.PathLike[str]) -> Json:
     """
     history = load_history(path)
     return history.get(INPUTS) if isinstance(history, Mapping) else None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that replaces `path` on success and vanishes on failure; it gets the user's default permissions."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _encode_weights(graph: Graph) -> bytes:

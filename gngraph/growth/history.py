@@ -14,6 +14,7 @@ from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, RemoveLayer
 from gngraph.rewrite.surgery import SpaceEdit
 from gngraph.training.training import EpochRecord
+from gngraph.writing import replacing
 
 Record = dict[str, Any]
 """One round as JSON; the keys are those that `gngraph.growth.loop` writes. Only entries called "seconds" differ between
@@ -58,7 +59,7 @@ def without_seconds(value: Any) -> Any:
 
 
 class HistoryWriter:
-    """Appends records to `history.jsonl`, each on the disk before the next round starts.
+    """Adds records to `history.jsonl`, each on the disk before the next round starts; the file is whole at any moment.
 
     Raises:
         GnGraphError: the folder holds the history of another run, or cannot be written.
@@ -66,6 +67,7 @@ class HistoryWriter:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / HISTORY_FILE
+        self._lines: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.path.touch(exist_ok=False)
@@ -76,15 +78,16 @@ class HistoryWriter:
 
     def append(self, record: Record) -> None:
         """Write one record as one line."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_line(record))
-            file.flush()
+        self._lines.append(_line(record))
+        with replacing(self.path) as (written,):
+            written.write_text("".join(self._lines), encoding="utf-8")
 
     @staticmethod
     def replace(folder: Path, records: Iterable[Record]) -> Path:
         """Write a whole history at once, in place of the one that `folder` holds."""
         path = folder / HISTORY_FILE
-        path.write_text("".join(map(_line, records)), encoding="utf-8")
+        with replacing(path) as (written,):
+            written.write_text("".join(map(_line, records)), encoding="utf-8")
         return path
 
 

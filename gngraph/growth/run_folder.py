@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx, metadata_of
-from gngraph.errors import GnGraphError
 from gngraph.files.archive import INPUTS, save
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record
 from gngraph.growth.result import GrowthResult
@@ -135,20 +134,6 @@ def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], in
     """
     known = {} if inputs is None else {INPUTS: dict(inputs)}
     return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}, **known}
-
-
-def require_free_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything.
-
-    Raises:
-        GnGraphError: it is not empty, or no folder.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise GnGraphError(f"'{folder}' is a file, not a folder; name another folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise GnGraphError(
-            f"folder '{folder}' is not empty; name another one, or pass --force to replace the run in it"
-        )
 
 
 def set_history_aside(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from gngraph.source.modules import Imports
 from gngraph.source.proof import prove, prove_loading
 from gngraph.source.text import camel, is_name, literal, wrapped
 from gngraph.source.tree import Tree
+from gngraph.writing import replacing
 
 CODE_FILE, WEIGHTS_FILE = "model.py", "weights.safetensors"
 
@@ -80,16 +80,10 @@ def export_source(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     files = SourceFiles(target / CODE_FILE, target / WEIGHTS_FILE)
-    temporary = SourceFiles(*(file.with_name(f".{file.name}.{secrets.token_hex(8)}") for file in files))
-    try:
-        temporary.model.write_text(text, encoding="utf-8")
-        _save_weights(graph, temporary.weights)
-        prove_loading(text, graph, lowered.module, temporary.weights)
-        for written, file in zip(temporary, files, strict=True):
-            os.replace(written, file)
-    finally:
-        for file in temporary:
-            file.unlink(missing_ok=True)
+    with replacing(*files) as (model, weights):
+        model.write_text(text, encoding="utf-8")
+        _save_weights(graph, weights)
+        prove_loading(text, graph, lowered.module, weights)
     return files
 
 

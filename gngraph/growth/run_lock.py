@@ -1,0 +1,68 @@
+"""One run, one folder: whoever writes into it has locked it, and a second is told so before it reads anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gngraph.errors import GnGraphError
+from gngraph.growth.history import HISTORY_FILE
+from gngraph.growth.run_folder import MODEL_FILE, ONNX_FILE, SEED_FILE
+from gngraph.source.export import CODE_FILE, WEIGHTS_FILE
+from gngraph.writing import remove_unfinished
+
+_LOCK_FILE = ".lock"
+_WRITTEN = (SEED_FILE, MODEL_FILE, ONNX_FILE, HISTORY_FILE, CODE_FILE, WEIGHTS_FILE)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The folder of a run, made if need be, belongs to this run until the block ends; the system frees it where a process dies.
+
+    What a killed run left of files that it was writing is removed.
+
+    Args:
+        folder: of the run. It goes again where nothing was written into it and it is new.
+
+    Raises:
+        GnGraphError: another run has it, or it cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise GnGraphError(f"'{folder}' is a file, not a folder; name another folder")
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK_FILE, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise GnGraphError(
+            f"folder '{folder}' is in use by another run; wait until it ends, or name another folder"
+        ) from None
+    except OSError as error:
+        raise GnGraphError(f"folder '{folder}' cannot be written: {error.strerror or error}") from error
+    try:
+        remove_unfinished(folder, _WRITTEN)
+        yield
+    finally:
+        if made and [path.name for path in folder.iterdir()] == [_LOCK_FILE]:
+            (folder / _LOCK_FILE).unlink()
+            folder.rmdir()
+        lock.release()
+
+
+def require_free_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but its lock.
+
+    Args:
+        folder: of a run; it need not exist.
+
+    Raises:
+        GnGraphError: it is not empty.
+    """
+    if folder.exists() and any(path.name != _LOCK_FILE for path in folder.iterdir()):
+        raise GnGraphError(
+            f"folder '{folder}' is not empty; name another one, or pass --force to replace the run in it"
+        )

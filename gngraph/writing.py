@@ -1,0 +1,77 @@
+"""Files appear whole or not at all: written beside their names, put on the disk, and renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gngraph.errors import GnGraphError
+
+_SUFFIX = ".tmp"
+
+
+@contextmanager
+def replacing(*files: Path) -> Iterator[tuple[Path, ...]]:
+    """Names to write to, which become `files` when the block ends, and vanish where it fails.
+
+    What is written is on the disk before any of the names changes. Several files are renamed one after the other.
+
+    Args:
+        files: regular files, or names that are free, of one folder.
+
+    Yields:
+        A name for each, in the same folder.
+
+    Raises:
+        GnGraphError: a name belongs to something else than a regular file.
+    """
+    for file in files:
+        _require_replaceable(file)
+    written = tuple(file.with_name(f".{file.name}.{secrets.token_hex(8)}{_SUFFIX}") for file in files)
+    try:
+        yield written
+        for path in written:
+            _sync(path)
+        for path, file in zip(written, files, strict=True):
+            os.replace(path, file)
+        _sync(files[0].parent)
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, names: tuple[str, ...]) -> None:
+    """Removes what a process that was killed left of files it was writing.
+
+    Args:
+        folder: nobody else writes into it.
+        names: of the files.
+    """
+    for name in names:
+        for path in folder.glob(f".{name}.*{_SUFFIX}"):
+            path.unlink()
+
+
+def _require_replaceable(file: Path) -> None:
+    try:
+        mode = file.lstat().st_mode
+    except OSError:  # there is none; what else is wrong, writing will tell
+        return
+    if not stat.S_ISREG(mode):
+        what = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise GnGraphError(f"'{file}' is {what}, which is not replaced by a file: name another path, or remove it")
+
+
+def _sync(path: Path) -> None:
+    """On the disk, not only handed to the system; a folder too, for that is where names are kept."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder, and keeps names in its journal
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
