@@ -32,6 +32,7 @@ class DirectedChannels(ChannelFinder):
     ) -> None:
         super().__init__(context, site, reads, generator)
         self.count = min(self.count, self.most())
+        self.border = context.settled(DIRECTIONS_SETTLED)
         self._in = torch.zeros(self.count, *self.weight.shape[1:]).to(self.weight)
         self._bias, self._slope, self._curvature = (torch.zeros(self.count).to(self.weight) for _ in range(3))
         self._out: list[torch.Tensor] = []
@@ -49,13 +50,13 @@ class DirectedChannels(ChannelFinder):
         raise NotImplementedError
 
     def learn(self, batch: Collected) -> None:
-        """Add a batch to the stage at hand; a batch across the border serves both, and later epochs serve none."""
+        """Add a batch to the stage at hand."""
         before, self._seen = self._seen, self._seen + len(batch.losses)
         if before >= self.samples:
             return
-        if before < DIRECTIONS_SETTLED * self.samples:
+        if before < self.border:
             self.gather(batch)
-        if self._seen > DIRECTIONS_SETTLED * self.samples:
+        if self._seen > self.border:
             with torch.no_grad():
                 if not self._out:
                     self._in, self._bias, self._out = self.directions()

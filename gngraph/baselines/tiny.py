@@ -37,6 +37,7 @@ class Tiny(GrowingChannels):
         self, context: Context, site: SplitSite, reads: tuple[ReadSite, ...], generator: torch.Generator
     ) -> None:
         super().__init__(context, site, reads, generator)
+        self.projected = context.settled(PROJECTION)
         self._moments = [_Moments() for _ in reads]
         self._inputs = _Moments()
         self._able: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -46,12 +47,11 @@ class Tiny(GrowingChannels):
         gradients = [batch.gradient[edge] for edge in self.edges()]
         readers = [self.graph.nodes[read.edge.reader] for read in self.reads]
         inputs = [batch.values[reader.inputs[0]] for reader in readers]
-        start, border = self._seen - len(batch.losses), PROJECTION * self.samples
-        if start < border:
+        if self._seen - len(batch.losses) < self.projected:
             for reader, weight, x, g, own in zip(readers, self.weights, inputs, gradients, self._moments, strict=True):
                 own.add(_with_one(patches_of(reader, weight, x)), -rows_of(reader, g))
         self._inputs.add(self._layer_inputs(batch))
-        if self._seen <= border:
+        if self._seen <= self.projected:
             return
         if not self._able:
             solved = [own.cross @ _power(own.second, -1.0) for own in self._moments]

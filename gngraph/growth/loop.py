@@ -33,7 +33,7 @@ from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.perturbation import perturbed
-from gngraph.training.restart import restarted
+from gngraph.training.restart import guessed, restarted
 from gngraph.training.stretch import Schedule, Stretch
 from gngraph.training.training import Trainer
 
@@ -142,9 +142,14 @@ class _Run:
                 "reestimated": self.decider.loss(self.graph, self.problem.splits.report),
             },
             "target": _sides(target),
-            "notes": [*([doubt] if doubt else []), *situation.scores.notes],
+            "notes": [*([doubt] if doubt else []), *situation.scores.notes, *self._guesses()],
         }
         self._close(record)
+
+    def _guesses(self) -> list[str]:
+        """What to tell in the first round of new initial weights, where the run draws some."""
+        drawn = self.share or self.options.depth == "search" or self.options.final == "retrain"
+        return guessed(self.graph) if drawn and self.number == 1 else []
 
     def _shallower(self, graph: Graph, record: Record) -> tuple[Graph, list[RemoveLayer]]:
         """The network without the layers that it does better without."""

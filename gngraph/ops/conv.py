@@ -15,6 +15,7 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.starts import convolved, of_layer
 
 _MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _FUNCTIONS: dict[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -193,6 +194,7 @@ for _rank in (1, 2, 3):
             _emit,
             positions=_positions,
             apply=_apply,
+            starts=of_layer(convolved),
             linear=True,
             modules={_MODULES[_rank]: _read},
             functions={_FUNCTIONS[_rank]: _call},
@@ -206,6 +208,7 @@ for _rank in (1, 2, 3):
             _emit,
             positions=_positions,
             apply=_apply,
+            starts=of_layer(convolved),
             channelwise=True,
             linear=True,
         )

@@ -14,6 +14,7 @@ from gngraph.ir import Node, OpaqueType, TensorType, Type
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import known_sizes, sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.starts import of_layer, within
 
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
 _MODULES: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -112,6 +113,7 @@ for _rank in (1, 2, 3):
             _emit,
             positions=_positions,
             linear=True,
+            starts=of_layer(within(lambda node, weight: weight[0].numel())),
             modules={_MODULES[_rank]: _read},
             call=Call(signature("input output_size=None")),
             functions={

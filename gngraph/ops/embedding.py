@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.starts import looked_up
 from gngraph.ops.traits import of_first
 
 _OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
@@ -55,6 +56,7 @@ register(
         _channels,
         _emit,
         padding_row=_padding_row,
+        starts={"weight": looked_up},
         modules={nn.Embedding: _read},
         functions={
             F.embedding: Call(

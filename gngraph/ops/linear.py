@@ -10,6 +10,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
+from gngraph.ops.starts import of_layer, within
 
 
 def _infer(operands: Operands) -> Type:
@@ -55,6 +56,7 @@ register(
         apply=lambda node, x, weight: F.linear(x, weight),
         linear=True,
         channel_axis=-1,
+        starts=of_layer(within(lambda node, weight: weight.shape[1])),
         modules={nn.Linear: lambda module: {}},
         functions={F.linear: Call(signature("input weight bias=None"), params=("weight", "bias"))},
     )
@@ -87,6 +89,9 @@ def _emit_transposed(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(F.linear, emitter.value(node.inputs[0]), weight, bias)
 
 
+_STARTS = of_layer(within(lambda node, weight: weight.shape[0]))
+
+
 # a raw weight [in, out] of which the transpose is taken; import finds it
 register(
     OpSpec(
@@ -97,6 +102,7 @@ register(
         positions=_positions,
         linear=True,
         channel_axis=-1,
+        starts=_STARTS,
     )
 )
 
@@ -132,6 +138,7 @@ register(
         positions=_positions,
         linear=True,
         channel_axis=-1,
+        starts=_STARTS,
         functions={
             torch.addmm: Call(signature("bias x weight beta=1 alpha=1"), operands=("x",), params=("bias", "weight"))
         },

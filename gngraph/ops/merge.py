@@ -14,6 +14,7 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional, joined, promoted
 from gngraph.ops.rules import broadcast_axes, broadcast_shape, broadcast_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.starts import OF_OPERAND, added, multiplied
 from gngraph.ops.traits import Claim, of_each, with_all
 
 # op, operators, torch functions, methods, further arguments
@@ -53,6 +54,7 @@ def _linear_quotient(node: Node, positions: frozenset[int]) -> bool:
     return positions <= {0} and "literal0" not in node.attrs
 
 
+_STARTS = {"add": added, "sub": added, "mul": multiplied, "div": multiplied}
 _LINEAR: dict[str, bool | Claim] = {"add": True, "sub": True, "mul": of_each, "div": _linear_quotient}
 
 for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
@@ -66,6 +68,7 @@ for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
             _emit_arithmetic(_operator),
             channelwise=True,
             linear=_LINEAR.get(_name, False),
+            starts={OF_OPERAND: _STARTS[_name]} if _name in _STARTS else {},
             nonnegative=with_all if _name in ("add", "mul", "maximum") else False,
             functions={
                 _operator: _plain,

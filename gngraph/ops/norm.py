@@ -20,6 +20,7 @@ from gngraph.ops.dtypes import fractional
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
 from gngraph.ops.sizes import known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.starts import OF_NORM
 from gngraph.ops.traits import BatchStatistics
 
 _FRESH: dict[str, Any] = {"weight": "ones", "bias": "zeros", "running_mean": "zeros", "running_var": "ones"}
@@ -130,6 +131,7 @@ for _name, _module in _BATCH_NORMS.items():
             channelwise=True,
             linear=_linear,
             statistics=_STATISTICS,
+            starts=OF_NORM,
             evaluated=_by_running_statistics,
             modules={_module: read_attrs("eps", "momentum")},
         )
@@ -149,6 +151,7 @@ register(
         _batch_norm_channels,
         _as_call(F.batch_norm),
         channelwise=True,
+        starts=OF_NORM,
         linear=_linear,
         statistics=_STATISTICS,
         functions={
@@ -205,6 +208,7 @@ register(
         _instance_norm_channels,
         _as_call(F.instance_norm),
         channelwise=True,
+        starts=OF_NORM,
         functions={
             F.instance_norm: Call(
                 signature(
@@ -267,6 +271,7 @@ register(
         _group_norm_channels,
         _emit_group_norm,
         channelwise=True,
+        starts=OF_NORM,
         modules={nn.GroupNorm: _read_group_norm},
         functions={
             F.group_norm: Call(signature("input num_groups weight=None bias=None eps=1e-5"), params=("weight", "bias"))
@@ -335,6 +340,7 @@ register(
         _across_channels,
         _emit_layer_norm,
         channelwise=True,
+        starts=OF_NORM,
         modules={nn.LayerNorm: read_attrs("normalized_shape", "eps")},
         functions={F.layer_norm: _LAYER_NORM},
     )
@@ -346,6 +352,7 @@ register(
         _across_channels,
         _emit_rms_norm,
         channelwise=True,
+        starts=OF_NORM,
         modules={nn.RMSNorm: read_attrs("normalized_shape", "eps")},
         functions=dict.fromkeys((F.rms_norm, torch.rms_norm), _RMS_NORM),
     )

@@ -15,6 +15,7 @@ from gngraph.ir import Flag, Node, TensorType, Type
 from gngraph.ops.dtypes import given, is_real
 from gngraph.ops.rules import all_axes, as_identity, emit_simple, freeze_axes, read_attrs, same_type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, register, signature
+from gngraph.ops.starts import alike
 from gngraph.ops.traits import with_first
 
 # op, module, function, further functions and methods, arguments besides the input
@@ -278,6 +279,7 @@ register(
         _prelu_channels,
         _emit_prelu,
         channelwise=True,
+        starts={"weight": alike(0.25)},
         modules={nn.PReLU: lambda module: {}},
         functions=dict.fromkeys((F.prelu, "prelu"), Call(signature("input weight"), params=("weight",))),
     )

@@ -6,6 +6,7 @@ read (and, if the result has it too, accompanied), a letter that only it has is 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, Ref, TensorType, Type
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.starts import within
 from gngraph.ops.traits import of_each
 
 WEIGHT = "weight"
@@ -202,6 +204,19 @@ def _emit_with(emit: Callable[[Emitter, Node, list[fx.Node]], fx.Node]) -> Calla
     return emitted
 
 
+def _read(node: Node, weight: torch.Tensor) -> int:
+    """How many entries of a raw weight are multiplied and summed up in each entry of the value."""
+    if node.op == "matmul":
+        rows = (node.attrs["weight_at"] == 1) != bool(node.attrs.get("transposed"))
+        return weight.shape[-2 if rows else -1]
+    inputs, arrow, result = str(node.attrs["equation"]).replace(" ", "").partition("->")
+    before, dots, after = inputs.split(",")[node.attrs["weight_at"]].partition("...")
+    letters = (*before, *("" for _ in range(weight.dim() - len(before + after)) if dots), *after)
+    count = Counter(inputs)
+    kept = (letter in result if arrow else count[letter] == 1 for letter in letters)
+    return math.prod(size for size, own in zip(weight.shape, kept, strict=True) if not own)
+
+
 for _name, _terms, _emit in (
     ("matmul", _matmul_terms, lambda emitter, node, values: emitter.call(torch.matmul, *values)),
     (
@@ -219,6 +234,7 @@ for _name, _terms, _emit in (
             positions=_positions_of(_terms),
             products=_products_of(_terms),
             linear=of_each,
+            starts={WEIGHT: within(_read)},
         )
     )
 

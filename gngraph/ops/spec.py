@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, Parameter, TensorType, Type
-from gngraph.ops.traits import BatchStatistics, Claim
+from gngraph.ops.traits import BatchStatistics, Claim, Start
 
 
 class _Required:
@@ -240,6 +240,7 @@ class OpSpec:
             both modes.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
+        starts: how parameters start that no `reset_parameters` draws, by role (`gngraph.ops.starts`).
         modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
             path, such as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a
             network does.
@@ -263,6 +264,7 @@ class OpSpec:
     evaluated: Callable[[Node], Node] | None = None
     channel_axis: int = 1
     padding_row: Callable[[Node], int | None] = no_padding
+    starts: Mapping[str, Start] = field(default_factory=dict)
     modules: Mapping[type[nn.Module] | str, ReadAttrs] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any] | str, Call] = field(default_factory=dict)
     call: Call | None = None

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from gngraph.ir import Node
 
 Claim = Callable[[Node, frozenset[int]], bool]
 """Whether something is true of a node with regard to its inputs at some positions."""
+
+
+Start = Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor | None]
+"""Gives a parameter its initial values: of a node that reads it, the parameter (in place), and the node's weight (the parameter
+itself where there is none). None: they cannot be known from that. Random numbers are those of torch's global state."""
 
 
 def of_each(node: Node, positions: frozenset[int]) -> bool:

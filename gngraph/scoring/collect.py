@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -144,24 +145,34 @@ class Collector:
         reads = self.graph.nodes[edge.reader].inputs.count(edge.value)
         return self.graph.users(edge.value) == (edge.reader,) and reads == 1 and edge.value not in self.graph.outputs
 
-    def pieces(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Iterator[Collected]:
-        """Values and gradients for one batch, piece by piece; the former piece should be let go of before the next.
+    def pieces(
+        self,
+        batches: Iterable[tuple[torch.Tensor, Any]],
+        curvature: Curvature,
+        generator: torch.Generator,
+        borders: Collection[int] = (),
+    ) -> Iterator[Collected]:
+        """Values and gradients of a stream of batches, piece by piece; the former piece should be let go of before the next.
 
         Args:
-            x: a batch [N, ...], on the device of the graph.
-            y: its targets, as the loss reads them.
+            batches: samples [N, ...], on the device of the graph, with their targets, as the loss reads them.
             curvature: which factors, and how many.
             generator: of the samples' device, for curvatures that draw.
+            borders: numbers of samples of the stream behind which a piece ends (`Context.settled`).
 
         Raises:
             GnGraphError: the loss is not finite.
         """
-        for start in range(0, len(x), self._piece):
-            own = slice(start, start + self._piece)
-            targets = torch.utils._pytree.tree_map_only(torch.Tensor, operator.itemgetter(own), y)
-            found = self.collect(x[own], targets, curvature, generator)
-            yield replace(found, share=len(x[own]) / len(x), last=own.stop >= len(x))
-            del found
+        seen = 0
+        for x, y in batches:
+            inside = (border - seen for border in borders if seen < border < seen + len(x))
+            cuts = sorted({*range(0, len(x), self._piece), *inside, len(x)})
+            for own in itertools.starmap(slice, itertools.pairwise(cuts)):
+                targets = torch.utils._pytree.tree_map_only(torch.Tensor, operator.itemgetter(own), y)
+                found = self.collect(x[own], targets, curvature, generator)
+                yield replace(found, share=len(x[own]) / len(x), last=own.stop == len(x))
+                del found
+            seen += len(x)
 
     def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
         """Values and gradients for some samples, with R factors of the curvature.

@@ -161,7 +161,7 @@ class _Scoring:
         self.notes = [note] if note else []
         self.generator, self.noise = self.problem.stream(), self.problem.stream(self.problem.device)
         self._note_batch_statistics()
-        samples = options.epochs * len(self.problem.splits.learn)
+        samples = len(self.problem.splits.learn)
         context = Context(self.graph, self.spaces, options, self.generator, samples, self.notes)
         self.proposers = [
             proposer for kind in options.kinds for proposer in PROPOSERS[kind](context) if self._sees_samples(proposer)
@@ -172,6 +172,7 @@ class _Scoring:
             raise PassError(f"'{graph.name}' has no place for {', '.join(options.kinds)} ({'; '.join(self.notes)})")
         edges = [edge for proposer in self.proposers for edge in proposer.edges()]
         self.collector = Collector(self.graph, edges, self.problem.loss_fn)
+        self.borders = context.borders
 
     def _sees_samples(self, proposer: Proposer) -> bool:
         """Whether the values at its edges have one row a sample; where windows or steps come first, they have not."""
@@ -229,11 +230,12 @@ class _Scoring:
         shuffle: torch.Generator | None,
         observers: Iterable[Callable[[Collected], None]],
     ) -> None:
-        for x, y in self.problem.runner.read(data, self.graph, shuffle=shuffle):
-            for piece in self.collector.pieces(x, y, self.curvature, self.noise):
-                for observe in observers:
-                    observe(piece)
-                del piece
+        batches = self.problem.runner.read(data, self.graph, shuffle=shuffle)
+        borders = self.borders if shuffle else ()
+        for piece in self.collector.pieces(batches, self.curvature, self.noise, borders):
+            for observe in observers:
+                observe(piece)
+            del piece
 
     def _moments(self, data: Any) -> Moments:
         # written in place: parts put together at the end would need twice the memory

@@ -54,8 +54,9 @@ class Context:
         spaces: its channel spaces.
         options: the options of the analysis.
         generator: for everything random, on the CPU.
-        samples: how many samples proposers learn from, each counted once an epoch.
+        samples: of the learn split, each of which is seen once an epoch.
         notes: what is not proposed, and why; to be appended to.
+        borders: numbers of samples at which a stage of some proposer is settled.
     """
 
     graph: Graph
@@ -64,3 +65,14 @@ class Context:
     generator: torch.Generator
     samples: int
     notes: list[str] = field(default_factory=list)
+    borders: set[int] = field(default_factory=set)
+
+    def settled(self, share: float) -> int:
+        """How many samples of the first epoch are a share of the learn split: what was learned of them is settled then.
+
+        No batch that proposers see lies across it. Stages that follow each other are to be over with the first epoch, so that each
+        has samples of its own: a second epoch brings the samples of all stages again.
+        """
+        border = round(share * self.samples)
+        self.borders.add(border)
+        return border

@@ -13,7 +13,7 @@ from gngraph.training.restart import restarted
 def perturbed(graph: Graph, share: float, seed: int) -> Graph:
     """`graph` with `share` of new initial weights (see `restarted`) and the rest of its own.
 
-    Matrices and kernels that training moves alone: biases, the scales of norms and the padding rows of embeddings stay. New
+    Matrices, kernels and tables that training moves alone: biases, scales and the padding rows of embeddings stay. New
     weights are brought to the root mean square of those that they are mixed into, since a user's own initialisation may have had
     another size than the layer's (embeddings, for one). What a network was trained to before it had all of its channels holds it
     back later; this was found for training on growing data by Ash and Adams, "On warm-starting neural network training",
@@ -30,7 +30,11 @@ def perturbed(graph: Graph, share: float, seed: int) -> Graph:
         seed: of the new weights.
     """
     new = restarted(graph, seed).params
-    weights = {n: p.data for n, p in graph.params.items() if p.kind == "parameter" and p.trainable and p.data.dim() > 1}
+    weights = {
+        n: p.data
+        for n, p in graph.params.items()
+        if p.kind == "parameter" and p.trainable and p.data.dim() > 1 and float(new[n].data.std()) > 0
+    }
     mixed = {name: w.lerp(_to_size(new[name].data.to(w), w), share) for name, w in weights.items()}
     mixed = {n: m if _sizeless(graph, n) else _to_size(m, weights[n]) for n, m in mixed.items()}
     for name, weight in weights.items():

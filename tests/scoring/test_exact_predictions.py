@@ -179,15 +179,16 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 def setting(name: str) -> tuple[Graph, AnalysisManager]:
     torch.manual_seed(0)
     module = CASES[name]()
-    x = torch.randn(72, 2, 6, 6)
+    x = torch.randn(96, 2, 6, 6)
     module.train()
     with torch.no_grad():
         for _ in range(20):
             module(x + 0.1)
         outputs = module.eval()(x)
-    y = outputs + torch.randn_like(outputs)
+    taught = 6 * x.mean((2, 3)) @ torch.randn(2, outputs[0].numel())  # something to learn, of which few samples tell
+    y = outputs + taught.view_as(outputs) + 0.3 * torch.randn_like(outputs)
     graph = from_torch(module, x[:1]).to(torch.float64)
-    problem = Problem((x.double(), y.double()), loss="mse", device="cpu", learn=24, judge=24, report=24, batch_size=16)
+    problem = Problem((x.double(), y.double()), loss="mse", device="cpu", learn=48, judge=24, report=24, batch_size=16)
     return from_double(graph), AnalysisManager(problem)
 
 
@@ -261,14 +262,14 @@ def test_scores_do_not_depend_on_the_size_of_a_piece(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Collector, "collect", counted)
     whole = analyses.get(scoring, graph)
-    assert collected == [16, 8] * 4
+    assert collected == [16] * 6 + [16, 8] * 2
     collected.clear()
     monkeypatch.setattr("gngraph.scoring.collect.PIECE", 3)
     shapes = [node.type.shape for node in graph.nodes.values() if isinstance(node.type, TensorType)]
     held = sum(math.prod(int(size) for size in shape[1:]) for shape in shapes)
     monkeypatch.setattr("gngraph.scoring.collect.VALUES", 5 * held)
     pieces = AnalysisManager(analyses.problem).get(scoring, graph)
-    assert collected == [5, 5, 5, 1, 5, 3] * 4
+    assert collected == [5, 5, 5, 1] * 6 + [5, 5, 5, 1, 5, 3] * 2
     torch.testing.assert_close(pieces.report.changes(), whole.report.changes(), atol=1e-6, rtol=1e-4)
 
 

@@ -83,7 +83,7 @@ def test_exact_curvature_predicts_exactly_where_all_behind_the_cut_is_linear(nam
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "two outputs"])
 def test_to_first_order_predictions_are_exact_in_every_network(name: str) -> None:
     network, example = build(name)
-    graph, analyses = taught(network.double(), torch.randn(120, *example.shape[1:], dtype=torch.float64))
+    graph, analyses = taught(network.double(), torch.randn(240, *example.shape[1:], dtype=torch.float64))
     scores = analyses.get(GaussNewton("exact", kinds=("insert",), trust=1e-6), graph)
     slopes = scores.report.s.double().mean(0).tolist()
     assert any(slopes), "nothing happens, so nothing is proved"

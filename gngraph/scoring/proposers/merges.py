@@ -20,6 +20,7 @@ from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector, entries
 from gngraph.scoring.damping import damped, mean_eigenvalue
+from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.proposers.prunes import over_positions, summed_weight
 from gngraph.scoring.sites import Band, Edge, ReadSite, reads_by_space
@@ -45,7 +46,8 @@ def propose_merges(context: Context) -> Iterator[Merging]:
     for sites in reads_by_space(context.graph, context.spaces).values():
         size = sites[0].bands[0].size
         if size > 1:
-            yield Merging(context.graph, sites, range(size), (), min(MOST_SOURCES, -(-size // 4)), context.samples)
+            few = min(MOST_SOURCES, -(-size // 4))
+            yield Merging(context, sites, range(size), (), few)
 
 
 def merged_into_rest(
@@ -79,15 +81,15 @@ def merged_into_rest(
     for m in (*removals, *others):
         gone.setdefault(m.space, []).append(m.channel)
     graph = graph.to(device=problem.device)
-    groups = [Merging(graph, sites[name], own[name], gone[name], REST, len(learn)) for name in own]
+    context = Context(graph, spaces, ScoringOptions(), problem.stream(), len(learn))
+    groups = [Merging(context, sites[name], own[name], gone[name], REST) for name in own]
     curvature, _ = fallback(problem.loss_fn, MonteCarlo())
     collector = Collector(graph, [edge for group in groups for edge in group.edges()], problem.loss_fn)
     noise = problem.stream(problem.device)
-    for x, y in problem.runner.read(learn, graph):
-        for piece in collector.pieces(x, y, curvature, noise):
-            for group in groups:
-                group.learn(piece)
-            del piece
+    for piece in collector.pieces(problem.runner.read(learn, graph), curvature, noise, context.borders):
+        for group in groups:
+            group.learn(piece)
+        del piece
     merged = {(m.space, m.channel): m for group in groups for m, _ in group.morphisms()}
     return [merged[m.space, m.channel] if isinstance(m, PruneChannel | MergeChannel) else m for m in morphisms]
 
@@ -99,22 +101,15 @@ class Merging:
     with which weights. Every slot of every reader has its own.
 
     Args:
-        graph: the network, on the device of the data.
+        context: what proposers are made from.
         sites: all that reads the space.
         channels: the channels to rebuild, T of them.
         gone: channels that none is rebuilt from.
         count: channels that each is rebuilt from, at most.
-        samples: how many samples will be learned from.
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        sites: Sequence[ReadSite],
-        channels: Sequence[int],
-        gone: Sequence[int],
-        count: int,
-        samples: int,
+        self, context: Context, sites: Sequence[ReadSite], channels: Sequence[int], gone: Sequence[int], count: int
     ) -> None:
         self.space = sites[0].space
         size = sites[0].bands[0].size
@@ -124,11 +119,12 @@ class Merging:
         self.kept = kept.repeat(len(channels), 1)
         self.kept[torch.arange(len(channels)), self.channels] = False
         self.count = count
-        self.start = SOURCES_SETTLED * samples if count < int(self.kept[0].sum()) else 0.0
+        self.samples = context.samples
+        self.start = context.settled(SOURCES_SETTLED) if count < int(self.kept[0].sum()) else 0
         slots: dict[Slot, list[ReadSite]] = {}
         for site in sites:
             slots.setdefault(site.slot, []).append(site)
-        self.reads = [_Read(graph, own, self.channels) for own in slots.values()]
+        self.reads = [_Read(context.graph, own, self.channels) for own in slots.values()]
         self._seen = 0
         self._sources: torch.Tensor | None = None
 
@@ -138,11 +134,13 @@ class Merging:
 
     @torch.no_grad()
     def learn(self, batch: Collected) -> None:
-        """Add a batch to the covariances, and, once the sources are settled, to the least-squares problems."""
-        self._seen += len(batch.losses)
+        """Add a batch to the covariances, and, once the sources are settled, to the least-squares problems; later epochs do not."""
+        before, self._seen = self._seen, self._seen + len(batch.losses)
+        if before >= self.samples:
+            return
         for read in self.reads:
             read.add_moments(batch)
-        if self._seen > self.start:
+        if before >= self.start:
             if self._sources is None:
                 self._sources = self._choose()
             for read in self.reads:
@@ -150,7 +148,7 @@ class Merging:
 
     def _choose(self) -> torch.Tensor:
         """The sources of every channel, [T, K]."""
-        if self.start == 0.0:
+        if self.start == 0:
             return self.kept.nonzero()[:, 1].view(len(self.channels), -1)
         total = sum(read.partial_correlations(self.kept) for read in self.reads)
         assert isinstance(total, torch.Tensor)

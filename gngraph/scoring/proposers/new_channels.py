@@ -56,6 +56,7 @@ class NewChannelFinder(ChannelFinder):
             self.directions = self.count = max(0, min(self.count, left, heard - width))
         else:
             self.directions = max(0, min(self.count // 4, left))
+        self.borders = [context.settled(share) for share in WEIGHTS_SETTLED]
         self._demand: _Demand | None = None
         self._fits: list[_Fit] = []
         self._out: list[torch.Tensor] = []
@@ -64,25 +65,25 @@ class NewChannelFinder(ChannelFinder):
         self._curvature = torch.zeros(self.count, len(reads), len(reads)).to(self.weight)
 
     def learn(self, batch: Collected) -> None:
-        """Add a batch to the stage at hand; a batch across a border serves both stages, and later epochs serve none."""
+        """Add a batch to the stage at hand."""
         before, self._seen = self._seen, self._seen + len(batch.losses)
         if before >= self.samples:
             return
-        first, second = (share * self.samples for share in WEIGHTS_SETTLED)
+        first, second = self.borders
         if before < first and self.directions:
             self._demand = self._demand or _Demand(self)
             self._demand.add(batch)
         with torch.no_grad():
-            if self._seen > first and self._isolation is None:
+            if before >= first and self._isolation is None:
                 self.isolation.calibrate(batch.values)
                 self._fits = [
                     _Fit(self.isolation, read, self.graph.params[read.slot.param].data) for read in self.isolation.reads
                 ]
-            if self._seen > first and before < second:
+            if first <= before < second:
                 changed = self.isolation.run(batch.values)
                 for fit in self._fits:
                     fit.add(batch, changed)
-            if self._seen > second:
+            if before >= second:
                 if not self._out:
                     self._out = [fit.solve() for fit in self._fits]
                     self._most = torch.stack([f.most(u) for f, u in zip(self._fits, self._out, strict=True)], 1)
