@@ -31,7 +31,7 @@ def within(fan_in: Callable[[Node, torch.Tensor], int]) -> Start:
     return start
 
 
-def convolved(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def convolved(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
     """He's normal rule (fan out) for kernels over maps, as seeds have it; for others and for biases uniform, as torch has it."""
     if values is weight and weight.dim() == 4:
         return nn.init.kaiming_normal_(values, mode="fan_out", nonlinearity="relu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ def test_each_stage_has_samples_of_its_own(
     x, y = torch.randn(300, 6), torch.randint(3, (300,))
     net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3))
     served: dict[int, dict[int, list[float]]] = {}
-    learn = learner.learn
+    learn: Callable[..., None] = learner.learn
 
     def watched(self: Staged, batch: Collected) -> None:
         before = progress(self)

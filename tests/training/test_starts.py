@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -33,7 +35,8 @@ class Tokens(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = torch.cat([self.first.expand(x.shape[0], -1, -1), self.embed(x) + self.positions], 1)
         a, _ = self.attention(h, h, h, need_weights=False)
-        return self.head(self.norm(h + a * self.gamma).mean(1)) * self.temperature.exp()
+        out: torch.Tensor = self.head(self.norm(h + a * self.gamma).mean(1)) * self.temperature.exp()
+        return out
 
 
 class Raw(nn.Module):
@@ -41,9 +44,9 @@ class Raw(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        shapes = {"kernel": (6, 2, 3, 3), "scale": (6,), "shift": (6,), "mixing": (6, 7), "rows": (5, 7), "bias": (5,)}
-        for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.randn(shape)))
+        self.kernel, self.mixing = nn.Parameter(torch.randn(6, 2, 3, 3)), nn.Parameter(torch.randn(6, 7))
+        self.scale, self.shift = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6))
+        self.rows, self.bias = nn.Parameter(torch.randn(5, 7)), nn.Parameter(torch.randn(5))
         self.standardised, self.product = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(4, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,7 +71,8 @@ class Gated(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h, _ = self.lstm(self.table(x))
         h, _ = self.gru(h)
-        return self.head(self.cell(h[:, -1]))
+        out: torch.Tensor = self.head(self.cell(h[:, -1]))
+        return out
 
 
 class Residual(nn.Module):
@@ -82,11 +86,12 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.act(self.norm(self.first(x))) * self.scale + self.shift
-        return self.head(self.up(h).mean((2, 3)))
+        out: torch.Tensor = self.head(self.up(h).mean((2, 3)))
+        return out
 
 
 IMAGES, NUMBERS = torch.randn(3, 2, 6, 6), torch.randint(1, 7, (3, 4))
-CASES = {
+CASES: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
     "tokens": (Tokens, torch.randn(2, 5, 8)),
     "raw": (Raw, IMAGES),
     "gated": (Gated, NUMBERS),
@@ -146,11 +151,11 @@ def test_what_cannot_be_known_is_said() -> None:
 
 
 def test_a_run_says_which_starts_it_guesses_where_it_draws_any() -> None:
-    graph, x = trained("tokens"), torch.randn(90, 5, 8)
+    graph, x = trained("raw"), torch.randn(90, 2, 6, 6)
     given = Problem((x, torch.randint(3, (90,))), device="cpu", learn=30, judge=30, report=30)
     told = {}
     for perturb in (0.0, 0.3):
-        options = {"rounds": 2, "epochs": 0, "final_epochs": 0, "depth": "keep", "perturb": perturb}
-        result = grow(graph, given, max_params=2 * cost(graph).params, **options)
+        limit = 2 * cost(graph).params
+        result = grow(graph, given, max_params=limit, rounds=2, epochs=0, final_epochs=0, depth="keep", perturb=perturb)
         told[perturb] = [[n for n in r["notes"] if "cannot be known" in n] for r in result.history if "notes" in r]
     assert told[0.0] == [[], []] and told[0.3] == [guessed(graph), []]
