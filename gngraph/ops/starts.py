@@ -32,14 +32,26 @@ def within(fan_in: Callable[[Node, torch.Tensor], int]) -> Start:
 
 
 def convolved(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
-    """He's normal rule (fan out) for kernels over maps, as seeds have it; for others and for biases uniform, as torch has it."""
+    """He's normal rule (fan out) for kernels over maps, as seeds have it; for others and for biases uniform, as torch has it.
+
+    Args:
+        node: reads the parameter.
+        values: the parameter, which is drawn in place.
+        weight: of the node.
+    """
     if values is weight and weight.dim() == 4:
         return nn.init.kaiming_normal_(values, mode="fan_out", nonlinearity="relu")
     return within(lambda node, weight: weight[0].numel())(node, values, weight)
 
 
 def looked_up(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Normal; zero in the row that stands for no entry."""
+    """Normal; zero in the row that stands for no entry.
+
+    Args:
+        node: reads the parameter.
+        values: the parameter, which is drawn in place.
+        weight: of the node.
+    """
     values.normal_()
     if node.attrs["padding_idx"] is not None:
         values[node.attrs["padding_idx"]] = 0.0
@@ -47,12 +59,24 @@ def looked_up(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.T
 
 
 def added(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Zeros, as a shift starts; a table, such as that of positions, is normal with the deviation that it has."""
+    """Zeros, as a shift starts; a table, such as that of positions, is normal with the deviation that it has.
+
+    Args:
+        node: reads the parameter.
+        values: the parameter, which is drawn in place.
+        weight: of the node.
+    """
     return values.normal_(0.0, float(values.std())) if _is_table(values) else values.zero_()
 
 
 def multiplied(node: Node, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
-    """A scale: alike in all channels, of the mean size that it has (1 in a norm, little before a sum); a table is none."""
+    """A scale: alike in all channels, of the mean size that it has (1 in a norm, little before a sum); a table is none.
+
+    Args:
+        node: reads the parameter.
+        values: the parameter, which is drawn in place.
+        weight: of the node.
+    """
     if _is_table(values):
         return None
     sign = -1.0 if float(values.sum()) < 0 else 1.0
