@@ -16,7 +16,7 @@ from rich.table import Table
 
 from gngraph import api
 from gngraph.analysis.diff import diff
-from gngraph.cli.networks import describe_onnx
+from gngraph.cli.deploying import describe_onnx
 from gngraph.cli.progress import EpochLines, RunProgress, percent
 from gngraph.cli.tables import console
 from gngraph.data import load_data

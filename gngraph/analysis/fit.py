@@ -102,3 +102,15 @@ def first_samples(samples: MapDataset, count: int) -> Sample:
     """The first samples with their targets, `count` of them or as many as there are, on the CPU."""
     first = Subset(cast("Dataset[Sample]", samples), range(min(count, len(samples))))
     return next(batches(cast(MapDataset, first), count))
+
+
+def spread_samples(samples: MapDataset, count: int) -> Sample:
+    """Samples from all over a data set, which may be sorted by class, with their targets, on the CPU.
+
+    Args:
+        samples: any.
+        count: how many, or as many as there are.
+    """
+    count = min(count, len(samples))
+    rows = [number * len(samples) // count for number in range(count)]
+    return next(batches(cast(MapDataset, Subset(cast("Dataset[Sample]", samples), rows)), count))

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import click
 
 from gngraph import __version__
+from gngraph.cli.deploying import export, verify
 from gngraph.cli.growing import extend, grow, reshape, shrink
 from gngraph.cli.learning import score, train
-from gngraph.cli.networks import apply, diff, export, inspect, seed
+from gngraph.cli.networks import apply, diff, inspect, seed
 from gngraph.errors import GnGraphError
 
 __all__ = ["gngraph", "main"]
@@ -37,11 +38,12 @@ class _Ordered(click.Group):
 def gngraph(traceback: bool) -> None:
     """Grow and shrink PyTorch networks by graph rewrites that a Gauss-Newton model of the loss chooses.
 
-    MODEL is a gngraph archive, a whole module saved by torch.save, a state dict with --arch, or pkg.module:factory.
+    MODEL is a gngraph archive, the folder of a run, a whole module saved by torch.save, a state dict with --arch, or
+    pkg.module:factory.
     """
 
 
-for _command in (seed, inspect, train, score, apply, grow, extend, reshape, shrink, diff, export):
+for _command in (seed, inspect, train, score, apply, grow, extend, reshape, shrink, diff, export, verify):
     gngraph.add_command(_command)
 
 

@@ -1,12 +1,13 @@
-"""Commands about networks alone: seed, inspect, apply, diff, export."""
+"""Commands about networks alone: seed, inspect, apply, diff."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from gngraph.cli.deploying import describe_onnx, known_inputs
 from gngraph.cli.options import (
     DataOptions,
     ModelOptions,
@@ -22,7 +23,7 @@ from gngraph.cli.parameters import Model, gathered
 
 if TYPE_CHECKING:
     from gngraph.growth.run_folder import RunFiles
-    from gngraph.ir import Graph, GraphDiff
+    from gngraph.ir import GraphDiff
 
 
 @click.command(short_help="Make a small network to start from.")
@@ -88,7 +89,7 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
     pipeline = parse_passes(passes)
     graph, problem = open_both(model, how, what) if what.data else (how.open(model), None)
     result = PassManager(pipeline, AnalysisManager(problem), [printing(click.echo)]).run(graph)
-    save(result.graph, output, history=archived([], {}, inputs_of(problem) if problem else _known_inputs(model)))
+    save(result.graph, output, history=archived([], {}, inputs_of(problem) if problem else known_inputs(model)))
     if show_diff:
         click.echo(compare(graph, result.graph).render())
     click.echo(f"{output}: {result.graph.num_params():,} parameters")
@@ -122,55 +123,10 @@ def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json
     ctx.exit(0 if found.is_empty and not found.weights.differing else 1)
 
 
-@click.command(short_help="Write a network as ONNX or as Python source.")
-@model_argument
-@model_options
-@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file to write.")
-@click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="Folder for model.py and its weights.")
-def export(model: str, how: ModelOptions, onnx: Path | None, source: Path | None) -> None:
-    """Write MODEL as an ONNX file, checked in onnxruntime, or as a Python class that needs no gngraph, or both."""
-    if onnx is None and source is None:
-        raise click.UsageError("name what to write: --onnx FILE, --source FOLDER, or both")
-    if onnx is not None and not onnx.absolute().parent.is_dir():
-        raise click.UsageError(f"'{onnx}' cannot be written: its folder does not exist")
-    graph, inputs = how.open(model), _known_inputs(model)
-    if onnx is not None:
-        click.echo(describe_onnx(_to_onnx(graph, onnx, inputs)))
-    if source is not None:
-        from gngraph.source.export import export_source
-
-        files = export_source(graph, source, inputs=inputs)
-        click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
-
-
-def _known_inputs(model: str) -> dict[str, Any] | None:
-    """How samples become inputs, where MODEL is an archive that says so."""
-    from gngraph.files.archive import recorded_inputs
-    from gngraph.files.loading import is_archive
-
-    found = recorded_inputs(model) if is_archive(model) else None
-    return found if isinstance(found, dict) else None
-
-
-def _to_onnx(graph: Graph, path: Path, inputs: dict[str, Any] | None) -> Any:
-    from gngraph.deploy.to_onnx import export_onnx, metadata_of
-
-    return export_onnx(graph, path, metadata=metadata_of(inputs))
-
-
 def describe_run(files: RunFiles, folder: Path) -> str:
     """What a run wrote, in two lines."""
     return (
         f"{describe_onnx(files.onnx)}\n"
         f"{folder}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl and "
         f"{len(files.pictures)} pictures"
-    )
-
-
-def describe_onnx(report: Any) -> str:
-    """One line about an exported ONNX file and its check."""
-    return (
-        f"{report.path}: ONNX opset {report.opset}, {report.nodes} nodes, {report.bytes:,} bytes; differs from torch by "
-        f"at most {report.max_abs_difference:.1e} (largest output {report.max_abs_output:.3g}) on batches of "
-        f"{', '.join(map(str, report.batches))} in {' + '.join(report.providers)}"
     )

@@ -141,16 +141,18 @@ def usable_device(name: str) -> str:
 
 
 class Model(click.ParamType[str]):
-    """What a network is read from: a file that is there, or pkg.module:factory."""
+    """What a network is read from: a file that is there, the folder of a run, or pkg.module:factory."""
 
     name = "model"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word itself."""
+        """The word itself; of the folder of a run the archive of its network."""
         from gngraph.files import require_there
 
-        require_there(str(value))
-        return str(value)
+        archive = Path(str(value)) / "model.gng"
+        word = str(archive) if archive.is_file() else str(value)
+        require_there(word)
+        return word
 
 
 class ArchiveFile(click.ParamType[Path]):

@@ -5,11 +5,9 @@ The exporter is torch's own (`torch.onnx.export(dynamo=True)`), which takes 5 to
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gngraph.deploy.parity import Batch, Parity, Run, compared, random_inputs, running
+from gngraph.deploy.precision import TOLERANCES, Precision, convert
+from gngraph.deploy.provenance import provenance, version
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph, TensorType
-from gngraph.ir.types import dtype_of
+from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 from gngraph.writing import replacing
-
-ONNX_TOLERANCE = 1e-4
-"""Largest accepted difference of an output, divided by the largest absolute output of the same batch.
-
-Different kernels and folded BatchNorm give 1e-6 or less in float32; convolutions in TF32 on a GPU stay below 1e-3, so
-TF32 is switched off for the comparison.
-"""
 
 BATCH_AXIS = "batch"
 """Name of the dynamic axis."""
@@ -47,20 +40,20 @@ class OnnxReport:
         opset: version of the ONNX operator set.
         nodes: number of ONNX nodes.
         providers: what onnxruntime really ran on, best first.
-        max_abs_difference: largest absolute difference of an output to torch, over all batches.
-        max_abs_output: largest absolute output of torch, over all batches.
-        batches: batch sizes that were compared.
+        precision: of its weights and most of its arithmetic.
+        parity: how far it is from torch.
         bytes: size of the file.
+        run: what it computes.
     """
 
     path: Path
     opset: int
     nodes: int
     providers: tuple[str, ...]
-    max_abs_difference: float
-    max_abs_output: float
-    batches: tuple[int, ...]
+    precision: Precision
+    parity: Parity
     bytes: int
+    run: Run
 
 
 def export_onnx(
@@ -69,6 +62,8 @@ def export_onnx(
     *,
     samples: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
+    opset: int | None = None,
+    precision: Precision = "float32",
 ) -> OnnxReport:
     """Write `graph`, in eval mode, as the ONNX file `path` and check it in onnxruntime.
 
@@ -80,11 +75,14 @@ def export_onnx(
         graph: the network, with values.
         path: the file to write.
         samples: real inputs, f32 [N, ...], for a network with one input.
-        metadata: further entries of the file's metadata, beside gngraph's version and the number of parameters.
+        metadata: further entries of the file's metadata, beside those of `provenance`.
+        opset: version of the ONNX operator set; None: the exporter's own.
+        precision: "float32"; "float16", of half the size; or "int8", of a quarter, calibrated on `samples`. Inputs and outputs
+            stay float32.
 
     Raises:
         GnGraphError: a package is missing, the exporter or onnxruntime refuses, the file would exceed 2 GB, or an
-            output differs by more than `ONNX_TOLERANCE`.
+            output differs by more than `TOLERANCES` of the precision.
     """
     module = to_torch(graph).cpu()
     size = sum(p.data.numel() * p.data.element_size() for p in graph.params.values())
@@ -97,26 +95,35 @@ def export_onnx(
             f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
         )
     target = Path(path)
+    real = [] if samples is None else [(samples.detach().cpu(),)]
     with replacing(target) as (written,):
         with _refusals(graph):
-            _export(graph, module, written)
-            opset, nodes = _finish(graph, written, metadata or {})
+            _export(graph, module, written, opset)
+            convert(written, precision, real)
+            found, nodes = _finish(graph, written, {"precision": precision, **(metadata or {})})
             session = _session(written)
-        batches = [_random_inputs(graph, count) for count in (1, 3)]
-        batches += [] if samples is None else [(samples.detach().cpu(),)]
-        difference, largest = _compare(graph, module, session, batches)
-    sizes = tuple(len(inputs[0]) for inputs in batches)
+        run = _computing(graph, session)
+        batches = [*(random_inputs(graph, count) for count in (1, 3)), *real]
+        parity = compared(graph, "the ONNX file", run, running(module), batches, TOLERANCES[precision])
     providers = tuple(session.get_providers())
-    return OnnxReport(target, opset, nodes, providers, difference, largest, sizes, target.stat().st_size)
+    return OnnxReport(target, found, nodes, providers, precision, parity, target.stat().st_size, run)
 
 
-def metadata_of(inputs: Mapping[str, Any] | None) -> dict[str, str]:
-    """Entries of a file's metadata that say how samples become inputs and what the outputs mean, each as JSON.
+def opened_onnx(graph: Graph, path: Path) -> tuple[Run, dict[str, str]]:
+    """What an ONNX file computes in onnxruntime, and its metadata.
 
-    >>> metadata_of({"classes": ["cat", "dog"]})
-    {'classes': '["cat", "dog"]'}
+    Args:
+        graph: the network that it is taken for, for messages.
+        path: of the file.
+
+    Raises:
+        GnGraphError: onnxruntime does not take it.
     """
-    return {name: json.dumps(value) for name, value in (inputs or {}).items()}
+    import onnx
+
+    with _refusals(graph):
+        props = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        return _computing(graph, _session(path)), props
 
 
 @contextmanager
@@ -137,11 +144,11 @@ def _refusals(graph: Graph) -> Iterator[None]:
         ) from error
 
 
-def _export(graph: Graph, module: nn.Module, path: Path) -> None:
+def _export(graph: Graph, module: nn.Module, path: Path, opset: int | None) -> None:
     import onnx  # noqa: F401  (missing, it is named before the exporter starts)
     import onnxscript  # noqa: F401
 
-    inputs = _random_inputs(graph, 2)
+    inputs = random_inputs(graph, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own internals
         torch.onnx.export(
@@ -153,6 +160,7 @@ def _export(graph: Graph, module: nn.Module, path: Path) -> None:
             output_names=_output_names(graph),
             dynamic_shapes=tuple({0: BATCH_AXIS} for _ in inputs),
             external_data=False,
+            opset_version=opset,
             verbose=False,
         )
 
@@ -170,20 +178,12 @@ def _finish(graph: Graph, path: Path, metadata: Mapping[str, str]) -> tuple[int,
     import onnx
 
     model = onnx.load(path)
-    model.producer_name, model.producer_version = "gngraph", _version()
-    own = {"gngraph_version": _version(), "parameters": str(graph.num_params()), "network": graph.name}
-    onnx.helper.set_model_props(model, own | dict(metadata))
+    model.producer_name, model.producer_version = "gngraph", version()
+    onnx.helper.set_model_props(model, provenance(graph, metadata))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     return opsets[""], len(model.graph.node)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("gngraph")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"
 
 
 def _session(path: Path) -> Any:
@@ -202,54 +202,13 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
-def _random_inputs(graph: Graph, count: int) -> tuple[Tensor, ...]:
-    """Inputs with `count` samples: numbers from a normal distribution, 0 and 1 where they are integers."""
-    generator = torch.Generator().manual_seed(count)
-    inputs = []
-    for name in graph.inputs:
-        type_ = graph.nodes[name].type
-        assert isinstance(type_, TensorType)
-        shape = [size if isinstance(size, int) else count for size in type_.shape]
-        dtype = dtype_of(type_.dtype)
-        is_real = dtype.is_floating_point
-        random = torch.randn(shape, generator=generator) if is_real else torch.randint(0, 2, shape, generator=generator)
-        inputs.append(random.to(dtype))
-    return tuple(inputs)
+def _computing(graph: Graph, session: Any) -> Run:
+    """What a file computes in a session."""
+    names = [entry.name for entry in session.get_inputs()]
 
-
-def _compare(
-    graph: Graph, module: nn.Module, session: Any, batches: Sequence[tuple[Tensor, ...]]
-) -> tuple[float, float]:
-    """Largest absolute difference and largest absolute output."""
-    worst = largest = 0.0
-    for inputs in batches:
-        with torch.no_grad():
-            expected = _tensors(module(*inputs))
+    def run(batch: Batch) -> list[Tensor]:
         with _refusals(graph):
-            feeds = {entry.name: x.numpy() for entry, x in zip(session.get_inputs(), inputs, strict=True)}
-            found = [torch.from_numpy(value) for value in session.run(None, feeds)]
-        if [tuple(t.shape) for t in found] != [tuple(t.shape) for t in expected]:
-            raise GnGraphError(
-                f"the ONNX file of graph '{graph.name}' gives other shapes for a batch of {len(inputs[0])}"
-            )
-        for a, b in zip(found, expected, strict=True):
-            difference, size = _largest(a.double() - b.double()), _largest(b.double())
-            if not difference <= ONNX_TOLERANCE * size:
-                raise GnGraphError(
-                    f"the ONNX file of graph '{graph.name}' differs from it by {difference:.3g} for a batch of "
-                    f"{len(inputs[0])}, which is more than {ONNX_TOLERANCE:g} of its largest output {size:.3g}; nothing was "
-                    f"written"
-                )
-            worst, largest = max(worst, difference), max(largest, size)
-    return worst, largest
+            found = session.run(None, {name: x.numpy() for name, x in zip(names, batch, strict=True)})
+        return [torch.from_numpy(value) for value in found]
 
-
-def _largest(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [tensor for item in items for tensor in _tensors(item)]
+    return run

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from gngraph.deploy.to_onnx import OnnxReport, export_onnx, metadata_of
+from gngraph.deploy.provenance import metadata_of
+from gngraph.deploy.to_onnx import OnnxReport, export_onnx
 from gngraph.files.archive import INPUTS, save
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record
 from gngraph.growth.result import GrowthResult

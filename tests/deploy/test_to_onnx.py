@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.deploy import to_onnx
+from gngraph.deploy.precision import TOLERANCES
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
@@ -34,8 +34,8 @@ def test_export_is_checked_and_agrees(tmp_path: Path, capfd: pytest.CaptureFixtu
     report = export_onnx(graph, tmp_path / "net.onnx", samples=samples, metadata={"accuracy": "0.9"})
     assert capfd.readouterr().out == ""
     assert list(tmp_path.iterdir()) == [report.path]
-    assert report.batches == (1, 3, 5) and report.opset >= 18 and report.bytes == report.path.stat().st_size
-    assert report.max_abs_output > 0 and report.max_abs_difference <= 1e-4 * report.max_abs_output
+    assert report.parity.batches == (1, 3, 5) and report.opset >= 18 and report.bytes == report.path.stat().st_size
+    assert report.parity.max_abs_output > 0 and report.parity.max_abs_difference <= 1e-4 * report.parity.max_abs_output
     assert torch.cuda.is_available() or report.providers == ("CPUExecutionProvider",)
 
     model = onnx.load(report.path)
@@ -55,7 +55,7 @@ def test_export_is_checked_and_agrees(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_a_difference_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = from_torch(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(1, 3))
-    monkeypatch.setattr(to_onnx, "ONNX_TOLERANCE", -1.0)
+    monkeypatch.setitem(TOLERANCES, "float32", -1.0)
     with pytest.raises(GnGraphError, match="differs from it by"):
         export_onnx(graph, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []

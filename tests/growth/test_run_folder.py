@@ -64,7 +64,7 @@ def test_the_source_needs_no_gngraph_and_computes_the_same(
 
 def test_onnx_history_and_pictures_are_there(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
     result, files, _ = finished
-    assert files.onnx.path.is_file() and 4 in files.onnx.batches and files.weights.is_file()
+    assert files.onnx.path.is_file() and 4 in files.onnx.parity.batches and files.weights.is_file()
     assert read_history(files.history) == result.history
     assert sorted(p.name for p in files.pictures) == ["predicted_vs_actual.png", "training.png", "widths.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in files.pictures)

@@ -1,0 +1,187 @@
+"""Commands about files for other runtimes: export, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gngraph.cli.options import (
+    DataOptions,
+    ModelOptions,
+    json_option,
+    model_argument,
+    model_options,
+    open_both,
+    optional_data_options,
+)
+from gngraph.cli.parameters import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from gngraph.deploy.parity import Parity
+    from gngraph.deploy.to_onnx import OnnxReport
+    from gngraph.ir import Graph
+    from gngraph.running.problem import Problem
+
+_SAMPLES = 256  # real ones, for calibration and for comparing
+_BATCHES = (1, 32)  # of which the milliseconds are measured
+
+
+@click.command(short_help="Write a network for another runtime, or as Python source.")
+@model_argument
+@model_options
+@optional_data_options
+@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="ONNX file to write.")
+@click.option(
+    "--opset", type=click.IntRange(18), help="Version of the ONNX operator set; by default the exporter's own."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the ONNX file; int8 is calibrated on training samples of --data.",
+)
+@click.option("--pt2", type=click.Path(path_type=Path, dir_okay=False), help="torch.export file to write, .pt2.")
+@click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="Folder for model.py and its weights.")
+def export(
+    model: str,
+    how: ModelOptions,
+    what: DataOptions,
+    onnx: Path | None,
+    opset: int | None,
+    precision: Any,
+    pt2: Path | None,
+    source: Path | None,
+) -> None:
+    """Write MODEL as ONNX, checked in onnxruntime, for torch.export, or as a Python class that needs no gngraph.
+
+    Each file is run and compared with MODEL before it appears, and timed beside it.
+    """
+    if onnx is None and source is None and pt2 is None:
+        raise click.UsageError("name what to write: --onnx FILE, --pt2 FILE, --source FOLDER, or several")
+    for file in (onnx, pt2):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise click.UsageError(f"'{file}' cannot be written: its folder does not exist")
+    from gngraph.deploy.provenance import metadata_of
+    from gngraph.running.problem import inputs_of
+
+    graph, problem = _opened(model, how, what)
+    inputs = known_inputs(model) if problem is None else inputs_of(problem)
+    if onnx is not None:
+        from gngraph.deploy.to_onnx import export_onnx
+
+        report = export_onnx(
+            graph,
+            onnx,
+            samples=_samples(problem),
+            metadata=metadata_of(inputs),
+            opset=opset,
+            precision=precision,
+        )
+        click.echo(f"{describe_onnx(report)}\n{_speeds(graph, report.run, 'onnxruntime')}")
+        if problem is not None and len(graph.outputs) == 1:
+            click.echo(_accuracies(graph, problem, report.run))
+    if pt2 is not None:
+        from gngraph.deploy.to_pt2 import export_pt2
+
+        written = export_pt2(graph, pt2, metadata=metadata_of(inputs))
+        click.echo(f"{written.path}: torch.export, {written.bytes:,} bytes; {_described(written.parity)}")
+    if source is not None:
+        from gngraph.source.export import export_source
+
+        files = export_source(graph, source, inputs=inputs)
+        click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
+
+
+@click.command(short_help="Hold a deployed file against a run.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--against", type=Model(), required=True, help="The folder of a run, or a MODEL.")
+@model_options
+@optional_data_options
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, file: Path, against: str, how: ModelOptions, what: DataOptions, as_json: bool) -> None:
+    """Check that FILE, .onnx or .pt2, was written from a network and computes what it does.
+
+    Exit status: 0 it is and does, 1 it is not, does not, or cannot be opened.
+    """
+    from gngraph.cli.tables import print_json
+    from gngraph.deploy.verifying import verify as verified
+
+    graph, problem = _opened(against, how, what)
+    found = verified(file, graph, _samples(problem))
+    if as_json:
+        print_json(found.record())
+    else:
+        click.echo(f"{file}: SHA-256 {found.file_sha256}")
+        click.echo(f"{against}: network {found.network_sha256}")
+        if found.recorded_sha256 is None:
+            click.echo("the file does not say from which network it was written")
+        if found.parity is not None:
+            click.echo(_described(found.parity))
+        click.echo("\n".join(f"FAILED: {problem}" for problem in found.problems) or "passed")
+    ctx.exit(0 if found.passed else 1)
+
+
+def _opened(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, Problem | None]:
+    """The network, and its problem where data is named."""
+    return open_both(model, how, what) if what.data else (how.open(model), None)
+
+
+def _samples(problem: Problem | None) -> torch.Tensor | None:
+    """Real samples, of the training set: test samples are not for calibration."""
+    from gngraph.analysis.fit import spread_samples
+
+    return None if problem is None else spread_samples(problem.train, _SAMPLES)[0]
+
+
+def _accuracies(graph: Graph, problem: Problem, run: Any) -> str:
+    from gngraph.cli.progress import percent
+    from gngraph.running.deployed import accuracy_outside
+    from gngraph.running.evaluation import evaluate
+
+    own = percent("torch ", evaluate(graph, problem, problem.test)[1])
+    found = percent("onnxruntime ", accuracy_outside(run, graph, problem))
+    return (
+        f"accuracy on {len(problem.test):,} test samples: {found}, {own}" if found else "accuracy: none for this loss"
+    )
+
+
+def known_inputs(model: str) -> dict[str, Any] | None:
+    """How samples become inputs, where MODEL is an archive that says so."""
+    from gngraph.files.archive import recorded_inputs
+    from gngraph.files.loading import is_archive
+
+    found = recorded_inputs(model) if is_archive(model) else None
+    return found if isinstance(found, dict) else None
+
+
+def describe_onnx(report: OnnxReport) -> str:
+    """One line about an exported ONNX file and its check."""
+    return (
+        f"{report.path}: ONNX opset {report.opset}, {report.precision}, {report.nodes} nodes, {report.bytes:,} bytes; "
+        f"{_described(report.parity)} in {' + '.join(report.providers)}"
+    )
+
+
+def _described(parity: Parity) -> str:
+    return (
+        f"differs from torch by at most {parity.max_abs_difference:.1e} (largest output {parity.max_abs_output:.3g}) on batches "
+        f"of {', '.join(map(str, parity.batches))}"
+    )
+
+
+def _speeds(graph: Graph, run: Any, name: str) -> str:
+    from gngraph.deploy.parity import random_inputs, running
+    from gngraph.deploy.speed import speed
+    from gngraph.lowering.to_torch import to_torch
+
+    lines = []
+    for label, what in ((name, run), ("torch", running(to_torch(graph).cpu().eval()))):
+        measured = (speed(what, random_inputs(graph, batch)) for batch in _BATCHES)
+        lines.append(f"{label}: {', '.join(map(str, measured))}")
+    return "\n".join(lines)

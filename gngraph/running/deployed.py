@@ -1,0 +1,31 @@
+"""Accuracy of what another runtime computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from gngraph.ir import Graph
+from gngraph.running.evaluation import correct
+from gngraph.running.problem import Problem
+
+
+def accuracy_outside(
+    run: Callable[[tuple[torch.Tensor]], Sequence[torch.Tensor]], graph: Graph, problem: Problem
+) -> float | None:
+    """Share of right answers on the test samples, as `evaluate` counts them for a graph; None where it does not.
+
+    Args:
+        run: maps a batch f32 [B, ...] on the CPU, as a tuple of one, to the outputs of the network; it has one.
+        graph: the network that is run elsewhere.
+        problem: data and loss.
+    """
+    right, answered = 0.0, 0
+    for x, y in problem.runner.read(problem.test, graph):
+        (output,) = run((x.cpu(),))
+        hits = correct(problem.loss_fn, output.to(x.device), y)
+        if hits is not None:
+            right += float(hits.double().nansum())
+            answered += int((~hits.isnan()).sum())
+    return right / answered if answered else None
