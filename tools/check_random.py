@@ -1,12 +1,21 @@
-"""Random networks and random morphisms: how many pairs were tried, and every pair in which something is silently wrong.
+"""Random networks and random morphisms, or random modules: how many were tried, and every one in which something is wrong.
 
 A pair is a random network from the whole op table and one to five random sets of morphisms, each applied to what the last one
 left. After each of them the function must be preserved (or be that of the masked network) in float64, and the graph must survive
 text, archive, lowering and import; `tests/random_checks.py` says what is checked. A pair depends on its number alone. A pair that
-fails is shrunk, by leaving out blocks and morphisms, and printed as a graph with the morphisms. Exits non-zero when one fails.
+fails is shrunk, by leaving out blocks and morphisms, and printed as a graph with the morphisms.
 
-    python tools/check_random.py                          10,000 pairs on every core
-    python tools/check_random.py --seed 4711 --pairs 1    pair number 4711 again
+A module is made of what an import may lose: gradients that are stopped or changed, modes that are held, random numbers, buffers
+that move, changes in place, computed and shared weights (`tests.ingredients`). It is refused with a sentence, or its import trains
+as it does: outputs, gradients, parameters and buffers of SGD's steps on batches of two sizes, in eval mode before and after, in
+float64. Whatever comes of it, the module, its input and all random streams are left as they were (`tests/random_modules.py`).
+
+Exits non-zero when one fails.
+
+    python tools/check_random.py                            10,000 pairs on every core
+    python tools/check_random.py --seed 4711 --pairs 1      pair number 4711 again
+    python tools/check_random.py --modules 2000             2,000 modules
+    python tools/check_random.py --seed 4711 --modules 1    module number 4711 again
 """
 
 from __future__ import annotations
@@ -16,12 +25,14 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,12 +41,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.ir import format_graph
 from gngraph.ops.spec import _TABLE
 from tests.random_checks import PairError, Tally, check_pair, pair_of
+from tests.random_modules import ModuleError, Seen, make
+from tests.random_modules import check as check_module
 
 CHUNK = 20
-"""Pairs that a process takes at a time."""
+"""Pairs or modules that a process takes at a time."""
 
 POOL = 1000
-"""Pairs after which the processes are replaced: torch.fx keeps the source of every module that it ever generated."""
+"""Pairs or modules after which the processes are replaced: torch.fx keeps the source of every module that it ever generated."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,59 @@ def _fails(network: Sequence[int], steps: Sequence[int]) -> Exception | None:
     return None
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """A module of which something is wrong, in words.
+
+    Attributes:
+        kind: "silent" for an import that trains in another way, "changed" for a module that is not left as it was, "error" for
+            what is raised and is no `GnGraphError`, "source" for written source that trains in another way.
+    """
+
+    number: int
+    kind: str
+    what: str
+    ingredients: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"module {self.number} ({', '.join(self.ingredients)}): {self.what}\n"
+
+
+def check_modules(numbers: Iterable[int]) -> tuple[Seen, list[Wrong]]:
+    """Check some modules."""
+    warnings.simplefilter("ignore")
+    seen, found = Seen(), []
+    for number in numbers:
+        try:
+            seen.add(check_module(number))
+        except Exception as error:  # one module must not hide the others
+            seen.modules += 1
+            kind = error.kind if isinstance(error, ModuleError) else "error"
+            what = str(error) if isinstance(error, ModuleError) else traceback.format_exc(limit=-3)
+            found.append(Wrong(number, kind, what, make(number).ingredients))
+    return seen, found
+
+
+def summary_of_modules(seen: Seen, found: Sequence[Wrong]) -> str:
+    """How many were taken and refused, and why, and what is wrong."""
+    refused, kinds = sum(seen.reasons.values()), Counter(wrong.kind for wrong in found)
+    shares = {
+        name: seen.taken[name] / (seen.taken[name] + seen.refused[name])
+        for name in sorted({*seen.taken, *seen.refused})
+    }
+    return "\n".join(
+        [
+            f"{seen.modules:,} modules: {seen.all_taken:,} taken ({seen.all_taken / seen.modules:.1%}), {refused:,} refused",
+            f"{kinds['silent']} trained in another way, {kinds['changed']} modules changed, {kinds['error']} other exceptions",
+            f"{seen.sources} written as source, of which {kinds['source']} trained in another way",
+            f"{seen.unrun} of those taken do not run themselves",
+            *(f"  {n:>4} x {_shortened(why)} (module {seen.examples[why]})" for why, n in seen.reasons.most_common(40)),
+            "taken, by what they are made of:",
+            *(f"  {share:>4.0%} {name}" for name, share in sorted(shares.items(), key=lambda entry: entry[1])),
+        ]
+    )
+
+
 def summary(tally: Tally, failures: Sequence[Failure]) -> str:
     """Everything that was counted, in a few lines."""
     refused = sum(tally.refused.values())
@@ -136,43 +202,46 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 150 else f"{text[:147]}..."
 
 
-def _checked(first: int, end: int, jobs: int) -> Iterator[tuple[Tally, list[Failure]]]:
-    """The results of pairs number `first` to `end`, in chunks, as they are finished."""
+def _checked(
+    check_some: Callable[[Iterable[int]], tuple[Any, list[Any]]], first: int, end: int, jobs: int
+) -> Iterator[tuple[Any, list[Any]]]:
+    """The results of numbers `first` to `end`, in chunks, as they are finished."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         chunks = [range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK)]
-        for done in as_completed([pool.submit(check, chunk) for chunk in chunks]):
+        for done in as_completed([pool.submit(check_some, chunk) for chunk in chunks]):
             yield done.result()
 
 
 def main() -> int:
-    """Run the check; 0 when no pair fails."""
+    """Run the check; 0 when none fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10_000, metavar="N", help="how many pairs (default: 10,000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="number of the first pair (default: 0)")
+    parser.add_argument("--modules", type=int, metavar="N", help="how many modules, in place of pairs")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="number of the first (default: 0)")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)"
     )
     options = parser.parse_args()
-    if min(options.pairs, options.jobs) < 1:
-        parser.error("--pairs and --jobs must be at least 1")
-    end, start = options.seed + options.pairs, time.perf_counter()
-    tally, failures, told = Tally(), [], start
+    wanted = options.pairs if options.modules is None else options.modules
+    if min(wanted, options.jobs) < 1:
+        parser.error("--pairs, --modules and --jobs must be at least 1")
+    end, start = options.seed + wanted, time.perf_counter()
+    tally: Any = Tally() if options.modules is None else Seen()
+    failures, told, tried = [], start, 0
     for first in range(options.seed, end, POOL):
-        for part, found in _checked(first, min(first + POOL, end), options.jobs):
+        last = min(first + POOL, end)
+        for part, found in _checked(check if options.modules is None else check_modules, first, last, options.jobs):
             tally.add(part)
+            tried += CHUNK
             failures += found
             for failure in found:
                 print(failure, flush=True)
             if time.perf_counter() - told > 30:
                 told = time.perf_counter()
-                print(
-                    f"{tally.pairs:,} pairs after {told - start:.0f} s, {len(failures)} fail",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    print(summary(tally, failures))
-    print(f"{time.perf_counter() - start:.0f} s; {'pairs fail' if failures else 'no pair fails'}")
+                print(f"{tried:,} after {told - start:.0f} s, {len(failures)} fail", file=sys.stderr, flush=True)
+    print(summary(tally, failures) if options.modules is None else summary_of_modules(tally, failures))
+    print(f"{time.perf_counter() - start:.0f} s; {f'{len(failures)} fail' if failures else 'none fails'}")
     return 1 if failures else 0
 
 

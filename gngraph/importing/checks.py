@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
@@ -14,7 +16,7 @@ _GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def check_module(module: nn.Module) -> None:
-    """Refuse hooks, parametrizations, scripted and lazy modules.
+    """Refuse hooks, parametrizations, scripted and lazy modules, and tensors that share memory.
 
     Raises:
         UnsupportedModelError: names the module or parameter and the remedy.
@@ -44,4 +46,25 @@ def check_module(module: nn.Module) -> None:
                 raise UnsupportedModelError(
                     f"parameter '{f'{path}.{name}'.strip('.')}' has a hook that changes or reads its gradient, which a graph "
                     f"would train without; remove it, or freeze the parameter by requires_grad_(False) if that is what it is for"
+                )
+    _refuse_shared_memory(module)
+
+
+def _refuse_shared_memory(module: nn.Module) -> None:
+    """Refuse parameters that are trained and lie in the memory of another tensor: a step on one changes the other."""
+    places: dict[int, list[tuple[int, int, str, bool]]] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.numel() and tensor.layout is torch.strided:
+            size = tensor.element_size()
+            first = int(tensor.storage_offset()) * size
+            reach = int(sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)))
+            place = first, first + (reach + 1) * size, name, tensor.requires_grad
+            places.setdefault(tensor.untyped_storage()._cdata, []).append(place)
+    for held in places.values():
+        held.sort()
+        for (_, end, one, trained), (start, _, other, trained_too) in pairwise(held):
+            if start < end and (trained or trained_too):
+                raise UnsupportedModelError(
+                    f"'{one}' and '{other}' share memory without being one parameter, so that a step on one changes the other; tie "
+                    f"them as one (b.weight = a.weight), or give each memory of its own (clone)"
                 )

@@ -8,18 +8,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.errors import GnGraphError, IRError, UnsupportedModelError
 from gngraph.importing.building import built
 from gngraph.importing.checks import check_module
 from gngraph.importing.copies import Guard, copy_of
 from gngraph.importing.freeing import return_free_memory, take_apart
-from gngraph.importing.imported import Imported
+from gngraph.importing.imported import Imported, changes_in_forward, function_of_its_own
 from gngraph.importing.in_place import without_changes_in_place
 from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
 from gngraph.importing.proof import outputs_of, prove
+from gngraph.importing.reached import Reached
 from gngraph.importing.surroundings import plain_torch
 from gngraph.importing.trace import trace
+from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
 from gngraph.ops import spec_of_module
 from gngraph.ops.vet import vet
@@ -60,12 +62,20 @@ def from_torch(
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     check_module(module)
     with plain_torch():
-        own = copy_of(module)
+        own, reached = copy_of(module), Reached(module)
         guard = Guard(module, own)
         try:
             graph = _imported(own, inputs, drop=train_only == "drop")
+        except GnGraphError:
+            raise
+        except Exception as error:  # whatever a forward does that nobody has thought of
+            raise UnsupportedModelError(
+                f"'{type(module).__name__}' cannot be read: {reason_of(error)}; its forward does what a graph cannot hold, or this "
+                f"is a defect of gngraph"
+            ) from error
         finally:
             changed = guard.restore()
+            reached.restore()
     if changed:
         raise UnsupportedModelError(
             f"'{type(module).__name__}' changes its own '{changed[0]}' when a copy of it runs, since its forward refers to it past "
@@ -92,10 +102,7 @@ def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool
             updates = fold_counters(traced.graph, updates)
         if updates:
             changed, node = next(iter(updates.items()))
-            raise UnsupportedModelError(
-                f"'{name}' changes '{changed}' in its forward (node '{node.name}'), an update that a graph does not hold; update "
-                f"it outside of forward, or register the module as an op (gngraph.ops.register)"
-            )
+            raise UnsupportedModelError(changes_in_forward(name, changed, node.name))
     joint = joined(evaluated, trained, name, drop=drop)
     take_apart(trained.graph)
     for constant, tensor in joint.constants.items():
@@ -106,10 +113,6 @@ def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool
     except IRError as error:
         raise UnsupportedModelError(f"'{name}' cannot be read: {error}") from error
     take_apart(joint.graph)
-    suspects = [
-        f"'{function}' in {where} is an autograd.Function, whose backward is its own; register it as an op (gngraph.ops.register), "
-        f"or write it with torch's functions"
-        for function, where in trained.functions.items()
-    ]
+    suspects = [function_of_its_own(function, f" in {where}") for function, where in trained.functions.items()]
     prove(Imported(module, graph, inputs, joint.part, joint.whole, suspects, known), expected)
     return graph

@@ -63,7 +63,7 @@ def is_inplace(target: Any, fx_node: fx.Node) -> bool:
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if fx_node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
         return True
-    if name in ("iadd", "isub", "imul", "itruediv"):
+    if name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"):
         return True
     spec = spec_of_function(target)
     call = spec.call_of(target) if spec else None

@@ -98,3 +98,35 @@ def changes_by_itself(name: str) -> str:
         f"'{name}' computes something else whenever it runs in train mode, from what it keeps in its attributes, which a graph "
         f"would hold as it is now; keep it outside of the module, or pass it as an input"
     )
+
+
+def changes_in_forward(network: str, name: str, node: str | None = None) -> str:
+    """Why a `network` is refused that changes its parameter or buffer `name`, at a `node` of the trace if that is known."""
+    where = f" (node '{node}')" if node is not None else ""
+    return (
+        f"'{network}' changes '{name}' in its forward{where}, an update that a graph does not hold; update it outside of forward, "
+        f"or register the module as an op (gngraph.ops.register)"
+    )
+
+
+def functions_behind(outputs: Sequence[torch.Tensor]) -> list[str]:
+    """The autograd.Functions that gradients of some values pass, by name: their backward is their own."""
+    names: dict[str, None] = {}
+    waiting = [x.grad_fn for x in outputs]
+    seen = set(waiting)
+    for node in waiting:  # which grows on the way
+        own = getattr(type(node), "_forward_cls", None)
+        if own is not None:
+            names[own.__name__] = None
+        further = {following for following, _ in getattr(node, "next_functions", ())} - seen
+        seen |= further
+        waiting += further
+    return list(names)
+
+
+def function_of_its_own(function: str, where: str = "") -> str:
+    """Why an autograd.Function may be what keeps a graph from training as the module does."""
+    return (
+        f"'{function}'{where} is an autograd.Function, whose backward is its own; register it as an op (gngraph.ops.register), or "
+        f"write it with torch's functions"
+    )

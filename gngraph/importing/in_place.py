@@ -20,6 +20,7 @@ from gngraph.importing.copies import copy_of, on_meta
 from gngraph.importing.fx_calls import bind, is_inplace
 from gngraph.importing.shapes import Shapes, ShapesSeen, tensors_in
 from gngraph.importing.trace import Traced
+from gngraph.importing.tracer import WITHOUT_GRADIENT
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.ops import spec_of_function
 
@@ -36,6 +37,8 @@ _PLAIN: dict[Any, Any] = {
 }
 _DRAWS = ("bernoulli", "uniform", "normal", "exponential", "random", "cauchy", "log_normal", "geometric")
 """Methods that draw random numbers: those in place have other arguments than those that are not."""
+_CUTS = ("detach", "detach_", torch.detach)
+"""Calls that give what passes no gradient."""
 _LISTED = 1 << 22
 """Most entries of a storage in which overlapping views are told from others, entry by entry."""
 
@@ -66,9 +69,15 @@ def without_changes_in_place(
     seen = _seen(traced, module, inputs, known)
     now: dict[fx.Node, fx.Node] = {}
     stale: dict[fx.Node, fx.Node] = {}
+    quiet: dict[fx.Node, fx.Node] = {}
     before: list[fx.Node] = []
     for node in traced.graph.nodes:
         for source in node.all_input_nodes:
+            if source in quiet and not _asks_for_shape(node) and not _is_cut(node):
+                raise UnsupportedModelError(
+                    f"node '{quiet[source].name}' changes '{source.name}' in place where no gradient passes, and '{node.name}' "
+                    f"reads '{source.name}' afterwards, whose gradient is that of before; make the change as a new value"
+                )
             if source in stale and not _asks_for_shape(node):
                 raise UnsupportedModelError(
                     f"node '{stale[source].name}' changes a part of '{source.name}' in place, or a view of it, and '{node.name}' "
@@ -77,13 +86,25 @@ def without_changes_in_place(
         node.args = fx.map_arg(node.args, lambda source: now.get(source, source))
         node.kwargs = fx.map_arg(node.kwargs, lambda source: now.get(source, source))
         changed = seen.changes.get(node)
+        if changed is None and node.op == "call_function" and node.target in _PLAIN:
+            _make_new(node)  # of numbers
         if changed is not None:
             alike = {other for other in before if seen.lie_alike(other, changed)}
             held = next((other for other in before if other.op == "get_attr" and seen.overlap(other, changed)), None)
             if held is not None:
                 updates[str(held.target)] = node
             elif node.target is not operator.setitem:  # which stays what it is, on a value that all its views share
+                if _is_cut(node) or seen.is_cut(changed):
+                    quiet.update(
+                        {other: node for other in before if seen.passes(other) and seen.overlap(other, changed)}
+                    )
                 now.update(dict.fromkeys(alike, node))
+                cut = {other for other in alike if seen.is_cut(other)}
+                if cut and not _is_cut(node) and not seen.is_cut(changed):
+                    with traced.graph.inserting_after(node):
+                        detached = traced.graph.call_method("detach", (node,))
+                    seen.places[detached] = seen.places[node]
+                    now.update(dict.fromkeys(cut, detached))
                 _make_new(node)
                 for other in before:
                     if other in alike:
@@ -101,14 +122,26 @@ class _Seen:
     places: dict[fx.Node, list[Place]] = field(default_factory=dict)
     changes: dict[fx.Node, fx.Node] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
+    fractional: set[fx.Node] = field(default_factory=set)
 
     def note(self, node: fx.Node, value: Any) -> None:
         """A node's value."""
         tensors = list(tensors_in(value))
+        if any(x.is_floating_point() for x in tensors):
+            self.fractional.add(node)
         self.held += [x.untyped_storage() for x in tensors]  # kept, so that no other comes to lie in its place
         self.places[node] = [
             (x.untyped_storage()._cdata, x.storage_offset(), tuple(x.size()), tuple(x.stride())) for x in tensors
         ]
+
+    def passes(self, node: fx.Node) -> bool:
+        """Whether a gradient may pass a value."""
+        return node in self.fractional and node.op != "get_attr" and not self.is_cut(node)
+
+    def is_cut(self, node: fx.Node) -> bool:
+        """Whether no gradient passes a value, which is computed without or is another name of one that is detached."""
+        views = (source for source in node.all_input_nodes if self.overlap(source, node))
+        return _is_cut(node) or any(self.is_cut(source) for source in views)
 
     def lie_alike(self, a: fx.Node, b: fx.Node) -> bool:
         """Whether two values are one, under two names."""
@@ -138,6 +171,12 @@ def _may_change(traced: Traced, node: fx.Node) -> bool:
     return node.target is operator.setitem or "out" in node.kwargs or is_inplace(node.target, node)
 
 
+def _is_cut(node: fx.Node) -> bool:
+    """Whether a call gives what passes no gradient."""
+    data = node.target is getattr and node.args[1] == "data"
+    return bool(node.meta.get(WITHOUT_GRADIENT) or data or node.target in _CUTS)
+
+
 def _asks_for_shape(node: fx.Node) -> bool:
     return node.target in _SHAPES or (node.target is getattr and node.args[1] in _SHAPES)
 
@@ -146,6 +185,7 @@ def _make_new(node: fx.Node) -> None:
     """Let a call give a new value and leave its operand alone, where torch has such a call."""
     if "inplace" in node.kwargs:
         node.kwargs = {**node.kwargs, "inplace": False}
+    node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
     target: Any = node.target
     if node.op == "call_function" and target in _PLAIN:
         node.target = _PLAIN[target]

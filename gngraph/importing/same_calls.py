@@ -10,7 +10,14 @@ from torch import nn
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, meta_inputs
 from gngraph.importing.copies import on_meta
-from gngraph.importing.imported import Imported, Outcome, changes_by_itself, named_tensors, step
+from gngraph.importing.imported import (
+    Imported,
+    Outcome,
+    changes_by_itself,
+    changes_in_forward,
+    named_tensors,
+    step,
+)
 from gngraph.importing.tape import Numbers, Tape, data_key
 from gngraph.lowering.to_torch import lower
 
@@ -40,12 +47,20 @@ class _Tapes:
         module, graph = (self.run(few, of_graph=of_graph, training=True) for of_graph in (False, True))
         self.check_state(module)
         held = [name for name in module.state if self.claim.holds(name)]
+        self.check_written(module, graph, held)
         same = module.outputs == graph.outputs and module.gradients == graph.gradients
         if not same or any(module.state[name] != graph.state.get(name) for name in held):
             return False
         with torch.no_grad():
             module, graph = (self.run(more, of_graph=of_graph, training=False) for of_graph in (False, True))
         return module.outputs == graph.outputs
+
+    def check_written(self, module: Outcome, graph: Outcome, held: list[str]) -> None:
+        """Refuse a module that writes into what the graph leaves as it is, be it with what is there by chance."""
+        for name in held:
+            before = self.numbers.of(*self.constants.get(name, ("held", name)))
+            if graph.state.get(name) == before != module.state[name]:
+                raise UnsupportedModelError(changes_in_forward(self.claim.graph.name, name))
 
     def check_state(self, first: Outcome) -> None:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import torch
@@ -11,8 +13,16 @@ from torch import nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import copy_of
-from gngraph.importing.imported import Imported, Outcome, changes_by_itself, step
+from gngraph.importing.imported import (
+    Imported,
+    Outcome,
+    changes_by_itself,
+    function_of_its_own,
+    functions_behind,
+    step,
+)
 from gngraph.importing.tracer import reason_of
+from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 
 ROUNDING = 1e-7
@@ -21,6 +31,8 @@ _COARSE = 1e-3
 """The same for a network that runs in its own dtype alone."""
 _FLOOR = 1e-6
 """Least size that a gradient is taken relative to, as a share of the largest of all: what cancels is rounding and nothing else."""
+_MOVED = 0.01
+"""How far parameters of zeros are moved, so that they hide nothing."""
 _SAMPLES = 4
 """Samples of the example that are run with gradients."""
 _SEED = 0
@@ -45,11 +57,15 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
     """Compare as far as the module runs; what it raises where it runs in train mode on no probe."""
     errors: list[Exception] = []
     ran = False
-    for inputs in _probes(claim.inputs, dtype):
+    graph = claim.graph if dtype is None else claim.graph.to(dtype)
+    for inputs, drawn in zip(_probes(claim.inputs, dtype), ({}, _drawn(graph)), strict=True):
         for training, backward in ((True, True), (True, False), (False, False)):
             if training and not backward and ran:
                 continue  # only where gradients cannot be had, of a network that cannot be trained
             module = copy_of(claim.module).to(dtype)
+            with torch.no_grad():
+                for name, tensor in drawn.items():
+                    module.get_parameter(name).copy_(tensor)
             try:
                 expected = _run(module, inputs, claim.part, training=training, backward=backward)
                 again = _run(module, inputs, claim.part, training=training, backward=False)
@@ -57,14 +73,14 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
                 errors += [error] if training else []
                 continue
             ran = ran or training
-            graph = claim.graph if dtype is None else claim.graph.to(dtype)
             try:
-                found = _run(to_torch(graph), inputs, None, training=training, backward=backward)
+                with redirect_stderr(StringIO()):  # where torch.fx prints what it raises
+                    found = _run(to_torch(graph.with_params(drawn)), inputs, None, training=training, backward=backward)
             except Exception as error:
                 _refuse(claim, f"does not run in {_mode(training)} mode, where the module does ({reason_of(error)})")
             what = _difference(claim, expected, found, tolerance)
             if what is not None:
-                _refuse(claim, f"has another {what} in {_mode(training)} mode")
+                _refuse(claim, f"has another {what} in {_mode(training)} mode", expected.outputs)
             if not all(_close(a, b, tolerance, 0.0) for a, b in zip(expected.outputs, again.outputs, strict=True)):
                 raise UnsupportedModelError(changes_by_itself(claim.graph.name))
     return [] if ran else errors
@@ -74,8 +90,9 @@ def _mode(training: bool) -> str:
     return "train" if training else "eval"
 
 
-def _refuse(claim: Imported, what: str) -> None:
-    why = "; ".join(claim.suspects) or (
+def _refuse(claim: Imported, what: str, outputs: Sequence[torch.Tensor] = ()) -> None:
+    suspects = claim.suspects or [function_of_its_own(name) for name in functions_behind(outputs)]
+    why = "; ".join(suspects) or (
         "something in its forward does not survive being traced; rewrite that part with torch's functions, or register it as an "
         "op (gngraph.ops.register)"
     )
@@ -99,6 +116,18 @@ def _probes(inputs: Sequence[torch.Tensor], dtype: torch.dtype | None) -> Iterat
             chosen = torch.randint(x.numel(), shape, generator=generator)
             probe.append(x.reshape(-1)[chosen])
     yield probe
+
+
+def _drawn(graph: Graph) -> dict[str, torch.Tensor]:
+    """Parameters that are a little different, so that no zero among them hides what lies behind it."""
+    generator = torch.Generator().manual_seed(_SEED)
+    drawn = {}
+    for name, parameter in graph.params.items():
+        held = parameter.data
+        if parameter.kind == "parameter" and held.is_floating_point() and held.numel():
+            noise = torch.randn(held.shape, generator=generator, dtype=torch.float64).to(held)
+            drawn[name] = held + noise * (0.1 * held.abs().mean() + _MOVED)
+    return drawn
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
-from gngraph.importing.surroundings import own_streams, random_streams
+from gngraph.importing.surroundings import random_streams
 from gngraph.importing.tracer import Tracer, reason_of
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
@@ -71,9 +73,9 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, 
         raise UnsupportedModelError(f"'{name}' cannot be put into train and eval mode: {reason_of(error)}") from error
     unlike = frozenset(path for path, child in root.named_modules() if child.training is not training)
     tracer = Tracer(module, inputs, known)
-    before, streams = set(vars(root)), _streams(root)
+    before, streams, reached = set(vars(root)), random_streams(), Reached(root)
     try:
-        with _recorded_factories(tracer), _followed_functions(tracer):
+        with _recorded_factories(tracer), _followed_functions(tracer), _noted_system() as system:
             graph = tracer.trace(root)
         for node in graph.nodes:
             if node.target is torch._assert and tracer.holds(node):
@@ -84,7 +86,11 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, 
         raise UnsupportedModelError(
             f"'{name}' cannot be traced: {reason_of(error)}; its forward must not depend on tensor values in Python control flow"
         ) from error
-    moved = [stream for stream, state in _streams(root).items() if streams.get(stream) != state]
+    moved = (
+        [stream for stream, state in random_streams().items() if streams.get(stream) != state]
+        + system
+        + reached.moved()
+    )
     if moved:
         raise UnsupportedModelError(
             f"'{name}' draws random numbers by '{moved[0]}' while it runs, of which a graph would hold one draw for good; draw by "
@@ -96,17 +102,6 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, 
     constants = {key: value for key, value in vars(root).items() if key in read - before}
     tensors = {key: value for key, value in constants.items() if isinstance(value, torch.Tensor)}
     return Traced(graph, root, tensors, unlike, assigned, tracer.functions)
-
-
-def _streams(root: nn.Module) -> dict[str, Any]:
-    """The streams of random numbers within reach: the global ones, and those that modules and their forwards hold."""
-    held = {}
-    for path, child in root.named_modules():
-        attributes = ((key, value) for key, value in vars(child).items() if not key.startswith("_"))
-        for key, value in (*attributes, ("forward", type(child).forward)):
-            if not isinstance(value, fx.Proxy):
-                held[f"{path}.{key}".strip(".")] = value
-    return {**random_streams(), **own_streams(held)}
 
 
 def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.Node]]:
@@ -161,6 +156,21 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
         for name in (*_FACTORIES, *DRAWS):
             stack.enter_context(_replaced(torch, name, recorded(name)))
         yield
+
+
+@contextmanager
+def _noted_system() -> Iterator[list[str]]:
+    """Gives a list that is empty until random.SystemRandom, which has no state, draws."""
+    drawn: list[str] = []
+    original = vars(random)["_urandom"]
+
+    def noted(size: int) -> bytes:
+        drawn[:] = ["random.SystemRandom"]
+        entropy: bytes = original(size)
+        return entropy
+
+    with _replaced(random, "_urandom", noted):
+        yield drawn
 
 
 class _Context:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -18,6 +21,8 @@ from gngraph.ops.spec import traced_by_name
 _SHAPED = ("view", "reshape", "expand", torch.reshape)
 """Calls whose second argument may be a shape."""
 _HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
+_GRADIENTS = ("backward", torch.autograd.grad, torch.autograd.backward)
+"""Calls that compute gradients."""
 WITHOUT_GRADIENT = "without_gradient"
 """Set in the `meta` of nodes that are called where gradients are switched off."""
 
@@ -43,7 +48,24 @@ def _recorded(name: str) -> Callable[..., Any]:
     return recorded
 
 
+def _changing(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """An assignment like `+=`, which fx would record as a new value: other names of the old one would not see it."""
+
+    def change(self: fx.Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name)
+
+    return change
+
+
 class _Proxy(_Counted):
+    __iadd__ = _changing(operator.iadd, "add")
+    __isub__ = _changing(operator.isub, "sub")
+    __imul__ = _changing(operator.imul, "mul")
+    __itruediv__ = _changing(operator.itruediv, "truediv")
+    __ifloordiv__ = _changing(operator.ifloordiv, "floordiv")
+    __imod__ = _changing(operator.imod, "mod")
+    __ipow__ = _changing(operator.ipow, "pow")
+
     def __getattr__(self, k: str) -> _Attribute:
         return _Attribute(self, k)
 
@@ -78,6 +100,7 @@ class Tracer(fx.Tracer):
         self.decided: list[fx.Node] = []
         self._shadow: Shadow | None = None
         self._asking = False
+        self._forwards: dict[CodeType, str] | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node."""
@@ -106,6 +129,15 @@ class Tracer(fx.Tracer):
                 f"Python control flow on tensor values, or register it as an op (gngraph.ops.register)"
             ) from error
 
+    def create_arg(self, a: Any) -> Any:
+        """As fx does it with `a`, but a generator of random numbers is refused."""
+        if isinstance(a, torch.Generator):
+            raise UnsupportedModelError(
+                f"{self.here()} draws random numbers by a torch.Generator of its own, whose state a graph does not hold; draw "
+                f"by torch's global stream"
+            )
+        return super().create_arg(a)
+
     def create_node(self, kind: str, target: Any, *more: Any, **options: Any) -> fx.Node:
         """As fx does it with `kind`, `target`, `more` and `options`; the node knows whether gradients are on."""
         if kind.startswith("call") and under_autocast():
@@ -114,9 +146,20 @@ class Tracer(fx.Tracer):
                 f"hold; leave autocast to the loop that trains"
             )
         node = super().create_node(kind, target, *more, **options)
-        if kind.startswith("call") and not torch.is_grad_enabled():
+        if kind.startswith("call") and not torch.is_grad_enabled() and not self._is_in_function():
             node.meta[WITHOUT_GRADIENT] = True
         return node
+
+    def _is_in_function(self) -> bool:
+        """Whether the forward of an autograd.Function runs now, called by a name that its `apply` was given before; it is noted."""
+        if self._forwards is None:
+            self._forwards = dict(_forwards_below(torch.autograd.Function))
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code not in self._forwards:
+            frame = frame.f_back
+        if frame is not None:
+            self.functions[self._forwards[frame.f_code]] = self.here()
+        return frame is not None
 
     def here(self) -> str:
         """The module whose forward runs now, for messages."""
@@ -135,6 +178,11 @@ class Tracer(fx.Tracer):
         if target in _HOOKING:
             raise UnsupportedModelError(
                 f"{self.here()} hooks a gradient ({target}) in its forward, which a graph would train without; leave the hook out"
+            )
+        if target in _GRADIENTS:
+            raise UnsupportedModelError(
+                f"{self.here()} computes gradients in its forward, which a graph cannot hold; write the derivative out with "
+                f"torch's functions"
             )
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
             args = (args[0], tuple(self.iter(args[1])))
@@ -192,3 +240,13 @@ def reason_of(error: Exception) -> str:
     """The first line of what an error says."""
     first = str(error).strip().splitlines()
     return first[0].rstrip(".") if first else type(error).__name__
+
+
+def _forwards_below(kind: type) -> Iterator[tuple[CodeType, str]]:
+    """The code of the forward of every autograd.Function, and its name."""
+    below: type
+    for below in type.__subclasses__(kind):
+        code = getattr(getattr(below, "forward", None), "__code__", None)
+        if code is not None:
+            yield code, below.__name__
+        yield from _forwards_below(below)

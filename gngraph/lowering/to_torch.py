@@ -170,7 +170,9 @@ def _fill(leaf: nn.Module, holder: nn.Module, path: str) -> None:
         for key, tensor in own.items():
             if tensor is not None and key not in held:
                 raise IRError(f"module '{path}' needs a tensor '{key}', but the graph has no parameter '{path}.{key}'")
-        own.update(held)
+        without = {key: tensor for key, tensor in own.items() if key not in held}
+        own.clear()  # the source may have registered its tensors in another order than torch's module does
+        own.update({**held, **without})
     for key, child in holder._modules.items():
         below = leaf._modules.get(key)
         if below is None or child is None:

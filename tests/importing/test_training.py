@@ -166,6 +166,29 @@ class Honest(torch.autograd.Function):
         return cast(Tensor, 2 * g * x)
 
 
+square = Honest.apply
+
+
+def plus(y: Tensor) -> None:
+    y += 0.3
+
+
+def changed_by_a_helper(s: Any, x: Tensor) -> Tensor:
+    """An assignment like `+=` is seen under every name."""
+    y = s.a(x)
+    short = s.keep(y)
+    plus(y)
+    return head(s, y * short)
+
+
+def read_detached(s: Any, x: Tensor) -> Tensor:
+    """A detached name of a value that is changed in place passes no gradient."""
+    y = s.a(x)
+    z = y.detach()
+    y.mul_(0.5)
+    return head(s, y * z.mean())
+
+
 def patched() -> nn.Module:
     module = Body(lambda s, x: head(s, s.a(x)))
 
@@ -199,7 +222,10 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "counted norm": lambda: Body(norm, n=NormAct(4)),
     "count that is assigned": lambda: Body(norm, n=AssignedCount(4)),
     "function with its own derivative": lambda: Body(lambda s, x: head(s, Honest.apply(s.a(x)))),
+    "function with its own derivative, by another name": lambda: Body(lambda s, x: head(s, square(s.a(x)))),
     "forward of an instance": patched,
+    "changed by a helper": lambda: Body(changed_by_a_helper, keep=nn.Identity()),
+    "detached and changed": lambda: Body(read_detached),
     "checkpoint": lambda: Body(
         lambda s, x: head(s, torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(s.a(y)), x, use_reentrant=True))
     ),

@@ -125,6 +125,54 @@ class Momentum(Body):
         return cast(Tensor, self.h(self.a(x).mean((2, 3))) + teacher.sum(1, True))
 
 
+class Follower(Body):
+    """An encoder that follows one that it is equal to at first."""
+
+    def __init__(self) -> None:
+        super().__init__(head)
+        self.slow = copy.deepcopy(self.a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for slow, fast in zip(self.slow.parameters(), self.a.parameters(), strict=True):
+            slow.data.mul_(0.5).add_(fast.data, alpha=0.5)
+        with torch.no_grad():
+            y = self.slow(x)
+        return head(self, self.a(x) + y)
+
+
+def gated() -> nn.Module:
+    """What lies behind a gate of zeros has no gradient yet."""
+    module = Body(lambda s, x: head(s, s.a(x) + s.gate * Round.apply(s.a(x) * s.inner)))
+    module.gate, module.inner = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(()))
+    return module
+
+
+def one_memory() -> nn.Module:
+    module = Body(lambda s, x: head(s, s.a(x) + s.c(x)), c=nn.Conv2d(1, 4, 3))
+    cast(nn.Conv2d, module.c).weight.data = module.a.weight.data
+    return module
+
+
+def inner_gradient(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x).detach().requires_grad_()
+    return head(s, y + torch.autograd.grad(y.tanh().sum(), y)[0])
+
+
+def quietly(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    with torch.no_grad():
+        y.clamp_(min=0)
+    return head(s, y)
+
+
+def own_noise() -> nn.Module:
+    generator = torch.Generator().manual_seed(3)
+    return Body(lambda s, x: head(s, s.a(x) + torch.randn(1, generator=generator)))
+
+
+round_off = Round.apply
+
+
 def by_generator(rng: Any) -> nn.Module:
     def forward(s: Any, x: Tensor) -> Tensor:
         y = s.a(x)
@@ -211,6 +259,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "whole after a part": (lambda: Body(whole_after_part), "'relu_' changes a part of 'a' in place.*'b' reads 'a' afterwards"),
     "whole after a view": (lambda: Body(base_after_view), "'dropout' changes a part of 'a' in place, or a view of it"),
     "dropout in eval mode": (lambda: AlwaysDropping(lambda s, x: head(s, s.d(s.a(x))), d=nn.Dropout()), "'d' stays in train mode"),
+    "follower": (Follower, "changes 'slow.(weight|bias)' in its forward"),
+    "behind a gate": (gated, "another gradient of .*'Round' in module 'Body' is an autograd.Function"),
+    "straight-through by another name": (lambda: Body(lambda s, x: head(s, round_off(s.a(x)))), "'Round' in module 'Body' is an"),
+    "one memory": (one_memory, "'a.weight' and 'c.weight' share memory without being one parameter"),
+    "gradients in forward": (lambda: Body(inner_gradient), "module 'Body' computes gradients in its forward"),
+    "quiet change": (lambda: Body(quietly), "'clamp_' changes 'a' in place where no gradient passes, and 'b' reads 'a'"),
+    "own noise": (own_noise, "module 'Body' draws random numbers by a torch.Generator of its own"),
+    "system": (lambda: draw(random.SystemRandom().random), "draws random numbers by 'random.SystemRandom'"),
     "past self": (Closed, "cannot be traced|changes its own 'n.running_mean'"),
 }  # fmt: skip
 
@@ -230,3 +286,30 @@ def test_what_a_graph_cannot_hold_is_refused_with_the_cause(name: str) -> None:
     assert random.getstate() == streams[0]
     assert torch.equal(torch.get_rng_state(), streams[1])
     assert (np.random.get_state()[1] == streams[2]).all()  # type: ignore[index]
+
+
+def test_what_closures_and_classes_hold_stays_as_it_is() -> None:
+    ticks, stream, numbers = [0], random.Random(1), np.random.default_rng(2)
+
+    class Total(Body):
+        runs = 0
+
+        def forward(self, x: Tensor) -> Any:
+            type(self).runs += 1
+            return super().forward(x)
+
+    def call(s: Any, x: Tensor) -> Tensor:
+        ticks[0] += 1
+        return head(s, s.a(x) * (stream.random() + numbers.random()) / ticks[0])
+
+    before = stream.getstate(), repr(numbers.bit_generator.state)
+    with pytest.raises(UnsupportedModelError):
+        from_torch(Total(call), X)
+    assert (ticks, Total.runs) == ([0], 0)
+    assert (stream.getstate(), repr(numbers.bit_generator.state)) == before
+
+
+def test_nothing_is_printed_where_a_trace_does_not_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnsupportedModelError):
+        from_torch(Body(lambda s, x: head(s, torch.mul(y := s.a(x), 0.5, out=y if not y.requires_grad else None))), X)
+    assert capfd.readouterr().err == ""
