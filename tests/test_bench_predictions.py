@@ -30,13 +30,17 @@ def test_predictions_of_single_candidates_and_sets_with_their_coverage(tmp_path:
     assert result.exit_code == 0, result.output
     assert "coverage" in result.output
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    singles = {row["kind"]: row for row in rows if row["kind"] != "set"}
+    singles = {row["kind"]: row for row in rows if row["kind"] not in ("set", "round")}
     assert set(singles) == {"split", "prune"}
     assert singles["prune"]["pearson"] > 0.9 and 0.5 <= singles["prune"]["coverage"] <= 1
     assert singles["prune"]["coverage, samples alone"] <= singles["prune"]["coverage"]
     random = {row["asked"]: row for row in rows if row.get("rule") == "random"}
     assert {asked: row["splits"] for asked, row in random.items()} == {2: 2, 4: 4}
     assert all(row["predicted"] == row["together"] for row in random.values())
+    rounds = {row["round"]: row for row in rows if row["kind"] == "round"}
+    assert set(rounds) == {f"{kind} {share} %" for kind in ("remove", "split") for share in (25, 50, 75)}
+    assert all(abs(row["predicted"] - row["actual"]) < 4 * row["error"] for row in rounds.values())
+    assert "rounds, reported" in result.output and "rounds, by the model" in result.output
 
 
 def test_a_set_splits_no_channel_twice() -> None:

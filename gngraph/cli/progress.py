@@ -36,7 +36,7 @@ def describe_round(record: Record) -> str:
     >>> describe_round({
     ...     "kind": "round", "round": 1, "rounds": 2, "params": 1500, "flops": 9000, "accuracy": 0.5, "loss": 1.25,
     ...     "budget": {"params": 2000, "flops": None}, "predicted": -0.02, "predicted_error": 0.001, "actual": -0.019,
-    ...     "refused": None, "morphisms": {"0": {"split": [1, 2]}}, "seconds": {"train": 2.0},
+    ...     "beyond_interval": False, "refused": None, "morphisms": {"0": {"split": [1, 2]}}, "seconds": {"train": 2.0},
     ... })
     'round 1/2: 1,500 of 2,000 parameters (75 %); loss change -0.0200 ± 0.0010 predicted, -0.0190 actual; 2 split; test
     accuracy 50.00 %; 2.0 s'
@@ -44,7 +44,9 @@ def describe_round(record: Record) -> str:
     parts = [_size(record)]
     if record["kind"] == "round":
         error = record.get("predicted_error") or 0.0
-        parts.append(f"loss change {record['predicted']:+.4f} ± {error:.4f} predicted, {record['actual']:+.4f} actual")
+        beyond = ", beyond the interval" if record.get("beyond_interval") else ""
+        change = f"{record['predicted']:+.4f} ± {error:.4f} predicted, {record['actual']:+.4f} actual{beyond}"
+        parts.append(f"loss change {change}")
         if record["refused"]:
             parts.append(f"refused ({record['refused']}), exact new channels instead")
         parts.append(_changes(record["morphisms"]))
@@ -107,7 +109,9 @@ def _depth(found: Record) -> list[str]:
         return []
     which = f"without {', '.join(found['removed'])}" if found["removed"] else "all layers stay"
     depths = f"of {len(found['tried'])} depths, the deepest about as good as the best"
-    return [f"{which}: {depths}, each trained on {found['samples']:,} samples"]
+    trained = found["recovery"]["epochs"] if "recovery" in found else 0
+    after = f", and {trained} {'epoch' if trained == 1 else 'epochs'} of training without them" if trained else ""
+    return [f"{which}: {depths}, each trained on {found['samples']:,} samples{after}"]
 
 
 def _changes(morphisms: dict[str, Record]) -> str:

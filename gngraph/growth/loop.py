@@ -25,7 +25,7 @@ from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
-from gngraph.search.chance import is_trained, known, no_better_than_chance
+from gngraph.search.chance import constant_loss, is_trained, known, no_better_than_chance
 from gngraph.search.decision import Decider
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
@@ -107,6 +107,7 @@ class _Run:
         )
         self.decider = Decider(self.analyses, task.budget, self.journal.stage)
         self.epochs_done = 0
+        self.borrowed = 0  # of the epochs of the final training
         self.number = 0
 
     def round(self, number: int, target: Budget) -> None:
@@ -115,11 +116,13 @@ class _Run:
         self.journal.begin(number)
         record: Record = {"kind": "round", "round": number, "rounds": self.options.rounds}
         graph = self._train(self.options.epochs, "cosine" if self.horizon else "constant", record)
-        with self.journal.stage("evaluate"):
-            doubt = no_better_than_chance(graph, self.problem)
         removals: list[RemoveLayer] = []
         if number == 1 and self.options.depth == "search":
             graph, removals = self._shallower(graph, record)
+        if removals:
+            graph = self._recovered(graph, record)
+        with self.journal.stage("evaluate"):
+            doubt = no_better_than_chance(graph, self.problem)
         situation = self.decider.situation(self.strategy, graph, target, number)
         strategy = self._settled(situation, record)
         made = self.decider.decide(strategy, situation, number)
@@ -133,6 +136,7 @@ class _Run:
             "predicted": reported.predicted,
             "predicted_error": reported.error,
             "actual": reported.actual,
+            "beyond_interval": reported.beyond,
             "judge": {"predicted": judged.predicted, "predicted_error": judged.error, "actual": judged.actual},
             "refused": made.refused,
             "refused_morphisms": morphism_entries(made.learned) if made.refused else {},
@@ -168,6 +172,24 @@ class _Run:
             graph = self._reestimated(graph)
         return graph, removals
 
+    def _recovered(self, graph: Graph, record: Record) -> Graph:
+        """The network trained until it does without the layers that went, by epochs that the final training is shorter by.
+
+        What layers are worth, and what splits gain, cannot be read off a network that they were just taken from. It is trained for
+        an epoch, and on while it does worse than the best constant output, for as long as it was trained before at most.
+        """
+        most = min(self.options.epochs, self.options.final_epochs)
+        with self.journal.stage("evaluate"):
+            constant = constant_loss(graph, self.problem)
+        losses = [self.decider.loss(graph, self.problem.splits.judge)]
+        while len(losses) <= most and (len(losses) == 1 or losses[-1] >= constant):
+            graph = self._trained(graph, 1, "cosine" if self.horizon else "constant", record)
+            losses.append(self.decider.loss(graph, self.problem.splits.judge))
+        self.borrowed = len(losses) - 1
+        finite = [loss if math.isfinite(loss) else None for loss in (constant, *losses)]
+        record[DEPTH]["recovery"] = {"epochs": self.borrowed, "constant": finite[0], "losses": finite[1:]}
+        return graph
+
     def _settled(self, situation: Situation, record: Record) -> Strategy:
         """The strategy; a lookahead finds it in the first round, and it stays."""
         if isinstance(self.strategy, Lookahead):
@@ -189,22 +211,27 @@ class _Run:
         self.number = number
         self.journal.begin(number)
         record: Record = {"kind": "final", "round": number, "rounds": rounds}
-        self.graph = self._train(self.options.final_epochs, "cosine", record)
+        self.graph = self._train(self.options.final_epochs - self.borrowed, "cosine", record)
         self._close(record)
 
     def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
-        warmup = self.options.train.warmup
-        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon, rises_from=self.rises_from)
-
         share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
         with self.journal.stage("train"):
             start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
-            trained = self.trainer.train(start, stretch, self.state, self.journal.epoch)
         record["perturbed"] = share
+        graph = self._trained(start, epochs, schedule, record)
+        record["trained"] = self._standing(graph)
+        return graph
+
+    def _trained(self, graph: Graph, epochs: int, schedule: Schedule, record: Record) -> Graph:
+        """A network after a stretch of training, whose epochs are added to the record."""
+        warmup = self.options.train.warmup
+        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon, rises_from=self.rises_from)
+        with self.journal.stage("train"):
+            trained = self.trainer.train(graph, stretch, self.state, self.journal.epoch)
         self.state = trained.state
         self.epochs_done += epochs
-        record["epochs"] = epoch_entries(trained.epochs)
-        record["trained"] = self._standing(trained.graph)
+        record["epochs"] = [*record.get("epochs", ()), *epoch_entries(trained.epochs)]
         return trained.graph
 
     def _reestimated(self, graph: Graph) -> Graph:

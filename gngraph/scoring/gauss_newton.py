@@ -81,8 +81,12 @@ class Moments:
 
     def change_of(self, chosen: Iterable[int]) -> float:
         """Predicted mean change of the loss for a set of candidates together."""
+        return float(self.changes_of(chosen).mean())
+
+    def changes_of(self, chosen: Iterable[int]) -> torch.Tensor:
+        """Predicted changes of the samples' losses for a set of candidates together, [N]."""
         index = list(chosen)
-        return float(predicted_change(self.s[:, index].sum(1), self.q[:, :, index].sum(2)).mean())
+        return predicted_change(self.s[:, index].sum(1), self.q[:, :, index].sum(2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,9 @@ from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.seeding import mixed
-from gngraph.scoring.gauss_newton import Scores
-from gngraph.scoring.selection import Selection
 from gngraph.search.lookahead import Lookahead
 from gngraph.search.situation import Plan, Situation, unscored, unselected
-from gngraph.search.step import Change, Step, apply, standard_error
+from gngraph.search.step import Change, Step, apply, changes
 from gngraph.search.strategy import Strategy
 from gngraph.search.worth import WorthRecord, measured_worths
 
@@ -39,7 +37,7 @@ class Decision:
     Attributes:
         step: the rewrite that stands.
         learned: the learned morphisms that were tried; all of them are in the step, or none.
-        judge, report: what was predicted of them and what the loss did, on the two splits.
+        judge, report: what was predicted and what the loss did, on the two splits (`gngraph.search.step`).
         after: mean loss on the report split after the step.
         refused: why they are not in the step; None where they are.
     """
@@ -99,7 +97,8 @@ class Decider:
             selection = strategy.learned(situation)
             wish = strategy.plan(situation, selection)
         step = self._applied(situation, wish, number)
-        judge, report = self._measured(situation.graph, step, situation.scores, selection)
+        with self._stage("measure"):
+            judge, report = changes(situation.graph, step.rewritten.graph, self._problem, situation.scores, selection)
         model, refused, after = situation.model, None, report.after
         if wish.learned and judge.broken and situation.target.allows(model.of(model.widths)):
             refused = f"the judge loss changed by {judge.actual:+.4g} where {judge.predicted:+.4g} was predicted"
@@ -116,16 +115,3 @@ class Decider:
         with self._stage("rewrite"):
             generator = torch.Generator().manual_seed(mixed(self._problem.seed, number))
             return apply(situation.graph, situation.spaces, wish, self._budget, generator)
-
-    def _measured(self, graph: Graph, step: Step, scores: Scores, selection: Selection) -> tuple[Change, Change]:
-        splits, chosen, after = self._problem.splits, selection.chosen, step.rewritten.graph
-        judge_error, report_error = (standard_error(m, chosen) for m in (scores.judge, scores.report))
-        return (
-            Change(selection.predicted, judge_error, self.loss(graph, splits.judge), self.loss(after, splits.judge)),
-            Change(
-                selection.predicted_report,
-                report_error,
-                self.loss(graph, splits.report),
-                self.loss(after, splits.report),
-            ),
-        )

@@ -1,4 +1,11 @@
-"""One growth step: what the analysis learned is tried, kept or refused, and the rest of the budget filled exactly."""
+"""One growth step: what the analysis learned is tried, kept or refused, and the rest of the budget filled exactly.
+
+What a set of changes does is predicted twice. The model of the loss says it of the candidates, before anything is changed, and is
+what a rise is held against. But it knows removals as single channels whose means are kept, where a round rebuilds them from all
+that stay, and is quadratic, where half of a layer may go. So what is reported of a round is a second look: the network as it was
+rewritten is run on the judge split, and what that shows is predicted for the report split, with the model to account for the
+difference of the samples as far as it explains what they did.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +17,16 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
-from gngraph.curvature import predicted_change
 from gngraph.errors import BudgetError
 from gngraph.ir import Graph
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.rewrite.surgery import Rewritten
-from gngraph.scoring.gauss_newton import MODEL_ERROR, Moments
+from gngraph.running.evaluation import sample_losses
+from gngraph.running.problem import Problem
+from gngraph.running.together import Together
+from gngraph.scoring.gauss_newton import MODEL_ERROR, Moments, Scores
+from gngraph.scoring.selection import Selection
 from gngraph.search.situation import Plan
 
 SIGMAS = 2.0
@@ -28,11 +38,11 @@ NEGLIGIBLE = 1e-3
 
 @dataclass(frozen=True)
 class Change:
-    """Predicted and actual change of the mean loss on one split, for the learned morphisms of a round.
+    """Predicted and actual change of the mean loss on one split, for a round's morphisms.
 
     Attributes:
-        predicted: by the quadratic model; 0 for exact morphisms alone.
-        error: standard error of `predicted` over the samples.
+        predicted: the change; 0 for exact morphisms alone, but for rounding.
+        error: standard error of `predicted`.
         before, after: the measured losses.
     """
 
@@ -45,6 +55,11 @@ class Change:
     def actual(self) -> float:
         """The measured change."""
         return self.after - self.before
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the actual change lies outside the interval of the predicted one, by more than noise."""
+        return abs(self.actual - self.predicted) > max(NEGLIGIBLE * abs(self.before), SIGMAS * self.error)
 
     @property
     def broken(self) -> bool:
@@ -90,8 +105,55 @@ def apply(graph: Graph, spaces: ChannelSpaces, plan: Plan, budget: Budget, gener
 
 def standard_error(moments: Moments, chosen: Sequence[int]) -> float:
     """Standard error of the joint change that is predicted for a set of candidates: of the samples, and of the model."""
-    index = list(chosen)
-    first = moments.s[:, index].sum(1)
-    changes: torch.Tensor = predicted_change(first, moments.q[:, :, index].sum(2))
+    first, changes = moments.s[:, list(chosen)].sum(1), moments.changes_of(chosen)
     of_samples = float(changes.std()) / math.sqrt(len(changes))
     return math.hypot(of_samples, MODEL_ERROR * float((changes - first).mean()))
+
+
+def expected(judged: torch.Tensor, on_judge: torch.Tensor, on_report: torch.Tensor) -> tuple[float, float]:
+    """The mean change of the loss that is to be expected on the report split, from that on the judge split.
+
+    This is the regression estimator of survey sampling (Cochran, *Sampling Techniques*, chapter 7): the mean of the actual changes,
+    moved by the difference of the model's means on the two splits times the slope of actual on predicted changes of samples. Where
+    the model is good the samples hardly matter; where it explains nothing it is left out.
+
+    Args:
+        judged: actual changes on the judge split, [N].
+        on_judge, on_report: changes that the model predicts for the samples of either split, [N] and [M].
+
+    Returns:
+        The change, and the standard error of its difference from the actual one, which has the samples of both splits in it.
+    """
+    judged, on_judge, on_report = (changes.double() for changes in (judged, on_judge, on_report))
+    centred = on_judge - on_judge.mean()
+    slope = float((centred * judged).sum() / centred.square().sum().clamp(min=1e-30))
+    rest = judged - judged.mean() - slope * centred
+    spread = float(rest.square().sum() / max(1, len(rest) - 2)) * (1 / len(judged) + 1 / len(on_report))
+    return float(judged.mean()) + slope * float(on_report.mean() - on_judge.mean()), math.sqrt(spread)
+
+
+def changes(
+    graph: Graph, rewritten: Graph, problem: Problem, scores: Scores, selection: Selection
+) -> tuple[Change, Change]:
+    """What was predicted of a rewrite and what it did: on the judge split by the model, on the report split by the second look.
+
+    Cost: two forward passes over each of the splits.
+
+    Args:
+        graph: before the rewrite.
+        rewritten: after it.
+        problem: has the splits.
+        scores: what was known of the candidates.
+        selection: those that were chosen.
+    """
+    networks, chosen = Together([graph, rewritten], problem.runner.function), selection.chosen
+    splits = (problem.splits.judge, problem.splits.report)
+    (judge, judge_after), (report, report_after) = (sample_losses(networks, problem, split) for split in splits)
+    both = zip((scores.judge, scores.report), splits, strict=True)
+    known = [moments.changes_of(chosen) if chosen else torch.zeros(len(split)) for moments, split in both]
+    predicted, error = expected(judge_after - judge, *known)
+    model_error = standard_error(scores.judge, chosen)
+    return (
+        Change(selection.predicted, model_error, float(judge.mean()), float(judge_after.mean())),
+        Change(predicted, error, float(report.mean()), float(report_after.mean())),
+    )

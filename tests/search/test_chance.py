@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
 from gngraph.api import grow
 from gngraph.cli.progress import RunProgress
@@ -13,9 +14,11 @@ from gngraph.curvature import CrossEntropy, CustomLoss, Heads
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
-from gngraph.options import RunOptions, TrainOptions
+from gngraph.options import GrowOptions, RunOptions, TrainOptions
+from gngraph.rewrite.layer_removal import removable_layers
 from gngraph.running.problem import Problem
-from gngraph.search.chance import is_trained, known, luck, no_better_than_chance
+from gngraph.search.chance import constant_loss, is_trained, known, luck, no_better_than_chance
+from gngraph.search.depth import Found
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
@@ -135,3 +138,53 @@ def test_targets_that_are_all_alike_are_named() -> None:
     graph = from_torch(nn.Linear(5, 3), torch.zeros(2, 5))
     told = no_better_than_chance(graph, Problem((torch.randn(80, 5), torch.ones(80, dtype=torch.int64)), device="cpu"))
     assert told is not None and "all the same target" in told
+
+
+def test_the_best_constant_output_is_that_of_the_frequencies_or_the_mean() -> None:
+    found = {name: (problem, constant_loss(traced(module), problem)) for name, (module, problem) in cases().items()}
+    problem, loss = found["classes"]
+    learn, judge = (
+        torch.tensor([problem.train[i][1] for i in s.indices]) for s in (problem.splits.learn, problem.splits.judge)
+    )
+    shares = learn.bincount(minlength=3) / len(learn)
+    assert loss == pytest.approx(float(-shares[judge].log().mean()), rel=1e-3)
+    problem, loss = found["numbers"]
+    learn, judge = (
+        torch.stack([problem.train[i][1] for i in s.indices]) for s in (problem.splits.learn, problem.splits.judge)
+    )
+    assert loss == pytest.approx(float((judge - learn.mean()).square().mean()), rel=1e-3)
+    assert 0 < found["heads"][1] < 10 and found["own"][1] == float("inf"), "outputs of a loss of one's own may be bound"
+
+
+def test_a_wrecked_network_that_still_tells_samples_apart_is_no_guide() -> None:
+    module, problem = cases()["classes"]
+    trained = Trainer(problem, TRAIN).train(traced(module), Stretch(3, "constant")).graph
+    last = [name for name, p in trained.params.items() if p.data.dim() == 2][-1]
+    wrecked = trained.with_params({last: 900 * trained.params[last].data})
+    assert not known(wrecked, problem).chance, "targets of other samples fit worse still"
+    told = no_better_than_chance(wrecked, problem)
+    assert told is not None and "is above that of the best constant output" in told
+
+
+def test_a_network_is_trained_after_layers_went_by_epochs_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, problem = cases()["classes"]
+    seed = traced(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)))
+
+    def shallow(graph: Graph, *rest: object) -> Found:
+        (layer,) = removable_layers(graph, ChannelSpaces.of(graph))[:1]
+        return Found((layer,), (), 0)
+
+    monkeypatch.setattr("gngraph.growth.loop.searched", shallow)
+    options = GrowOptions(rounds=2, epochs=3, final_epochs=5, depth="search", train=TRAIN, max_params=300)
+    histories = {}
+    for name, worst in (("at once", 10.0), ("never", 0.0)):
+        monkeypatch.setattr("gngraph.growth.loop.constant_loss", lambda graph, problem, worst=worst: worst)
+        histories[name] = grow(seed, problem, options).history
+    for name, epochs in (("at once", 1), ("never", 3)):
+        history = histories[name]
+        recovery = history[0]["depth"]["recovery"]
+        assert recovery["epochs"] == epochs and len(recovery["losses"]) == epochs + 1
+        assert recovery["losses"][-1] < recovery["losses"][0]
+        numbers = [entry["epoch"] for record in history for entry in record["epochs"]]
+        assert numbers == list(range(1, options.whole + 1)), "the run takes the epochs that it was given"
+        assert len(history[0]["epochs"]) == 3 + epochs
