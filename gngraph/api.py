@@ -46,7 +46,7 @@ def grow(
         data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
             the seed.
         options: all of them at once, as an object or as a file keeps them.
-        out: a folder for the network in every format, the history and its pictures.
+        out: a folder for the network in every format, the history and a report about it.
         observer: told what goes on.
         keywords: options by name, which win.
 
@@ -176,7 +176,7 @@ def _grown(
 
 
 def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
-    """Complete the folder of a finished run: source, ONNX (compared with torch on test samples), pictures.
+    """Complete the folder of a finished run: source, ONNX (compared with torch on test samples), report and pictures.
 
     Args:
         result: of the run.
@@ -187,7 +187,7 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
         GnGraphError: an export is refused; what was written before stays.
     """
     from gngraph.growth.run_folder import write_run_folder
-    from gngraph.report.figures import draw_history
+    from gngraph.report.page import tell
 
     samples = first_samples(problem.test, ONNX_SAMPLES)[0]
-    return write_run_folder(result, folder, draw=draw_history, samples=samples, inputs=inputs_of(problem))
+    return write_run_folder(result, folder, draw=tell, samples=samples, inputs=inputs_of(problem))

@@ -57,7 +57,7 @@ LAYERS = {
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),
     "growth": layer(f"writing {BELOW_GROWTH}", "filelock torch"),
-    "report": layer(f"{BELOW_GROWTH} growth", "torch numpy matplotlib rich"),
+    "report": layer(f"writing {BELOW_GROWTH} growth", "numpy matplotlib jinja2 markupsafe"),
     # `gngraph` is the package's own root: its public names and version.
     "api": layer(f"{BELOW_GROWTH} growth report", "torch"),
     "cli": layer(f"gngraph {BELOW_GROWTH} growth report api", "torch click rich"),

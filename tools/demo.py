@@ -17,7 +17,7 @@ from rich.table import Table
 from gngraph import api
 from gngraph.analysis.diff import diff
 from gngraph.cli.deploying import describe_onnx
-from gngraph.cli.progress import EpochLines, RunProgress, percent
+from gngraph.cli.progress import EpochLines, RunProgress
 from gngraph.cli.tables import console
 from gngraph.data import load_data
 from gngraph.errors import GnGraphError
@@ -31,6 +31,7 @@ from gngraph.ir.inputs import example
 from gngraph.options import GrowOptions, TrainOptions
 from gngraph.options.runs import PERTURB
 from gngraph.options.values import parse_count
+from gngraph.report.words import percent
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.training.stretch import Stretch

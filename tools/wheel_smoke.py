@@ -62,6 +62,7 @@ CLI_RUN = (
     ("inspect", "seed.gng"),
     ("grow", "seed.gng", "--data", "own.npz", "--max-params", "2k", "--rounds", "1", "--epochs", "1", "-o", "run"),
     ("inspect", "run/model.gng"),
+    ("report", "run"),
 )
 
 
@@ -88,7 +89,8 @@ def check_contents(wheel: Path) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gngraph").rglob("*.py")}
     modules |= {f"gngraph/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "passes").rglob("*.py")}
     metadata = next(name.split("/")[0] for name in held if name.endswith(".dist-info/METADATA"))
-    missing = (modules | {"gngraph/py.typed", f"{metadata}/licenses/LICENSE"}) - held
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gngraph/report/page").iterdir()}
+    missing = (modules | page | {"gngraph/py.typed", f"{metadata}/licenses/LICENSE"}) - held
     foreign = {name for name in held if name.split("/")[0] not in {"gngraph", metadata}}
     if missing or foreign:
         sys.exit(f"wheel smoke test: {wheel.name} lacks {sorted(missing)} and holds, out of place, {sorted(foreign)}")

@@ -17,6 +17,7 @@ from gngraph.cli.deploying import export, verify
 from gngraph.cli.growing import extend, grow, reshape, shrink
 from gngraph.cli.learning import score, train
 from gngraph.cli.networks import apply, diff, inspect, seed
+from gngraph.cli.reporting import report
 from gngraph.errors import GnGraphError
 
 __all__ = ["gngraph", "main"]
@@ -43,7 +44,7 @@ def gngraph(traceback: bool) -> None:
     """
 
 
-for _command in (seed, inspect, train, score, apply, grow, extend, reshape, shrink, diff, export, verify):
+for _command in (seed, inspect, train, score, apply, grow, extend, reshape, shrink, report, diff, export, verify):
     gngraph.add_command(_command)
 
 

@@ -38,7 +38,8 @@ def _job_options(record: type[Options]) -> Callable[[Command], Command]:
 def grow(**words: Any) -> None:
     """Grow MODEL on data in rounds of training, analysis and rewriting; the budget is never exceeded.
 
-    The folder then holds seed.gng, model.gng, model.py with weights.safetensors, model.onnx, history.jsonl and pictures.
+    The folder then holds report.html, seed.gng, model.gng, model.py with weights.safetensors, model.onnx, history.jsonl,
+    channels.jsonl and pictures.
     """
     _work("grow", **words)
 

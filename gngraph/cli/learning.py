@@ -31,9 +31,10 @@ from gngraph.options import ScoreOptions, TrainOptions
 @output_option
 def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptions, epochs: int, output: Path) -> None:
     """Train MODEL with a learning rate that falls to 0 along a cosine."""
-    from gngraph.cli.progress import EpochLines, percent
+    from gngraph.cli.progress import EpochLines
     from gngraph.files.archive import save
     from gngraph.growth.run_folder import archived
+    from gngraph.report.words import percent
     from gngraph.running.evaluation import evaluate
     from gngraph.running.problem import inputs_of
     from gngraph.training.stretch import Stretch

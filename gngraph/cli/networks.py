@@ -124,9 +124,10 @@ def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json
 
 
 def describe_run(files: RunFiles, folder: Path) -> str:
-    """What a run wrote, in two lines."""
+    """What a run wrote, in three lines."""
     return (
         f"{describe_onnx(files.onnx)}\n"
-        f"{folder}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl and "
-        f"{len(files.pictures)} pictures"
+        f"{folder}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl, channels.jsonl and "
+        f"{len(files.pictures)} pictures\n"
+        f"{files.report}: the report, to be opened in a browser"
     )

@@ -154,8 +154,8 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
 
 def describe_setting(graph: Graph, problem: Problem) -> str:
     """What a command works on, how samples become inputs, and how good the network is before anything is done."""
-    from gngraph.cli.progress import percent
     from gngraph.ir.inputs import input_shape_of
+    from gngraph.report.words import percent
     from gngraph.running.evaluation import evaluate
 
     shape = shape_text(input_shape_of(graph))

@@ -58,6 +58,13 @@ def without_seconds(value: Any) -> Any:
     return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
+def replace_records(path: Path, records: Iterable[Record]) -> Path:
+    """Write records at once, in place of those that a file holds."""
+    with replacing(path) as (written,):
+        written.write_text("".join(map(_line, records)), encoding="utf-8")
+    return path
+
+
 class HistoryWriter:
     """Adds records to `history.jsonl`, each on the disk before the next round starts; the file is whole at any moment.
 
@@ -81,14 +88,6 @@ class HistoryWriter:
         self._lines.append(_line(record))
         with replacing(self.path) as (written,):
             written.write_text("".join(self._lines), encoding="utf-8")
-
-    @staticmethod
-    def replace(folder: Path, records: Iterable[Record]) -> Path:
-        """Write a whole history at once, in place of the one that `folder` holds."""
-        path = folder / HISTORY_FILE
-        with replacing(path) as (written,):
-            written.write_text("".join(map(_line, records)), encoding="utf-8")
-        return path
 
 
 def _line(record: Record) -> str:
@@ -121,18 +120,39 @@ class Lineage:
     """Where every channel comes from: space -> for each channel now its source in the seed, or -1 for a new one."""
 
     def __init__(self, spaces: ChannelSpaces) -> None:
-        self._maps = {space.name: ChannelMap.identity(space.size) for space in spaces.free}
+        self._maps = _identities(spaces)
+        self._recent = dict(self._maps)
 
     def follow(self, edits: Mapping[str, SpaceEdit], spaces: ChannelSpaces) -> None:
         """Take in one rewrite, after which the graph has `spaces`; those of inserted layers come from nowhere."""
-        for name, edit in edits.items():
-            self._maps[name] = self._maps[name].then(edit.map)
-        known, self._maps = self._maps, {}
-        for space in spaces.free:
-            old = known.get(space.name)
-            same = old is not None and len(old.source) == space.size
-            self._maps[space.name] = old if old and same else ChannelMap.fresh(space.size)
+        self._maps = _followed(self._maps, edits, spaces)
+        self._recent = _followed(self._recent, edits, spaces)
 
     def sources(self) -> dict[str, list[int]]:
         """The lineage as `gngraph.ir.diff` takes it."""
-        return {name: list(whole.source) for name, whole in self._maps.items()}
+        return _sources(self._maps)
+
+    def recent(self, spaces: ChannelSpaces) -> dict[str, list[int]]:
+        """The lineage since this was last asked for, or else since the seed, of a graph that now has `spaces`."""
+        found, self._recent = _sources(self._recent), _identities(spaces)
+        return found
+
+
+def _identities(spaces: ChannelSpaces) -> dict[str, ChannelMap]:
+    return {space.name: ChannelMap.identity(space.size) for space in spaces.free}
+
+
+def _followed(
+    maps: Mapping[str, ChannelMap], edits: Mapping[str, SpaceEdit], spaces: ChannelSpaces
+) -> dict[str, ChannelMap]:
+    known = {**maps, **{name: maps[name].then(edit.map) for name, edit in edits.items()}}
+    found = {}
+    for space in spaces.free:
+        old = known.get(space.name)
+        same = old is not None and len(old.source) == space.size
+        found[space.name] = old if old and same else ChannelMap.fresh(space.size)
+    return found
+
+
+def _sources(maps: Mapping[str, ChannelMap]) -> dict[str, list[int]]:
+    return {name: list(whole.source) for name, whole in maps.items()}

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.growth.channel_records import add_predictions, selection_record, spaces_record
 from gngraph.growth.history import Lineage, Record
 from gngraph.growth.observer import Observer, Unobserved
 from gngraph.growth.run_folder import Inputs, RunFolder
 from gngraph.ir import Graph
+from gngraph.scoring.gauss_newton import Scores
+from gngraph.scoring.selection import Selection
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD
 from gngraph.training.training import EpochRecord
@@ -26,6 +30,7 @@ class Journal:
 
     Attributes:
         history: the records of the rounds that ended.
+        channels: what is known of every channel: of the seed, of each round at its rewrite, and of the network at the end.
         lineage: where every channel comes from.
 
     Args:
@@ -43,9 +48,10 @@ class Journal:
         self, seed: Graph, lineage: Lineage, observer: Observer | None, out: Path | None, inputs: Inputs = None
     ) -> None:
         self.history: list[Record] = []
+        self.channels: list[Record] = [{"round": 0, "spaces": spaces_record(seed, ChannelSpaces.of(seed), None)}]
         self.lineage = lineage
         self._observer = observer or Unobserved()
-        self._folder = RunFolder.start(out, seed, inputs) if out is not None else None
+        self._folder = RunFolder.start(out, seed, inputs, self.channels) if out is not None else None
         self._given: Record | None = None
         self._number = 0
         self._seconds: dict[str, float] = {}
@@ -73,12 +79,24 @@ class Journal:
         """An epoch of training ended."""
         self._observer.epoch_finished(self._number, epoch)
 
+    def decided(self, graph: Graph, scores: Scores, selection: Selection) -> None:
+        """What was predicted of the channels of `graph`, and which candidates were chosen, before it is rewritten."""
+        record = self._channels_of(graph)
+        add_predictions(record["spaces"], scores.candidates)
+        self.channels.append(record | {"selection": selection_record(scores, selection)})
+
+    def _channels_of(self, graph: Graph) -> Record:
+        spaces = ChannelSpaces.of(graph)
+        return {"round": self._number, "spaces": spaces_record(graph, spaces, self.lineage.recent(spaces))}
+
     def close(self, record: Record, graph: Graph) -> None:
         """The round ended, with `graph`; its seconds are added to the record."""
         record["seconds"] = {stage: round(self._seconds.get(stage, 0.0), 4) for stage in STAGES}
         if not self.history and self._given is not None:
             record["given"] = self._given
         self.history.append(record)
+        if self.channels[-1]["round"] != self._number:  # nothing was decided in it: it is the final training
+            self.channels.append(self._channels_of(graph))
         if self._folder is not None:
-            self._folder.append(record, graph, self.history, self.lineage.sources())
+            self._folder.append(self.channels, graph, self.history, self.lineage.sources())
         self._observer.round_finished(record)

@@ -74,7 +74,8 @@ def grow_by(
     if options.final == "retrain":
         run.restart()
     run.finish()
-    return GrowthResult(graph, run.graph, run.journal.history, run.journal.lineage.sources())
+    journal = run.journal
+    return GrowthResult(graph, run.graph, journal.history, journal.channels, journal.lineage.sources())
 
 
 def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOptions, Record | None]:
@@ -126,6 +127,7 @@ class _Run:
         situation = self.decider.situation(self.strategy, graph, target, number)
         strategy = self._settled(situation, record)
         made = self.decider.decide(strategy, situation, number)
+        self.journal.decided(graph, situation.scores, made.selection)
         rewritten, judged, reported = made.step.rewritten, made.judge, made.report
         self.state = carry_state(self.state, graph, rewritten)
         self.graph = self._reestimated(rewritten.graph)

@@ -16,10 +16,12 @@ class GrowthResult:
         seed: the network as it was given.
         graph: the grown and trained network.
         history: a record a round, and the record of the final training; see `gngraph.growth.history`.
+        channels: what was known of every channel round by round; see `gngraph.growth.channel_records`.
         lineage: space -> for each channel of `graph` its source channel in `seed`, or -1 for a new one.
     """
 
     seed: Graph
     graph: Graph
     history: list[Record]
+    channels: list[Record]
     lineage: dict[str, list[int]]

@@ -13,7 +13,8 @@ import torch
 from gngraph.deploy.provenance import metadata_of
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx
 from gngraph.files.archive import INPUTS, save
-from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record
+from gngraph.growth.channel_records import CHANNELS_FILE
+from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record, replace_records
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.source.export import export_source
@@ -21,16 +22,17 @@ from gngraph.source.export import export_source
 SEED_FILE = "seed.gng"
 MODEL_FILE = "model.gng"
 ONNX_FILE = "model.onnx"
+REPORT_FILE = "report.html"
 
 Inputs = Mapping[str, Any] | None
 """How samples become inputs, as `gngraph.data.Data.inputs_record` gives it."""
 
-Draw = Callable[[Sequence[Record], Path], Sequence[Path]]
-"""Draws pictures of a history into a folder and gives their paths, as `gngraph.report.figures.draw_history` does."""
+Draw = Callable[[GrowthResult, Path], tuple[Path, Sequence[Path]]]
+"""Writes a report about a run and its pictures into a folder and gives their paths, as `gngraph.report.page.tell` does."""
 
 
 class RunFolder:
-    """`history.jsonl`, `seed.gng` and `model.gng` of a run that goes on.
+    """`history.jsonl`, `channels.jsonl`, `seed.gng` and `model.gng` of a run that goes on.
 
     Args:
         path: of the folder.
@@ -44,34 +46,37 @@ class RunFolder:
         self._inputs = inputs
 
     @classmethod
-    def start(cls, path: Path, seed: Graph, inputs: Inputs) -> RunFolder:
+    def start(cls, path: Path, seed: Graph, inputs: Inputs, channels: Sequence[Record]) -> RunFolder:
         """A folder for a new run, made if need be, with the seed in it.
 
         Args:
             path: of the folder.
             seed: what the run starts from.
             inputs: see `archived`.
+            channels: what is known of the channels of the seed.
 
         Raises:
             GnGraphError: it holds another run, or cannot be written.
         """
         folder = cls(path, HistoryWriter(path), inputs)
+        replace_records(path / CHANNELS_FILE, channels)
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
         return folder
 
     def append(
-        self, record: Record, graph: Graph, history: Sequence[Record], lineage: Mapping[str, Sequence[int]]
+        self, channels: Sequence[Record], graph: Graph, history: Sequence[Record], lineage: Mapping[str, Sequence[int]]
     ) -> None:
         """What a round gave: the network first, so that a record is never ahead of it.
 
         Args:
-            record: of the round.
+            channels: what is known of every channel so far.
             graph: the network after it.
-            history: all records so far, this one among them.
+            history: all records so far, that of the round last.
             lineage: space -> for each channel of `graph` its source channel in the seed, or -1 for a new one.
         """
         save(graph, self.path / MODEL_FILE, history=archived(history, lineage, self._inputs))
-        self._history.append(record)
+        replace_records(self.path / CHANNELS_FILE, channels)
+        self._history.append(history[-1])
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class RunFiles:
         source, weights: the network as plain Python, and its values.
         onnx: the network for onnxruntime, with how it was checked.
         history: a record a line.
-        pictures: PNG files.
+        report: a page about the run.
+        pictures: PNG and SVG files.
     """
 
     seed: Path
@@ -92,6 +98,7 @@ class RunFiles:
     weights: Path
     onnx: OnnxReport
     history: Path
+    report: Path
     pictures: tuple[Path, ...]
 
 
@@ -108,7 +115,7 @@ def write_run_folder(
     Args:
         result: what `grow` gave.
         folder: may be the `out` of that run.
-        draw: `gngraph.report.figures.draw_history`.
+        draw: `gngraph.report.page.tell`.
         samples: real network inputs, f32 [N, ...], on which the ONNX file is compared with torch.
         inputs: see `archived`; kept in `model.py` and in the metadata of the ONNX file as well.
 
@@ -116,13 +123,15 @@ def write_run_folder(
         GnGraphError: an export is refused; what was written before stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    history = HistoryWriter.replace(folder, result.history)
+    history = replace_records(folder / HISTORY_FILE, result.history)
+    replace_records(folder / CHANNELS_FILE, result.channels)
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
     save(result.seed, seed, history=archived([], {}, inputs))
     save(result.graph, model, history=archived(result.history, result.lineage, inputs))
     source = export_source(result.graph, folder, inputs=inputs)
     onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples, metadata=metadata_of(inputs))
-    return RunFiles(seed, model, source.model, source.weights, onnx, history, tuple(draw(result.history, folder)))
+    report, pictures = draw(result, folder)
+    return RunFiles(seed, model, source.model, source.weights, onnx, history, report, tuple(pictures))
 
 
 def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], inputs: Inputs) -> dict[str, Any]:

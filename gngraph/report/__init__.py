@@ -1,5 +1,7 @@
-"""Reports: pictures of a growth run."""
+"""Reports: a page and pictures of runs."""
 
-from gngraph.report.figures import draw_history
+from gngraph.report.figures import draw
+from gngraph.report.page import write_report
+from gngraph.report.runs import Run, read_run
 
-__all__ = ["draw_history"]
+__all__ = ["Run", "draw", "read_run", "write_report"]

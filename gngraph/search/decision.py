@@ -35,6 +35,7 @@ class Decision:
     """What a plan came to.
 
     Attributes:
+        selection: the candidates that were chosen.
         step: the rewrite that stands.
         learned: the learned morphisms that were tried; all of them are in the step, or none.
         judge, report: what was predicted and what the loss did, on the two splits (`gngraph.search.step`).
@@ -42,6 +43,7 @@ class Decision:
         refused: why they are not in the step; None where they are.
     """
 
+    selection: Selection
     step: Step
     learned: tuple[Morphism, ...]
     judge: Change
@@ -104,7 +106,7 @@ class Decider:
             refused = f"the judge loss changed by {judge.actual:+.4g} where {judge.predicted:+.4g} was predicted"
             step = self._applied(situation, strategy.plan(situation, unselected(situation)), number)
             after = self.loss(step.rewritten.graph, self._problem.splits.report)
-        return Decision(step, wish.learned, judge, report, after, refused)
+        return Decision(selection, step, wish.learned, judge, report, after, refused)
 
     def loss(self, graph: Graph, split: MapDataset) -> float:
         """Mean loss of a network on a split."""

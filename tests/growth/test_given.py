@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import gngraph
-from gngraph.cli.progress import describe_given
 from gngraph.errors import OptionError
 from gngraph.growth.observer import Unobserved
 from gngraph.options import GrowOptions, TrainOptions
+from gngraph.report.words import describe_given
 from gngraph.search.chance import is_trained, known
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer

@@ -20,7 +20,7 @@ from gngraph.growth.result import GrowthResult
 from gngraph.growth.run_folder import RunFiles, write_run_folder
 from gngraph.lowering.to_torch import run
 from gngraph.options import GrowOptions, TrainOptions
-from gngraph.report.figures import draw_history
+from gngraph.report.page import tell
 from tests.problems import digits, problem, small_vgg
 
 
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[GrowthResult, Ru
     files = write_run_folder(
         result,
         folder,
-        draw=draw_history,
+        draw=tell,
         samples=samples,
         inputs=data.inputs_record(),
     )
@@ -66,8 +66,28 @@ def test_onnx_history_and_pictures_are_there(finished: tuple[GrowthResult, RunFi
     result, files, _ = finished
     assert files.onnx.path.is_file() and 4 in files.onnx.parity.batches and files.weights.is_file()
     assert read_history(files.history) == result.history
-    assert sorted(p.name for p in files.pictures) == ["predicted_vs_actual.png", "training.png", "widths.png"]
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in files.pictures)
+    names = {p.stem for p in files.pictures}
+    assert {"predicted_vs_actual", "training", "widths"} <= names
+    assert sorted(p.name for p in files.pictures) == sorted(f"{n}.{kind}" for n in names for kind in ("png", "svg"))
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in files.pictures if p.suffix == ".png")
+    assert files.report.name == "report.html" and "<!doctype html>" in files.report.read_text()
+
+
+def test_channels_are_followed_from_round_to_round(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
+    result, files, _ = finished
+    kept = read_history(files.history.with_name("channels.jsonl"))
+    assert kept == result.channels and [record["round"] for record in kept] == [0, 1, 2]
+    seed, scored, grown = (record["spaces"] for record in kept)
+    assert {n: e["size"] for n, e in grown.items() if not e["frozen"]} == result.history[-1]["widths"]
+    for name, entry in grown.items():
+        if entry["frozen"] is None:
+            through = [scored[name]["source"][c] if c >= 0 else -1 for c in entry["source"]]
+            assert through == result.lineage[name] and max(through) < seed[name]["size"]
+            assert len(scored[name]["split"]["gain"]) == scored[name]["size"]
+            assert ("prune" in scored[name]) == (scored[name]["size"] > 1)
+    selection = kept[1]["selection"]
+    assert selection["judge"][-1] == pytest.approx(result.history[0]["judge"]["predicted"], rel=1e-3)
+    assert selection["report"][-1] == pytest.approx(result.history[0]["predicted"], rel=1e-3)
 
 
 def test_a_second_run_into_the_folder_is_refused(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:

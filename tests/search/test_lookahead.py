@@ -16,7 +16,6 @@ from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.api import grow
 from gngraph.cli import gngraph as group
-from gngraph.cli.progress import describe_round
 from gngraph.data import Data
 from gngraph.errors import PassError, TrainingError
 from gngraph.growth.history import without_seconds
@@ -26,6 +25,7 @@ from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.options import RunOptions, TrainOptions
+from gngraph.report.words import describe_round
 from gngraph.rewrite.morphism import NewChannel
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton

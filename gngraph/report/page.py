@@ -1,0 +1,222 @@
+"""`write_report`: runs on one page that needs nothing beside itself.
+
+What users may have written, names of layers and folders among it, is escaped by jinja2; the page's own policy forbids any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gngraph.analysis.diff import diff
+from gngraph.growth.history import Record
+from gngraph.growth.result import GrowthResult
+from gngraph.growth.run_folder import REPORT_FILE
+from gngraph.report.architecture import packed
+from gngraph.report.drawing import Picture
+from gngraph.report.figures import draw, pictures
+from gngraph.report.pareto import pareto
+from gngraph.report.runs import Run
+from gngraph.report.words import changes, count, depth_told, describe_given, looked_ahead, percent
+from gngraph.writing import replacing
+
+
+def write_report(runs: Sequence[Run], path: Path) -> Path:
+    """Write one file about runs, in place of one that is there; O(1 s) a run.
+
+    Args:
+        runs: at least one; several are compared first.
+        path: of the file.
+    """
+    with replacing(path) as (written,):
+        written.write_text(page(runs), encoding="utf-8")
+    return path
+
+
+def tell(result: GrowthResult, folder: Path) -> tuple[Path, list[Path]]:
+    """What people look at of a run that ended: its report, and the same pictures as files.
+
+    Args:
+        result: of the run.
+        folder: of the run.
+
+    Returns:
+        path of the report, and those of the pictures.
+    """
+    run = Run.of(result, folder.resolve().name)
+    return write_report([run], folder / REPORT_FILE), draw(run, folder)
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The same as text, HTML.
+
+    Args:
+        runs: at least one.
+    """
+    from importlib.metadata import version
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    own = resources.files("gngraph.report") / "page"
+    environment = Environment(
+        loader=PackageLoader("gngraph.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    style, script = (Markup((own / name).read_text("utf-8")) for name in ("report.css", "report.js"))
+    return environment.get_template("report.html").render(
+        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+        style=style,
+        script=script,
+        version=version("gngraph"),
+        runs=[_run(run, number) for number, run in enumerate(runs, 1)],
+        compared=_compared(runs) if len(runs) > 1 else None,
+    )
+
+
+def _compared(runs: Sequence[Run]) -> dict[str, Any]:
+    rows = [
+        {
+            "id": f"run-{number}",
+            "name": run.name,
+            "params": f"{run.history[-1]['params']:,}",
+            "flops": count(run.history[-1]["flops"]),
+            "quality": _quality(run.history[-1], bare=True),
+        }
+        for number, run in enumerate(runs, 1)
+    ]
+    return {"measure": _measure(runs[0].history[-1]), "rows": rows, "chart": _chart(pareto(runs))}
+
+
+def _run(run: Run, number: int) -> dict[str, Any]:
+    first, last = run.history[0], run.history[-1]
+    return {
+        "id": f"run-{number}",
+        "title": run.name,
+        "measure": _measure(last),
+        "lead": _lead(run, first["trained"], last),
+        "cards": _cards(run, first["trained"], last),
+        "remarks": [_sentence(describe_given(first["given"]))] if "given" in first else [],
+        "comparison": [],
+        "architecture": packed(run.channels, run.history) if run.channels else None,
+        "charts": [_chart(picture) for picture in pictures(run)],
+        "rounds": [_round(record) for record in run.history],
+        "frozen": _frozen(run),
+        "difference": _difference(run),
+    }
+
+
+def _lead(run: Run, start: Record, last: Record) -> str:
+    verb = "Grown" if last["params"] >= start["params"] else "Shrunk"
+    rounds = len(run.rounds)
+    bounds = [f"{limit:,} {unit}" for unit, limit in _limits(last) if limit is not None]
+    asked = f", within the {' and '.join(bounds)} that were asked for" if bounds else ""
+    going = "" if last["kind"] == "final" else " The run has not ended: this is what it has done so far."
+    return (
+        f"{verb} from {start['params']:,} to {last['params']:,} parameters in {rounds} round{'s' * (rounds != 1)}{asked}; "
+        f"{_quality(last)} on data that neither training nor growth has seen.{going}"
+    )
+
+
+def _cards(run: Run, start: Record, last: Record) -> list[dict[str, str]]:
+    """What was given, asked and reached, and what it took."""
+    training = _seconds(run.history, "train")
+    whole = sum(sum(record["seconds"].values()) for record in run.history)
+    epochs = sum(len(record["epochs"]) for record in run.history)
+    before = len(run.history[0]["epochs"])
+    plural = "s" * (before != 1)
+    cards = [
+        (_measure(last), _quality(last, bare=True),
+         f"{_quality(start, bare=True)} before the first rewrite, after {before} epoch{plural}"),
+        ("parameters", f"{last['params']:,}", _against(last, start, "params")),
+        ("FLOPs a sample", count(last["flops"]), _against(last, start, "flops")),
+        ("training", _time(training), f"{epochs} epochs"),
+        ("search", _time(whole - training), f"{100 * (whole - training) / max(whole, 1e-9):.0f} % of the run"),
+    ]  # fmt: skip
+    return [{"label": label, "value": value, "more": more} for label, value, more in cards]
+
+
+def _against(last: Record, start: Record, side: str) -> str:
+    limit = last["budget"][side]
+    asked = f"{100 * last[side] / limit:.1f} % of {count(limit)}; " if limit else ""
+    return f"{asked}{count(start[side])} at the start"
+
+
+def _round(record: Record) -> dict[str, Any]:
+    grew = record["kind"] == "round"
+    happened: list[str] = []
+    if record["perturbed"]:
+        happened.append(f"{record['perturbed']:g} of new initial weights mixed in before training")
+    if grew:
+        if record["refused"]:
+            happened.append(f"refused: {record['refused']}; exact new channels instead")
+        happened.append(changes(record["morphisms"]))
+        if "depth" in record:
+            happened += depth_told(record["depth"])
+        if "lookahead" in record:
+            happened.append(looked_ahead(record["allocation"], record["lookahead"]))
+        happened += record["notes"]
+    return {
+        "name": str(record["round"]) if grew else "final training",
+        "params": f"{record['params']:,}",
+        "flops": count(record["flops"]),
+        "predicted": f"{record['predicted']:+.4f} ± {record['predicted_error']:.4f}" if grew else "",
+        "actual": f"{record['actual']:+.4f}" if grew else "",
+        "quality": _quality(record, bare=True),
+        "seconds": f"{sum(record['seconds'].values()):.1f}",
+        "happened": happened,
+    }
+
+
+def _frozen(run: Run) -> list[dict[str, Any]]:
+    spaces = run.channels[-1]["spaces"] if run.channels else {}
+    return [
+        {"name": name, "size": entry["size"], "reason": entry["frozen"]}
+        for name, entry in spaces.items()
+        if entry["frozen"] is not None
+    ]
+
+
+def _difference(run: Run) -> str | None:
+    if run.seed is None or run.graph is None:
+        return None
+    return diff(run.seed, run.graph, lineage=run.lineage).render()
+
+
+def _chart(picture: Picture) -> dict[str, Any]:
+    return {"title": picture.title, "svg": picture.svg(), "reading": picture.reading}
+
+
+def _limits(record: Record) -> list[tuple[str, int | None]]:
+    return [("parameters", record["budget"]["params"]), ("FLOPs", record["budget"]["flops"])]
+
+
+def _measure(record: Record) -> str:
+    return "held-out loss" if record["accuracy"] is None else "held-out accuracy"
+
+
+def _quality(record: Record, *, bare: bool = False) -> str:
+    if record["accuracy"] is None:
+        return f"{record['loss']:.4f}" if bare else f"loss {record['loss']:.4f}"
+    return percent("" if bare else "accuracy ", record["accuracy"])
+
+
+def _seconds(history: Sequence[Record], stage: str) -> float:
+    return float(sum(record["seconds"].get(stage, 0.0) for record in history))
+
+
+def _time(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> _time(9.31), _time(75), _time(7322)
+    ('9.3 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds) // 60
+    return f"{minutes} min {int(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."

@@ -1,0 +1,126 @@
+"""What a run did, in words: the same on the command line and in reports."""
+
+from __future__ import annotations
+
+from gngraph.growth.history import Record
+
+
+def percent(label: str, share: float | None) -> str:
+    """`label` and a share in percent; nothing for None.
+
+    >>> percent("accuracy ", 0.975)
+    'accuracy 97.50 %'
+    """
+    return "" if share is None else f"{label}{100 * share:.2f} %"
+
+
+def count(value: float) -> str:
+    """A count for people.
+
+    >>> count(79762), count(1.5e6), count(12)
+    ('79.8k', '1.5M', '12')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def describe_round(record: Record) -> str:
+    """A round in one line: size against budget, predicted against actual change of the loss, accuracy.
+
+    >>> describe_round({
+    ...     "kind": "round", "round": 1, "rounds": 2, "params": 1500, "flops": 9000, "accuracy": 0.5, "loss": 1.25,
+    ...     "budget": {"params": 2000, "flops": None}, "predicted": -0.02, "predicted_error": 0.001, "actual": -0.019,
+    ...     "beyond_interval": False, "refused": None, "morphisms": {"0": {"split": [1, 2]}}, "seconds": {"train": 2.0},
+    ... })
+    'round 1/2: 1,500 of 2,000 parameters (75 %); loss change -0.0200 ± 0.0010 predicted, -0.0190 actual; 2 split; test
+    accuracy 50.00 %; 2.0 s'
+    """
+    parts = [_size(record)]
+    if record["kind"] == "round":
+        error = record.get("predicted_error") or 0.0
+        beyond = ", beyond the interval" if record.get("beyond_interval") else ""
+        change = f"{record['predicted']:+.4f} ± {error:.4f} predicted, {record['actual']:+.4f} actual{beyond}"
+        parts.append(f"loss change {change}")
+        if record["refused"]:
+            parts.append(f"refused ({record['refused']}), exact new channels instead")
+        parts.append(changes(record["morphisms"]))
+        if "depth" in record:
+            parts += depth_told(record["depth"])
+        if "lookahead" in record:
+            parts.append(looked_ahead(record["allocation"], record["lookahead"]))
+    parts.append(percent("test accuracy ", record["accuracy"]) or f"test loss {record['loss']:.4f}")
+    parts.append(f"{sum(record['seconds'].values()):.1f} s")
+    title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
+    return f"{title}: {'; '.join(parts)}"
+
+
+def describe_given(given: Record) -> str:
+    """What a run decided by what its network knows as it is given, and how to have the other.
+
+    >>> describe_given({"trained": True, "loss": 0.25, "exchanged": 5.0, "perturb": 0.0, "depth": "keep"})
+    'the network is trained (loss 0.25, with targets exchanged 5): all layers stay, and nothing is mixed into its weights; --depth
+    search and --perturb 0.3 do otherwise'
+    """
+    losses = [f"{given[key]:.4g}" if given[key] is not None else "not finite" for key in ("loss", "exchanged")]
+    known = f"(loss {losses[0]}, with targets exchanged {losses[1]})"
+    layers = "all layers stay" if given["depth"] == "keep" else "layers may go before the first rewrite"
+    mixed = (
+        f"{given['perturb']:g} of new initial weights are mixed in after every rewrite"
+        if given["perturb"]
+        else "nothing is mixed into its weights"
+    )
+    other = "--depth search and --perturb 0.3" if given["trained"] else "--depth keep and --perturb 0"
+    when = "" if given["trained"] else ", as for a trained body under a new head"
+    what = "is trained" if given["trained"] else "knows its targets no better than one with new weights"
+    return f"the network {what} {known}: {layers}, and {mixed}; {other} do otherwise{when}"
+
+
+def _size(record: Record) -> str:
+    sides = []
+    for key, unit in (("params", "parameters"), ("flops", "FLOPs")):
+        limit = record["budget"][key]
+        if limit is not None:
+            sides.append(f"{record[key]:,} of {limit:,} {unit} ({100 * record[key] / limit:.0f} %)")
+    return ", ".join(sides)
+
+
+def looked_ahead(allocation: str, found: Record) -> str:
+    """The rule that a lookahead chose, among how many, and what that took.
+
+    >>> looked_ahead("uniform", {"losses": {"worth": [1.5], "uniform": [1.25]}, "epochs": 2})
+    "widths by 'uniform', the best of 2 allocations after 2 epochs of lookahead"
+    """
+    return f"widths by '{allocation}', the best of {len(found['losses'])} allocations after {found['epochs']} epochs of lookahead"
+
+
+def depth_told(found: Record) -> list[str]:
+    """Which layers went, and what that was decided by; nothing where there was no choice.
+
+    >>> tried = [{"removed": 0, "loss": 1.5}, {"removed": 1, "loss": 1.25}]
+    >>> depth_told({"removed": ["features.3"], "tried": tried, "samples": 8192})
+    ['without features.3: of 2 depths, the deepest about as good as the best, each trained on 8,192 samples']
+    """
+    if len(found["tried"]) < 2:
+        return []
+    which = f"without {', '.join(found['removed'])}" if found["removed"] else "all layers stay"
+    depths = f"of {len(found['tried'])} depths, the deepest about as good as the best"
+    trained = found["recovery"]["epochs"] if "recovery" in found else 0
+    after = f", and {trained} {'epoch' if trained == 1 else 'epochs'} of training without them" if trained else ""
+    return [f"{which}: {depths}, each trained on {found['samples']:,} samples{after}"]
+
+
+def changes(morphisms: dict[str, Record]) -> str:
+    """How many changes of each kind there were, from `morphism_entries`.
+
+    >>> changes({"a": {"split": [1, 2], "new": 3}, "b": {"prune": [0]}})
+    '2 split, 3 new, 1 pruned'
+    """
+    counts: dict[str, int] = {}
+    for entry in morphisms.values():
+        for kind, what in entry.items():
+            counts[kind] = counts.get(kind, 0) + (what if isinstance(what, int) else len(what))
+    removed = "layer removed" if counts.get("remove") == 1 else "layers removed"
+    words = {"prune": "pruned", "merge": "merged", "insert": "inserted", "remove": removed}
+    return ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items()) or "no change"
