@@ -80,7 +80,13 @@ class Journal:
         self._observer.epoch_finished(self._number, epoch)
 
     def decided(self, graph: Graph, scores: Scores, selection: Selection) -> None:
-        """What was predicted of the channels of `graph`, and which candidates were chosen, before it is rewritten."""
+        """Keep what was predicted of the channels of a network before it is rewritten.
+
+        Args:
+            graph: before the rewrite.
+            scores: what was found of its candidates.
+            selection: those that were chosen.
+        """
         record = self._channels_of(graph)
         add_predictions(record["spaces"], scores.candidates)
         self.channels.append(record | {"selection": selection_record(scores, selection)})
