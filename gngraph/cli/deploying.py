@@ -140,7 +140,7 @@ def _samples(problem: Problem | None) -> torch.Tensor | None:
 
 
 def _accuracies(graph: Graph, problem: Problem, run: Any) -> str:
-    from gngraph.cli.progress import percent
+    from gngraph.report.words import percent
     from gngraph.running.deployed import accuracy_outside
     from gngraph.running.evaluation import evaluate
 
