@@ -2,6 +2,6 @@
 
 from gngraph.report.figures import draw
 from gngraph.report.page import write_report
-from gngraph.report.runs import Run, read_run
+from gngraph.report.runs import ReportedRun, read_run
 
-__all__ = ["Run", "draw", "read_run", "write_report"]
+__all__ = ["ReportedRun", "draw", "read_run", "write_report"]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from gngraph.report.drawing import Picture
 from gngraph.report.predictions import gain_curves, predicted_vs_actual
-from gngraph.report.runs import Run
+from gngraph.report.runs import ReportedRun
 from gngraph.report.training import training, trials
 from gngraph.report.widths import widths
 
 
-def pictures(run: Run) -> list[Picture]:
+def pictures(run: ReportedRun) -> list[Picture]:
     """The pictures of a run, in the order in which a page shows them."""
     found = [training(run.history), widths(run.history)]
     if run.rounds:
@@ -20,7 +20,7 @@ def pictures(run: Run) -> list[Picture]:
     return [*found, *([curves] if curves is not None else ()), *trials(run.history)]
 
 
-def draw(run: Run, folder: Path) -> list[Path]:
+def draw(run: ReportedRun, folder: Path) -> list[Path]:
     """Write every picture of a run as PNG and SVG into a folder, which is made if need be; O(1 s)."""
     folder.mkdir(parents=True, exist_ok=True)
     return [path for picture in pictures(run) for path in picture.save(folder)]

@@ -18,12 +18,12 @@ from gngraph.report.architecture import packed
 from gngraph.report.drawing import Picture
 from gngraph.report.figures import draw, pictures
 from gngraph.report.pareto import pareto
-from gngraph.report.runs import Run
+from gngraph.report.runs import ReportedRun
 from gngraph.report.words import changes, count, depth_told, describe_given, looked_ahead, percent
 from gngraph.writing import replacing
 
 
-def write_report(runs: Sequence[Run], path: Path) -> Path:
+def write_report(runs: Sequence[ReportedRun], path: Path) -> Path:
     """Write one file about runs, in place of one that is there; O(1 s) a run.
 
     Args:
@@ -45,11 +45,11 @@ def tell(result: GrowthResult, folder: Path) -> tuple[Path, list[Path]]:
     Returns:
         path of the report, and those of the pictures.
     """
-    run = Run.of(result, folder.resolve().name)
+    run = ReportedRun.of(result, folder.resolve().name)
     return write_report([run], folder / REPORT_FILE), draw(run, folder)
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[ReportedRun]) -> str:
     """The same as text, HTML.
 
     Args:
@@ -75,7 +75,7 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
-def _compared(runs: Sequence[Run]) -> dict[str, Any]:
+def _compared(runs: Sequence[ReportedRun]) -> dict[str, Any]:
     rows = [
         {
             "id": f"run-{number}",
@@ -89,7 +89,7 @@ def _compared(runs: Sequence[Run]) -> dict[str, Any]:
     return {"measure": _measure(runs[0].history[-1]), "rows": rows, "chart": _chart(pareto(runs))}
 
 
-def _run(run: Run, number: int) -> dict[str, Any]:
+def _run(run: ReportedRun, number: int) -> dict[str, Any]:
     first, last = run.history[0], run.history[-1]
     return {
         "id": f"run-{number}",
@@ -107,7 +107,7 @@ def _run(run: Run, number: int) -> dict[str, Any]:
     }
 
 
-def _lead(run: Run, start: Record, last: Record) -> str:
+def _lead(run: ReportedRun, start: Record, last: Record) -> str:
     verb = "Grown" if last["params"] >= start["params"] else "Shrunk"
     rounds = len(run.rounds)
     bounds = [f"{limit:,} {unit}" for unit, limit in _limits(last) if limit is not None]
@@ -119,7 +119,7 @@ def _lead(run: Run, start: Record, last: Record) -> str:
     )
 
 
-def _cards(run: Run, start: Record, last: Record) -> list[dict[str, str]]:
+def _cards(run: ReportedRun, start: Record, last: Record) -> list[dict[str, str]]:
     """What was given, asked and reached, and what it took."""
     training = _seconds(run.history, "train")
     whole = sum(sum(record["seconds"].values()) for record in run.history)
@@ -169,7 +169,7 @@ def _round(record: Record) -> dict[str, Any]:
     }
 
 
-def _frozen(run: Run) -> list[dict[str, Any]]:
+def _frozen(run: ReportedRun) -> list[dict[str, Any]]:
     spaces = run.channels[-1]["spaces"] if run.channels else {}
     return [
         {"name": name, "size": entry["size"], "reason": entry["frozen"]}
@@ -178,7 +178,7 @@ def _frozen(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _difference(run: Run) -> str | None:
+def _difference(run: ReportedRun) -> str | None:
     if run.seed is None or run.graph is None:
         return None
     return diff(run.seed, run.graph, lineage=run.lineage).render()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gngraph.growth.history import Record
 from gngraph.report.drawing import BLUE, GREY, Picture, legend_below, panels
-from gngraph.report.runs import Run
+from gngraph.report.runs import ReportedRun
 from gngraph.report.words import count
 
 
@@ -26,7 +26,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     ]
 
 
-def pareto(runs: Sequence[Run]) -> Picture:
+def pareto(runs: Sequence[ReportedRun]) -> Picture:
     """Quality over parameters and over FLOPs, the runs that no other one beats joined by a line.
 
     Args:

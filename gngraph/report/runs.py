@@ -16,7 +16,7 @@ from gngraph.ir import Graph
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class ReportedRun:
     """What a report tells of.
 
     Attributes:
@@ -40,12 +40,12 @@ class Run:
         return [record for record in self.history if record["kind"] == "round"]
 
     @classmethod
-    def of(cls, result: GrowthResult, name: str) -> Run:
+    def of(cls, result: GrowthResult, name: str) -> ReportedRun:
         """A run that just ended."""
         return cls(name, result.history, result.channels, result.seed, result.graph, result.lineage)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> ReportedRun:
     """The run in a folder, whether it ended or goes on.
 
     Raises:
@@ -63,7 +63,7 @@ def read_run(folder: Path) -> Run:
     channels = [record for record in read_history(path) if record.get("round") in {0, *last}] if path.is_file() else []
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
     if not (seed.is_file() and model.is_file()):
-        return Run(folder.resolve().name, history, channels)
+        return ReportedRun(folder.resolve().name, history, channels)
     kept = load_history(model)
     lineage = kept.get("lineage") if isinstance(kept, dict) else None
-    return Run(folder.resolve().name, history, channels, load(seed), load(model), lineage)
+    return ReportedRun(folder.resolve().name, history, channels, load(seed), load(model), lineage)

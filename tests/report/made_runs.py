@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gngraph.growth.history import Record
-from gngraph.report.runs import Run
+from gngraph.report.runs import ReportedRun
 
 VGG19 = (64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
 """Channels of the convolutions of a VGG-19, 5,504 in all."""
@@ -18,7 +18,7 @@ LAST = "classifier"
 
 def made_run(
     grown: Mapping[str, int], rounds: int = 3, *, accuracy: float | None = 0.5, seed: int = 0, name: str = "run"
-) -> Run:
+) -> ReportedRun:
     """A run whose network has about a third of its channels at the start, and `grown` at the end.
 
     Each rewrite splits some channels, removes some and adds new ones; before the first round the second space goes with its layer,
@@ -60,10 +60,10 @@ def made_run(
             "tried": [{"removed": 0, "flops": 9, "loss": 1.5}, {"removed": 1, "flops": 8, "loss": 1.2}],
             "samples": 640,
         }
-    return Run(name, history, channels)
+    return ReportedRun(name, history, channels)
 
 
-def vgg19_run(rounds: int = 20) -> Run:
+def vgg19_run(rounds: int = 20) -> ReportedRun:
     """All 5,504 channels of a VGG-19 in each of 20 rounds, and a little more at the end."""
     names = (f"features.{i}" for i in range(len(VGG19)))
     return made_run({name: 3 * width for name, width in zip(names, VGG19, strict=True)}, rounds, name="vgg19")

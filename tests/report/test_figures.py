@@ -12,13 +12,13 @@ import pytest
 from gngraph.growth.history import Record
 from gngraph.report.figures import draw, pictures
 from gngraph.report.predictions import agreement, gain_curves, predicted_vs_actual, reading
-from gngraph.report.runs import Run
+from gngraph.report.runs import ReportedRun
 from gngraph.report.training import training, trials
 from gngraph.report.widths import widths
 from tests.report.made_runs import made_run
 
 
-def run(spaces: int = 5, accuracy: float | None = 0.5) -> Run:
+def run(spaces: int = 5, accuracy: float | None = 0.5) -> ReportedRun:
     return made_run({f"features.{i}": 12 for i in range(spaces)}, accuracy=accuracy)
 
 
@@ -33,7 +33,7 @@ def test_every_picture_is_drawn_for_few_and_many_spaces(tmp_path: Path, spaces: 
 
 
 def test_a_run_without_rounds_or_channels_draws_what_there_is(tmp_path: Path) -> None:
-    only = Run("run", run().history[-1:])
+    only = ReportedRun("run", run().history[-1:])
     assert {path.stem for path in draw(only, tmp_path)} == {"training", "widths"}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gngraph.errors import GnGraphError
 from gngraph.report.page import page, write_report
-from gngraph.report.runs import Run, read_run
+from gngraph.report.runs import ReportedRun, read_run
 from tests.report.made_runs import made_run
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -65,7 +65,7 @@ def test_several_runs_are_compared_first() -> None:
     assert text.count('class="architecture"') == 2
 
 
-def written(folder: Path, run: Run) -> Path:
+def written(folder: Path, run: ReportedRun) -> Path:
     folder.mkdir()
     for name, records in (("history.jsonl", run.history), ("channels.jsonl", run.channels)):
         (folder / name).write_text("".join(f"{json.dumps(record)}\n" for record in records))
