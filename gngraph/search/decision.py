@@ -15,6 +15,7 @@ from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.seeding import mixed
+from gngraph.scoring.selection import Selection
 from gngraph.search.lookahead import Lookahead
 from gngraph.search.situation import Plan, Situation, unscored, unselected
 from gngraph.search.step import Change, Step, apply, changes
