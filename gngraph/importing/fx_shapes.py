@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -93,10 +93,8 @@ def _sized(importer: Importer, fx_node: fx.Node, op: str, attr: str, others: dic
     if sizes is None or not isinstance(importer.nodes[source].type, TensorType):
         return None
     refs = tuple(dict.fromkeys(refs_in(sizes)))
-    for ref in refs:
-        type_ = importer.nodes[ref].type
-        if not isinstance(type_, OpaqueType) or type_.value is None or isinstance(type_.value, tuple):
-            return None
+    if not _are_sizes(importer, refs):
+        return None
     node = Node(fx_node.name, op, (source, *refs), {}, {attr: sizes, **others})
     if op == "reshape":
         return _with_regrouping(importer, node)
@@ -118,23 +116,20 @@ def _unflatten(importer: Importer, fx_node: fx.Node) -> Node | None:
     type_ = importer.nodes[source].type
     if len(args) != 2 or not isinstance(args[0], int) or not isinstance(type_, TensorType):
         return None
-    sizes = read_shape([importer.attr(args[1])])
-    dim = args[0] % len(type_.shape)
-    if sizes is None or any(refs_in(sizes)):
+    sizes, dim = read_shape([importer.attr(args[1])]), args[0] % len(type_.shape)
+    if sizes is None or isinstance(type_.shape[dim], str) or not _are_sizes(importer, refs_in(sizes)):
         return None
-    known = [1 if isinstance(d, str) else d for d in type_.shape]
-    batch = [i for i, d in enumerate(type_.shape) if isinstance(d, str)]
-    if len(batch) > 1 or batch == [dim]:
-        return None
-    if -1 in sizes:
-        rest = 1
-        for size in sizes:
-            rest *= size if size != -1 else 1
-        sizes = tuple(known[dim] // rest if size == -1 else size for size in sizes)
-    shape: list[Attr] = [-1 if i in batch else d for i, d in enumerate(known)]
-    shape[dim : dim + 1] = sizes
-    node = Node(fx_node.name, "reshape", (source,), {}, {"shape": tuple(shape), "method": "reshape"})
+    kept: list[Attr] = [None] * len(type_.shape)
+    kept[dim : dim + 1] = sizes
+    inputs = (source, *dict.fromkeys(refs_in(sizes)))
+    node = Node(fx_node.name, "reshape", inputs, {}, {"shape": tuple(kept), "method": "unflatten"})
     return _with_regrouping(importer, node)
+
+
+def _are_sizes(importer: Importer, refs: Iterable[str]) -> bool:
+    """Whether values are single sizes of which something is known."""
+    types = [importer.nodes[ref].type for ref in refs]
+    return all(isinstance(t, OpaqueType) and t.value is not None and not isinstance(t.value, tuple) for t in types)
 
 
 def _permute(importer: Importer, fx_node: fx.Node) -> Node | None:

@@ -12,7 +12,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Ref, Slice, TensorType, TupleType, Type
 from gngraph.ir.types import refs_in
 from gngraph.ops.rules import emit_simple, freeze_inputs, freeze_sizes
-from gngraph.ops.sizes import known_size
+from gngraph.ops.sizes import known_size, scaled
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
@@ -130,10 +130,10 @@ register(
 
 
 def read_index(index: object, shape: Sequence[Dim]) -> tuple[Attr, ...] | None:
-    """An index of ints, slices, None and `...` as an attribute: one entry an axis, bounds counted from 0.
+    """An index of ints, slices, None and `...` as an attribute: one entry an axis, numbers and bounds as they are written.
 
-    Bounds may be references to sizes. None for anything else: tensors, an ellipsis beside new axes, a part of a symbolic
-    axis.
+    What is counted from the end stays so, for the axis may be of another length when the network runs. Bounds may be references
+    to sizes. None for anything else: tensors, an ellipsis beside new axes, a part of a symbolic axis.
     """
     entries = list(index) if isinstance(index, tuple) else [index]
     real = sum(entry is not None and entry is not Ellipsis for entry in entries)
@@ -155,18 +155,20 @@ def read_index(index: object, shape: Sequence[Dim]) -> tuple[Attr, ...] | None:
         elif isinstance(length, str) or isinstance(entry, bool):
             return None
         elif isinstance(entry, int):
-            result.append(entry % length)
-        elif isinstance(entry, slice) and entry.step is None and any(refs_in((entry.start, entry.stop))):
-            result.append(Slice(entry.start, entry.stop, None))
-        elif isinstance(entry, slice) and all(b is None or isinstance(b, int) for b in (entry.start, entry.stop)):
-            if not (entry.step is None or (isinstance(entry.step, int) and entry.step > 0)):
-                return None
-            start, stop, _ = entry.indices(length)
-            last = None if entry.stop is None else max(start, stop)
-            result.append(Slice(None if entry.start is None else start, last, entry.step))
+            result.append(entry)
+        elif isinstance(entry, slice) and all(_is_bound(b) for b in (entry.start, entry.stop)) and _is_step(entry.step):
+            result.append(Slice(entry.start, entry.stop, entry.step))
         else:
             return None
     return tuple(result)
+
+
+def _is_bound(value: object) -> bool:
+    return value is None or (isinstance(value, (int, Ref)) and not isinstance(value, bool))
+
+
+def _is_step(value: object) -> bool:
+    return value is None or (isinstance(value, int) and value > 0)
 
 
 def _stretch(entry: Slice, length: int) -> tuple[int, int]:
@@ -189,6 +191,8 @@ def _infer_index(operands: Operands) -> Type:
             if isinstance(start, str) or isinstance(stop, str) or (stop is None and entry.stop is not None):
                 raise IRError(f"node '{operands.node.name}' (index) takes a part whose bounds are not known")
             shape.append(length if whole else len(range(int(length))[slice(start, stop, entry.step)]))
+        elif not -int(x.shape[axis]) <= entry < int(x.shape[axis]):
+            raise IRError(f"node '{operands.node.name}' (index) takes entry {entry} of an axis of {x.shape[axis]}")
         axis += 1
     return TensorType(x.dtype, (*shape, *x.shape[axis:]))
 
@@ -222,14 +226,17 @@ def _sliced(rules: ChannelRules, layout: Layout | None, entry: Slice, length: Di
         rules.freeze(layout, f"every {entry.step}th channel of it is taken")
         return None
     start, stop = _stretch(entry, int(length))
+    if not all(bound is None or -int(length) <= bound <= int(length) for bound in (entry.start, entry.stop)):
+        rules.freeze(layout, "a slice reaches beyond its channels")
+        return None
     parts = rules.divide(layout, [start, stop - start, int(length) - stop], "a slice cuts through its channels")
-    before, piece = parts[0], parts[1]
-    if before is None or piece is None:
+    before, piece, behind = parts
+    if before is None or piece is None or behind is None:
         return None
     if entry.start is not None:
-        rules.measure(("index", number, "start"), before)
+        rules.measure(("index", number, "start"), before if entry.start >= 0 else scaled(piece + behind, -1))
     if entry.stop is not None:
-        rules.measure(("index", number, "stop"), before + piece)
+        rules.measure(("index", number, "stop"), before + piece if entry.stop >= 0 else scaled(behind, -1))
     return piece
 
 

@@ -94,16 +94,39 @@ register(
 )
 
 
+def _unflattened(node: Node) -> range:
+    """The new axes that `unflatten` spreads one axis over; all others are None in the shape, and stay as they are."""
+    given = [axis for axis, entry in enumerate(node.attrs["shape"]) if entry is not None]
+    if not given or len(given) != given[-1] - given[0] + 1:
+        raise IRError(
+            f"node '{node.name}' (reshape) must spread one axis over neighbouring new ones, which its shape gives"
+        )
+    return range(given[0], given[-1] + 1)
+
+
 def _reshaped(operands: Operands) -> tuple[Dim, ...]:
     x, node = operands.tensor(), operands.node
-    dims = [known_size(entry, operands) for entry in node.attrs["shape"]]
+    old, entries = x.shape, node.attrs["shape"]
+    if node.attrs["method"] == "unflatten":
+        axes = _unflattened(node)
+        if len(entries) - len(axes) + 1 != len(old):
+            raise IRError(f"node '{node.name}' (reshape) cannot bring '{x}' into the shape {entries}")
+        spread = _of_entries(operands, (old[axes.start],), entries[axes.start : axes.stop])
+        return (*old[: axes.start], *spread, *old[axes.start + 1 :])
+    return _of_entries(operands, old, entries)
+
+
+def _of_entries(operands: Operands, old: Sequence[Dim], entries: Sequence[Attr]) -> tuple[Dim, ...]:
+    """The sizes of new axes for those of old ones; one may be -1."""
+    node = operands.node
+    dims = [known_size(entry, operands) for entry in entries]
     if None in dims:
         raise IRError(f"node '{node.name}' (reshape) takes a shape that is not known when the network is traced")
     given = [d for d in dims if d is not None and d != -1]
-    rest = quotient(product(*x.shape), product(*given))
+    rest = quotient(product(*old), product(*given))
     shape = tuple(given) if len(given) == len(dims) else tuple(rest if d == -1 else d for d in dims)
     if rest is None or None in shape or (len(given) == len(dims) and rest != 1):
-        raise IRError(f"node '{node.name}' (reshape) cannot bring '{x}' into the shape {tuple(dims)}")
+        raise IRError(f"node '{node.name}' (reshape) cannot bring '{operands.tensor()}' into the shape {tuple(dims)}")
     return tuple(d for d in shape if d is not None)
 
 
@@ -143,13 +166,14 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
     """The attribute `regroup` of a reshape, chosen by its sizes: a tuple (axes before, axes behind, carrier) for each group.
 
     Which of the axes behind carries the channels is a choice: any would be exact, but only one can be free. It is one that
-    holds them all; else the one whose size follows from the others (-1); else the first, or the second of three and more
-    where the first counts two to four parts (query, key and value). () where the axes do not fall into groups.
+    holds them all; else the one whose size follows from the others (-1, but of `unflatten`); else the first, or the second of
+    three and more where the first counts two to four parts (query, key and value). () where the axes do not fall into groups.
 
     Raises:
         IRError: the shape is not known, or does not fit.
     """
     new, entries = _reshaped(operands), operands.node.attrs["shape"]
+    unflattens = operands.node.attrs["method"] == "unflatten"
     result: list[tuple[int, int, int]] = []
     for before, behind in _groups(operands.tensor().shape, new) or ():
         dims = [new[axis] for axis in behind]
@@ -157,7 +181,8 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
         real = [i for i, dim in enumerate(dims) if dim != 1] or [0]
         parts = len(real) > 2 and isinstance(dims[real[0]], int) and int(dims[real[0]]) <= 4
         chosen = [i for i, dim in enumerate(dims) if dim == whole]
-        chosen += [i for i, axis in enumerate(behind) if entries[axis] == -1]
+        if not unflattens:
+            chosen += [i for i, axis in enumerate(behind) if entries[axis] == -1]
         result.append((len(before), len(behind), [*chosen, real[1] if parts else real[0]][0]))
     return tuple(result)
 
@@ -223,6 +248,9 @@ def _spread(
 
 def _emit_reshape(emitter: Emitter, node: Node) -> fx.Node:
     shape = emitter.resolve(node.attrs["shape"])
+    if node.attrs["method"] == "unflatten":
+        axes = _unflattened(node)
+        return emitter.method("unflatten", emitter.value(node.inputs[0]), axes.start, shape[axes.start : axes.stop])
     return emitter.method(node.attrs["method"], emitter.value(node.inputs[0]), *shape)
 
 

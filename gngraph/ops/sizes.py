@@ -107,9 +107,9 @@ def size_layout(rules: ChannelRules, operands: Operands, attr: Attr) -> Layout |
 def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ...], layout: Layout | None) -> None:
     """The integer, or the reference to a size, at `path` gives the length of an axis with this layout.
 
-    An integer is measured; -1 follows by itself; a size must grow as the axis does. So the axis whose size it is and this
-    one become one, where they are of one length (a gate that is expanded over what it was computed from), else both are
-    frozen.
+    An integer is measured; -1 and None follow by themselves; a size must grow as the axis does. So the axis whose size it is
+    and this one become one, where they are of one length (a gate that is expanded over what it was computed from), else both
+    are frozen.
 
     Args:
         rules: of the analysis under way.
@@ -128,7 +128,7 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
             reason = "a shape is computed from the size of another axis"
             rules.freeze(layout, reason)
             rules.freeze(other, reason)
-    elif attr != -1:
+    elif attr is not None and attr != -1:
         rules.measure(path, layout)
 
 
@@ -256,23 +256,24 @@ def _arithmetic_channels(rules: ChannelRules, operands: Operands) -> None:
     first, second = layouts
     if name in ("add", "sub"):
         sign = 1 if name == "add" else -1
-        rules.set(0, (first or ()) + _scaled(second or (), Fraction(sign)))
+        rules.set(0, (first or ()) + scaled(second or (), sign))
     elif name == "mul" and None in layouts and (factor := known_size(b if first else a, operands)) is not None:
         if isinstance(factor, int):
-            rules.set(0, _scaled(first or second or (), Fraction(factor)))
+            rules.set(0, scaled(first or second or (), factor))
             return
         freeze_inputs(rules, operands, "its size is multiplied by another")
     elif name == "floordiv" and second is None and isinstance(divisor := known_size(b, operands), int) and first:
         size = known_size(a, operands)
         if isinstance(size, int) and size % divisor == 0:
-            rules.set(0, _scaled(first, Fraction(1, divisor)))
+            rules.set(0, scaled(first, Fraction(1, divisor)))
             return
         freeze_inputs(rules, operands, f"its size is divided by {divisor}, which leaves a rest")
     else:
         freeze_inputs(rules, operands, "its size is computed with")
 
 
-def _scaled(layout: Layout, factor: Fraction) -> Layout:
+def scaled(layout: Layout, factor: Fraction | int) -> Layout:
+    """A layout with `factor` times as many entries a channel: of a size that is multiplied, divided or, by -1, taken away."""
     return tuple(type(s)(s.var, s.size, cast(int, s.inner * factor)) for s in layout)
 
 
