@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +17,12 @@ from gngraph.lowering.counting import CountingInterpreter
 
 SAMPLE_COUNTS = (2, 3)
 """What holds for both of these numbers of samples is taken to hold for all."""
+
+
+InputAxis = tuple[int, int]
+"""Number of an input, and of one of its axes."""
+
+_AS_GIVEN: Mapping[InputAxis, int] = MappingProxyType({})
 
 
 class Undecided(Exception):
@@ -36,11 +45,13 @@ class Shadow:
     ) -> None:
         self._graph = graph
         self._shapes = Shapes(known)
+        self._inputs = inputs
         twin = on_meta(module)
         modes = {path: child.training for path, child in root.named_modules()}
         for path, child in twin.named_modules():
             child.training = modes.get(path, child.training)
-        self._runs = [MetaRun(twin, root, graph, meta_inputs(inputs, count)) for count in SAMPLE_COUNTS]
+        self._run_on: Callable[[Sequence[torch.Tensor]], MetaRun] = partial(MetaRun, twin, root, graph)
+        self._runs = [self._run_on(meta_inputs(inputs, count)) for count in SAMPLE_COUNTS]
 
     def value(self, node: fx.Node) -> Any:
         """The number, flag or text that a node computes.
@@ -78,6 +89,22 @@ class Shadow:
                 run.upto(last)
         return [(run.env, run.multiply_adds) for run in self._runs]
 
+    def seen(self) -> list[Mapping[fx.Node, Any]]:
+        """The values that were computed so far, for each of `SAMPLE_COUNTS`."""
+        return [run.env for run in self._runs]
+
+    def values(self, axis: InputAxis, size: int) -> Mapping[fx.Node, Any]:
+        """The values of the whole graph where one axis of an input is of another size: all before the first call that fails."""
+        sizes = {axis: size}
+        run = self._run_on(meta_inputs(self._inputs, SAMPLE_COUNTS[0], sizes))
+        with (
+            torch.no_grad(),
+            self._shapes,
+            suppress(Exception),
+        ):  # whatever an op raises for such a size, or without data
+            run.upto(next(reversed(self._graph.nodes)))
+        return run.env
+
     def _agreed(self, node: fx.Node, read: Any) -> Any:
         try:
             with torch.no_grad(), self._shapes:
@@ -91,9 +118,21 @@ class Shadow:
         return first
 
 
-def meta_inputs(inputs: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
-    """Inputs like `inputs` for `count` samples, without values."""
-    return [torch.empty((count, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device="meta") for x in inputs]
+def meta_inputs(
+    inputs: Sequence[torch.Tensor], count: int, sizes: Mapping[InputAxis, int] = _AS_GIVEN
+) -> list[torch.Tensor]:
+    """Inputs like `inputs` for `count` samples, without values.
+
+    Args:
+        inputs: batch first.
+        count: number of samples.
+        sizes: of axes that are to be of another size.
+    """
+    made = []
+    for i, x in enumerate(inputs):
+        shape = (count, *(sizes.get((i, axis), x.shape[axis]) for axis in range(1, x.dim()))) if x.dim() else ()
+        made.append(torch.empty(shape, dtype=x.dtype, device="meta"))
+    return made
 
 
 class MetaRun(CountingInterpreter):

@@ -12,6 +12,7 @@ from gngraph.errors import GnGraphError, IRError, UnsupportedModelError
 from gngraph.importing.building import built
 from gngraph.importing.checks import check_module
 from gngraph.importing.copies import Guard, copy_of
+from gngraph.importing.decided import with_decided
 from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.imported import Imported, changes_in_forward, function_of_its_own
 from gngraph.importing.in_place import without_changes_in_place
@@ -40,9 +41,10 @@ def from_torch(
     eval mode. What a graph cannot hold is refused: gradients that are changed on their way, draws of random numbers that decide
     what is called, updates of buffers other than those of norms, state that is kept in Python.
 
-    Python control flow on sizes is decided as it is for the example inputs; arguments without an example keep their
-    defaults. Torch's transformer layers are read as their plain arithmetic: where torch takes its fused fast path (in eval
-    mode, without gradients) they differ from it in the last bits.
+    Python control flow on sizes is decided as it is for the example inputs, and the axes that decide are marked: run for another
+    size of theirs, the network raises a `DataError`. All others are as free as the module leaves them. Arguments without an
+    example keep their defaults. Torch's transformer layers are read as their plain arithmetic: where torch takes its fused fast
+    path (in eval mode, without gradients) they differ from it in the last bits.
 
     Args:
         module: any nn.Module that torch.fx can trace. Its training mode does not matter.
@@ -108,6 +110,7 @@ def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
     graph = built(module, joint, evaluated.root, trained.unlike, inputs, known)
+    graph = with_decided(graph, evaluated.decided | trained.decided)
     try:
         vet(graph)
     except IRError as error:

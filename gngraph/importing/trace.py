@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
 from gngraph.errors import UnsupportedModelError
+from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
@@ -44,6 +45,7 @@ class Traced:
         unlike: paths of the modules that the network's `train` and `eval` put into the other mode.
         assigned: buffers and parameters that the forward sets anew, with the nodes that give them.
         functions: autograd.Functions that were traced through, with the modules that call them.
+        decided: axes of inputs whose sizes decided what is called.
     """
 
     graph: fx.Graph
@@ -52,6 +54,7 @@ class Traced:
     unlike: frozenset[str]
     assigned: Mapping[str, fx.Node]
     functions: Mapping[str, str]
+    decided: frozenset[InputAxis]
 
 
 def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, *, training: bool) -> Traced:
@@ -80,6 +83,7 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, 
         for node in graph.nodes:
             if node.target is torch._assert and tracer.holds(node):
                 graph.erase_node(node)
+        decided = tracer.decided()
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -97,11 +101,11 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, 
             f"what torch records (F.dropout, torch.rand_like, torchvision's StochasticDepth), or do without while training"
         )
     assigned = dict(_taken_back(root, module))
-    _forget(graph, tracer.decided)
+    _forget(graph, [look.node for look in tracer.looks if look.of != "count"])
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     constants = {key: value for key, value in vars(root).items() if key in read - before}
     tensors = {key: value for key, value in constants.items() if isinstance(value, torch.Tensor)}
-    return Traced(graph, root, tensors, unlike, assigned, tracer.functions)
+    return Traced(graph, root, tensors, unlike, assigned, tracer.functions, decided)
 
 
 def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.Node]]:

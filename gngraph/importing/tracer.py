@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import Shadow, Undecided
+from gngraph.importing.concrete import InputAxis, Shadow, Undecided
+from gngraph.importing.decided import Look, LookedAtAs, decided_axes
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
@@ -34,6 +36,24 @@ class _Counted(fx.Proxy):
 
     def __len__(self) -> int:
         return self.tracer.length(self)
+
+    def __index__(self) -> int:
+        number = self.tracer.number(self)
+        self.tracer.asked_at(sys._getframe(1))
+        return operator.index(number)
+
+    def __int__(self) -> int:
+        return int(self.tracer.number(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.number(self))
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """As fx does it with `orig_method`, `types`, `args` and `kwargs`; torch may have asked which of these are numbers."""
+        for proxy in (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Counted)):
+            proxy.tracer.recorded_at(sys._getframe(1))
+        return super().__torch_function__(orig_method, types, args, kwargs)
 
     def __add__(self, other: Any) -> Any:
         return (*self, *other) if isinstance(other, tuple) else _recorded("__add__")(self, other)
@@ -87,6 +107,7 @@ class Tracer(fx.Tracer):
 
     Attributes:
         functions: names of the autograd.Functions that were traced through, with the modules that call them.
+        looks: what Python looked at.
     """
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
@@ -97,10 +118,11 @@ class Tracer(fx.Tracer):
         self.inputs = inputs
         self.known = known
         self.functions: dict[str, str] = {}
-        self.decided: list[fx.Node] = []
+        self.looks: list[Look] = []
         self._shadow: Shadow | None = None
         self._asking = False
         self._forwards: dict[CodeType, str] | None = None
+        self._asked: list[tuple[FrameType, int, Look]] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node."""
@@ -196,30 +218,56 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """What Python's control flow reads."""
-        self.decided.append(obj.node)
-        return bool(self._known(obj, lambda shadow: shadow.value(obj.node)))
+        return bool(self._looked_at(obj, "flag", lambda shadow: shadow.value(obj.node)))
+
+    def number(self, obj: fx.Proxy) -> Any:
+        """A number that Python computes or counts with."""
+        return self._looked_at(obj, "number", lambda shadow: shadow.value(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The items of a value."""
         items: Any = obj
-        return iter([items[i] for i in range(self._known(obj, lambda shadow: shadow.length(obj.node)))])
+        return iter([items[i] for i in range(self.length(obj))])
 
     def length(self, obj: fx.Proxy) -> int:
-        """The number of items of a tuple or shape; that of a tensor is a size, which would be baked in."""
-        if issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), torch.Tensor):
-            raise fx.proxy.TraceError(f"len('{obj.node.name}') is a size that becomes a number; read it as shape[0]")
-        return int(self._known(obj, lambda shadow: shadow.length(obj.node)))
+        """The number of items of a tuple or shape, or of rows of a tensor."""
+        return int(self._looked_at(obj, "count", lambda shadow: shadow.length(obj.node)))
 
     def holds(self, check: fx.Node) -> bool:
         """Whether an assertion is one on sizes, which holds for the example; it is as if it stood in Python."""
         condition = check.args[0]
         if not isinstance(condition, fx.Node):
             return bool(condition)
-        self.decided.append(condition)
         try:
-            return bool(self._known(fx.Proxy(condition, self), lambda shadow: shadow.value(condition)))
+            return self.to_bool(fx.Proxy(condition, self))
         except fx.proxy.TraceError:
             return False
+
+    def asked_at(self, frame: FrameType) -> None:
+        """Note where in the user's Python a number was asked for as an index."""
+        self._asked.append((frame, frame.f_lasti, self.looks[-1]))
+
+    def recorded_at(self, frame: FrameType) -> None:
+        """Forget the numbers that were asked for by the very call that is now recorded: torch tries which signature fits."""
+        for asker, place, look in self._asked:
+            if (asker, place) == (frame, frame.f_lasti):
+                self.looks.remove(look)
+        self._asked.clear()
+
+    def _looked_at(self, obj: fx.Proxy, kind: LookedAtAs, read: Callable[[Shadow], Any]) -> Any:
+        value = self._known(obj, read)
+        self.looks.append(Look(obj.node, kind))
+        return value
+
+    def decided(self) -> frozenset[InputAxis]:
+        """The axes of inputs whose sizes decided what was looked at.
+
+        Raises:
+            UnsupportedModelError: the number of samples did.
+        """
+        if self._shadow is None:
+            return frozenset()
+        return decided_axes(type(self.module).__name__, self._shadow, self.looks, self.inputs)
 
     def _known(self, obj: fx.Proxy, read: Callable[[Shadow], Any]) -> Any:
         if self._asking:

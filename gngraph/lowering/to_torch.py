@@ -14,7 +14,9 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Attr, DType, Flag, Graph, Items, Listed, Node, Parameter, Ref, Slice
 from gngraph.ir.types import dtype_of
+from gngraph.lowering.sizes import expect_size
 from gngraph.ops import lookup
+from gngraph.ops.foreign import DECIDED
 from gngraph.ops.vet import vet
 
 
@@ -37,7 +39,8 @@ def to_torch(graph: Graph) -> nn.Module:
     """A plain torch module that computes what `graph` does, with its own copy of the parameters.
 
     The module tree follows the source's: `list(module.state_dict())` is equal to the source's, outputs are bit-identical,
-    and `train()` / `eval()` work. It starts in eval mode.
+    and `train()` / `eval()` work. It starts in eval mode. It runs for every size that the source takes, but where a size decided
+    what the graph holds (`DECIDED` of an input): there it raises a `DataError` for another, and needs gngraph to be unpickled.
 
     Raises:
         IRError: a parameter has no values (the graph was parsed from text).
@@ -56,7 +59,11 @@ def lower(graph: Graph) -> Lowered:
     emitter = _Emitter(graph)
     for name in graph.inputs:
         emitter.values[name] = emitter.graph.placeholder(name)
-        emitter.steps[name] = [emitter.values[name]]
+        checks = [
+            emitter.call(expect_size, emitter.values[name], name, axis, graph.nodes[name].shape[axis])
+            for axis in graph.nodes[name].attrs.get(DECIDED, ())
+        ]
+        emitter.steps[name] = [emitter.values[name], *checks]
     for node in graph.nodes.values():
         if node.op != "input":
             emitter.emit(node)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Node, Type
+from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.rules import freeze_inputs
 from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec, register
 
@@ -18,6 +18,9 @@ ALLOWED_MODULES = ("torch", "torchvision", "_operator", "operator", "math", "bui
 
 MULTIPLY_ADDS = "multiply_adds"
 """Attribute of a foreign op: what it takes for one sample, recorded when the network was traced."""
+
+DECIDED = "decided"
+"""Attribute of an input: axes that must be of the size that they had when the network was traced, which decided what is done."""
 
 _BUILTINS = {"getattr", "len", "int", "float", "abs", "max", "min", "sum", "round", "bool"}
 
@@ -35,7 +38,19 @@ def _emit_input(emitter: Emitter, node: Node) -> fx.Node:
     raise IRError(f"input '{node.name}' is lowered as a placeholder, not as an op")
 
 
-register(OpSpec("input", _recorded, _input_channels, _emit_input))
+def _infer_input(operands: Operands) -> Type:
+    type_, axes = operands.node.type, operands.node.attrs.get(DECIDED, ())
+    sizes = type_.shape if isinstance(type_, TensorType) else ()
+    if not isinstance(axes, tuple) or not all(
+        type(a) is int and 0 < a < len(sizes) and type(sizes[a]) is int for a in axes
+    ):
+        raise IRError(
+            f"input '{operands.node.name}' has {DECIDED}={axes}, which are no axes of fixed size of '{type_}'"
+        )
+    return type_
+
+
+register(OpSpec("input", _infer_input, _input_channels, _emit_input))
 
 
 def _infer_parameter(operands: Operands) -> Type:

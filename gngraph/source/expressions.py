@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gngraph.errors import IRError
+from gngraph.lowering.sizes import expect_size, told
 from gngraph.ops import lookup
 from gngraph.ops.spec import REQUIRED
 from gngraph.source.modules import Imports, public_module
@@ -111,7 +112,11 @@ class Expressions:
 
     def _function(self, node: fx.Node) -> Piece:
         target: Any = node.target
-        args = list(node.args)
+        args: list[Any] = list(node.args)
+        if target is expect_size:
+            x, name, axis, size = args
+            fits = Join((_closed(self.value(x, "operand", "")), Text(f".shape[{axis}] == {size}")))
+            return Piece(Build("torch._assert", (Argument(fits), Argument(Text(literal(told(name, axis, size)))))), 1)
         if target in BINARY and len(args) == 2 and not node.kwargs:
             left, right = (self.value(arg, "constant", f"operand{i}") for i, arg in enumerate(args))
             if target is operator.pow:  # a negative number before ** needs parentheses

@@ -120,11 +120,6 @@ class OverSamples(nn.Module):
         return torch.stack([row * 2 for row in x])
 
 
-class LengthAsNumber(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / len(x.transpose(0, 1))
-
-
 class Noisy(nn.Module):
     """A constant that is another one at each call."""
 
@@ -144,7 +139,6 @@ class Noisy(nn.Module):
             "the value of 'gt', which is not known without data; its forward must not depend on tensor values",
         ),
         (OverSamples(), "the value of 'x', which depends on the number of samples"),
-        (LengthAsNumber(), r"len\('transpose'\) is a size that becomes a number; read it as shape\[0\]"),
         (Noisy(), "draws random numbers in eval mode, where every run must give the same outputs"),
     ],
 )

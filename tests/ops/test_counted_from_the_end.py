@@ -24,7 +24,8 @@ class Cut(nn.Module):
         self.a, self.b, self.cut, self.head = nn.Linear(3, 4), nn.Linear(3, 2), cut, nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.cut(torch.cat([self.a(x), self.b(x)], 1)).relu())
+        out: Tensor = self.head(self.cut(torch.cat([self.a(x), self.b(x)], 1)).relu())
+        return out
 
 
 CUTS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
