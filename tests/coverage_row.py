@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
 from gngraph.analysis.cost import cost
-from gngraph.analysis.equivalence import probe_of
 from gngraph.analysis.topology import cut_points
 from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower, to_torch
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked

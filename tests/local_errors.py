@@ -19,9 +19,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import LEAST_SIZE, probe_of
+from gngraph.analysis.equivalence import LEAST_SIZE
 from gngraph.ir import Graph, Node, Ref, TensorType
 from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import NewChannel, PruneChannel, SplitChannel

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.analysis.cost import CostModel, cost
-from gngraph.analysis.equivalence import outputs64, probe_of
+from gngraph.analysis.equivalence import outputs64
 from gngraph.analysis.topology import cut_points
 from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import PassError, UnsupportedModelError
@@ -28,6 +28,7 @@ from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Flag, Graph, Ref, TensorType, TupleType, Type, format_graph, parse, verify
 from gngraph.ir.types import replace_refs
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops.conv import specialise
 from gngraph.rewrite.folding import fold_target

@@ -46,7 +46,7 @@ from gngraph.data import batches
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.layout import layout_of
-from gngraph.lowering.to_torch import to_torch
+from gngraph.lowering.to_torch import reading_inputs
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
@@ -71,7 +71,7 @@ def named(text: str) -> tuple[str, float]:
 def train(graph: Graph, problem: Problem, layout: torch.memory_format | None = None) -> None:
     """One epoch over the samples of the three splits: forward, backward, step; in the layout of the library, or another."""
     layout = layout or layout_of(graph)
-    module = to_torch(graph).to(problem.device).train()
+    module = reading_inputs(graph).to(problem.device).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     for split in problem.splits:
         for x, y in batches(split, problem.batch_size, device=problem.device, layout=layout):
@@ -214,7 +214,7 @@ class Scaled(nn.Module):
 
     def __init__(self, graph: Graph, node: str, moves: torch.Tensor) -> None:
         super().__init__()
-        self.network = to_torch(graph).eval().requires_grad_(False)
+        self.network = reading_inputs(graph).eval().requires_grad_(False)
         self.t = nn.Parameter(torch.zeros(len(moves)))
         self.moves = moves
         names = [graph.nodes[name].module or "" for name in graph.nodes]

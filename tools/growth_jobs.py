@@ -23,7 +23,7 @@ from gngraph.growth import jobs
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
-from gngraph.lowering.to_torch import to_torch
+from gngraph.lowering.to_torch import reading_inputs
 from gngraph.rewrite.morphing import morph
 from gngraph.running.evaluation import evaluate
 from gngraph.running.seeding import mixed
@@ -140,7 +140,7 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
 
     graph = base_of(run)
     limit, shape = _shrunken(run, graph), input_shape_of(graph)
-    module = to_torch(graph).to(run.problem.device)
+    module = reading_inputs(graph).to(run.problem.device)
     if importance == "taylor":
         with run.meter.searching():
             _gradients(run, module)

@@ -8,40 +8,27 @@ from typing import Any
 import torch
 
 from gngraph.errors import IRError
-from gngraph.ir import Graph, TensorType
-from gngraph.ir.types import dtype_of
+from gngraph.ir import Graph
+from gngraph.ir.casting import cast
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
-
-PROBE_SAMPLES = 2
-"""Samples of a probe: two, so that a mix-up of the batch axis shows."""
-
-
-def probe_of(graph: Graph, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Random inputs for `graph` on the CPU, one a network input, with a batch of 2.
-
-    Floating-point inputs are standard normal in float64, integers and flags are zeros, which every embedding table and
-    mask takes.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    probe = []
-    for name in graph.inputs:
-        type_ = graph.nodes[name].type
-        if not isinstance(type_, TensorType):
-            raise IRError(f"input '{name}' has type '{type_}'; an input must be a tensor")
-        shape = [PROBE_SAMPLES if isinstance(size, str) else size for size in type_.shape]
-        dtype = dtype_of(type_.dtype)
-        if dtype.is_floating_point:
-            probe.append(torch.randn(shape, generator=generator, dtype=torch.float64))
-        else:
-            probe.append(torch.zeros(shape, dtype=dtype))
-    return tuple(probe)
 
 
 def outputs64(graph: Graph, probe: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Every output tensor of `graph` in eval mode, computed in float64 on the CPU."""
-    inputs = [x.to(device="cpu", dtype=torch.float64 if x.is_floating_point() else None) for x in probe]
-    with torch.no_grad():
-        result = lower(graph.to(torch.float64, "cpu")).module(*inputs)
+    """Every output tensor of `graph` in eval mode, computed in float64 on the CPU.
+
+    Raises:
+        IRError: the network does not run in float64, as where a forward reads bits of floating-point numbers.
+    """
+    inputs = [x.to(device="cpu", dtype=cast(x.dtype, torch.float64)) for x in probe]
+    try:
+        with torch.no_grad():
+            result = lower(graph.to(torch.float64, "cpu")).module(*inputs)
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        reason = str(error).partition(chr(10))[0].rstrip(".")
+        raise IRError(
+            f"network '{graph.name}' does not run in float64 on random inputs, by which rewrites are proved: {reason}"
+        ) from error
     return list(_tensors(result))
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 
 from gngraph.analysis.cost import multiply_adds_of
-from gngraph.analysis.equivalence import PROBE_SAMPLES, probe_of
 from gngraph.ir import Graph
 from gngraph.lowering.counting import CountingInterpreter
+from gngraph.lowering.probe import PROBE_SAMPLES, probe_of
 from gngraph.lowering.to_torch import Lowered, lower
 
 

@@ -178,10 +178,10 @@ def _described(parity: Parity) -> str:
 def _speeds(graph: Graph, run: Any, name: str) -> str:
     from gngraph.deploy.parity import random_inputs, running
     from gngraph.deploy.speed import speed
-    from gngraph.lowering.to_torch import to_torch
+    from gngraph.lowering.to_torch import reading_inputs
 
     lines = []
-    for label, what in ((name, run), ("torch", running(to_torch(graph).cpu().eval()))):
+    for label, what in ((name, run), ("torch", running(reading_inputs(graph).cpu().eval()))):
         measured = (speed(what, random_inputs(graph, batch)) for batch in _BATCHES)
         lines.append(f"{label}: {', '.join(map(str, measured))}")
     return "\n".join(lines)

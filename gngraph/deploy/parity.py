@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph, TensorType
-from gngraph.ir.types import dtype_of
+from gngraph.ir import Graph
+from gngraph.lowering.probe import probe_of
 
 Batch = tuple[Tensor, ...]
 """A tensor for each input of a graph, in their order."""
@@ -36,18 +36,8 @@ class Parity:
 
 
 def random_inputs(graph: Graph, count: int) -> Batch:
-    """Inputs with `count` samples: numbers from a normal distribution, 0 and 1 where they are integers."""
-    generator = torch.Generator().manual_seed(count)
-    inputs = []
-    for name in graph.inputs:
-        type_ = graph.nodes[name].type
-        assert isinstance(type_, TensorType)
-        shape = [size if isinstance(size, int) else count for size in type_.shape]
-        dtype = dtype_of(type_.dtype)
-        is_real = dtype.is_floating_point
-        random = torch.randn(shape, generator=generator) if is_real else torch.randint(0, 2, shape, generator=generator)
-        inputs.append(random.to(dtype))
-    return tuple(inputs)
+    """Inputs with `count` samples: numbers from a normal distribution, and whole numbers that the network's tables have."""
+    return probe_of(graph, seed=count, samples=count, dtype=None)
 
 
 def running(module: nn.Module) -> Run:

@@ -21,7 +21,7 @@ from gngraph.deploy.precision import TOLERANCES, Precision, convert
 from gngraph.deploy.provenance import provenance, version
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import to_torch
+from gngraph.lowering.to_torch import reading_inputs
 from gngraph.writing import replacing
 
 BATCH_AXIS = "batch"
@@ -84,7 +84,7 @@ def export_onnx(
         GnGraphError: a package is missing, the exporter or onnxruntime refuses, the file would exceed 2 GB, or an
             output differs by more than `TOLERANCES` of the precision.
     """
-    module = to_torch(graph).cpu()
+    module = reading_inputs(graph).cpu()
     size = sum(p.data.numel() * p.data.element_size() for p in graph.params.values())
     if size > _MAX_BYTES:
         raise GnGraphError(

@@ -38,12 +38,12 @@ def load(
     Raises:
         ModelFileError: the file cannot be read, would run code, or the input shape is missing.
         ArchiveError: an archive is damaged.
+        DataError: an input shape is given for an archive of a network with several inputs.
         UnsupportedModelError: the network cannot be traced, or does not run on that input shape.
     """
     if is_archive(source):
         graph = archive.load(source)
-        own = input_shape_of(graph)
-        if input_shape is not None and input_shape != own:
+        if input_shape is not None and input_shape != (own := input_shape_of(graph)):
             raise ModelFileError(
                 f"'{source}' takes inputs of shape '{_text(own)}', not '{_text(input_shape)}'; leave out the input shape"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.importing.examples import Example
 from gngraph.importing.fx_calls import bind, dispatched, scopes
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_shapes import shape_node
@@ -34,7 +35,8 @@ from gngraph.ir import (
     TupleType,
     verify,
 )
-from gngraph.ir.types import dtype_name, dtype_of, refs_in
+from gngraph.ir.types import dtype_name, dtype_of, refs_in, replace_refs
+from gngraph.lowering.probe import range_of
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.conv import specialise
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
@@ -49,7 +51,7 @@ def built(
     joint: Joined,
     root: nn.Module,
     held: Collection[str],
-    inputs: tuple[torch.Tensor, ...],
+    example: Example,
     known: ShapesSeen,
 ) -> Graph:
     """The graph of the joined trace of a module, whose tensors become the graph's.
@@ -59,13 +61,13 @@ def built(
         joint: the trace.
         root: the copy that was traced, in eval mode, with the constants of the trace.
         held: paths of the modules that stay in eval mode while the network trains.
-        inputs: example inputs, batch first.
+        example: what its placeholders stand for, and how forward is called with it.
         known: see `Shapes`.
 
     Raises:
         UnsupportedModelError: the trace has what a graph cannot hold, or does not fit the inputs.
     """
-    return _Builder(module, joint, root, held, known).build(inputs)
+    return _Builder(module, joint, root, held, known).build(example)
 
 
 class _Builder:
@@ -86,32 +88,27 @@ class _Builder:
         self.env: dict[fx.Node, Attr] = {}
         self.reads: dict[fx.Node, str] = {}
         self.transposed: dict[fx.Node, str] = {}
-        self.defaults: dict[Any, Attr] = {}
         self.recorded: Callable[[fx.Node], ForeignValue] | None = None
 
-    def build(self, inputs: tuple[torch.Tensor, ...]) -> Graph:
+    def build(self, example: Example) -> Graph:
         placeholders = [n for n in self.traced.nodes if n.op == "placeholder"]
-        if len(placeholders) < len(inputs) or any(not n.args for n in placeholders[len(inputs) :]):
-            names = [n.name for n in placeholders]
-            raise UnsupportedModelError(
-                f"'{type(self.module).__name__}' takes the inputs {names}, but {len(inputs)} example inputs were given"
-            )
-        self.inputs = inputs
-        names = []
-        for fx_node, tensor in zip(placeholders, inputs, strict=False):
+        self.inputs = example.tensors
+        names = {}
+        for fx_node, name, tensor in zip(placeholders, example.names, example.tensors, strict=True):
             type_ = TensorType(dtype_name(tensor.dtype), (BATCH, *tensor.shape[1:]) if tensor.dim() else ())
-            self.nodes[fx_node.name] = Node(fx_node.name, "input", type=type_)
+            self.nodes[fx_node.name] = Node(fx_node.name, "input", attrs=range_of(tensor), type=type_)
             self.env[fx_node] = Ref(fx_node.name)
-            names.append(fx_node.name)
-        for fx_node in placeholders[len(inputs) :]:
-            self.env[fx_node] = self.defaults[fx_node] = fx_node.args[0]  # an argument left at its default
+            names[name] = fx_node.name
         output: Attr = None
         for fx_node in self.traced.nodes:
             if fx_node.op == "output":
                 output = self.attr(fx_node.args[0])
             elif fx_node.op != "placeholder":
                 self.convert(fx_node)
-        graph = Graph(type(self.module).__name__, self.nodes, self.params, tuple(names), output)
+        arguments = Items(tuple((key, replace_refs(value, names)) for key, value in example.arguments.pairs))
+        own = all(value == Ref(key) for key, value in arguments.pairs)
+        inputs = tuple(names.values())
+        graph = Graph(type(self.module).__name__, self.nodes, self.params, inputs, output, None if own else arguments)
         verify(graph)
         return graph
 
@@ -190,7 +187,6 @@ class _Builder:
                 params[name] = self.reads[value]
             elif name in call.operands:
                 for position, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-                    item = self.defaults.get(item, item)
                     if isinstance(item, fx.Node):
                         inputs.append(self.value(item))
                     elif name in ("a", "b") and isinstance(item, (int, float, bool, Flag)):

@@ -15,12 +15,18 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
+_SHARDED = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
+
+
 def check_module(module: nn.Module) -> None:
-    """Refuse hooks, parametrizations, scripted and lazy modules, and tensors that share memory.
+    """Refuse what is no module, hooks, parametrizations, scripted, quantised, sharded and lazy modules, shared memory.
 
     Raises:
         UnsupportedModelError: names the module or parameter and the remedy.
     """
+    if not isinstance(module, nn.Module):
+        found = f"the class '{module.__name__}'" if isinstance(module, type) else f"a '{type(module).__name__}'"
+        raise UnsupportedModelError(f"a network is an nn.Module, but {found} was given; make the module and pass it")
     for name in _HOOKS:
         if getattr(torch_modules, f"_global{name}", None):
             raise UnsupportedModelError(
@@ -30,6 +36,19 @@ def check_module(module: nn.Module) -> None:
         where = f"module '{path or type(child).__name__}' ({type(child).__name__})"
         if isinstance(child, torch.jit.ScriptModule):
             raise UnsupportedModelError(f"{where} is scripted; pass the original nn.Module instead of TorchScript")
+        if type(child).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized", "torch.nn.quantizable")):
+            raise UnsupportedModelError(
+                f"{where} is a quantised module, whose weights are not trained as they are; pass the network as it was before "
+                f"and quantise what gngraph makes of it"
+            )
+        if any(f"{base.__module__}.{base.__qualname__}" == _SHARDED for base in type(child).__mro__):
+            raise UnsupportedModelError(
+                f"{where} is sharded by FSDP, so that no process has all of its weights; gather its state_dict and load that into "
+                f"the plain module"
+            )
+        for name, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None:
+                _check_values(tensor, f"'{f'{path}.{name}'.strip('.')}'", where)
         if parametrize.is_parametrized(child):
             raise UnsupportedModelError(
                 f"{where} has parametrized weights; call torch.nn.utils.parametrize.remove_parametrizations first"
@@ -38,10 +57,6 @@ def check_module(module: nn.Module) -> None:
         if hooks:
             raise UnsupportedModelError(f"{where} has hooks ({hooks[0]}), which tracing would lose; remove them first")
         for name, parameter in child.named_parameters(recurse=False):
-            if isinstance(parameter, nn.UninitializedParameter):
-                raise UnsupportedModelError(
-                    f"{where} has the uninitialised parameter '{name}'; run the model once first"
-                )
             if any(getattr(parameter, table, None) for table in _GRADIENT_HOOKS):
                 raise UnsupportedModelError(
                     f"parameter '{f'{path}.{name}'.strip('.')}' has a hook that changes or reads its gradient, which a graph "
@@ -68,3 +83,20 @@ def _refuse_shared_memory(module: nn.Module) -> None:
                     f"'{one}' and '{other}' share memory without being one parameter, so that a step on one changes the other; tie "
                     f"them as one (b.weight = a.weight), or give each memory of its own (clone)"
                 )
+
+
+def _check_values(tensor: torch.Tensor, named: str, where: str) -> None:
+    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        raise UnsupportedModelError(f"{where} has the uninitialised parameter {named}; run the model once first")
+    if tensor.is_meta:
+        raise UnsupportedModelError(
+            f"{named} is on the meta device and has no values; load weights into the module first (to_empty, load_state_dict)"
+        )
+    if hasattr(tensor, "full_tensor"):
+        raise UnsupportedModelError(
+            f"{named} is sharded over processes (a DTensor); gather the state_dict and load it into the plain module"
+        )
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise UnsupportedModelError(
+            f"{named} is a sparse or quantised tensor, which a graph cannot hold; make it a dense one (to_dense, dequantize)"
+        )

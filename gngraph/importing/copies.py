@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
+from gngraph.importing.examples import read_as
+from gngraph.importing.wrappers import bare
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 """What may be shared by a copy: values that nothing changes."""
@@ -29,7 +31,7 @@ _COPYING = {
 
 
 def copy_of(module: nn.Module) -> nn.Module:
-    """A copy with tensors of its own.
+    """A copy with tensors of its own, in which what wraps modules is left out.
 
     Raises:
         UnsupportedModelError: the module holds something that cannot be copied.
@@ -42,14 +44,16 @@ class Guard:
 
     Args:
         module: the module.
-        own: the copy.
+        own: the copy, in which what wraps modules is left out.
     """
 
     def __init__(self, module: nn.Module, own: nn.Module) -> None:
-        self._both = module, own
-        self._versions = [{name: p._version for name, p in m.named_parameters()} for m in self._both]
+        self._both = dict(_held(module)), dict(_held(own))
+        self._versions = [{name: x._version for name, x in held.items()} for held in self._both]
         # copied, for torch moves running statistics without counting a version
-        self._buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        self._buffers = {
+            name: x.detach().clone() for name, x in self._both[0].items() if not isinstance(x, nn.Parameter)
+        }
 
     def restore(self) -> list[str]:
         """Put back what has changed; the names of what had changed of the module."""
@@ -58,14 +62,23 @@ class Guard:
             for place, (versions, one, other) in enumerate(
                 zip(self._versions, self._both, self._both[::-1], strict=True)
             ):
-                originals = dict(other.named_parameters())
-                moved: dict[str, torch.Tensor] = {}
-                moved |= {name: p for name, p in one.named_parameters() if p._version != versions[name]}
-                moved |= {name: b for name, b in one.named_buffers() if not _equal(b, self._buffers[name])}
-                for name, tensor in moved.items():
-                    tensor.copy_(self._buffers[name] if name in self._buffers else originals[name])
-                changed += moved if place == 0 else ()
+                for name, tensor in one.items():
+                    buffer = self._buffers.get(name)
+                    if tensor._version != versions[name] if buffer is None else not _equal(tensor, buffer):
+                        tensor.copy_(other[name] if buffer is None else buffer)
+                        changed += [name] if place == 0 else []
         return changed
+
+
+def _held(module: nn.Module, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by the names that a copy has for them."""
+    module = bare(module)
+    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None:
+            yield f"{path}{key}", tensor
+    for key, child in module._modules.items():
+        if child is not None:
+            yield from _held(child, f"{path}{key}.")
 
 
 def on_shared_tensors(module: nn.Module) -> nn.Module:
@@ -102,7 +115,7 @@ def _copied(module: nn.Module, tensor_for: Callable[[torch.Tensor], torch.Tensor
         for tensor in _computed_tensors(module):
             memo.setdefault(id(tensor), tensor.detach().clone())
         try:
-            return _module_copy(module, memo)
+            return _module_copy(bare(module), memo)
         except Exception as error:  # whatever an attribute raises that cannot be copied
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UnsupportedModelError(
@@ -127,8 +140,7 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     own = {name for base in kind.__mro__ if not _is_torchs(base) for name in vars(base)}
     if own & _COPYING:
-        copied: nn.Module = copy.deepcopy(module, memo)
-        return copied
+        return read_as(copy.deepcopy(module, memo), module)
     twin: nn.Module
     twin = memo[id(module)] = object.__new__(kind)
     held = vars(twin)
@@ -138,7 +150,11 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         elif name in ("_parameters", "_buffers"):
             held[name] = {key: None if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
         elif name == "_modules":
-            held[name] = {key: None if child is None else _module_copy(child, memo) for key, child in value.items()}
+            held[name] = {
+                key: None if child is None else _module_copy(bare(child), memo) for key, child in value.items()
+            }
+        elif name == "_compiled_call_impl":
+            held[name] = None  # of module.compile(): it would run the module, not the copy
         elif type(value) in (dict, OrderedDict, set, list) and not value:
             held[name] = type(value)()
         elif isinstance(value, nn.Module):  # hidden from the tree of modules

@@ -177,5 +177,5 @@ def with_decided(graph: Graph, axes: Iterable[InputAxis]) -> Graph:
     nodes = dict(graph.nodes)
     for i, axis in sorted(axes):
         node = nodes[graph.inputs[i]]
-        nodes[node.name] = replace(node, attrs={DECIDED: (*node.attrs.get(DECIDED, ()), axis)})
+        nodes[node.name] = replace(node, attrs={**node.attrs, DECIDED: (*node.attrs.get(DECIDED, ()), axis)})
     return replace(graph, nodes=nodes)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from gngraph.errors import GnGraphError, IRError, UnsupportedModelError
@@ -13,6 +11,7 @@ from gngraph.importing.building import built
 from gngraph.importing.checks import check_module
 from gngraph.importing.copies import Guard, copy_of
 from gngraph.importing.decided import with_decided
+from gngraph.importing.examples import Example, example_of, reading_leaves
 from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.imported import Imported, changes_in_forward, function_of_its_own
 from gngraph.importing.in_place import without_changes_in_place
@@ -31,9 +30,7 @@ TrainOnly = Literal["refuse", "drop"]
 """What to do with heads that give outputs in train mode alone: refuse the model, or drop them."""
 
 
-def from_torch(
-    module: nn.Module, example_inputs: torch.Tensor | Iterable[torch.Tensor], *, train_only: TrainOnly = "refuse"
-) -> Graph:
+def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly = "refuse") -> Graph:
     """The graph of an unmodified module, which computes and trains as the module does. The module is not changed in any way.
 
     Everything runs on a copy of the module, and the graph has parameters of its own. What a forward does in train mode alone is
@@ -41,15 +38,23 @@ def from_torch(
     eval mode. What a graph cannot hold is refused: gradients that are changed on their way, draws of random numbers that decide
     what is called, updates of buffers other than those of norms, state that is kept in Python.
 
+    The graph has an input for every tensor among the arguments of the example, be it in a dictionary, a list or a tuple, and
+    `to_torch` gives a module that is called as this one is. Numbers, flags, text and None are held as they are in the example,
+    and the module checks that they are the same; arguments without an example keep their defaults.
+
+    What wraps modules for a training loop is taken off, and state_dict names are those of what is inside: DataParallel,
+    DistributedDataParallel, compiled and averaged modules.
+
     Python control flow on sizes is decided as it is for the example inputs, and the axes that decide are marked: run for another
-    size of theirs, the network raises a `DataError`. All others are as free as the module leaves them. Arguments without an
-    example keep their defaults. Torch's transformer layers are read as their plain arithmetic: where torch takes its fused fast
-    path (in eval mode, without gradients) they differ from it in the last bits.
+    size of theirs, the network raises a `DataError`. All others are as free as the module leaves them. Torch's
+    transformer layers are read as their plain arithmetic: where torch takes its fused fast path (in eval mode, without gradients)
+    they differ from it in the last bits.
 
     Args:
         module: any nn.Module that torch.fx can trace. Its training mode does not matter.
-        example_inputs: one tensor, or one for each argument of `forward`; axis 0 is the batch. They give the shapes, and
-            the graph is run on them to prove that it computes bit for bit what the module computes in eval mode.
+        example_inputs: a tensor, a tuple or list of the positional arguments of `forward`, or a dictionary of its keyword
+            arguments, as in {"batch": {"image": x}}; axis 0 of each tensor is the batch. They give the shapes, and the graph is
+            run on them to prove that it computes bit for bit what the module computes in eval mode.
         train_only: what to do when the module returns more in train mode than in eval mode (auxiliary heads).
 
     Raises:
@@ -61,13 +66,14 @@ def from_torch(
     >>> [node.op for node in graph.nodes.values()]
     ['input', 'linear', 'relu', 'linear']
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     check_module(module)
     with plain_torch():
         own, reached = copy_of(module), Reached(module)
         guard = Guard(module, own)
+        example = example_of(own, example_inputs)
+        own = own if example.is_flat else reading_leaves(own, example)
         try:
-            graph = _imported(own, inputs, drop=train_only == "drop")
+            graph = _imported(own, example, drop=train_only == "drop")
         except GnGraphError:
             raise
         except Exception as error:  # whatever a forward does that nobody has thought of
@@ -87,11 +93,11 @@ def from_torch(
     return graph
 
 
-def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool) -> Graph:
-    """The graph of a module that is the import's own, with its tensors."""
-    name, known = type(module).__name__, dict[Any, Any]()
+def _imported(module: nn.Module, example: Example, *, drop: bool) -> Graph:
+    """The graph of a module that is the import's own, with its tensors, and whose forward takes those of the example one by one."""
+    name, known, inputs = type(module).__name__, dict[Any, Any](), example.tensors
     expected = outputs_of(module, inputs)
-    evaluated, trained = (trace(module, inputs, known, training=training) for training in (False, True))
+    evaluated, trained = (trace(module, example, known, training=training) for training in (False, True))
     for path in sorted(evaluated.unlike):
         if spec_of_module(evaluated.root.get_submodule(path)) is not None:
             raise UnsupportedModelError(
@@ -109,7 +115,7 @@ def _imported(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, drop: bool
     take_apart(trained.graph)
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
-    graph = built(module, joint, evaluated.root, trained.unlike, inputs, known)
+    graph = built(module, joint, evaluated.root, trained.unlike, example, known)
     graph = with_decided(graph, evaluated.decided | trained.decided)
     try:
         vet(graph)

@@ -23,7 +23,7 @@ from gngraph.importing.imported import (
 )
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import to_torch
+from gngraph.lowering.to_torch import reading_inputs
 
 ROUNDING = 1e-7
 """Largest difference that two orders of the same arithmetic may leave in float64, relative to the largest entry."""
@@ -57,7 +57,7 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
     """Compare as far as the module runs; what it raises where it runs in train mode on no probe."""
     errors: list[Exception] = []
     ran = False
-    graph = claim.graph if dtype is None else claim.graph.to(dtype)
+    graph = claim.graph if dtype is None else _with_parameters_as(claim.graph, dtype)
     for inputs, drawn in zip(_probes(claim.inputs, dtype), ({}, _drawn(graph)), strict=True):
         for training, backward in ((True, True), (True, False), (False, False)):
             if training and not backward and ran:
@@ -75,7 +75,9 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
             ran = ran or training
             try:
                 with redirect_stderr(StringIO()):  # where torch.fx prints what it raises
-                    found = _run(to_torch(graph.with_params(drawn)), inputs, None, training=training, backward=backward)
+                    found = _run(
+                        reading_inputs(graph.with_params(drawn)), inputs, None, training=training, backward=backward
+                    )
             except Exception as error:
                 _refuse(claim, f"does not run in {_mode(training)} mode, where the module does ({reason_of(error)})")
             what = _difference(claim, expected, found, tolerance)
@@ -84,6 +86,11 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
             if not all(_close(a, b, tolerance, 0.0) for a, b in zip(expected.outputs, again.outputs, strict=True)):
                 raise UnsupportedModelError(changes_by_itself(claim.graph.name))
     return [] if ran else errors
+
+
+def _with_parameters_as(graph: Graph, dtype: torch.dtype) -> Graph:
+    """A graph with other parameters, as a module's `to` makes one: what its forward casts to stays."""
+    return graph.with_params({name: p.data.to(dtype) for name, p in graph.params.items() if p.data.is_floating_point()})
 
 
 def _mode(training: bool) -> str:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.examples import Example
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import random_streams
@@ -57,12 +58,12 @@ class Traced:
     decided: frozenset[InputAxis]
 
 
-def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, *, training: bool) -> Traced:
+def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: bool) -> Traced:
     """The torch.fx graph of a copy of `module` in one mode.
 
     Args:
         module: the root; its own mode does not matter.
-        inputs: example inputs, whose sizes decide control flow on sizes.
+        example: its tensors, whose sizes decide control flow on sizes, are what forward takes, one by one.
         known: see `Shapes`.
         training: the mode.
 
@@ -75,7 +76,7 @@ def trace(module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen, 
     except Exception as error:  # whatever a train() of the user's raises
         raise UnsupportedModelError(f"'{name}' cannot be put into train and eval mode: {reason_of(error)}") from error
     unlike = frozenset(path for path, child in root.named_modules() if child.training is not training)
-    tracer = Tracer(module, inputs, known)
+    tracer = Tracer(module, example.tensors, example.names, known)
     before, streams, reached = set(vars(root)), random_streams(), Reached(root)
     try:
         with _recorded_factories(tracer), _followed_functions(tracer), _noted_system() as system:

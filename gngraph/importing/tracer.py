@@ -103,6 +103,7 @@ class Tracer(fx.Tracer):
     Args:
         module: what is traced, as it is before.
         inputs: example inputs, batch first.
+        names: of the inputs.
         known: see `Shapes`.
 
     Attributes:
@@ -112,10 +113,13 @@ class Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
 
-    def __init__(self, module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Sequence[torch.Tensor], names: Sequence[str], known: ShapesSeen
+    ) -> None:
         super().__init__(autowrap_functions=traced_by_name())
         self.module = module
         self.inputs = inputs
+        self.names = names
         self.known = known
         self.functions: dict[str, str] = {}
         self.looks: list[Look] = []
@@ -129,12 +133,11 @@ class Tracer(fx.Tracer):
         return spec_of_module(m) is not None
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """As fx does it with `root_fn`, `is_module` and `concrete_args`, but an argument left at its default is that default."""
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for i in range(1 + len(self.inputs), len(args)):
-            if isinstance(args[i], fx.Proxy) and args[i].node.args:
-                args[i] = args[i].node.args[0]
-        return function, args
+        """The root and a placeholder an input for `root_fn`; an argument without an example keeps its default.
+
+        `is_module` and `concrete_args` are those of fx, and are not looked at.
+        """
+        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.names)]
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

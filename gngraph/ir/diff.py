@@ -63,6 +63,7 @@ def _graph_fields(graph: Graph, other: Graph) -> dict[str, str]:
     return {
         "name": graph.name,
         "inputs": ", ".join(with_sigil("%", name) for name in graph.inputs),
+        "arguments": "" if graph.arguments is None else format_attr(graph.arguments),
         "output": format_attr(graph.output),
         "order of nodes": ", ".join(with_sigil("%", name) for name in graph.nodes if name in other.nodes),
         "order of parameters": ", ".join(with_sigil("@", name) for name in graph.params if name in other.params),

@@ -181,7 +181,7 @@ class Draft:
             IRError: a type rule or an invariant is broken; the message names the node. The base is unchanged.
         """
         nodes = self._infer(self._ordered())
-        graph = Graph(self._base.name, nodes, self._params, self._inputs, self._output)
+        graph = replace(self._base, nodes=nodes, params=dict(self._params), inputs=self._inputs, output=self._output)
         verify(graph)
         return graph
 

@@ -10,7 +10,8 @@ from types import MappingProxyType
 import torch
 
 from gngraph.errors import IRError
-from gngraph.ir.types import Attr, Node, Parameter, refs_in
+from gngraph.ir.casting import cast, node_as
+from gngraph.ir.types import Attr, Items, Node, Parameter, refs_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Graph:
         params: parameter name -> parameter, in state_dict order.
         inputs: names of the input nodes (op "input"), in calling order.
         output: what the network returns: a `Ref`, or tuples / `Items` of them.
+        arguments: what `forward` takes, by name, each a `Ref` of an input, a constant, or tuples / `Listed` / `Items` of them;
+            None where every input is an argument of its name.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Graph:
     params: Mapping[str, Parameter]
     inputs: tuple[str, ...]
     output: Attr
+    arguments: Items | None = None
 
     def __post_init__(self) -> None:
         for name in ("nodes", "params"):
@@ -128,12 +132,18 @@ class Graph:
         return replace(self, params=params)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Graph:
-        """This graph with floating-point parameters as `dtype` and every parameter on `device`."""
+        """This graph with every floating-point number as `dtype`, and every parameter on `device`.
+
+        Parameters become `dtype`, and so does what the forward casts to a floating-point dtype or makes in one: unlike a module,
+        in which `x.float()` stays what it is, a graph in float64 computes in float64 alone. Integers and flags stay.
+        """
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else None)
+            return tensor.to(device=device, dtype=None if dtype is None else cast(tensor.dtype, dtype))
 
-        return replace(self, params={k: replace(p, data=moved(p.data)) for k, p in self.params.items()})
+        params = {k: replace(p, data=moved(p.data)) for k, p in self.params.items()}
+        nodes = self.nodes if dtype is None else {k: node_as(node, dtype) for k, node in self.nodes.items()}
+        return replace(self, nodes=nodes, params=params)
 
     def num_params(self) -> int:
         """Number of entries of all nn.Parameters (buffers are not counted)."""

@@ -72,11 +72,12 @@ class Parser:
             if node.name in nodes:
                 raise self._error(where, f"value '{node.name}' is given twice")
             nodes[node.name] = node
+        arguments = self._items(0) if self._accept("name", "call") else None
         self._keyword("return")
         output = self._attr(0)
         self._mark("}")
         self._take("end", "nothing more, for the graph is closed")
-        return Graph(name, nodes, params, inputs, output)
+        return Graph(name, nodes, params, inputs, output, arguments)
 
     def _inputs(self) -> tuple[str, ...]:
         self._mark("(")

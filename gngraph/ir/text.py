@@ -7,6 +7,7 @@ r"""The text form of a graph: one line a node, which parses back to the same gra
       return %conv
     }
 
+A network that takes other arguments than its inputs one by one says before it returns which they are: `call {batch={image=%x}}`.
 Values carry `%`, parameters `@`; names that are not plain words are quoted with JSON escapes. `#` starts a comment. The
 text is canonical: two graphs have the same text exactly when they are the same up to the values of their parameters.
 Attributes are None, True, False, numbers, "strings", `%references`, `(tuples,)`, `{key=value}`, `dtype(f32)`,
@@ -53,6 +54,7 @@ def format_graph(graph: Graph) -> str:
     lines = [f"graph {bare_or_quoted(graph.name)}({inputs}) {{"]
     lines += [f"  {format_parameter(name, parameter)}" for name, parameter in graph.params.items()]
     lines += [f"  {format_node(node)}" for node in graph.nodes.values()]
+    lines += [] if graph.arguments is None else [f"  call {format_attr(graph.arguments)}"]
     lines += [f"  return {format_attr(graph.output)}", "}", ""]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gngraph.errors import IRError
+from gngraph.ir.arguments import check_arguments
 from gngraph.ir.graph import Graph
 from gngraph.ir.types import TensorType, refs_in
 
@@ -12,7 +13,7 @@ def verify(graph: Graph) -> None:
 
     The invariants: names match their keys; every input, parameter and reference exists; a value is computed before it
     is read; references in attributes are listed as inputs; input nodes are exactly `graph.inputs`, typed as tensors;
-    the output refers to existing values; no alias names a parameter.
+    the output refers to existing values; arguments hold every input once; no alias names a parameter.
 
     Raises:
         IRError: the first invariant that is broken, with the node or parameter.
@@ -42,6 +43,8 @@ def verify(graph: Graph) -> None:
     for name in (*graph.inputs, *graph.outputs):
         if name not in seen:
             raise IRError(f"graph '{graph.name}' has '{name}' as an input or output, but no such node")
+    if graph.arguments is not None:
+        check_arguments(graph.arguments, graph.inputs)
     for name, parameter in graph.params.items():
         for alias, _ in parameter.aliases:
             if alias in graph.params:

@@ -12,8 +12,24 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, DType, Flag, Graph, Items, Listed, Node, Parameter, Ref, Slice
+from gngraph.ir import (
+    Attr,
+    DType,
+    Flag,
+    Graph,
+    Items,
+    Listed,
+    Node,
+    OpaqueType,
+    Parameter,
+    Ref,
+    Slice,
+    TensorType,
+    TupleType,
+    Type,
+)
 from gngraph.ir.types import dtype_of
+from gngraph.lowering.calling import called_as_source
 from gngraph.lowering.sizes import expect_size
 from gngraph.ops import lookup
 from gngraph.ops.foreign import DECIDED
@@ -38,12 +54,21 @@ class Lowered:
 def to_torch(graph: Graph) -> nn.Module:
     """A plain torch module that computes what `graph` does, with its own copy of the parameters.
 
-    The module tree follows the source's: `list(module.state_dict())` is equal to the source's, outputs are bit-identical,
+    It is called as the source is, be it with dictionaries or lists. The module tree follows the source's: `list(module.state_dict())` is equal to the source's, outputs are bit-identical,
     and `train()` / `eval()` work. It starts in eval mode. It runs for every size that the source takes, but where a size decided
     what the graph holds (`DECIDED` of an input): there it raises a `DataError` for another, and needs gngraph to be unpickled.
 
     Raises:
         IRError: a parameter has no values (the graph was parsed from text).
+    """
+    return called_as_source(reading_inputs(graph), graph)
+
+
+def reading_inputs(graph: Graph) -> fx.GraphModule:
+    """`to_torch`, but the module takes the graph's inputs one by one, whatever its source takes.
+
+    Raises:
+        IRError: as `to_torch` does.
     """
     for name, parameter in graph.params.items():
         if parameter.data.is_meta:
@@ -100,6 +125,9 @@ class _Emitter:
         before = self.graph._root.prev
         self._node = node
         result = lookup(node.op).emit(self, node)
+        made_as = _other_than_default(self.source, node)
+        if made_as is not None:
+            result = self.method("to", result, made_as)
         self.values[node.name] = result
         created = []
         step = before.next
@@ -167,6 +195,31 @@ class _Emitter:
         _fill(leaf, holder if holder is not None else nn.Module(), path)
         parent._modules[name] = leaf
         return leaf
+
+
+def _other_than_default(graph: Graph, node: Node) -> torch.dtype | None:
+    """The dtype of a value of floating-point numbers made of none, where it is not the one that torch gives them by itself.
+
+    So it is in a graph of another precision than it was imported in: of `torch.zeros(n)` and of whole numbers divided torch
+    makes float32 again.
+    """
+    if node.op in ("input", "parameter") or not isinstance(node.type, TensorType):
+        return None
+    dtype = dtype_of(node.type.dtype)
+    if not dtype.is_floating_point or dtype is torch.get_default_dtype():
+        return None
+    read = [graph.nodes[name].type for name in node.inputs] + [graph.params[name].type for name in node.params.values()]
+    whole = all(isinstance(type_, OpaqueType) or _is_whole(type_) for type_ in read)
+    return dtype if whole else None
+
+
+def _is_whole(type_: Type) -> bool:
+    """Whether it is of tensors of integers and flags."""
+    if isinstance(type_, TupleType):
+        return all(map(_is_whole, type_.items))
+    return isinstance(type_, TensorType) and not (
+        dtype_of(type_.dtype).is_floating_point or dtype_of(type_.dtype).is_complex
+    )
 
 
 def _fill(leaf: nn.Module, holder: nn.Module, path: str) -> None:

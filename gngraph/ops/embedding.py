@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Node, TensorType, Type
+from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.starts import looked_up
 from gngraph.ops.traits import of_first
@@ -30,6 +30,10 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     if operands.node.attrs["max_norm"] is not None:
         rules.freeze(features, "max_norm bounds the norm over it")
     rules.set(rank, features)
+
+
+def _rows(operands: Operands) -> tuple[int, Dim]:
+    return 0, operands.params["weight"].shape[0]
 
 
 def _padding_row(node: Node) -> int | None:
@@ -57,6 +61,7 @@ register(
         _emit,
         padding_row=_padding_row,
         starts={"weight": looked_up},
+        looked_up=_rows,
         modules={nn.Embedding: _read},
         functions={
             F.embedding: Call(
@@ -103,6 +108,7 @@ register(
         _bag_channels,
         _emit_bag,
         padding_row=_padding_row,
+        looked_up=_rows,
         modules={nn.EmbeddingBag: _read_bag},
     )
 )
@@ -132,5 +138,6 @@ register(
         lambda emitter, node: emitter.call(operator.getitem, *(emitter.value(name) for name in node.inputs)),
         channelwise=True,
         linear=of_first,
+        looked_up=lambda operands: (1, operands.tensor(0).shape[0]),
     )
 )

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Node, Parameter, TensorType, Type
+from gngraph.ir import Attr, Dim, Node, Parameter, TensorType, Type
 from gngraph.ops.traits import BatchStatistics, Claim, Start
 
 
@@ -239,6 +239,7 @@ class OpSpec:
         evaluated: the node that one is whose module stays in eval mode while the network trains; None for ops that are the same in
             both modes.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
+        looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         starts: how parameters start that no `reset_parameters` draws, by role (`gngraph.ops.starts`).
         modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
@@ -263,6 +264,7 @@ class OpSpec:
     statistics: BatchStatistics | None = None
     evaluated: Callable[[Node], Node] | None = None
     channel_axis: int = 1
+    looked_up: Callable[[Operands], tuple[int, Dim]] | None = None
     padding_row: Callable[[Node], int | None] = no_padding
     starts: Mapping[str, Start] = field(default_factory=dict)
     modules: Mapping[type[nn.Module] | str, ReadAttrs] = field(default_factory=dict)

@@ -16,13 +16,25 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Graph, Items, Node, TensorType, TupleType, Type
+from gngraph.ir.arguments import plain_name
 from gngraph.ops.callables import TENSOR_FUNCTIONS, TENSOR_METHODS, VISION_FUNCTIONS
 from gngraph.ops.spec import infer_type
 
 _PATH_PART = re.compile(r"(?!__)\w[\w -]*")
 _TENSOR_MODULES = frozenset(
-    {"torch", "torch.functional", "torch.nn.functional", "torch._C._nn", "torch.linalg", "torch.fft", "torch.special"}
-)
+    f"torch.{name}"
+    for name in (
+        "functional",
+        "nn.functional",
+        "linalg",
+        "fft",
+        "special",
+        "_C._nn",
+        "_C._linalg",
+        "_C._fft",
+        "_C._special",
+    )
+) | {"torch"}
 _VISION_MODULE = re.compile(r"torchvision\.ops(\.\w+)?")
 _VISION_MODELS = re.compile(
     r"torchvision\.models\.(video\.)?swin_transformer\.(_get_relative_position_bias|shifted_window_attention(_3d)?"
@@ -52,6 +64,8 @@ def vet(graph: Graph) -> None:
     for name, parameter in graph.params.items():
         for path in (name, *(alias for alias, _ in parameter.aliases)):
             _path(path, "parameter")
+    for name, _ in () if graph.arguments is None else graph.arguments.pairs:
+        _identifier(plain_name(name), "an argument")
     for node in graph.nodes.values():
         _vet_names(node)
         if node.op == "foreign":

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import fx
 
-from gngraph.ir import OpaqueType, TensorType, Type
+from gngraph.ir import Attr, Items, Listed, OpaqueType, Ref, TensorType, Type
+from gngraph.ir.arguments import defaults_of, held_by, is_container, parts_of, plain_name
+from gngraph.lowering.calling import mismatch
 from gngraph.source.expressions import BINARY, READS, Expressions, Piece
 from gngraph.source.modules import Imports
-from gngraph.source.text import Expr, Text, checked_name, is_name, render
+from gngraph.source.text import Expr, Text, checked_name, is_name, literal, render
 from gngraph.source.tree import Item, Region, Tree
 
 _LETTERS = ("y", "z", "u", "v", "w")
@@ -59,11 +61,13 @@ class _Writer:
         self.pieces = self.expressions.pieces
         self.names: dict[fx.Node, str] = {}
         self.results = {item.value: item for item in self.region.items}
+        self.checks: list[tuple[str, Expr]] = []
         self.taken = {"self", "torch", "nn", "F", *tree.function_names}
 
     def write(self) -> Forward:
-        arguments = tuple(self._inputs())
-        statements = []
+        arguments = self.tree.arguments if not self.path else None
+        taken = tuple(self._inputs()) if arguments is None else tuple(self._structures(arguments))
+        statements = list(self.checks)
         for index, item in enumerate(self.region.items):
             uses = self.region.uses(item.value)
             if not uses and item.value.target in READS:
@@ -77,7 +81,28 @@ class _Writer:
             self.pieces[item.value] = Piece(Text(name))
             statements.append((name, piece.code))
         statements.append(("return", self.expressions.value(self.region.output, "output", "").code))
-        return Forward(arguments, self._type_of(self.region.output), tuple(statements))
+        return Forward(taken, self._type_of(self.region.output), tuple(statements))
+
+    def _structures(self, arguments: Items) -> Iterator[tuple[str, str]]:
+        """The arguments of the network where they are no tensors; each input is read where it stands in them."""
+        inputs = {str(node.target): node for node in self.region.inputs}
+        defaults = defaults_of(arguments)
+        self.taken.update(plain_name(name) for name, _ in arguments.pairs)
+        for name, argument in arguments.pairs:
+            held = checked_name(plain_name(name), "the argument")
+            for path, part in parts_of(argument):
+                code = held + "".join(f"[{literal(key)}]" for key in path)
+                if isinstance(part, Ref):
+                    if part.name in inputs:
+                        self.names[inputs[part.name]] = "" if path else held
+                        self.pieces[inputs[part.name]] = Piece(Text(code))
+                    continue
+                size = len(held_by(part))
+                same = f"len({code}) == {size}" if is_container(part) else f"{code} == {literal(part)}"
+                same = f"{code} is {part}" if part is None or isinstance(part, bool) else same
+                self.checks.append(("", Text(f"torch._assert({same}, {literal(mismatch(name, path, part))})")))
+            default = f" = {literal(defaults[name])}" if name in defaults else ""
+            yield name.removesuffix("="), f"{_annotation(argument)}{default}"
 
     def _inputs(self) -> Iterator[tuple[str, str]]:
         if self.expressions.gathered is not None:
@@ -154,6 +179,19 @@ class _Writer:
         if isinstance(value, dict):
             return "dict[str, Tensor]"
         return "tuple[Tensor, ...]" if isinstance(value, tuple) else "list[Tensor]"
+
+
+def _annotation(argument: Attr) -> str:
+    """Annotation of an argument of the network; one that takes all further arguments is annotated by the kind of each."""
+    if isinstance(argument, Ref):
+        return "Tensor"
+    if not is_container(argument):
+        return type(argument).__name__ if argument is not None else "None"
+    kinds = {_annotation(item) for _, item in held_by(argument)}
+    kind = kinds.pop() if len(kinds) == 1 else "Any"
+    if isinstance(argument, Items):
+        return f"dict[str, {kind}]"
+    return f"list[{kind}]" if isinstance(argument, Listed) else f"tuple[{kind}, ...]"
 
 
 def _length(code: Expr) -> int:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Graph, TensorType
-from gngraph.ir.types import dtype_of
+from gngraph.ir import Graph, Items, Ref
+from gngraph.ir.arguments import call_of
+from gngraph.lowering.probe import probe_of
 
 _BATCH = 2
 """Samples in the probe; with fewer, BatchNorm cannot run in train mode."""
@@ -39,7 +40,7 @@ def prove(source: str, name: str, graph: Graph, reference: nn.Module) -> None:
         raise _defect(graph, f"it does not run: {error}") from error
     _compare_structure(graph, reference, net)
     own = _state(reference)
-    inputs = _probe(graph)
+    inputs = probe_of(graph, samples=_BATCH, dtype=None)
     if not any(tensor.is_meta for tensor in own.values()):
         _compare_runs(graph, reference, net, own, inputs, training=False)
     drawn = _drawn(own)
@@ -112,12 +113,14 @@ def _compare_runs(
 ) -> None:
     mode = "train" if training else "eval"
     results = []
-    for module in (reference, net):
+    values = dict(zip(graph.inputs, inputs, strict=True))
+    arguments = graph.arguments or Items(tuple((name, Ref(name)) for name in graph.inputs))
+    for module, (args, named) in ((reference, (inputs, {})), (net, call_of(arguments, values))):
         used = {key: tensor.clone() for key, tensor in state.items()}
         module.train(training)
         with torch.no_grad(), _seeded():
             try:
-                output = torch.func.functional_call(module, used, inputs)
+                output = torch.func.functional_call(module, used, args, named)
             except Exception as error:  # whatever the network's own operations raise
                 if not training:
                     raise _defect(graph, f"it fails in {mode} mode on a batch of {_BATCH}: {error}") from error
@@ -171,17 +174,3 @@ def _drawn(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             else:
                 drawn[key] = (torch.rand(tensor.shape) + 0.5).to(tensor.dtype)
     return drawn
-
-
-def _probe(graph: Graph) -> tuple[Tensor, ...]:
-    """Random inputs with a batch of `_BATCH`: numbers from a normal distribution, 0 and 1 where they are integers."""
-    inputs = []
-    with _seeded():
-        for name in graph.inputs:
-            type_ = graph.nodes[name].type
-            assert isinstance(type_, TensorType)
-            shape = [size if isinstance(size, int) else _BATCH for size in type_.shape]
-            dtype = dtype_of(type_.dtype)
-            random = torch.randn(shape) if dtype.is_floating_point or dtype.is_complex else torch.randint(0, 2, shape)
-            inputs.append(random.to(dtype))
-    return tuple(inputs)

@@ -77,10 +77,12 @@ class Tree:
     Attributes:
         lowered: the lowered graph.
         origins: fx node -> the IR node that it was lowered from.
+        arguments: what the network takes, see `Graph.arguments`.
     """
 
     def __init__(self, graph: Graph, lowered: Lowered) -> None:
         self.lowered = lowered
+        self.arguments = graph.arguments
         self.origins: dict[fx.Node, Node] = {}
         self._modules = dict(lowered.module.named_modules(remove_duplicate=False))
         for name, steps in lowered.steps.items():

@@ -11,7 +11,7 @@ from torch import nn
 
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import to_torch
+from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
@@ -92,7 +92,7 @@ class Trainer:
         """
         if not stretch.epochs:
             return Trained(self._settled(graph), (), state or OptimizerState({}))
-        module = to_torch(graph).to(self.device).train()
+        module = reading_inputs(graph).to(self.device).train()
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
         if state is not None:

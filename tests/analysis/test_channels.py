@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces, Role
-from gngraph.analysis.equivalence import outputs64, probe_of
+from gngraph.analysis.equivalence import outputs64
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.probe import probe_of
 from tests.morphism_errors import difference, errors_of, value_masked
 from tests.small_networks import NETWORKS, build
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
+from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.importing.from_torch import from_torch
+from gngraph.lowering.probe import probe_of
 from gngraph.ops import draft_of
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
@@ -74,7 +75,7 @@ class Lookup(nn.Module):
 def test_a_probe_has_the_types_of_the_inputs() -> None:
     graph = from_torch(Lookup(), (torch.zeros(2, dtype=torch.int64), torch.ones(2, 4)))
     token, scale = probe_of(graph)
-    assert token.tolist() == [0, 0]
+    assert token.dtype == torch.int64 and token.min() >= 0 and token.max() < 7
     assert scale.dtype == torch.float64 and scale.shape == (2, 4)
     assert torch.equal(scale, probe_of(graph)[1])
     assert relative_error(graph, graph) == 0.0

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import outputs64, probe_of
+from gngraph.analysis.equivalence import outputs64
 from gngraph.errors import IRError
 from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
+from gngraph.lowering.probe import probe_of
 from gngraph.ops.vet import vet
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import PruneChannel

@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.ops import StochasticDepth
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import probe_of
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, Node, TensorType
 from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import OpSpec, lookup, spec
 from gngraph.ops.rules import all_axes

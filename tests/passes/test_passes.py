@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
+from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.passes import PassManager
 from gngraph.passes.channel_choice import out_norms

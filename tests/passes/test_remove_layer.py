@@ -12,12 +12,13 @@ from torch import nn
 import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
-from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
+from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
+from gngraph.lowering.probe import probe_of
 from gngraph.rewrite import NewChannel, RemoveLayer, morph
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers, remove_layer
 from gngraph.running.problem import Problem

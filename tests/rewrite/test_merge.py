@@ -10,10 +10,11 @@ import torch
 from torch import fx, nn
 
 from gngraph.analysis.channels import ChannelSpaces, Role
-from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
+from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.errors import FrozenSpaceError, PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import MergeChannel, Morphism, NewChannel, PruneChannel, SplitChannel, edits_of

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role
-from gngraph.analysis.equivalence import outputs64, probe_of, relative_error
+from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.errors import FrozenSpaceError, IRError, PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.folding import fold_target
