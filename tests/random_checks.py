@@ -42,8 +42,7 @@ from tests.morphism_errors import value_masked
 from tests.random_networks import Built, build, numbers_of
 from tests.removal_errors import removal_error
 
-BAR = 1e-10
-"""Largest relative error of outputs in float64."""
+BAR = 1e-10  # largest relative error of outputs in float64
 
 
 @dataclass
