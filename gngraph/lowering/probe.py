@@ -19,7 +19,7 @@ from gngraph.ops import lookup, operands_of
 PROBE_SAMPLES = 2
 """Samples of a probe: two, so that a mix-up of the batch axis shows."""
 
-LEAST, MOST = "least", "most"
+_FROM, _TO = "least", "most"
 """Attributes of an input of whole numbers: the range of the example that the network was imported with."""
 
 _Range = tuple[int, int]
@@ -106,7 +106,7 @@ def _ranges(graph: Graph, name: str) -> Iterator[_Range]:
         yield 0, rows - 1
     elif _type_of(node).dtype == "u8":
         yield 0, 255
-    least, most = node.attrs.get(LEAST), node.attrs.get(MOST)
+    least, most = node.attrs.get(_FROM), node.attrs.get(_TO)
     if isinstance(least, int) and isinstance(most, int) and least <= most:
         yield least, most
 
@@ -134,4 +134,4 @@ def range_of(example: torch.Tensor) -> Mapping[str, Any]:
     """The attributes of an input that keep the range of an example of whole numbers."""
     if example.is_floating_point() or example.is_complex() or not example.numel():
         return {}
-    return {LEAST: int(example.min()), MOST: int(example.max())}
+    return {_FROM: int(example.min()), _TO: int(example.max())}
