@@ -54,6 +54,11 @@ def called_as_source(module: fx.GraphModule, graph: Graph) -> fx.GraphModule:
 def mismatch(name: str, path: Path, part: Attr) -> str:
     """What is said where an argument is not what the graph was made for.
 
+    Args:
+        name: of the argument.
+        path: of the part that differs.
+        part: what stands there in the example.
+
     >>> mismatch("batch", ("mode",), "train")
     "batch['mode'] must be 'train', as in the example that the network was imported with"
     """
