@@ -54,9 +54,10 @@ class Lowered:
 def to_torch(graph: Graph) -> nn.Module:
     """A plain torch module that computes what `graph` does, with its own copy of the parameters.
 
-    It is called as the source is, be it with dictionaries or lists. The module tree follows the source's: `list(module.state_dict())` is equal to the source's, outputs are bit-identical,
-    and `train()` / `eval()` work. It starts in eval mode. It runs for every size that the source takes, but where a size decided
-    what the graph holds (`DECIDED` of an input): there it raises a `DataError` for another, and needs gngraph to be unpickled.
+    It is called as the source is, be it with dictionaries or lists. The module tree follows the source's:
+    `list(module.state_dict())` is equal to the source's, outputs are bit-identical, and `train()` / `eval()` work. It starts in
+    eval mode. It runs for every size that the source takes, but where a size decided what the graph holds (`DECIDED` of an input):
+    there it raises a `DataError` for another, and needs gngraph to be unpickled.
 
     Raises:
         IRError: a parameter has no values (the graph was parsed from text).
