@@ -29,9 +29,9 @@ FRAMES = """async (seconds) => {
     await new Promise(requestAnimationFrame);
     frames += 1;
   }
-  return frames / ((performance.now() - started) / 1000);
+  return [frames, (performance.now() - started) / 1000];
 }"""
-"""Moves the slider at every frame for so many seconds, and gives the frames a second."""
+"""Moves the slider at every frame for so many seconds, and gives the frames and the seconds that they took."""
 
 
 def missing() -> str | None:
@@ -48,6 +48,14 @@ def browser_path() -> str | None:
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
+def computed(browser: Browser) -> float:
+    """What all processes of a browser have computed so far, in seconds."""
+    session = browser.new_browser_cdp_session()
+    found = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    session.detach()
+    return float(sum(process["cpuTime"] for process in found))
+
+
 @dataclass
 class Visit:
     """A page that was opened.
@@ -55,12 +63,14 @@ class Visit:
     Attributes:
         page: to be driven on.
         seconds: from the call until everything was drawn once.
+        cpu: what all processes of the browser computed meanwhile; on a busy machine the rest is waiting.
         requests: addresses that were asked for, beside the file's own.
         complaints: errors and warnings of the console, and exceptions.
     """
 
     page: Page
     seconds: float = 0.0
+    cpu: float = 0.0
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -90,12 +100,13 @@ def opened(
     """
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
     visit = Visit(page)
-    address = path.resolve().as_uri()
+    address, before = path.resolve().as_uri(), computed(browser)
     page.on("request", lambda request: visit.requests.append(request.url) if request.url != address else None)
     page.on("console", lambda said: visit.complaints.append(said.text) if said.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
     page.goto(address)
     page.evaluate("() => new Promise(requestAnimationFrame)")
     visit.seconds = page.evaluate("() => performance.now() / 1000")
+    visit.cpu = computed(browser) - before
     yield visit
     page.close()

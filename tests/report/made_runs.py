@@ -17,15 +17,21 @@ LAST = "classifier"
 
 
 def made_run(
-    grown: Mapping[str, int], rounds: int = 3, *, accuracy: float | None = 0.5, seed: int = 0, name: str = "run"
+    grown: Mapping[str, int],
+    rounds: int = 3,
+    *,
+    start: float = 0.34,
+    accuracy: float | None = 0.5,
+    seed: int = 0,
+    name: str = "run",
 ) -> ReportedRun:
-    """A run whose network has about a third of its channels at the start, and `grown` at the end.
+    """A run whose network has `grown` channels at the end, and a share of them at the start.
 
     Each rewrite splits some channels, removes some and adds new ones; before the first round the second space goes with its layer,
     where there are three or more.
     """
     rng = np.random.default_rng(seed)
-    widths = {space: max(2, width // 3) for space, width in grown.items()}
+    widths = {space: max(2, round(start * width)) for space, width in grown.items()}
     channels = [{"round": 0, "spaces": {space: _entry(space, size) for space, size in widths.items()} | _frozen()}]
     removed = list(widths)[1:2] if len(widths) > 2 else []
     for space in removed:
@@ -64,9 +70,10 @@ def made_run(
 
 
 def vgg19_run(rounds: int = 20) -> ReportedRun:
-    """All 5,504 channels of a VGG-19 in each of 20 rounds, and a little more at the end."""
+    """All 5,504 channels of a VGG-19 in each of 20 rounds, and a tenth more at the end."""
     names = (f"features.{i}" for i in range(len(VGG19)))
-    return made_run({name: 3 * width for name, width in zip(names, VGG19, strict=True)}, rounds, name="vgg19")
+    grown = {name: round(1.1 * width) for name, width in zip(names, VGG19, strict=True)}
+    return made_run(grown, rounds, start=1 / 1.1, name="vgg19")
 
 
 def _entry(space: str, size: int) -> Record:

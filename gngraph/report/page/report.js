@@ -1,17 +1,26 @@
 "use strict";
 // Fig. 2: a canvas a channel space, a cell a channel, redrawn as the slider moves. No library: 110,000 cells are arrays and rectangles.
 (() => {
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
+  const bytes = (text) => {
+    const letters = atob(text);
+    const found = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i++) found[i] = letters.charCodeAt(i);
+    return found.buffer;
+  };
 
   // IEEE 754 half floats: sign, 5 bits of exponent, 10 of fraction.
-  const halves = ({ scale, data }) =>
-    Float32Array.from(new Uint16Array(bytes(data)), (bits) => {
-      const sign = bits & 0x8000 ? -scale : scale;
-      const exponent = (bits >> 10) & 31;
-      const fraction = bits & 1023;
-      if (exponent === 31) return NaN;
-      return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
-    });
+  const POWERS = Float64Array.from({ length: 32 }, (_, exponent) => 2 ** (exponent - 15));
+  const halves = ({ scale, data }) => {
+    const halfs = new Uint16Array(bytes(data));
+    const found = new Float32Array(halfs.length);
+    for (let i = 0; i < halfs.length; i++) {
+      const exponent = (halfs[i] >> 10) & 31;
+      const fraction = halfs[i] & 1023;
+      const size = exponent === 31 ? NaN : exponent ? POWERS[exponent] * (1 + fraction / 1024) : 2 ** -24 * fraction;
+      found[i] = (halfs[i] & 0x8000 ? -scale : scale) * size;
+    }
+    return found;
+  };
 
   const number = (value, digits = 3) => {
     if (value === 0) return "0";
@@ -23,53 +32,87 @@
   const count = (value) => value.toLocaleString("en-US");
   const plural = (n, one, many = one + "s") => `${count(n)} ${n === 1 ? one : many}`;
 
+  const [STAYS, SPLIT, GONE] = [0, 1, 2];
+  const SHADES = 16; // on either side of neither
+  const LEVELS = 2 * SHADES + 1;
+  const FROZEN = 6 * LEVELS;
+  const CROSS = FROZEN + 1;
+
   // Who every channel is, from frame to frame: a copy stands behind what it was split from, what is new at the end.
   class Row {
     constructor(name, frames, index, data) {
       this.name = name;
-      this.frames = []; // per frame null, or {entry, at, order, who}
+      this.frames = []; // per frame null, or {entry, at, order, who, first, next}
       this.people = []; // who -> {frame, kind: "seed" | "split" | "new", channel, parent}
       this.most = 0;
       let last = null;
       frames.forEach((frame, f) => {
         const entry = frame.rows[index];
         if (!entry) {
-          this.frames.push(null);
-          last = null;
+          this.frames.push((last = null));
           return;
         }
+        const { size } = entry;
         const at = data.starts[f][index];
-        const who = new Int32Array(entry.size).fill(-1);
-        const copies = new Map(); // channel before -> channels now, the first is still itself
-        for (let c = 0; c < entry.size; c++) {
-          const source = data.source[at + c];
-          if (f === 0 || !last || source < 0) {
+        const who = new Int32Array(size);
+        const source = (channel) => (last ? data.source[at + channel] : -1);
+        // the copies of each channel before, as lists: the first of them is still itself
+        const first = new Int32Array(last ? last.entry.size : 0).fill(-1);
+        const next = new Int32Array(size).fill(-1);
+        for (let c = size - 1; c >= 0; c--) {
+          if (source(c) < 0) continue;
+          next[c] = first[source(c)];
+          first[source(c)] = c;
+        }
+        for (let c = 0; c < size; c++) {
+          const from = source(c);
+          if (from < 0) {
             const kind = f === 0 || entry.frozen ? "seed" : "new";
             who[c] = this.people.push({ frame: f, kind, channel: c, parent: -1 }) - 1;
-          } else if (copies.has(source)) {
-            who[c] = this.people.push({ frame: f, kind: "split", channel: source, parent: last.who[source] }) - 1;
-            copies.get(source).push(c);
-          } else {
-            who[c] = last.who[source];
-            copies.set(source, [c]);
-          }
+          } else if (first[from] === c) who[c] = last.who[from];
+          else who[c] = this.people.push({ frame: f, kind: "split", channel: from, parent: last.who[from] }) - 1;
         }
-        let order = [];
-        if (last) {
-          for (const before of last.order) order.push(...(copies.get(before) || []));
-          for (let c = 0; c < entry.size; c++) if (data.source[at + c] < 0) order.push(c);
-          last.copies = copies;
-        }
-        if (order.length !== entry.size) order = Array.from({ length: entry.size }, (_, c) => c);
-        last = { entry, at, order: Int32Array.from(order), who, copies: null };
+        const order = new Int32Array(size);
+        let done = 0;
+        if (last) for (const before of last.order) for (let c = first[before]; c >= 0; c = next[c]) order[done++] = c;
+        for (let c = 0; c < size; c++) if (source(c) < 0) order[done++] = c;
+        if (last) [last.first, last.next] = [first, next];
+        last = { entry, at, order, who, first: null, next: null };
         this.frames.push(last);
-        this.most = Math.max(this.most, entry.size + (entry.new ? 1 : 0));
+        this.most = Math.max(this.most, size + (entry.new ? 1 : 0));
       });
     }
 
     root(who) {
       while (this.people[who].parent >= 0) who = this.people[who].parent;
       return who;
+    }
+
+    fate(f, channel) {
+      const { first, next, entry } = this.frames[f];
+      if (!first || entry.frozen) return STAYS;
+      return first[channel] < 0 ? GONE : next[first[channel]] < 0 ? STAYS : SPLIT;
+    }
+
+    isFresh(f, channel) {
+      const { frame, kind } = this.people[this.frames[f].who[channel]];
+      return kind !== "seed" && frame === f;
+    }
+
+    // What each cell of a frame looks like, in the order in which they stand: a number of the sheet of pictures.
+    looks(f, data) {
+      const here = this.frames[f];
+      if (here.looks) return here.looks;
+      const { size, new: fresh } = here.entry;
+      const looks = (here.looks = new Uint16Array(size + (fresh ? 1 : 0)));
+      if (fresh) looks[size] = SHADES + Math.ceil((fresh.value || 0) * SHADES);
+      here.order.forEach((channel, i) => {
+        const value = (data.value[here.at + channel] / 127) * SHADES;
+        const shade = SHADES + (value > 0 ? Math.ceil(value) : Math.floor(value));
+        const isNew = this.isFresh(f, channel) ? 1 : 0;
+        looks[i] = here.entry.frozen ? FROZEN : shade + LEVELS * (this.fate(f, channel) + 3 * isNew);
+      });
+      return here.looks;
     }
   }
 
@@ -83,7 +126,6 @@
     return data;
   };
 
-  const SHADES = 16;
   const mix = (from, to, share) => `rgb(${from.map((c, i) => Math.round(c + (to[i] - c) * share)).join(",")})`;
   const channelsOf = (colour) => colour.match(/[\d.]+/g).slice(0, 3).map(Number);
 
@@ -127,7 +169,7 @@
         canvas.dataset.row = index;
         line.append(label, canvas);
         this.list.append(line);
-        return { line, width, canvas, context: canvas.getContext("2d") };
+        return { line, width, canvas, context: canvas.getContext("2d", { willReadFrequently: true }) };
       });
     }
 
@@ -154,10 +196,11 @@
       probe.remove();
       const css = (colour) => `rgb(${colour.join(",")})`;
       this.colours = { ink: css(ink), fresh: css(fresh), faint: css(faint) };
-      this.shades = Array.from({ length: 2 * SHADES + 1 }, (_, i) => {
+      this.shades = Array.from({ length: LEVELS }, (_, i) => {
         const strength = (i - SHADES) / SHADES;
         return strength ? mix(cell, strength > 0 ? split : prune, 0.25 + 0.75 * Math.abs(strength)) : css(cell);
       });
+      this.sheet = null;
     }
 
     // Sizes of the cells, the same in every frame, so that nothing jumps as the slider moves.
@@ -167,16 +210,20 @@
       if (room < 20 || (room === this.room && ratio === this.ratio)) return false;
       [this.room, this.ratio] = [room, ratio];
       const most = Math.max(...this.data.rows.map((row) => row.most));
-      this.size = Math.max(7, Math.min(20, Math.floor(room / most)));
+      this.pixels = Math.round(Math.max(7, Math.min(24, Math.floor(room / most))) * ratio);
+      this.size = this.pixels / ratio;
       this.across = Math.max(1, Math.floor(room / this.size));
       this.data.rows.forEach((row, index) => {
-        const { canvas } = this.lines[index];
-        const high = Math.max(1, Math.ceil(row.most / this.across)) * this.size;
-        canvas.width = room * ratio;
-        canvas.height = high * ratio;
-        canvas.style.width = `${room}px`;
-        canvas.style.height = `${high}px`;
+        const line = this.lines[index];
+        const high = Math.max(1, Math.ceil(row.most / this.across));
+        const wide = Math.min(row.most, this.across);
+        line.canvas.width = wide * this.pixels;
+        line.canvas.height = high * this.pixels;
+        line.canvas.style.width = `${wide * this.size}px`;
+        line.canvas.style.height = `${high * this.size}px`;
+        line.strip = line.context.createImageData(line.canvas.width, line.canvas.height);
       });
+      this.sheet = null;
       return true;
     }
 
@@ -202,50 +249,42 @@
     }
 
     describeFrame() {
-      const { params, accuracy, loss, kind } = this.data.frames[this.frame];
-      const totals = { split: 0, gone: 0, fresh: 0, all: 0 };
+      const data = this.data.frames[this.frame];
+      if (data.told) return data.told;
+      const { params, accuracy, loss, kind } = data;
+      const fates = [0, 0, 0];
+      let [all, fresh] = [0, 0];
       for (const row of this.data.rows) {
         const here = row.frames[this.frame];
-        if (!here) continue;
-        totals.all += here.entry.frozen ? 0 : here.entry.size;
+        if (!here || here.entry.frozen) continue;
+        all += here.entry.size;
         for (let c = 0; c < here.entry.size; c++) {
-          const fate = this.fate(here, c);
-          totals.split += fate === "split";
-          totals.gone += fate === "gone";
-          totals.fresh += this.isFresh(row, here, c);
+          fates[row.fate(this.frame, c)] += 1;
+          fresh += row.isFresh(this.frame, c);
         }
       }
-      const parts = [plural(totals.all, "channel")];
+      const parts = [plural(all, "channel")];
       if (params !== undefined) parts.push(plural(params, "parameter"));
       if (typeof accuracy === "number") parts.push(`held-out accuracy ${(100 * accuracy).toFixed(2)} %`);
       else if (typeof loss === "number") parts.push(`held-out loss ${number(loss)}`);
-      if (totals.fresh) parts.push(`${count(totals.fresh)} new since the last rewrite`);
+      if (fresh) parts.push(`${count(fresh)} new since the last rewrite`);
       if (kind === "round") {
-        const next = [totals.split && `splits ${count(totals.split)}`, totals.gone && `removes ${count(totals.gone)}`];
+        const next = [fates[SPLIT] && `splits ${count(fates[SPLIT])}`, fates[GONE] && `removes ${count(fates[GONE])}`];
         const words = next.filter(Boolean).join(" and ");
         parts.push(words ? `its rewrite ${words}` : "its rewrite splits and removes none");
       }
-      return parts.join(" · ");
-    }
-
-    fate(here, channel) {
-      if (!here.copies || here.entry.frozen) return "stays";
-      const after = here.copies.get(channel);
-      return !after ? "gone" : after.length > 1 ? "split" : "stays";
-    }
-
-    isFresh(row, here, channel) {
-      const { frame, kind } = row.people[here.who[channel]];
-      return kind !== "seed" && frame === this.frame;
+      return (data.told = parts.join(" · "));
     }
 
     draw() {
       if (!this.size) return;
+      if (!this.sheet) this.sheet = this.drawSheet();
       this.data.rows.forEach((row, index) => this.drawRow(row, index));
     }
 
     drawRow(row, index) {
       const { line, width, canvas, context } = this.lines[index];
+      const say = (text) => width.textContent === text || (width.textContent = text);
       const here = row.frames[this.frame];
       const before = this.frame ? row.frames[this.frame - 1] : null;
       context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
@@ -253,136 +292,113 @@
       if (!here) {
         const last = row.frames.slice(0, this.frame).filter(Boolean).at(-1);
         line.className = last ? "space gone" : "space absent";
-        width.textContent = last ? "removed" : "not there yet";
-        if (last) this.crosses(context, last.entry.size);
+        say(last ? "removed" : "not there yet");
+        if (last) this.paint(this.lines[index], new Uint16Array(last.entry.size).fill(CROSS));
         return;
       }
       const { entry } = here;
       const change = before ? entry.size - before.entry.size : 0;
       line.className = entry.frozen ? "space frozen" : "space";
-      width.textContent = entry.frozen ? `${count(entry.size)}, frozen` : count(entry.size) + (change ? ` (${signed(change)})` : "");
+      say(entry.frozen ? `${count(entry.size)}, frozen` : count(entry.size) + (change ? ` (${signed(change)})` : ""));
       line.firstChild.title = entry.frozen ? `${row.name}: ${entry.frozen}` : entry.layers.join(", ");
-      this.cells(context, row, here);
+      this.cells(this.lines[index], row, here);
     }
 
     place(i) {
       return [(i % this.across) * this.size, Math.floor(i / this.across) * this.size];
     }
 
-    crosses(context, size) {
-      context.strokeStyle = this.colours.faint;
-      context.lineWidth = 1;
-      context.beginPath();
-      const inset = 1.5, end = this.size - 2.5;
-      for (let i = 0; i < size; i++) {
-        const [x, y] = this.place(i);
-        context.moveTo(x + inset, y + inset);
-        context.lineTo(x + end, y + end);
-        context.moveTo(x + end, y + inset);
-        context.lineTo(x + inset, y + end);
+    // Every look of a cell once, so that a strip is drawn by copying.
+    drawSheet() {
+      const sheet = document.createElement("canvas");
+      sheet.width = (CROSS + 1) * this.pixels;
+      sheet.height = this.pixels;
+      const context = sheet.getContext("2d", { willReadFrequently: true });
+      context.scale(this.ratio, this.ratio);
+      for (let look = 0; look < FROZEN; look++) {
+        const shade = look % LEVELS;
+        const fate = Math.floor(look / LEVELS) % 3;
+        this.drawCell(context, look * this.size, shade, fate, look >= 3 * LEVELS);
       }
+      const body = this.size - 1;
+      context.strokeStyle = this.colours.faint;
+      context.strokeRect(FROZEN * this.size + 0.5, 0.5, body - 1, body - 1);
+      this.drawCross(context, CROSS * this.size);
+      return new Uint32Array(context.getImageData(0, 0, sheet.width, sheet.height).data.buffer);
+    }
+
+    drawCell(context, x, shade, fate, fresh) {
+      const body = this.size - 1;
+      const strength = (shade - SHADES) / SHADES;
+      context.fillStyle = this.shades[shade];
+      context.fillRect(x, 0, body, body);
+      context.fillStyle = context.strokeStyle = this.colours.ink;
+      context.lineWidth = 1;
+      if (strength) {
+        // without colour: a bar at the upper edge where a split pays, at the lower where a removal does, as long as it pays
+        const thick = Math.max(1, Math.round(this.size * 0.16));
+        const long = Math.max(2, Math.round(body * Math.abs(strength)));
+        context.fillRect(x, strength > 0 ? 0 : body - thick, long, thick);
+      }
+      if (fate === SPLIT) context.fillRect(x + Math.floor(body / 2), 0, 1, body);
+      if (fate === GONE) this.drawCross(context, x);
+      if (!fresh) return;
+      context.fillStyle = this.colours.fresh;
+      context.lineWidth = this.size > 9 ? 1.25 : 0.75;
+      context.beginPath();
+      context.arc(x + body / 2, body / 2, Math.max(1.6, this.size * 0.19), 0, 2 * Math.PI);
+      context.fill();
       context.stroke();
     }
 
-    cells(context, row, here) {
-      const { entry, at, order } = here;
-      const body = this.size - 1;
-      if (entry.frozen) {
-        context.strokeStyle = this.colours.faint;
-        context.lineWidth = 1;
-        for (let i = 0; i < entry.size; i++) {
-          const [x, y] = this.place(i);
-          context.strokeRect(x + 0.5, y + 0.5, body - 1, body - 1);
+    drawCross(context, x) {
+      const end = this.size - 2;
+      context.beginPath();
+      context.moveTo(x + 1, 1);
+      context.lineTo(x + end, end);
+      context.moveTo(x + end, 1);
+      context.lineTo(x + 1, end);
+      context.stroke();
+    }
+
+    // Pixels of looks into those of a strip; thousands of calls of a canvas would take ten times as long.
+    paint({ context, strip }, looks) {
+      const [from, into] = [this.sheet, new Uint32Array(strip.data.buffer)];
+      const [n, wide, across] = [this.pixels, strip.width, (CROSS + 1) * this.pixels];
+      into.fill(0);
+      for (let i = 0; i < looks.length; i++) {
+        let source = looks[i] * n;
+        let target = Math.floor(i / this.across) * n * wide + (i % this.across) * n;
+        for (let y = 0; y < n; y++, source += across, target += wide) {
+          for (let x = 0; x < n; x++) into[target + x] = from[source + x];
         }
-        this.outline(context, row, here);
-        return;
       }
-      // by shade, so that a colour is set once and not once a cell
-      const buckets = Array.from({ length: 2 * SHADES + 1 }, () => []);
-      const bars = [];
-      const fresh = [];
-      const fates = { split: [], gone: [] };
-      for (let i = 0; i < order.length; i++) {
-        const channel = order[i];
-        const value = this.data.value[at + channel] / 127;
-        const shade = value > 0 ? Math.ceil(value * SHADES) : Math.floor(value * SHADES);
-        buckets[shade + SHADES].push(i);
-        if (shade) bars.push([i, value]);
-        if (this.isFresh(row, here, channel)) fresh.push(i);
-        const fate = this.fate(here, channel);
-        if (fate !== "stays") fates[fate].push(i);
+      context.putImageData(strip, 0, 0);
+    }
+
+    cells(line, row, here) {
+      const { context } = line;
+      this.paint(line, row.looks(this.frame, this.data));
+      if (here.entry.new) {
+        const [x, y] = this.place(here.entry.size);
+        const body = this.size - 1;
+        context.fillStyle = this.colours.ink;
+        context.fillRect(x + Math.floor(body / 2), y + 2, 1, body - 4);
+        context.fillRect(x + 2, y + Math.floor(body / 2), body - 4, 1);
       }
-      if (entry.new && entry.new.value !== null) {
-        buckets[SHADES + Math.ceil(entry.new.value * SHADES)].push(order.length);
-        if (entry.new.value > 0) bars.push([order.length, entry.new.value]);
-      }
-      buckets.forEach((places, shade) => {
-        if (!places.length) return;
-        context.fillStyle = this.shades[shade];
-        for (const i of places) context.fillRect(...this.place(i), body, body);
-      });
-      // without colour: a bar at the upper edge where a split pays, at the lower where a removal does, as long as it pays
-      context.fillStyle = this.colours.ink;
-      const thick = Math.max(1, Math.round(this.size * 0.16));
-      for (const [i, value] of bars) {
-        const [x, y] = this.place(i);
-        context.fillRect(x, value > 0 ? y : y + body - thick, Math.max(2, Math.round(body * Math.abs(value))), thick);
-      }
-      context.strokeStyle = this.colours.ink;
-      context.lineWidth = 1;
-      context.beginPath();
-      for (const i of fates.split) {
-        const [x, y] = this.place(i);
-        const middle = x + Math.floor(body / 2) + 0.5;
-        context.moveTo(middle, y);
-        context.lineTo(middle, y + body);
-      }
-      for (const i of fates.gone) {
-        const [x, y] = this.place(i);
-        context.moveTo(x + 1, y + 1);
-        context.lineTo(x + body - 1, y + body - 1);
-        context.moveTo(x + body - 1, y + 1);
-        context.lineTo(x + 1, y + body - 1);
-      }
-      context.stroke();
-      if (entry.new) {
-        const [x, y] = this.place(order.length);
-        context.beginPath();
-        context.moveTo(x + body / 2, y + 2);
-        context.lineTo(x + body / 2, y + body - 2);
-        context.moveTo(x + 2, y + body / 2);
-        context.lineTo(x + body - 2, y + body / 2);
-        context.stroke();
-      }
-      context.fillStyle = this.colours.fresh;
-      context.lineWidth = this.size > 9 ? 1.25 : 0.75;
-      const radius = Math.max(1.6, this.size * 0.19);
-      context.beginPath();
-      for (const i of fresh) {
-        const [x, y] = this.place(i);
-        context.moveTo(x + body / 2 + radius, y + body / 2);
-        context.arc(x + body / 2, y + body / 2, radius, 0, 2 * Math.PI);
-      }
-      context.fill();
-      context.stroke();
       this.outline(context, row, here);
     }
 
     outline(context, row, here) {
-      const body = this.size - 1;
       const index = this.data.rows.indexOf(row);
+      const kin = this.pinned && this.pinned.row === index ? this.pinned.root : -1;
+      const places = this.cursor && this.cursor.row === index ? [this.cursor.place] : [];
+      if (kin >= 0) here.order.forEach((channel, i) => row.root(here.who[channel]) === kin && places.push(i));
       context.strokeStyle = this.colours.ink;
       context.lineWidth = 2;
-      here.order.forEach((channel, i) => {
-        const looked = this.cursor && this.cursor.row === index && this.cursor.place === i;
-        const kin = this.pinned && this.pinned.row === index && row.root(here.who[channel]) === this.pinned.root;
-        if (!looked && !kin) return;
+      for (const i of places) {
         const [x, y] = this.place(i);
-        context.strokeRect(x + 0.5, y + 0.5, body - 1, body - 1);
-      });
-      if (this.cursor && this.cursor.row === index && this.cursor.place === here.order.length && here.entry.new) {
-        const [x, y] = this.place(here.order.length);
-        context.strokeRect(x + 0.5, y + 0.5, body - 1, body - 1);
+        context.strokeRect(x + 0.5, y + 0.5, this.size - 2, this.size - 2);
       }
     }
 
@@ -463,8 +479,8 @@
       if (!Number.isNaN(this.data.prune_gain[i])) {
         lines.push(`removal: ${gains(this.data.prune_gain[i], this.data.prune_error[i])}, ${costs("prune", "frees")}`);
       }
-      const fate = this.fate(row.frames[this.frame], channel);
-      if (fate !== "stays") lines.push(fate === "split" ? "the rewrite of this round splits it" : "the rewrite of this round removes it");
+      const fate = row.fate(this.frame, channel);
+      if (fate !== STAYS) lines.push(`the rewrite of this round ${fate === SPLIT ? "splits" : "removes"} it`);
       return lines;
     }
 
