@@ -1,9 +1,11 @@
 """Whether a report keeps its promises, in a real browser: its size, how fast it opens and draws, and what it asks for.
 
-The report is of a run that never was, as large as they get: 20 rounds of a VGG-19 at full width, which has 5,504 channels at the start
-and a tenth more at the end; --run measures one of your own. "CPU" is what all processes of the browser computed, which other work
-on the machine hardly changes; the rest of the seconds, and of the frames that are missing to 60, is waiting. It needs chromium and playwright (`pip install playwright`), and,
-for what people with disabilities meet, axe-core (`npm install axe-core`, then --axe node_modules/axe-core/axe.min.js).
+The report is of a run that never was, as large as they get: 20 rounds of a VGG-19 at full width, which has 5,504 channels at the
+start and a tenth more at the end; --run measures one of your own. "CPU" is what all processes of the browser computed, which other
+work on the machine hardly changes; the rest of the seconds, and of the frames that are missing to 60, is waiting.
+
+It needs chromium and playwright (`pip install playwright`), and, for what people with disabilities meet, axe-core (`npm install
+axe-core`, then --axe node_modules/axe-core/axe.min.js).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 
 import click
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.cli.tables import console
 from gngraph.report.page import write_report
@@ -41,46 +45,33 @@ def violations(visit: Visit, axe: Path) -> list[str]:
     "--screenshots", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures of the page."
 )
 def main(rounds: int, run: Path | None, axe: Path | None, screenshots: Path | None) -> None:
+    """The table."""
     if reason := missing():
         sys.exit(f"check_report: {reason}")
     out = console()
     table = Table(header_style="bold")
-    for title in (
-        "window",
-        "MB",
-        "opens in s",
-        "CPU s",
-        "frames a second",
-        "CPU ms a frame",
-        "console errors",
-        "requests",
-        "axe: serious",
-    ):
+    timed = ("opens in s", "CPU s", "frames a second", "CPU ms a frame")
+    for title in ("window", "MB", *timed, "console errors", "requests", "axe: serious"):
         table.add_column(title, justify="right")
     grave: list[str] = []
     with tempfile.TemporaryDirectory(prefix="gngraph-report-") as folder, running() as browser:
         told = read_run(run) if run is not None else vgg19_run(rounds)
         path = write_report([told], Path(folder) / "report.html")
-        for width in (1400, 400):
-            for dark in (False, True):
-                with opened(browser, path, width, dark=dark) as visit:
-                    seconds = visit.seconds
-                    found = violations(visit, axe) if axe is not None else None
-                    if screenshots is not None and not dark:
-                        screenshots.mkdir(parents=True, exist_ok=True)
-                        visit.page.screenshot(path=screenshots / f"report-{width}.png", full_page=True)
-                    before = computed(browser)
-                    frames, took = visit.page.evaluate(FRAMES, SECONDS)
-                    each = (computed(browser) - before) / frames
-                    counts = (str(len(visit.complaints)), str(len(visit.requests)))
-                    grave += [text for text in found or () if text not in grave]
-                    row = (
-                        f"{width}, {'dark' if dark else 'light'}",
-                        f"{path.stat().st_size / 1e6:.2f}",
-                        f"{seconds:.2f}",
-                    )
-                    row += (f"{visit.cpu:.2f}", f"{frames / took:.0f}", f"{1000 * each:.1f}")
-                    table.add_row(*row, *counts, "not asked" if found is None else str(len(found)))
+        for width, dark in ((1400, False), (1400, True), (400, False), (400, True)):
+            with opened(browser, path, width, dark=dark) as visit:
+                found = violations(visit, axe) if axe is not None else None
+                if screenshots is not None:
+                    screenshots.mkdir(parents=True, exist_ok=True)
+                    name = f"report-{width}{'-dark' * dark}.png"
+                    visit.page.screenshot(path=screenshots / name, full_page=True)
+                before = computed(browser)
+                frames, took = visit.page.evaluate(FRAMES, SECONDS)
+                each = (computed(browser) - before) / frames
+                timed = (f"{visit.seconds:.2f}", f"{visit.cpu:.2f}", f"{frames / took:.0f}", f"{1000 * each:.1f}")
+                counts = (str(len(visit.complaints)), str(len(visit.requests)))
+                window, size = f"{width}, {'dark' if dark else 'light'}", f"{path.stat().st_size / 1e6:.2f}"
+                table.add_row(window, size, *timed, *counts, "not asked" if found is None else str(len(found)))
+                grave += [text for text in found or () if text not in grave]
     out.print(table)
     for text in grave:
         out.print(text, markup=False, soft_wrap=True)

@@ -23,6 +23,7 @@ SEED_FILE = "seed.gng"
 MODEL_FILE = "model.gng"
 ONNX_FILE = "model.onnx"
 REPORT_FILE = "report.html"
+COMPARISON_FILE = "comparison.jsonl"
 
 Inputs = Mapping[str, Any] | None
 """How samples become inputs, as `gngraph.data.Data.inputs_record` gives it."""
@@ -60,6 +61,7 @@ class RunFolder:
         """
         folder = cls(path, HistoryWriter(path), inputs)
         replace_records(path / CHANNELS_FILE, channels)
+        (path / COMPARISON_FILE).unlink(missing_ok=True)  # of a run that was there before
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
         return folder
 

@@ -45,7 +45,7 @@ def tell(result: GrowthResult, folder: Path) -> tuple[Path, list[Path]]:
     Returns:
         path of the report, and those of the pictures.
     """
-    run = ReportedRun.of(result, folder.resolve().name)
+    run = ReportedRun.of(result, folder)
     return write_report([run], folder / REPORT_FILE), draw(run, folder)
 
 
@@ -98,13 +98,31 @@ def _run(run: ReportedRun, number: int) -> dict[str, Any]:
         "lead": _lead(run, first["trained"], last),
         "cards": _cards(run, first["trained"], last),
         "remarks": [_sentence(describe_given(first["given"]))] if "given" in first else [],
-        "comparison": [],
+        "comparison": _comparison(run, last),
         "architecture": packed(run.channels, run.history) if run.channels else None,
         "charts": [_chart(picture) for picture in pictures(run)],
         "rounds": [_round(record) for record in run.history],
         "frozen": _frozen(run),
         "difference": _difference(run),
     }
+
+
+def _comparison(run: ReportedRun, last: Record) -> list[dict[str, Any]]:
+    """What was trained beside it, and the run itself; nothing where nothing was."""
+    if not run.comparison:
+        return []
+    own = {**last, "name": "grown network", "epochs": sum(len(record["epochs"]) for record in run.history)}
+    return [
+        {
+            "name": record["name"],
+            "params": f"{record['params']:,}",
+            "flops": count(record["flops"]),
+            "epochs": record["epochs"],
+            "quality": _quality(record, bare=True),
+            "grown": record is own,
+        }
+        for record in (*run.comparison, own)
+    ]
 
 
 def _lead(run: ReportedRun, start: Record, last: Record) -> str:

@@ -11,7 +11,7 @@ from gngraph.files.archive import load, load_history
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.history import HISTORY_FILE, Record, read_history
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.run_folder import MODEL_FILE, SEED_FILE
+from gngraph.growth.run_folder import COMPARISON_FILE, MODEL_FILE, SEED_FILE
 from gngraph.ir import Graph
 
 
@@ -24,6 +24,7 @@ class ReportedRun:
         history: its records; at least one.
         channels: its channel records; none of runs before there were any.
         seed, graph: the network before and after; None where the folder has them no more.
+        comparison: networks that were trained for as long beside it, see docs/history.md.
         lineage: space -> for each channel of `graph` its source in `seed`.
     """
 
@@ -33,6 +34,7 @@ class ReportedRun:
     seed: Graph | None = None
     graph: Graph | None = None
     lineage: Mapping[str, Sequence[int]] | None = None
+    comparison: Sequence[Record] = ()
 
     @property
     def rounds(self) -> list[Record]:
@@ -40,9 +42,10 @@ class ReportedRun:
         return [record for record in self.history if record["kind"] == "round"]
 
     @classmethod
-    def of(cls, result: GrowthResult, name: str) -> ReportedRun:
-        """A run that just ended."""
-        return cls(name, result.history, result.channels, result.seed, result.graph, result.lineage)
+    def of(cls, result: GrowthResult, folder: Path) -> ReportedRun:
+        """A run that just ended, with what its folder has beside it."""
+        own = (result.history, result.channels, result.seed, result.graph, result.lineage)
+        return cls(folder.resolve().name, *own, compared(folder))
 
 
 def read_run(folder: Path) -> ReportedRun:
@@ -61,9 +64,16 @@ def read_run(folder: Path) -> ReportedRun:
     last = {record.get("round") for record in history}
     path = folder / CHANNELS_FILE
     channels = [record for record in read_history(path) if record.get("round") in {0, *last}] if path.is_file() else []
+    beside = compared(folder)
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
     if not (seed.is_file() and model.is_file()):
-        return ReportedRun(folder.resolve().name, history, channels)
+        return ReportedRun(folder.resolve().name, history, channels, comparison=beside)
     kept = load_history(model)
     lineage = kept.get("lineage") if isinstance(kept, dict) else None
-    return ReportedRun(folder.resolve().name, history, channels, load(seed), load(model), lineage)
+    return ReportedRun(folder.resolve().name, history, channels, load(seed), load(model), lineage, beside)
+
+
+def compared(folder: Path) -> list[Record]:
+    """The networks that were trained beside the run in a folder."""
+    path = folder / COMPARISON_FILE
+    return read_history(path) if path.is_file() else []
