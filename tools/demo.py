@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from gngraph import api
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.diff import diff
@@ -40,9 +42,6 @@ from gngraph.running.problem import Problem
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from tools.growth_designs import family_within
 
 OUT = console()
