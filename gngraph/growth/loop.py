@@ -38,6 +38,9 @@ from gngraph.training.restart import guessed, restarted
 from gngraph.training.stretch import Schedule, Stretch
 from gngraph.training.training import Trainer, require_trainable
 
+RECOVERY = 1.0
+"""Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
+
 
 def grow_by(
     task: Task, graph: Graph, problem: Problem, *, out: Path | None = None, observer: Observer | None = None
@@ -199,9 +202,9 @@ class _Run:
         """The network trained until it does without the layers that went, by epochs that the final training is shorter by.
 
         What layers are worth, and what splits gain, cannot be read off a network that they were just taken from. It is trained for
-        an epoch, and on while it does worse than the best constant output, for as long as it was trained before at most.
+        an epoch, and on while it does worse than the best constant output, for at most `RECOVERY` times the epochs before.
         """
-        most = min(self.options.epochs, self.options.final_epochs)
+        most = min(round(RECOVERY * self.options.epochs), self.options.final_epochs)
         with self.journal.stage("evaluate"):
             constant = constant_loss(graph, self.problem)
         losses = [self.decider.loss(graph, self.problem.splits.judge)]

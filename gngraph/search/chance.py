@@ -72,7 +72,7 @@ def constant_loss(graph: Graph, problem: Problem) -> float:
     if not all(type(part) in map(type, LOSSES.values()) for part in parts):
         return math.inf
     given = {path: leaf for path, leaf in leaves(outputs).items() if leaf.is_floating_point()}
-    constant = {path: torch.zeros_like(leaf[:1]).requires_grad_() for path, leaf in given.items()}
+    constant = {path: leaf.new_zeros(1, *leaf.shape[1:]).requires_grad_() for path, leaf in given.items()}
     optimizer = torch.optim.LBFGS(list(constant.values()), max_iter=FITTING, line_search_fn="strong_wolfe")
 
     def total(samples: torch.Tensor, y: Any) -> torch.Tensor:

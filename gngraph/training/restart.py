@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from gngraph.ir import Graph, Node, Parameter, TensorType
+from gngraph.ir import Graph, Node, Parameter
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops import lookup
 from gngraph.ops.starts import OF_OPERAND
@@ -101,13 +101,14 @@ def _starts(graph: Graph, name: str) -> Iterator[tuple[Node, str, Start]]:
     for node, role in readers:
         if role in lookup(node.op).starts:
             yield node, role, lookup(node.op).starts[role]
-    alone = {node.name for node, role in readers if node.op == "parameter"}
-    for node in graph.nodes.values():  # what is made of the parameter alone, up to where it meets something else
-        tensors = [value for value in node.inputs if isinstance(graph.nodes[value].type, TensorType)]
-        if not alone.intersection(tensors):
+    own, given = {node.name for node, _ in readers if node.op == "parameter"}, set(graph.inputs)
+    for node in graph.nodes.values():  # what is made of the parameter without the input, up to where it meets that
+        if given.intersection(node.inputs):
+            given.add(node.name)
+        if not own.intersection(node.inputs):
             continue
-        if alone.issuperset(tensors):
-            if not node.params and lookup(node.op).is_linear(node, alone):
-                alone.add(node.name)
+        if node.name not in given:
+            if not node.params and lookup(node.op).is_linear(node, own):
+                own.add(node.name)
         elif OF_OPERAND in lookup(node.op).starts:
             yield node, OF_OPERAND, lookup(node.op).starts[OF_OPERAND]
