@@ -21,6 +21,8 @@ from gngraph.training.restart import guessed, restarted
 class Tokens(nn.Module):
     """Attention, positions, a class token, LayerScale, and a temperature."""
 
+    kind: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(8, 16)
