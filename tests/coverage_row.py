@@ -37,6 +37,7 @@ from tests.local_errors import Found, relative
 from tests.merge_errors import MergedValues, merges_of_all, multiplications
 from tests.morphism_errors import applied
 from tests.removal_errors import removal_error
+from tests.training_steps import Trial
 
 T = TypeVar("T")
 
@@ -56,7 +57,10 @@ They do not grow with the width: of a narrow network they are more than its para
 """
 
 LARGE = 100_000_000
-"""Parameters above which a sample of the spaces may be checked."""
+"""Parameters above which a sample of the spaces may be checked, and training is compared in the network's own dtype."""
+
+ROUNDING = 1e-4
+"""Largest relative difference of what is compared in float32."""
 
 PLACES = 8
 """Most spaces in which a merge, and most cut points at which an insertion is checked by itself."""
@@ -80,6 +84,7 @@ class Row:
             runs the module to prove the graph, no import can take less than the second; where `memory` is over the bar, it is
             this that has to be within.
         flops: of one sample, as `cost` and torch's own counter agree; where they do not, the row fails.
+        training: "alike" where two steps of SGD make the same of source and lowered graph, else in what they differ.
         share: part of the entries of all parameters that lie on an axis of a free space.
         checked: free spaces of which a split, a new channel and a prune are checked.
         split, new, prune: worst local error over the checked spaces.
@@ -104,6 +109,7 @@ class Row:
     memory_run: float | None = None
     flops: int | None = None
     round_trip: str = ""
+    training: str = ""
     free: int | None = None
     frozen: int | None = None
     share: float | None = None
@@ -201,6 +207,9 @@ def _fill(row: Row, model: Model, sample: int) -> None:
             row.note = "; ".join(filter(None, (row.note, small)))
     if row.trace_s > SECONDS:
         row.failures.append(f"trace and analysis take {row.trace_s:.1f} s")
+    differences = training_differences(network, example, graph)
+    row.training = ", ".join(differences) or "alike"
+    row.failures += [f"it trains in another way: {difference}" for difference in differences]
     if not spaces.free:
         row.failures.append("no space is free")
         return
@@ -272,6 +281,19 @@ def round_trip_differences(network: nn.Module, example: torch.Tensor, graph: Gra
     if not all(torch.equal(tensor, own[key]) for key, tensor in network.state_dict().items() if key in own):
         differences.append("buffers differ after a train step")
     return differences
+
+
+def training_differences(network: nn.Module, example: torch.Tensor, graph: Graph) -> list[str]:
+    """In what the lowered graph trains unlike the source, which is trained too: see `Trial`; in float64, if it is not large.
+
+    Two steps of SGD, with `example` and with another number of samples, and eval mode before and after.
+    """
+    lowered = to_torch(graph)
+    network.load_state_dict(lowered.state_dict())
+    batches = [[example], [torch.randn(len(example) + 1, *example.shape[1:])]]
+    large = sum(p.numel() for p in network.parameters()) > LARGE
+    trial = Trial(batches, dtype=None, tolerance=ROUNDING) if large else Trial(batches)
+    return list(trial.differences(network, lowered))
 
 
 def share_in_free_spaces(graph: Graph, spaces: ChannelSpaces) -> float:

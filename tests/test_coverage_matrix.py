@@ -20,7 +20,7 @@ from gngraph.rewrite.insertion import insert_layer
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism, PruneChannel
 from tests import coverage_row, local_errors, merge_errors
 from tests.coverage_models import Model, models_of
-from tests.coverage_row import round_trip_differences, row_of
+from tests.coverage_row import round_trip_differences, row_of, training_differences
 from tests.families import load
 from tests.local_errors import KeptValues, LocalErrors
 from tests.merge_errors import MergedValues, multiplications
@@ -164,7 +164,7 @@ def test_the_families_are_whole() -> None:
 def test_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     row = row_of(Model("classification", "squeezenet1_1"), sample=2)
     assert row.verdict == "pass"
-    assert (row.checked, row.free, row.round_trip) == (row.free, 25, "bit-identical")
+    assert (row.checked, row.free, row.round_trip, row.training) == (row.free, 25, "bit-identical", "alike")
     assert row.frozen_reasons == "1 x it is the network's output"
     assert (row.merged, row.inserted, row.cut_points, row.removed, row.removable) == (7, 8, 22, 1, 1)
     assert row.memory_run is not None and row.memory is not None and row.memory_run < row.memory
@@ -216,6 +216,20 @@ def test_round_trip_differences_are_seen() -> None:
     other = graph.with_params({"inner.1.running_var": graph.params["inner.1.running_var"].data * 1.01})
     differences = round_trip_differences(build("residual")[0], example, other)
     assert differences == ["outputs differ in eval mode", "buffers differ after a train step"]
+
+
+def test_differences_in_training_are_seen() -> None:
+    network, example = build("residual")
+    graph = from_torch(network, example)
+    assert training_differences(network, example, graph) == []
+    network, _ = build("residual")
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 0.2
+    differences = training_differences(network, example, graph)
+    assert any("running_mean in step 2 (train mode)" in difference for difference in differences)
+    network, _ = build("residual")
+    next(network.parameters()).requires_grad_(False)
+    assert any(difference.startswith("gradient of") for difference in training_differences(network, example, graph))
 
 
 def test_the_command_resumes(tmp_path: Path) -> None:

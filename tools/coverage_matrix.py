@@ -1,10 +1,14 @@
 """The coverage matrix: every torchvision model through import, analysis, surgery and lowering, one row a model.
 
 A row tells parameters, FLOPs of a sample (a multiply-add counts as 2), on which gngraph and torch's own counter must agree,
-nodes, seconds and memory of trace and analysis, whether the lowered graph is bit-identical in eval and train mode, how much of
-the network is free to grow, and the worst error of a split, a new channel and a prune over every free space, of merges and
-inserted layers at up to eight places each, and of up to four removed layers, in float64 (local_errors.py, merge_errors.py and
-removal_errors.py in tests/ say what is compared with what). Exits non-zero when a row does not pass.
+nodes, seconds and memory of trace and analysis, whether the lowered graph is bit-identical in eval and train mode, whether it
+trains alike, how much of the network is free to grow, and the worst error of a split, a new channel and a prune over every free
+space, of merges and inserted layers at up to eight places each, and of up to four removed layers, in float64 (local_errors.py,
+merge_errors.py and removal_errors.py in tests/ say what is compared with what). Exits non-zero when a row does not pass.
+
+What trains alike makes the same of two steps of SGD on batches of two sizes: outputs, gradients of parameters and inputs,
+parameters and buffers, and outputs in eval mode before and after; in float64, above 100 M parameters in float32
+(training_steps.py in tests/, which knows nothing of the importer's own proof).
 
 Memory is the growth of the resident set at its peak, over the model's own bytes ("mem."), and over the model's bytes and what
 one forward pass of the module itself takes ("+run"): import works on a copy, and runs module and graph to prove that they
@@ -105,16 +109,18 @@ def _line(row: Row) -> str:
     places = f"{_text(row.inserted)}/{_text(row.cut_points)}"
     layers = f"{_text(row.removed)}/{_text(row.removable)}"
     trip = "" if not row.round_trip else "identical" if row.round_trip == "bit-identical" else "DIFFERS"
+    training = "" if not row.training else "alike" if row.training == "alike" else "DIFFERS"
     memory = f"{_text(row.memory):>6}{_text(row.memory_run):>6}"
     return (
-        f"{row.model:29}{millions:>7}{flops:>8}{_text(row.nodes):>6}{_text(row.trace_s):>7}{memory} {trip:>9}"
+        f"{row.model:29}{millions:>7}{flops:>8}{_text(row.nodes):>6}{_text(row.trace_s):>7}{memory} {trip:>9} {training:>7}"
         f"{spaces:>9}{_text(row.frozen):>6}{share:>6}{kinds}"
         f"{merges}{places:>8}{_error(row.insert)}{layers:>7}{_error(row.remove)}{row.seconds:>6.0f}  {row.verdict}"
     )
 
 
 _HEADER = (
-    f"{'model':29}{'M par.':>7}{'MFLOPs':>8}{'nodes':>6}{'s':>7}{'mem.':>6}{'+run':>6} {'r. trip':>9}{'spaces':>9}{'froz.':>6}"
+    f"{'model':29}{'M par.':>7}{'MFLOPs':>8}{'nodes':>6}{'s':>7}{'mem.':>6}{'+run':>6} {'r. trip':>9} {'trains':>7}"
+    f"{'spaces':>9}{'froz.':>6}"
     f"{'% fr.':>6}{'split':>9}{'new':>9}{'prune':>9}{'all spl.':>9}{'all new':>9}{'all pr.':>9}"
     f"{'mrg.':>5}{'merge':>9}{'all mrg.':>9}{'places':>8}{'insert':>9}{'layers':>7}{'remove':>9}{'check':>6}  verdict"
 )
