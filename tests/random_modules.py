@@ -196,7 +196,7 @@ def check(number: int, only: Sequence[str] | None = None) -> Seen:
     if unlike:
         raise ModuleError("silent", "; ".join(unlike[:3]))
     if number % AS_SOURCE == 0:
-        seen.sources = _check_source(graph, made)
+        seen.sources = check_source(graph, made)
     return seen
 
 
@@ -216,7 +216,7 @@ def _unlike(again: Callable[[], Made], graph: Graph) -> list[str]:
     raise _UnrunError from failure
 
 
-def _check_source(graph: Graph, made: Made) -> int:
+def check_source(graph: Graph, made: Made) -> int:
     """Compare the written source with the lowered graph; 0 where it cannot be written."""
     try:
         text = to_source(graph)

@@ -10,13 +10,28 @@ from gngraph.importing import from_torch as module_of_import
 from gngraph.ir import Graph
 from tests import random_modules
 from tests.ingredients import INGREDIENTS
-from tests.random_modules import ModuleError, check, make
+from tests.random_modules import ModuleError, check, check_source, make
 
 
 @pytest.mark.parametrize("kind", sorted({name.partition(":")[0] for name in INGREDIENTS}))
 def test_each_ingredient_is_refused_or_trains_alike(kind: str) -> None:
     for number, name in enumerate(name for name in INGREDIENTS if name.startswith(f"{kind}:")):
         check(number, [name])
+
+
+SEEN_BY_TRAINING = [
+    "gradients: context",
+    "gradients: straight through",
+    "modes: either",
+    "modes: branch",
+    "modes: counted norm held",
+]
+
+
+@pytest.mark.parametrize("name", SEEN_BY_TRAINING)
+def test_what_training_alone_sees_is_written_as_source(name: str) -> None:
+    made = make(3, [name])
+    assert check_source(module_of_import(made.module, made.example, train_only="drop"), made) == 1
 
 
 def test_a_module_depends_on_its_number_alone() -> None:

@@ -156,7 +156,10 @@ class _Builder:
 
     def call(self, fx_node: fx.Node, target: Any) -> None:
         spec = spec_of_function(target)
-        node = shape_node(self, fx_node) or product_node(self, fx_node)
+        if target is getattr and fx_node.args[1] == "data":
+            node: Node | None = Node(fx_node.name, "detach", (self.value(fx_node.args[0]),))
+        else:
+            node = shape_node(self, fx_node) or product_node(self, fx_node)
         if getattr(target, "__qualname__", "").startswith("boolean_dispatch"):
             spec = spec_of_function(dispatched(target))
             node = self.known(fx_node, spec, spec.call_of(dispatched(target))) if spec else None

@@ -17,6 +17,7 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 from gngraph.zoo import build_seed
+from tests.ingredients.modes import NormAct
 
 SHAPE = (1, 8, 8)
 
@@ -51,6 +52,29 @@ def test_export_is_checked_and_agrees(tmp_path: Path, capfd: pytest.CaptureFixtu
     (found,) = session.run(None, {"x": x.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), to_torch(graph)(x), rtol=1e-4, atol=1e-5)
+
+
+class SeenByTraining(nn.Module):
+    """A norm that counts its batches, a value that no gradient passes, and a branch of train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n, self.b = nn.Conv2d(1, 4, 3), NormAct(4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.n(self.a(x))
+        y = y + (torch.round(y * 4) / 4 - y).data
+        with torch.no_grad():
+            scale = self.b(y).mean((2, 3), keepdim=True)
+        y = self.b(y) if self.training else torch.tanh(y)
+        out: torch.Tensor = y * scale.sigmoid()
+        return out
+
+
+def test_what_training_alone_sees_is_left_out(tmp_path: Path) -> None:
+    graph = from_torch(SeenByTraining(), torch.randn(1, *SHAPE))
+    assert {"by_mode", "detach"} <= {node.op for node in graph.nodes.values()}
+    assert export_onnx(graph, tmp_path / "net.onnx").parity.max_abs_output > 0
 
 
 def test_a_difference_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

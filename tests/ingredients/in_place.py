@@ -120,7 +120,7 @@ def shortcut(c: Chosen) -> nn.Module:
         nn.Dropout(0.3),
         nn.Sequential(),
         nn.Sequential(nn.Identity()),
-        nn.Flatten(4),
+        nn.Flatten(3),
         nn.Upsample(scale_factor=1),
     )
     act = c.one_of(
