@@ -39,6 +39,8 @@ _LIKE_FIRST = {
     *("hardsigmoid_backward", "hardtanh_backward", "leaky_relu_backward"),
 }
 """Ops whose value is like their operands, where these are alike: torch's rules, in Python, take a hundred times as long."""
+_RESHAPING = {"resize_", "resize_as_", "t_", "transpose_", "squeeze_", "unsqueeze_", "set_", "as_strided_", "swapaxes_"}
+"""Ops in place that change the shape of what they are called on."""
 
 
 class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -55,7 +57,9 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One op."""
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded in func.tags and next(tensors_in((args, kwargs)), None) is None:
+        if works_in_place(func) and args[0].is_meta:
+            return args[0]  # torch's rules for it take long, and tell nothing
+        if torch.Tag.nondeterministic_seeded in func.tags and not arguments_of(args, kwargs):
             kwargs = {**kwargs, "device": torch.device("meta")}  # no random number is drawn for a shape
         return self.shaped(func, args, kwargs)
 
@@ -64,7 +68,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not _makes_new(func):
             return func(*args, **kwargs)
         try:
-            key = func, _summary(args), _summary(tuple(kwargs.items()))
+            key = func, _summary(args), _summary(tuple(kwargs.items())) if kwargs else ()
             found = self.known.get(key)
         except TypeError:  # an argument that is not looked up by its shape
             return func(*args, **kwargs)
@@ -75,7 +79,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = _like_first(func, args) if func._schema.name.startswith("aten::") else None
         result = func(*args, **kwargs) if result is None else result
         items = (result,) if isinstance(result, torch.Tensor) else result
-        read = {x.untyped_storage()._cdata for x in tensors_in((args, kwargs))}
+        read = {x.untyped_storage()._cdata for x in arguments_of(args, kwargs)}
         if isinstance(items, tuple) and all(x is None or _is_new(x, read) for x in items):
             shapes = tuple(None if x is None else (x.size(), x.stride(), x.dtype) for x in items)
             self.known[key] = isinstance(result, torch.Tensor), shapes
@@ -89,8 +93,8 @@ def _like_first(func: Any, args: Sequence[Any]) -> Any:
         return None
     if name in _LIKE_FIRST and all(_alike(x, first) for x in args if isinstance(x, torch.Tensor)):
         return torch.empty_like(first)
-    if name == "native_batch_norm" and args[5]:
-        return torch.empty_like(first), *(first.new_empty(first.shape[1]) for _ in range(2))
+    if name == "native_batch_norm":
+        return torch.empty_like(first), *(first.new_empty(first.shape[1] if args[5] else 0) for _ in range(2))
     if name == "native_batch_norm_backward" and args[7] and all(args[9]) and _alike(first, args[1]):
         return torch.empty_like(first), *(first.new_empty(first.shape[1]) for _ in range(2))
     return None
@@ -111,6 +115,25 @@ def without_values(value: Any) -> Any:
 
 
 @cache
+def places_written(func: Any) -> tuple[int | str, ...]:
+    """Numbers of the arguments that an op writes into, and names of those that have none."""
+    return tuple(
+        argument.name if argument.kwarg_only else place
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+@cache
+def works_in_place(func: Any) -> bool:
+    """Whether an op gives its first argument back with other values in it, and does nothing else."""
+    schema, name = func._schema, func._schema.name.rpartition("::")[2]
+    if not name.endswith("_") or name in _RESHAPING or places_written(func) != (0,):
+        return False
+    return len(schema.returns) == 1 and str(schema.arguments[0].type) == "Tensor"
+
+
+@cache
 def _makes_new(func: Any) -> bool:
     """Whether an op reads tensors, gives new ones alone, and changes none."""
     schema = func._schema
@@ -120,13 +143,25 @@ def _makes_new(func: Any) -> bool:
 
 def _summary(value: Any) -> Hashable:
     """What shapes depend on, of an argument."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return tuple([_summary(item) for item in value])
     if isinstance(value, torch.Tensor):
         if not value.is_meta:
             raise TypeError
-        return torch.Tensor, value.dtype, value.size(), value.stride()
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_summary, value))
-    return type(value), value
+        return value.dtype, value.size(), value.stride()
+    return kind, value
+
+
+def arguments_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an op is called with, alone and in lists, in order."""
+    found = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif type(value) in (list, tuple):
+            found += [item for item in value if isinstance(item, torch.Tensor)]
+    return found
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 
-from gngraph.importing.shapes import Shapes, ShapesSeen, tensors_in, without_values
+from gngraph.importing.shapes import Shapes, ShapesSeen, arguments_of, places_written, tensors_in, without_values, works_in_place
 
 _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _COPIES = {"clone", "lift_fresh", "lift_fresh_copy", "_to_copy"}
-_RESHAPING = {"resize_", "resize_as_", "t_", "transpose_", "squeeze_", "unsqueeze_", "set_", "as_strided_", "swapaxes_"}
-"""Ops in place that change the shape of what they are called on."""
 _STATISTICS = {"native_batch_norm": (3, 4)}
 """Ops that write into arguments without a word in their schema, the running statistics, and the positions of these."""
 
@@ -126,7 +123,7 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One op; what it gives, and what it writes into, gets its number."""
         kwargs, name = dict(kwargs or {}), func._schema.name.rpartition("::")[2]
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = arguments_of(args, kwargs)
         seeded = torch.Tag.nondeterministic_seeded in func.tags
         if not any(x.is_meta for x in tensors):
             constant = not seeded and name not in _UNINITIALISED
@@ -142,8 +139,7 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
             number = self.number(args[0])
         elif name == "copy_" and (args[0].size(), args[0].dtype) == (args[1].size(), args[1].dtype):
             number = self.number(args[1])
-        alone = len(written) == 1 and written[0][0] is args[0]
-        if alone and name.endswith("_") and name not in _RESHAPING:
+        if works_in_place(func):
             self._write(args[0], number)
             return args[0]
         if not all(x.is_meta for x in tensors):
@@ -172,15 +168,16 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
                 yield self._argument(kwargs[key])
 
     def _argument(self, value: Any) -> Hashable:
+        kind = type(value)
+        if kind in (list, tuple):
+            return tuple([self._argument(item) for item in value])
         if isinstance(value, torch.Tensor):
             return "tensor", self.number(value)
-        if isinstance(value, (list, tuple)):
-            return tuple(map(self._argument, value))
-        if isinstance(value, float):
+        if kind is float:
             return "float", repr(value)
         if isinstance(value, (torch.device, torch.Generator)):
-            return type(value).__name__
-        return type(value).__name__, value
+            return kind.__name__
+        return kind.__name__, value
 
 
 def _written(
@@ -190,25 +187,17 @@ def _written(
     for position in _STATISTICS.get(name, ()):
         if args[5] and args[position] is not None:
             yield args[position], str(position)
-    for place in _places_written(func):
+    for place in places_written(func):
         value = args[place] if isinstance(place, int) and place < len(args) else kwargs.get(str(place))
         for number, tensor in enumerate(tensors_in(value)):
             yield tensor, f"{place} {number}"
 
 
-@cache
-def _places_written(func: Any) -> tuple[int | str, ...]:
-    arguments = func._schema.arguments
-    return tuple(
-        argument.name if argument.kwarg_only else place
-        for place, argument in enumerate(arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-
-
 def _geometry(tensor: torch.Tensor) -> Geometry:
-    strides = tuple(0 if size == 1 else stride for size, stride in zip(tensor.size(), tensor.stride(), strict=True))
-    return tensor.storage_offset(), tensor.size(), strides, tensor.dtype, tensor.is_conj(), tensor.is_neg()
+    size, stride = tensor.size(), tensor.stride()
+    if 1 in size:  # how far apart the entries of such an axis lie, nobody sees
+        stride = tuple([0 if n == 1 else step for n, step in zip(size, stride, strict=True)])
+    return tensor.storage_offset(), size, stride, tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
 def _bytes_of(geometry: Geometry) -> tuple[Hashable, ...] | None:
