@@ -123,5 +123,5 @@ def _imported(module: nn.Module, example: Example, *, drop: bool) -> Graph:
         raise UnsupportedModelError(f"'{name}' cannot be read: {error}") from error
     take_apart(joint.graph)
     suspects = [function_of_its_own(function, f" in {where}") for function, where in trained.functions.items()]
-    prove(Imported(module, graph, inputs, joint.part, joint.whole, suspects, known), expected)
-    return graph
+    claim = Imported(module, graph, inputs, joint.part, joint.whole, suspects, known)
+    return with_decided(graph, prove(claim, expected))

@@ -3,7 +3,8 @@
 In eval mode both run on the example, and agree bit for bit. That they train the same, and compute the same for other samples, is
 read off two tapes (`Tape`): where all that comes out has the same numbers, it is the same for every data. That covers the
 outputs, the buffers after a step, and the gradients of parameters and inputs of a random projection of the outputs. Where tapes
-differ, or cannot be made, numbers decide: the same in float64, on the example and on random samples, under one seed.
+differ, or cannot be made, numbers decide: the same in float64, on the example and on random samples, under one seed. Where the
+module takes other sizes than the example's, both are compared there too; an axis along which they differ is marked.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
+from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.freeing import return_free_memory
 from gngraph.importing.imported import Imported
+from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.recorded_types import run_checked
 from gngraph.importing.same_calls import same_calls
 from gngraph.importing.same_numbers import compare_numbers
@@ -74,8 +77,8 @@ def _run_once(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
         return module(*(x.clone() for x in inputs))
 
 
-def prove(claim: Imported, expected: Expected) -> None:
-    """Hold a graph against the module that it was made of.
+def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
+    """Hold a graph against the module that it was made of; the axes along which it holds for the example's size alone.
 
     Args:
         claim: both.
@@ -86,13 +89,15 @@ def prove(claim: Imported, expected: Expected) -> None:
     """
     _check_outputs(claim, expected)
     try:
-        proved = same_calls(claim)
+        unlike = same_calls(claim)
     except UnsupportedModelError:
         raise
     except Exception:  # whatever an op raises that cannot run without data, be it in the user's own Python
-        proved = False
-    if not proved:
+        unlike = None
+    if unlike is None:
         compare_numbers(claim)
+        unlike, _ = unlike_axes(claim, by_numbers(claim))
+    return unlike
 
 
 def _check_outputs(claim: Imported, expected: Expected) -> None:

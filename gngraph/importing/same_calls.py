@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import SAMPLE_COUNTS, meta_inputs
+from gngraph.importing.concrete import SAMPLE_COUNTS, InputAxis, meta_inputs
 from gngraph.importing.copies import on_meta
 from gngraph.importing.imported import (
     Imported,
@@ -18,18 +18,29 @@ from gngraph.importing.imported import (
     named_tensors,
     step,
 )
-from gngraph.importing.tape import Numbers, Tape, data_key
+from gngraph.importing.other_sizes import Sizes, by_numbers, unlike_axes
+from gngraph.importing.tape import Numbers, Tape, Unknown, data_key
 from gngraph.lowering.to_torch import lower
 
+_AS_GIVEN: Sizes = {}
 
-def same_calls(claim: Imported) -> bool:
-    """Whether module and graph do in both modes; one batch size is tried in each.
+
+def same_calls(claim: Imported) -> frozenset[InputAxis] | None:
+    """The axes along which they make other calls at other sizes than the example's; None where they do at the example's own.
+
+    One batch size is tried in each mode.
 
     Raises:
         UnsupportedModelError: the module keeps state in Python that its next run reads.
         Exception: whatever an op raises that cannot run without data, be it in the user's own Python.
     """
-    return _Tapes(claim).agree()
+    tapes = _Tapes(claim)
+    if not tapes.agree():
+        return None
+    unlike, ran = unlike_axes(claim, tapes.agree_at)
+    if not ran and not tapes.agree_at({}, training=False):
+        return None
+    return unlike
 
 
 class _Tapes:
@@ -43,17 +54,31 @@ class _Tapes:
         self.constants = {name: data_key(p.data) for name, p in made.items()}
 
     def agree(self) -> bool:
-        few, more = SAMPLE_COUNTS
-        module, graph = (self.run(few, of_graph=of_graph, training=True) for of_graph in (False, True))
+        module, graph = (
+            self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=of_graph, training=True) for of_graph in (False, True)
+        )
         self.check_state(module)
         held = [name for name in module.state if self.claim.holds(name)]
         self.check_written(module, graph, held)
         same = module.outputs == graph.outputs and module.gradients == graph.gradients
-        if not same or any(module.state[name] != graph.state.get(name) for name in held):
-            return False
+        return same and all(module.state[name] == graph.state.get(name) for name in held)
+
+    def agree_at(self, sizes: Sizes, training: bool) -> bool | None:
+        """Whether both give the same for other numbers of samples and other sizes; None where the module does not run for them."""
         with torch.no_grad():
-            module, graph = (self.run(more, of_graph=of_graph, training=False) for of_graph in (False, True))
-        return module.outputs == graph.outputs
+            try:
+                module = self.run(SAMPLE_COUNTS[1], sizes, of_graph=False, training=training)
+            except Unknown:
+                return by_numbers(self.claim)(sizes, training)
+            except Exception:  # whatever the user's own module raises for such inputs
+                if not sizes:
+                    raise
+                return None
+            try:
+                graph = self.run(SAMPLE_COUNTS[1], sizes, of_graph=True, training=training)
+            except Exception:  # whatever an op raises for values of another shape than it had
+                return False
+        return module.outputs == graph.outputs or (bool(sizes) and by_numbers(self.claim)(sizes, training))
 
     def check_written(self, module: Outcome, graph: Outcome, held: list[str]) -> None:
         """Refuse a module that writes into what the graph leaves as it is, be it with what is there by chance."""
@@ -66,7 +91,7 @@ class _Tapes:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
         name, before = self.claim.graph.name, _counters(self.module)
         with torch.no_grad():
-            second = self.run(SAMPLE_COUNTS[0], of_graph=False, training=True)
+            second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True)
         moved = [path for path, value in _counters(self.module).items() if before.get(path) != value]
         if moved:
             raise UnsupportedModelError(
@@ -76,14 +101,14 @@ class _Tapes:
         if first.outputs != second.outputs:
             raise UnsupportedModelError(changes_by_itself(name))
 
-    def run(self, samples: int, *, of_graph: bool, training: bool) -> Outcome:
+    def run(self, samples: int, sizes: Sizes, *, of_graph: bool, training: bool) -> Outcome:
         """The numbers of what the graph, or the module, gives."""
         network = self.lowered if of_graph else self.module
         tape = Tape(self.claim.known, self.numbers)
         network.train(training)
         for name, tensor in named_tensors(network):
             tape.declare(tensor, *self.constants.get(name, ("held", name)))
-        inputs, places = meta_inputs(self.claim.inputs, samples), count()
+        inputs, places = meta_inputs(self.claim.inputs, samples, sizes), count()
         for i, x in enumerate(inputs):
             tape.declare(x, "input", i)
 

@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-from gngraph.importing.shapes import Shapes, ShapesSeen, arguments_of, places_written, tensors_in, without_values, works_in_place
+from gngraph.importing.shapes import (
+    Shapes,
+    ShapesSeen,
+    arguments_of,
+    places_written,
+    tensors_in,
+    without_values,
+    works_in_place,
+)
 
 _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _COPIES = {"clone", "lift_fresh", "lift_fresh_copy", "_to_copy"}

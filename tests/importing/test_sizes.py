@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from gngraph.errors import DataError, IRError, UnsupportedModelError
 from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
+from gngraph.importing.imported import Imported
+from gngraph.importing.other_sizes import by_numbers, unlike_axes
+from gngraph.importing.same_calls import same_calls
 from gngraph.ir import Graph, format_graph, parse
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops import draft_of
@@ -149,3 +152,24 @@ def test_a_mark_that_is_no_axis_is_refused() -> None:
         draft = draft_of(graph)
         draft.set_attrs("x", decided=(7,))
         draft.commit()
+
+
+def test_the_proof_finds_the_axis_along_which_graph_and_module_part() -> None:
+    example, whole = torch.randn(2, 10, 5), Net(lambda net, x: net.inner(x[:, :]))
+    for forward, unlike in (
+        (lambda net, x: net.inner(x[:, :10]), frozenset({(0, 1)})),
+        (lambda net, x: net.inner(x[:, : x.shape[1]]), frozenset()),
+    ):
+        cut = Net(forward)
+        cut.load_state_dict(whole.state_dict())
+        claim = Imported(whole, from_torch(cut, example), (example,), lambda output: output, True, (), {})
+        assert same_calls(claim) == unlike
+        assert unlike_axes(claim, by_numbers(claim)) == (unlike, True)
+
+
+def test_an_image_is_tried_with_other_heights_and_widths_than_each_other() -> None:
+    example, whole = torch.randn(2, 3, 8, 8), Net(lambda net, x: net.first(x)[:, :, :, :])
+    turned = Net(lambda net, x: net.first(x)[:, :, :, : x.shape[2]])
+    turned.load_state_dict(whole.state_dict())
+    claim = Imported(whole, from_torch(turned, example), (example,), lambda output: output, True, (), {})
+    assert same_calls(claim)
