@@ -12,7 +12,6 @@ from torch import nn
 
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
 from gngraph.data import Data
-from gngraph.errors import OptionError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
@@ -157,8 +156,6 @@ def _worked(
 
     if out is None:
         return _grown(job, network, data, options, None, observer)
-    if not isinstance(out, str | os.PathLike):
-        raise OptionError(f"'out' is of type '{type(out).__name__}', but must be the path of a folder")
     with claimed(Path(out)):
         return _grown(job, network, data, options, Path(out), observer)
 
@@ -191,6 +188,8 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     """
     from gngraph.growth.run_folder import write_run_folder
     from gngraph.report.page import tell
+    from gngraph.search.chance import may_know
 
     samples = first_samples(problem.test, ONNX_SAMPLES)[0]
-    return write_run_folder(result, folder, draw=tell, samples=samples, inputs=inputs_of(problem))
+    inputs = inputs_of(problem, not may_know(result.seed, problem))
+    return write_run_folder(result, folder, draw=tell, samples=samples, inputs=inputs)

@@ -69,15 +69,14 @@ def test_changes_are_those_of_the_mean_loss_for_more_networks_than_are_measured_
 
 def test_coverage_counts_the_noise_of_the_actual_change_where_asked() -> None:
     def point(unseen: float) -> fig3.Point:
-        return fig3.Point("n", 0, "split", "s", 0, "0", 0.0, 1.0, 0.0, 0.1, 0.5, unseen, 2.0, 9.0, 0.0)
+        return fig3.Point("n", 0, "split", "s", 0, "0", 0.0, 1.0, 0.0, 0.1, 0.5, unseen, 2.0)
 
     points = [point(0.0), point(3.0), point(5.0), point(-3.0)]
     assert fig3.coverage(points, "unseen", noisy=False) == 0.25
     assert fig3.coverage(points, "unseen") == 0.75
-    assert fig3.coverage(points, "test") == 0.0
     assert fig3.coverage(points, "actual") == 1.0
     assert fig3.coverage(points, "actual", error="sampling") == 0.0
-    assert np.isnan(fig3.coverage([replace(point, test=np.nan) for point in points], "test"))
+    assert np.isnan(fig3.coverage([replace(point, unseen=np.nan) for point in points], "unseen"))
 
 
 def test_fig3_writes_points_that_agree(tmp_path: Path) -> None:

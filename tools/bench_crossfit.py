@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import CostModel
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.data import make_splits
 from gngraph.data.splits import Splits
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
@@ -54,7 +53,7 @@ class Uncrossed(Problem):
     @cached_property
     def splits(self) -> Splits:
         """The learn and the report split of the problem, the former twice."""
-        drawn = make_splits(self.train, self.learn, self.judge, self.report, self.seed)
+        drawn = super().splits
         return Splits(drawn.learn, drawn.learn, drawn.report)
 
 

@@ -46,7 +46,6 @@ from gngraph.search.depth import (
     at_budget,
     least_missed,
     resolutions_kept,
-    samples_apart,
     shallower,
     trial_length,
     without,
@@ -117,7 +116,7 @@ class Depths:
         """What the network without some layers comes to."""
         problem, options = self.problem(seed), TrainOptions(lr=self.lr)
         made = at_budget(without(graph, values), self.budget)
-        own = trial_length(self.epochs, samples_apart(problem), options.batch_size)
+        own = trial_length(self.epochs, len(problem.train), options.batch_size)
         trials = {f"{n:g}": TrialTraining(problem, options, round(n * own)).loss(made) for n in self.lengths}
         ended = Trainer(problem, options).train(restarted(made, mixed(seed, 1)), Stretch(self.epochs, "cosine")).graph
         accuracy = evaluate(ended, problem, problem.test)[1]

@@ -3,7 +3,7 @@
 For each network and seed: train (a saved network is taken as it is), score every kind of candidate once, and measure
 
 - singles: random candidates of each kind, predicted and actual change of the loss on the report split, all kinds together;
-- intervals: how often the actual change on training samples outside the splits lies in the predicted interval;
+- intervals: how often the actual change on test samples lies in the predicted interval;
 - sets: splits chosen together, as many chosen by the sum of their gains, and random ones of exactly each size;
 - cross-fitting: what would be predicted on the samples that candidates were learned and chosen on;
 - cost: seconds of scoring and judging in epochs of training on as many samples, and memory beside training's;
@@ -55,7 +55,7 @@ class Sizes:
 
     Attributes:
         looks: candidates that the analysis looks at twice (`GaussNewton.looks`), in timings too.
-        unseen: training samples outside the splits, for the intervals.
+        unseen: test samples, for the intervals.
         candidates: single candidates of each kind.
         counts: sizes of sets.
         cost: learn, judge and report samples of the timings.
@@ -128,7 +128,7 @@ def predictions(network: str, width: float, problem: Problem, epochs: int, sizes
     graph = trained(network, width, problem, epochs)
     options = GaussNewton(looks=sizes.looks, kinds=KINDS)
     scores = AnalysisManager(problem).get(options, graph)
-    held = held_samples(problem, sizes.unseen, 0)
+    held = held_samples(problem, sizes.unseen)
     points = {kind: points_of(graph, problem, name, kind, scores, sizes.candidates, held) for kind in KINDS}
     together = [point for own in points.values() for point in own]
     for kind, own in (("", together), *points.items()):
@@ -230,9 +230,7 @@ def show(figures: Sequence[Figure]) -> int:
 @experiment_options(download=False, epochs=6, seeds=3, samples="4096,4096,2048", device="auto")
 @click.option("--network", "networks", multiple=True, default=("vgg16:0.5", "resnet20:1"), show_default=True,
               help="NAME:WIDTH of the zoo, or a saved network, '{seed}' in its name standing for the seed")  # fmt: skip
-@click.option(
-    "--unseen", default=4096, show_default=True, help="training samples outside the splits, for the intervals"
-)
+@click.option("--unseen", default=4096, show_default=True, help="test samples, for the intervals")
 @click.option("--looks", default=LOOKS, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=100, show_default=True, help="single candidates of each kind")
 @click.option("--counts", type=numbers, default="8,16,32,64", show_default=True, help="sizes of sets of splits")

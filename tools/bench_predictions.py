@@ -1,8 +1,8 @@
 """Predicted against actual: single candidates under each curvature, sets chosen jointly, additively and at random, and rounds.
 
 For each network and seed: train (a saved network is taken as it is), score, apply candidates one at a time (and sets at once),
-and measure the change of the mean loss on the report split, which neither learning nor selection saw. How often the actual
-change lies in the predicted interval is measured on training samples outside the splits.
+and measure the change of the mean loss on the report split, which neither training, learning nor selection saw. How often the
+actual change lies in the predicted interval is measured on test samples.
 
 A round is what growth makes of a large set: a share of the channels of half of the layers, those that are missed least, rebuilt
 from all that stay; or splits of a share of all channels at once. Beside what a round reports stands what the model of the
@@ -143,7 +143,7 @@ def one_a_channel(scores: Scores, index: Sequence[int], count: int) -> list[int]
 @click.option(
     "--shares", type=numbers, default="25,50,75", show_default=True, help="of channels in a round, in percent"
 )
-@click.option("--unseen", default=2048, show_default=True, help="training samples outside the splits, for the coverage")
+@click.option("--unseen", default=2048, show_default=True, help="test samples, for the coverage")
 @click.option("--out", type=click.Path(path_type=Path), help="write every figure as JSON lines")
 def main(
     experiment: Experiment,
@@ -161,7 +161,7 @@ def main(
     for network, problem in experiment.problems():
         named = {"network": network, "seed": problem.seed}
         graph = experiment.trained(network, problem)
-        held = held_samples(problem, unseen, 0)
+        held = held_samples(problem, unseen)
         for curvature in curvatures:
             start = time.perf_counter()
             options = GaussNewton(curvature, looks=looks, kinds=tuple(kinds.split(",")))

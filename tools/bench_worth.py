@@ -113,12 +113,12 @@ class Trial:
         base = family(self.network, self.data, 1.0)
         graph = self.trained(widths_within(base, SHAPES["uniform"], self.budget), seed)
         analyses = AnalysisManager(self.problem(seed))
-        candidates = analyses.get(GaussNewton(kinds=("prune",)), graph).candidates
+        scores = analyses.get(GaussNewton(kinds=("prune",)), graph)
         losses: dict[str, list[float]] = {}
-        for candidate in candidates:
+        for candidate in scores.candidates:
             losses.setdefault(candidate.morphism.space, []).append(max(0.0, -candidate.gain))
         single = {name: median(own) * len(own) ** 2 for name, own in losses.items()}
-        return measured_worths(graph, analyses, candidates), single
+        return measured_worths(graph, analyses, scores), single
 
 
 def fitted(lines: list[dict[str, object]]) -> tuple[dict[str, float], float]:

@@ -2,11 +2,10 @@
 
 For each network and seed: train (a saved network is taken as it is), score, apply candidates one at a time, and measure the
 change of the mean loss. The scatter is of predicted and actual change on the report split, which neither learning nor
-selection saw. The interval of 1.96 errors on either side of a predicted change is a statement about unseen samples. So its
-coverage is measured on training samples outside the splits, and on the test samples, which are samples of something else
-where the network overfits. How often the actual change lies in the interval counts the noise of the actual change as a miss;
-where that noise is added to the interval, 95 % should lie inside. Beside it stands the same for the error of the samples
-alone, without that of the model.
+selection saw, nor training. The interval of 1.96 errors on either side of a predicted change is a statement about unseen
+samples, so its coverage is measured on test samples. How often the actual change lies in the interval counts the noise of the
+actual change as a miss; where that noise is added to the interval, 95 % should lie inside. Beside it stands the same for the
+error of the samples alone, without that of the model.
 
     tools/fig3.py --data cifar10.npz --network vgg11 --network resnet20 --epochs 6 --seeds 2 --out fig3
     tools/fig3.py --data cifar100 --network vgg19 --width 1 --epochs 60 --candidates 500 --device cuda --out fig3
@@ -27,7 +26,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import Subset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,7 +37,7 @@ from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
 from gngraph.scoring.registry import PROPOSERS
 from tools.experiment import Experiment, experiment_options
-from tools.measuring import Agreement, Change, Samples, apply, changes, sample, unanalysed, write_csv
+from tools.measuring import Agreement, Samples, apply, changes, sample, unanalysed, write_csv
 
 console = Console(width=120)
 REACH = 1.96
@@ -58,8 +56,7 @@ class Point:
         second_order: the part of the predicted change that is of second order.
         sampling: the error of the samples alone.
         actual: on the report split.
-        unseen, unseen_error: on training samples outside of the splits.
-        test, test_error: on test samples; nan where they were not measured.
+        unseen, unseen_error: on samples that neither the network nor the analysis saw.
     """
 
     network: str
@@ -75,27 +72,11 @@ class Point:
     actual: float
     unseen: float
     unseen_error: float
-    test: float
-    test_error: float
 
 
-def held_samples(problem: Problem, unseen: int, test: int) -> dict[str, Samples]:
-    """The report split, at most `unseen` training samples outside the splits, and the first `test` test samples, if any.
-
-    Raises:
-        click.UsageError: the splits leave no training samples.
-    """
-    rest = unanalysed(problem, unseen)
-    if len(rest) < 2:
-        raise click.UsageError(
-            f"the splits of {','.join(str(len(split)) for split in problem.splits)} samples leave {len(rest)} of "
-            f"{len(problem.train)} training samples for the coverage: lower --samples"
-        )
-    held = {"report": Samples(problem, problem.splits.report), "unseen": Samples(problem, rest)}
-    if test:
-        first = range(min(test, len(problem.test)))
-        held["test"] = Samples(problem, Subset(problem.test, first))  # type: ignore[arg-type]
-    return held
+def held_samples(problem: Problem, unseen: int) -> dict[str, Samples]:
+    """The report split, and at most `unseen` samples that neither the network nor the analysis saw."""
+    return {"report": Samples(problem, problem.splits.report), "unseen": Samples(problem, unanalysed(problem, unseen))}
 
 
 def scored_together(kinds: Sequence[str]) -> list[tuple[str, ...]]:
@@ -134,7 +115,6 @@ def points_of(
     order = list(graph.nodes)
     places = {graph.nodes[name].module or name: i for i, name in reversed(list(enumerate(order)))}
     spaces = {space.name: min(order.index(slot.node) for slot in space.slots) for space in ChannelSpaces.of(graph)}
-    unmeasured = Change(math.nan, math.nan)
     return [
         Point(
             network,
@@ -150,8 +130,6 @@ def points_of(
             actual["report"].mean,
             actual["unseen"].mean,
             actual["unseen"].error,
-            actual.get("test", unmeasured).mean,
-            actual.get("test", unmeasured).error,
         )
         for i, actual in zip(chosen, changes(graph, changed, held), strict=True)
         for candidate in (scores.candidates[i],)
@@ -163,7 +141,7 @@ def coverage(points: Iterable[Point], where: str, *, error: str = "error", noisy
 
     Args:
         points: of any networks and kinds.
-        where: "actual" (the report split itself, which has no noise of its own), "unseen" or "test".
+        where: "actual" (the report split itself, which has no noise of its own) or "unseen".
         error: "error", or "sampling" for that of the samples alone.
         noisy: whether the interval counts the standard error of the actual change as well.
     """
@@ -221,7 +199,7 @@ def show(points: Sequence[Point]) -> None:
         "network", "kind", "points", "Pearson", "Spearman", "slope", title="predicted against actual, report split"
     )
     covered = Table(
-        "network", "kind", "report split", "unseen", "unseen, its noise counted", "test, its noise counted",
+        "network", "kind", "report split", "unseen", "unseen, its noise counted",
         "unseen, error of the samples alone",
         title=f"share of actual changes within ±{REACH} errors of the predicted one (bar 95 %)",
     )  # fmt: skip
@@ -231,7 +209,7 @@ def show(points: Sequence[Point]) -> None:
         figures = (agreed.pearson, agreed.spearman, agreed.slope)
         met.add_row(network, kind, str(agreed.points), *(f"{v:.3f}" for v in figures))
         shares = [coverage(own, "actual"), coverage(own, "unseen", noisy=False)]
-        shares += [coverage(own, where) for where in ("unseen", "test")] + [coverage(own, "unseen", error="sampling")]
+        shares += [coverage(own, "unseen"), coverage(own, "unseen", error="sampling")]
         covered.add_row(network, kind, *("-" if math.isnan(v) else f"{v:.0%}" for v in shares))
     console.print(met)
     console.print(covered)
@@ -247,8 +225,7 @@ def show(points: Sequence[Point]) -> None:
 @click.option("--passes", default=1, show_default=True, help="passes over the learn split")
 @click.option("--looks", default=0, show_default=True, help="candidates whose actual change the analysis looks at")
 @click.option("--candidates", default=60, show_default=True, help="candidates of each kind measured, at random")
-@click.option("--unseen", default=4096, show_default=True, help="training samples outside the splits, for the coverage")
-@click.option("--test", "held_out", default=4096, show_default=True, help="test samples, for the coverage")
+@click.option("--unseen", default=4096, show_default=True, help="test samples, for the coverage")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fig3"), show_default=True,
               help="picture and table: OUT.png and OUT.csv")  # fmt: skip
 def main(
@@ -259,14 +236,13 @@ def main(
     looks: int,
     candidates: int,
     unseen: int,
-    held_out: int,
     out: Path,
 ) -> None:
     """Draw predicted against actual changes of the loss, and print their agreement and the coverage of the intervals."""
     groups = scored_together(kinds.split(","))
     points: list[Point] = []
     for network, problem in experiment.problems():
-        held = held_samples(problem, unseen, held_out)
+        held = held_samples(problem, unseen)
         graph = experiment.trained(network, problem)
         for group in groups:
             options = GaussNewton(curvature, epochs=passes, looks=looks, kinds=group)

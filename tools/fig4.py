@@ -189,7 +189,7 @@ def _totals(rows: Sequence[Row], network: str, method: str) -> tuple[float, floa
               show_default=True, help=f"of {', '.join((*LEARNED, *DIRECT))}")  # fmt: skip
 @click.option("--samples", default=2048, show_default=True, help="learn samples",
               callback=lambda context, option, learn: (learn, 8, 8))  # fmt: skip  # nothing is judged: as few as there may be
-@click.option("--unseen", default=8192, show_default=True, help="training samples that the decrease is measured on")
+@click.option("--unseen", default=8192, show_default=True, help="test samples that the decrease is measured on")
 @click.option("--passes", default=12, show_default=True, help="passes of the methods over the learn samples")
 @click.option("--direct-passes", default=12, show_default=True, help="passes of direct optimisation")
 @click.option("--rate", default=GaussNewton.rate, show_default=True, help="step size")

@@ -69,13 +69,14 @@ def apply(graph: Graph, morphisms: Sequence[Morphism]) -> Graph:
 
 
 def unanalysed(problem: Problem, count: int) -> MapDataset:
-    """At most `count` random training samples that none of the three splits has.
+    """At most `count` random samples that neither an analysis nor a network saw: test samples.
 
-    The network was trained on them as on those, so that they are what the splits are samples of; the test split is not.
+    Where the data has none, samples for training that none of the three splits has.
     """
-    seen = {index for split in problem.splits for index in split.indices}
-    rest = [i for i in np.random.default_rng(problem.seed).permutation(len(problem.train)).tolist() if i not in seen]
-    return Subset(problem.train, rest[:count])  # type: ignore[arg-type]
+    seen = {index for split in problem.splits for index in split.indices} if problem.tested != "test" else set()
+    samples = problem.test if problem.tested == "test" else problem.samples
+    rest = [i for i in np.random.default_rng(problem.seed).permutation(len(samples)).tolist() if i not in seen]
+    return Subset(samples, rest[:count])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

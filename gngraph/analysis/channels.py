@@ -11,7 +11,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,16 +105,12 @@ class ChannelSpaces:
         layouts: (node, axis) -> segments as (space name, size, inner), for every laid-out axis of a tensor value.
         axes: (parameter, axis) -> slots that cover it, in order of offset, each with its space's name.
         measures: node -> its attributes that hold widths.
-        counted: node -> axes of its first input over which it takes statistics, or the first channels of which it takes for them.
-        counters: space -> the nodes whose statistics count its channels.
     """
 
     spaces: Mapping[str, ChannelSpace]
     layouts: Mapping[tuple[str, int], tuple[tuple[str, int, int], ...]]
     axes: Mapping[tuple[str, int], tuple[tuple[str, Slot], ...]] = field(repr=False)
     measures: Mapping[str, tuple[Measure, ...]] = field(repr=False, default_factory=dict)
-    counted: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
-    counters: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph) -> ChannelSpaces:
@@ -130,12 +126,8 @@ class ChannelSpaces:
 
     @classmethod
     def run(cls, graph: Graph, analyses: AnalysisManager) -> ChannelSpaces:
-        """The analysis as `AnalysisManager.get(ChannelSpaces, graph)` runs it: what the manager holds is frozen too."""
-        found = cls.of(graph)
-        if not analyses.held:
-            return found
-        reasons = {name: space.frozen or analyses.held.get(name) for name, space in found.spaces.items()}
-        return replace(found, spaces={name: replace(s, frozen=reasons[name]) for name, s in found.spaces.items()})
+        """The analysis as `AnalysisManager.get(ChannelSpaces, graph)` runs it."""
+        return cls.of(graph)
 
     def __iter__(self) -> Iterator[ChannelSpace]:
         return iter(self.spaces.values())
@@ -208,17 +200,7 @@ class _Naming:
         }
         axes = {key: tuple((self.names[var], slot) for var, slot in own) for key, own in self.axes.items()}
         spaces = {name: self._space(var, name) for var, name in self.names.items()}
-        return ChannelSpaces(spaces, layouts, axes, self._measures(), self.coupled.counted, self._counters(layouts))
-
-    def _counters(
-        self, layouts: Mapping[tuple[str, int], tuple[tuple[str, int, int], ...]]
-    ) -> dict[str, tuple[str, ...]]:
-        found: dict[str, dict[str, None]] = {}
-        for node, axes in self.coupled.counted.items():
-            for axis in axes:
-                for name, _, _ in layouts.get((self.graph.nodes[node].inputs[0], axis), ()):
-                    found.setdefault(name, {})[node] = None
-        return {name: tuple(nodes) for name, nodes in found.items()}
+        return ChannelSpaces(spaces, layouts, axes, self._measures())
 
     def _space(self, var: int, name: str) -> ChannelSpace:
         reason = self.sets.reasons.get(var)

@@ -37,17 +37,19 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     from gngraph.report.words import percent
     from gngraph.running.evaluation import evaluate
     from gngraph.running.problem import inputs_of
+    from gngraph.search.chance import may_know
     from gngraph.training.stretch import Stretch
     from gngraph.training.training import Trainer
 
     graph, problem = open_both(model, how, what)
+    inputs = inputs_of(problem, not may_know(graph, problem))
     click.echo(describe_setting(graph, problem))
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
-    save(trained.graph, output, history=archived([], {}, inputs_of(problem)))
+    save(trained.graph, output, history=archived([], {}, inputs))
     loss, accuracy = evaluate(trained.graph, problem, problem.test)
-    click.echo(f"{output}: test loss {loss:.4f}{percent(', test accuracy ', accuracy)}")
+    click.echo(f"{output}: {problem.tested} loss {loss:.4f}{percent(f', {problem.tested} accuracy ', accuracy)}")
 
 
 @click.command(short_help="Predict what splitting and pruning each channel would do.")
@@ -71,13 +73,17 @@ def score(
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.cli.tables import candidate_rows, console, print_candidates, print_json
     from gngraph.scoring.gauss_newton import GaussNewton
+    from gngraph.search.chance import MAY_KNOW, may_know
 
     analysis = GaussNewton(options.curvature, looks=options.looks, kinds=options.kinds)
     graph, problem = open_both(model, how, what)
     with console(stderr=True).status(f"scoring {graph.name}"):  # nothing where that is no terminal
         scores = AnalysisManager(problem).get(analysis, graph)
+        doubted = may_know(graph, problem)
     rows, count = candidate_rows(scores, None if show_all else top), len(scores.candidates)
+    notes = [*([MAY_KNOW] if doubted else []), *scores.notes]
     if as_json:
-        print_json({"curvature": options.curvature, "candidates": rows, "of": count, "notes": scores.notes})
+        told = {"curvature": options.curvature, "candidates": rows, "of": count, "notes": notes}
+        print_json(told | {"unseen": not doubted, "samples": len(scores.judge.s)})
     else:
-        print_candidates(rows, count, scores.notes)
+        print_candidates(rows, count, notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from gngraph.options import Options, TrainOptions, option
 from gngraph.options.values import Positive, Within, Written
 
 if TYPE_CHECKING:
-    from gngraph.data import Data
+    from gngraph.data import Data, MapDataset
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
@@ -83,6 +83,17 @@ class DataOptions(Options):
     val_split: Annotated[float, Within(above=0, below=1)] = option(
         0.2, "Share of the samples that is held out where the data has no test part."
     )
+    withhold: Annotated[float, Within(above=0, most=0.5)] | None = option(
+        None,
+        "Share of the training samples that nothing is trained on, so that changes are judged by samples that the network does not "
+        "know by heart; by default .15, of few samples up to a third, of many at most 4,096.",
+    )
+    unseen: str | None = option(
+        None,
+        "Samples that MODEL was never trained on, to judge changes by instead: an .npz file or a folder of images; or withheld, "
+        "for a MODEL that was trained without those that are withheld. By default the validation part of the data, where it has "
+        "one beside a test part.",
+    )
     download: bool = option(False, "Fetch a named data set that is not on this machine.")
     data_root: Path | None = option(None, "Folder of downloaded data sets.")
     loss: Literal["cross-entropy", "mse", "bce-with-logits"] | None = option(
@@ -121,11 +132,35 @@ class DataOptions(Options):
     def problem(self, data: Data) -> Problem:
         """The problem that the options describe."""
         from gngraph.analysis.fit import problem_for
+        from gngraph.data.splits import SMALLEST_SPLIT
+        from gngraph.running.problem import WITHHELD
 
-        chosen: dict[str, str | int] = {} if self.loss is None else {"loss": self.loss}
+        chosen: dict[str, Any] = {} if self.loss is None else {"loss": self.loss}
         if self.loss_output is not None:
             chosen["output"] = int(self.loss_output) if self.loss_output.isdecimal() else self.loss_output
+        if self.withhold is not None:
+            chosen |= dict.fromkeys(
+                ("judge", "report"), max(SMALLEST_SPLIT, round(self.withhold * len(data.train) / 2))
+            )
+        if self.unseen is not None:
+            chosen["unseen"] = WITHHELD if self.unseen == WITHHELD else self._samples(self.unseen, data)
         return problem_for(data, device=self.device, seed=self.seed, **chosen)
+
+    def _samples(self, path: str, data: Data) -> MapDataset:
+        """All samples of a file or a folder, as inputs of a network for `data`."""
+        from torch.utils.data import ConcatDataset
+
+        from gngraph.data import Preprocess, load_data, normalization
+        from gngraph.data.preprocess import Recorded
+
+        own = data.preprocess
+        normalize = Recorded(own) if isinstance(own, Preprocess) else normalization(self.normalize)
+        found = load_data(path, input_shape=data.input_shape, root=self.data_root, normalize=normalize)
+        if found.classes != data.classes:
+            raise click.UsageError(
+                f"'{path}' (--unseen) has other classes than '{data.name}': name samples of the same"
+            )
+        return ConcatDataset([found.train, found.test])
 
 
 def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, Problem]:
@@ -140,6 +175,7 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive, load
     from gngraph.ir.inputs import input_shape_of
+    from gngraph.running.problem import WITHHELD, knows_withheld
 
     graph = load(model, input_shape=how.input_shape) if is_archive(model) else None
     if graph is not None:
@@ -147,6 +183,8 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     else:
         data = what.load(how.input_shape)
     problem = what.problem(data)
+    if is_archive(model) and problem.unseen is None and not knows_withheld(problem, recorded_inputs(model)):
+        problem = replace(problem, unseen=WITHHELD)
     graph = graph if graph is not None else how.open(model, data)
     check_fit(graph, problem)
     return graph, problem
@@ -159,13 +197,32 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
     from gngraph.running.evaluation import evaluate
 
     shape = shape_text(input_shape_of(graph))
-    samples = f"{len(problem.train):,} training and {len(problem.test):,} test samples of {shape}"
+    samples = f"{len(problem.samples):,} training {_and_test(problem)}samples of {shape}"
     loss, accuracy = evaluate(graph, problem, problem.test)
     return (
         f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
-        f"inputs: {problem.data.preprocess.text} (see --normalize); as given: test loss {loss:.4f}"
-        f"{percent(', test accuracy ', accuracy)}" + "".join(f"\nnote: {note}" for note in problem.data.notes)
+        f"{_judged_by(problem)}\n"
+        f"inputs: {problem.data.preprocess.text} (see --normalize); as given: {problem.tested} loss {loss:.4f}"
+        f"{percent(f', {problem.tested} accuracy ', accuracy)}"
+        + "".join(f"\nnote: {note}" for note in problem.data.notes)
     )
+
+
+def _and_test(problem: Problem) -> str:
+    return f"and {len(problem.test):,} test " if problem.tested == "test" else ""
+
+
+def _judged_by(problem: Problem) -> str:
+    """Which samples changes are judged by, in the words of the first lines of a command."""
+    if not problem.divisible:
+        return "too few samples to withhold any from training"
+    judge, report = (len(split) for split in (problem.splits.judge, problem.splits.report))
+    if not problem.withholds:
+        return f"changes are judged by {judge + report:,} samples that nothing is trained on"
+    share = (judge + report) / len(problem.samples)
+    withheld = f"{judge + report:,} of the training samples ({share:.0%}) are withheld from training"
+    what = " and tested" if problem.tested == "held-out" else ""
+    return f"{withheld}: changes are judged{what} by them (see --withhold, --unseen)"
 
 
 model_options = gathered(ModelOptions, "how")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def describe_epoch(epoch: EpochRecord) -> str:
     """An epoch in one line."""
-    accuracy = percent(", accuracy ", epoch.accuracy)
+    accuracy = percent(", training accuracy ", epoch.accuracy)
     return f"epoch {epoch.epoch}: training loss {epoch.loss:.4f}{accuracy}, {epoch.seconds:.1f} s"
 
 

@@ -90,6 +90,33 @@ def from_arrays(
     )
 
 
+def further(data: Data, part: str, x: Array, y: Array) -> ArrayDataset:
+    """More samples of a data set in memory, such as a validation part.
+
+    Args:
+        data: from `from_arrays`.
+        part: their name, for messages.
+        x: samples like its training samples.
+        y: labels or targets like its own.
+
+    Raises:
+        DataError: they are not alike, or break the rules of `from_arrays`.
+    """
+    train = data.train
+    assert isinstance(train, ArrayDataset)
+    inputs, targets = f"x_{part}", f"y_{part}"
+    check_lengths(inputs, _count(inputs, x), targets, _count(targets, y))
+    raw, labels = _samples(inputs, x, tuple(train.raw.shape[1:])), _labels(targets, y)
+    _require_alike("x_train", train.raw, inputs, raw)
+    _require_alike("y_train", train.labels, targets, labels)
+    if data.classes:
+        check_labels(targets, labels, len(data.classes))
+    else:
+        check_finite(targets, labels)
+    check_finite(inputs, raw)
+    return ArrayDataset(raw, labels, train.preprocess)
+
+
 def divided(x: Array, y: Array, share: float) -> list[Array]:
     """Holds samples out where there is no test part, of each class in proportion; the same labels give the same draw.
 

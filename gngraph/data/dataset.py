@@ -171,12 +171,14 @@ class Data:
 
     Attributes:
         name: what the user asked for.
-        train: training samples; the learn, judge and report splits are drawn from it (`make_splits`).
+        train: training samples; the learn split is drawn from it, and without validation samples the judge and the report split,
+            which are withheld from training (`make_splits`).
         test: held-out samples, for reporting only.
         classes: name of each class; empty for a regression.
         preprocess: what stands between a stored sample and a network input.
         augment: random change applied to training batches; None where none is known to be harmless.
         notes: what a user should know of how it was read, a sentence each.
+        validation: samples that are for decisions alone, where the data has such beside test samples: nothing is trained on them.
     """
 
     name: str
@@ -186,6 +188,7 @@ class Data:
     preprocess: Preparation
     augment: Augment | None = None
     notes: tuple[str, ...] = ()
+    validation: SampleDataset | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

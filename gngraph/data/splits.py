@@ -1,9 +1,14 @@
-"""The learn, judge and report splits: a morphism is never scored on samples that it was learned on."""
+"""The learn, judge and report splits: a morphism is never scored on samples that it was learned on, nor a network that knows them.
+
+A network that was trained to the end knows its training samples by heart: what a change would do to them is not what it does to
+others. So the judge and the report split are withheld from training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -16,13 +21,17 @@ from gngraph.errors import DataError
 
 SMALLEST_SPLIT = 8  # samples; below this a mean over a split says nothing
 
+WITHHELD_SHARE, LEAST_JUDGED, MOST_JUDGED = 0.15, 32, 2048
+"""Share of a training set that its judge and report split have together, and bounds of the samples of either; of few samples
+they have a third, if that is less than the lower bound (docs/results.md#withheld-samples)."""
+
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint random parts of a training set.
+    """Three disjoint random parts of the samples.
 
     Attributes:
-        learn: morphisms are learned on it.
+        learn: morphisms are learned on it; of the samples that networks are trained on.
         judge: step sizes and the selection are decided on it.
         report: predicted and actual change of the loss are measured on it, and nothing is decided.
     """
@@ -35,12 +44,26 @@ class Splits:
         return iter((self.learn, self.judge, self.report))
 
 
-def make_splits(dataset: MapDataset, learn: int, judge: int, report: int, seed: int) -> Splits:
+def by_size(samples: int) -> int:
+    """Samples of the judge split, and of the report split, of a training set of `samples`, where nobody says how many.
+
+    >>> [by_size(samples) for samples in (24, 120, 1000, 50_000)]
+    [8, 20, 75, 2048]
+    """
+    return max(
+        SMALLEST_SPLIT, min(MOST_JUDGED, max(round(WITHHELD_SHARE / 2 * samples), min(LEAST_JUDGED, samples // 6)))
+    )
+
+
+def make_splits(
+    dataset: MapDataset, learn: int, judge: int, report: int, seed: int, unseen: MapDataset | None = None
+) -> Splits:
     """Draws the three splits; the same arguments give the same splits.
 
     Where the labels are known without reading the samples, each split has each class in the proportion of the whole
     data set, up to rounding. When the data set has fewer samples than asked for, each split keeps 8 of them and the
-    rest is shared in the proportion asked for.
+    rest is shared in the proportion asked for. Which samples the judge and the report split have together does not depend
+    on the seed, and of fewer they have a part: a network that was trained without them has not seen them, whatever its seed.
 
     Args:
         dataset: the training set; the test set is never split.
@@ -48,25 +71,45 @@ def make_splits(dataset: MapDataset, learn: int, judge: int, report: int, seed: 
         judge: samples to judge on.
         report: samples to report on.
         seed: of the draw.
+        unseen: samples beside the training set, of which the judge and the report split are drawn instead.
 
     Raises:
-        DataError: if a size is below 8 samples or the data set holds fewer than 24.
+        DataError: if a size is below 8 samples or the data set holds fewer than 24, or 8 and `unseen` 16.
 
     Example:
         >>> numbers = TensorDataset(torch.zeros(100, 1), torch.arange(100) % 2)
         >>> [len(split) for split in make_splits(numbers, 400, 200, 200, seed=0)]
         [46, 26, 26]
     """
-    sizes = _affordable((learn, judge, report), len(dataset))
-    generator = torch.Generator().manual_seed(seed)
-    order = _spread_order(len(dataset), labels_of(dataset), generator).tolist()
-    first, second, third = sizes
     whole = cast("Dataset[Sample]", dataset)
-    return Splits(
-        learn=Subset(whole, order[:first]),
-        judge=Subset(whole, order[first : first + second]),
-        report=Subset(whole, order[first + second : first + second + third]),
-    )
+    if unseen is None:
+        sizes = _affordable({"learn": learn, "judge": judge, "report": report}, len(dataset), "training set")
+        order = _order(whole, 0)
+        apart = len(order) - sizes["judge"] - sizes["report"]
+        seen, withheld = Subset(whole, order[:apart]), Subset(whole, order[apart:])
+    else:
+        sizes = _affordable({"learn": learn}, len(dataset), "training set")
+        sizes |= _affordable({"judge": judge, "report": report}, len(unseen), "set of unseen samples")
+        other = cast("Dataset[Sample]", unseen)
+        seen, withheld = Subset(whole, _order(whole, 0)), Subset(other, _order(other, 0))
+    (learned,) = _drawn(seen, (sizes["learn"],), seed)
+    return Splits(learned, *_drawn(withheld, (sizes["judge"], sizes["report"]), seed))
+
+
+def _drawn(samples: Subset[Sample], sizes: tuple[int, ...], seed: int) -> list[Subset[Sample]]:
+    """Disjoint random parts of some samples of a data set, which are in the order of the seed 0."""
+    order = _order(samples, seed) if seed else range(len(samples))
+    return [
+        Subset(samples.dataset, [samples.indices[i] for i in order[end - size : end]])
+        for size, end in zip(sizes, accumulate(sizes), strict=True)
+    ]
+
+
+def _order(samples: Dataset[Sample], seed: int) -> list[int]:
+    drawn: list[int] = _spread_order(
+        len(cast(MapDataset, samples)), labels_of(samples), torch.Generator().manual_seed(seed)
+    ).tolist()
+    return drawn
 
 
 def held_out(labels: Tensor, share: float) -> tuple[list[int], list[int]]:
@@ -114,24 +157,23 @@ def labels_of(dataset: object) -> Tensor | None:
     return torch.as_tensor(targets) if isinstance(targets, (list, Tensor)) else None
 
 
-def _affordable(wanted: tuple[int, int, int], available: int) -> tuple[int, int, int]:
-    for name, size in zip(("learn", "judge", "report"), wanted, strict=True):
+def _affordable(wanted: Mapping[str, int], available: int, where: str) -> dict[str, int]:
+    for name, size in wanted.items():
         if size < SMALLEST_SPLIT:
             raise DataError(
                 f"the '{name}' split of '{size}' samples is too small: it needs at least {SMALLEST_SPLIT} samples"
             )
-    if available < 3 * SMALLEST_SPLIT:
+    least, total = len(wanted) * SMALLEST_SPLIT, sum(wanted.values())
+    if available < least:
         raise DataError(
-            f"a training set of '{available}' samples is too small to learn, judge and report on disjoint samples: "
-            f"it needs at least {3 * SMALLEST_SPLIT}"
+            f"a {where} of '{available}' samples is too small to {', '.join(wanted)} on disjoint samples: it needs at least "
+            f"{least}"
         )
-    total = sum(wanted)
     if total <= available:
-        return wanted
+        return dict(wanted)
     # Beyond the minimum of each split the rest is shared in proportion, rounded down, so the sum never exceeds it.
-    spare, asked = available - 3 * SMALLEST_SPLIT, total - 3 * SMALLEST_SPLIT
-    learn, judge, report = (SMALLEST_SPLIT + (size - SMALLEST_SPLIT) * spare // asked for size in wanted)
-    return learn, judge, report
+    spare, asked = available - least, total - least
+    return {name: SMALLEST_SPLIT + (size - SMALLEST_SPLIT) * spare // asked for name, size in wanted.items()}
 
 
 def _spread_order(count: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:

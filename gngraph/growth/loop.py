@@ -9,7 +9,6 @@ from pathlib import Path
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.errors import OptionError
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
@@ -26,7 +25,7 @@ from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
-from gngraph.search.chance import constant_loss, is_trained, known, no_better_than_chance
+from gngraph.search.chance import MAY_KNOW, constant_loss, is_trained, known, may_know, no_better_than_chance
 from gngraph.search.decision import Decider
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
@@ -36,7 +35,7 @@ from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import guessed, restarted
 from gngraph.training.stretch import Schedule, Stretch
-from gngraph.training.training import Trainer, require_trainable
+from gngraph.training.training import Trainer
 
 RECOVERY = 1.0
 """Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
@@ -63,14 +62,12 @@ def grow_by(
         observer: told what goes on.
 
     Raises:
-        OptionError: the observer is none.
         BudgetError: the budget is missing or cannot be reached.
-        TrainingError: nothing can be trained, or the loss became non-finite; what `out` holds is that of the last finished round.
+        TrainingError: the loss became non-finite; what `out` holds is that of the last finished round.
         PassError: no channel space is free.
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
     targets = round_budgets(cost(graph), task.budget, task.options.rounds)
-    _require_work(task, graph, problem, observer)
     options, given = _settled(task.options, graph, problem)
     run = _Run(replace(task, options=options), graph, problem, observer, out)
     if given is not None:
@@ -82,24 +79,6 @@ def grow_by(
     run.finish()
     journal = run.journal
     return GrowthResult(graph, run.graph, journal.history, journal.channels, journal.lineage.sources())
-
-
-def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer | None) -> None:
-    """Refuse what would end the run later, when much is trained and a folder written.
-
-    Raises:
-        OptionError: the observer is none.
-        TrainingError: nothing can be trained.
-        PassError: no channel space is free, or the kinds of candidates have no place.
-    """
-    if observer is not None and not isinstance(observer, Observer):
-        raise OptionError(
-            f"a '{type(observer).__name__}' is no observer; derive it from gngraph.growth.observer.Unobserved"
-        )
-    if task.options.whole:
-        require_trainable(graph)
-    if task.strategy.analysis is not None:
-        task.strategy.analysis.check(graph, AnalysisManager(problem))
 
 
 def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOptions, Record | None]:
@@ -127,9 +106,9 @@ class _Run:
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, task.options.train)
         self.state = OptimizerState({})
-        self.journal = Journal(
-            graph, Lineage(self.analyses.get(ChannelSpaces, graph)), observer, out, inputs_of(problem)
-        )
+        self.doubted = may_know(graph, problem)
+        lineage, inputs = Lineage(self.analyses.get(ChannelSpaces, graph)), inputs_of(problem, not self.doubted)
+        self.journal = Journal(graph, lineage, observer, out, inputs)
         self.decider = Decider(self.analyses, task.budget, self.journal.stage)
         self.epochs_done = 0
         self.borrowed = 0  # of the epochs of the final training
@@ -172,7 +151,12 @@ class _Run:
                 "reestimated": self.decider.loss(self.graph, self.problem.splits.report),
             },
             "target": _sides(target),
-            "notes": [*([doubt] if doubt else []), *situation.scores.notes, *self._guesses()],
+            "notes": [
+                *([MAY_KNOW] if self.doubted and number == 1 else []),
+                *([doubt] if doubt else []),
+                *situation.scores.notes,
+                *self._guesses(),
+            ],
         }
         self._close(record)
 
@@ -232,11 +216,13 @@ class _Run:
         self.rises_from, self.share = self.epochs_done, 0.0
 
     def finish(self) -> None:
-        """The final training."""
+        """The final training: nothing is judged after it, so that it may see what was withheld."""
         number, rounds = self.options.rounds + 1, self.options.rounds
         self.number = number
         self.journal.begin(number)
         record: Record = {"kind": "final", "round": number, "rounds": rounds}
+        if self.options.final_epochs:
+            self.trainer = Trainer(self.problem.undivided, self.options.train)
         self.graph = self._train(self.options.final_epochs - self.borrowed, "cosine", record)
         self._close(record)
 
@@ -244,7 +230,7 @@ class _Run:
         share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
         with self.journal.stage("train"):
             start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
-        record["perturbed"] = share
+        record |= {"perturbed": share, "withheld": self.trainer.problem.withheld}
         graph = self._trained(start, epochs, schedule, record)
         record["trained"] = self._standing(graph)
         return graph
@@ -265,13 +251,14 @@ class _Run:
             return reestimate(graph, self.problem)
 
     def _standing(self, graph: Graph) -> Record:
-        """Size, widths, and loss and accuracy on the held-out data."""
+        """Size, widths, and loss and accuracy on test or held-out samples."""
         with self.journal.stage("evaluate"):
             loss, accuracy = evaluate(graph, self.problem, self.problem.test)
         size = cost(graph)
         spaces = self.analyses.get(ChannelSpaces, graph)
         widths = {space.name: space.size for space in spaces.free}
-        return {"params": size.params, "flops": size.flops, "loss": loss, "accuracy": accuracy, "widths": widths}
+        measured = {"loss": loss, "accuracy": accuracy, "tested": self.problem.tested}
+        return {"params": size.params, "flops": size.flops, **measured, "widths": widths}
 
     def _close(self, record: Record) -> None:
         record |= self._standing(self.graph)

@@ -17,6 +17,7 @@ from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record, replace_records
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
+from gngraph.running.problem import TRAINED
 from gngraph.source.export import export_source
 
 SEED_FILE = "seed.gng"
@@ -130,10 +131,18 @@ def write_run_folder(
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
     save(result.seed, seed, history=archived([], {}, inputs))
     save(result.graph, model, history=archived(result.history, result.lineage, inputs))
-    source = export_source(result.graph, folder, inputs=inputs)
-    onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples, metadata=metadata_of(inputs))
+    known = _still_known(inputs, result.history)
+    source = export_source(result.graph, folder, inputs=known)
+    onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples, metadata=metadata_of(known))
     report, pictures = draw(result, folder)
     return RunFiles(seed, model, source.model, source.weights, onnx, history, report, tuple(pictures))
+
+
+def _still_known(inputs: Inputs, history: Sequence[Record]) -> Inputs:
+    """What holds of the inputs after a history: samples are withheld no longer where the last training saw all."""
+    if inputs is None or not history or history[-1].get("withheld"):
+        return inputs
+    return {key: value for key, value in inputs.items() if key != TRAINED}
 
 
 def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], inputs: Inputs) -> dict[str, Any]:
@@ -144,6 +153,7 @@ def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], in
         lineage: where every channel of the network comes from.
         inputs: how samples become inputs, see `gngraph.data.Data.inputs_record`; None where that is not known.
     """
+    inputs = _still_known(inputs, history)
     known = {} if inputs is None else {INPUTS: dict(inputs)}
     return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}, **known}
 

@@ -13,7 +13,6 @@ from gngraph.ops import (
     merge,
     modes,
     norm,
-    norm_across,
     pieces,
     pointwise,
     pooling,
@@ -26,7 +25,6 @@ from gngraph.ops import (
     sizes,
 )
 from gngraph.ops.draft import draft_of
-from gngraph.ops.sizes import layout_length
 from gngraph.ops.spec import (
     Call,
     ChannelRules,
@@ -35,6 +33,7 @@ from gngraph.ops.spec import (
     Operands,
     OpSpec,
     Segment,
+    layout_length,
     lookup,
     operands_of,
     register,
@@ -42,13 +41,12 @@ from gngraph.ops.spec import (
     spec_of_function,
     spec_of_module,
 )
-from gngraph.ops.traits import BatchStatistics, ChannelStatistics
+from gngraph.ops.traits import BatchStatistics
 
 __all__ = [
     "BatchStatistics",
     "Call",
     "ChannelRules",
-    "ChannelStatistics",
     "Emitter",
     "Layout",
     "OpSpec",
@@ -66,7 +64,6 @@ __all__ = [
     "merge",
     "modes",
     "norm",
-    "norm_across",
     "operands_of",
     "pieces",
     "pointwise",

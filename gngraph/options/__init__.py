@@ -3,7 +3,6 @@
 from gngraph.options.definition import Entry, Options, option, taking
 from gngraph.options.runs import (
     ExtendOptions,
-    GrowerOptions,
     GrowOptions,
     ReshapeOptions,
     ReworkOptions,
@@ -17,7 +16,6 @@ __all__ = [
     "Entry",
     "ExtendOptions",
     "GrowOptions",
-    "GrowerOptions",
     "Options",
     "ReshapeOptions",
     "ReworkOptions",

@@ -50,7 +50,8 @@ def describe_round(record: Record) -> str:
             parts += depth_told(record["depth"])
         if "lookahead" in record:
             parts.append(looked_ahead(record["allocation"], record["lookahead"]))
-    parts.append(percent("test accuracy ", record["accuracy"]) or f"test loss {record['loss']:.4f}")
+    tested = record.get("tested", "test")  # older records do not say
+    parts.append(percent(f"{tested} accuracy ", record["accuracy"]) or f"{tested} loss {record['loss']:.4f}")
     parts.append(f"{sum(record['seconds'].values()):.1f} s")
     title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
     return f"{title}: {'; '.join(parts)}"

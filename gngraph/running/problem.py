@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
+from torch.utils.data import Dataset, Subset
 
 from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves
-from gngraph.data import Augment, Data, HeldDataset, MapDataset, Splits, make_splits
+from gngraph.data import Augment, Data, HeldDataset, MapDataset, Sample, Splits, make_splits
+from gngraph.data.splits import MOST_JUDGED, SMALLEST_SPLIT, by_size
 from gngraph.errors import DataError
 from gngraph.running.runner import Runner
 
+WITHHELD: Literal["withheld"] = "withheld"
+"""What `Problem.unseen` is where a network was not trained on the samples that are withheld."""
+
 
 @runtime_checkable
-class TrainAndTest(Protocol):
-    """What a problem needs of a data set, `gngraph.data.Data` for one."""
+class Trainable(Protocol):
+    """What a problem needs of a data set, `gngraph.data.Data` for one.
+
+    It may have more: `test`, held-out samples (x, y); `validation`, samples that are for decisions alone, see `Problem.unseen`; and
+    `augment`, a random change of the batches that networks are trained on.
+    """
 
     @property
     def train(self) -> MapDataset:
         """Training samples (x, y)."""
         ...
 
-    @property
-    def test(self) -> MapDataset:
-        """Held-out samples (x, y)."""
-        ...
-
 
 @dataclass(frozen=True)
-class _Sets:
-    """Data sets that belong together."""
+class _Pair:
+    """Training samples alone."""
 
     train: MapDataset
-    test: MapDataset
-    augment: Augment | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,26 +45,31 @@ class Problem:
     """What a network is for: data, a loss, and where and with which seed to compute.
 
     Attributes:
-        data: a `gngraph.data.Data`, anything with `train` and `test` data sets of (x, y), or such a pair for all samples,
-            which then serve for both. x is a tensor; y a tensor, or a tuple or dictionary of them. They are read once where
-            they fit into memory, and must not change.
+        data: a `gngraph.data.Data`, anything with a `train` data set of (x, y), and `test` where it has one, or such a pair
+            for all samples. x is a tensor; y a tensor, or a tuple or dictionary of them. They are read once where they fit
+            into memory, and must not change.
         loss: the name of one: "cross-entropy", "mse", "bce-with-logits"; a `Loss` of `gngraph.curvature`, such as `Heads`
             for a sum over several outputs; or a function that maps (what the network returns, y) to the loss of each
             sample [N], which a `CustomLoss` can give a sampler.
         output: where the network returns several tensors, the name or position of the one that the loss reads.
         device: a torch device; "auto" is the GPU where there is one, else the CPU.
         seed: of the splits and of everything random in an analysis.
-        learn, judge, report: samples of the three splits of the training set (`gngraph.data.make_splits`); a small
-            training set is shared in this proportion.
+        learn, judge, report: samples of the three splits (`gngraph.data.make_splits`); a small training set is shared in this
+            proportion. Networks are not trained on the judge and the report split. None: these by the size of the training set
+            (`gngraph.data.by_size`), and the learn split at most 2,048 of the rest.
         batch_size: samples a batch in analyses.
+        unseen: samples that the network was never trained on, a data set or a pair as above, of which the judge and the report
+            split are drawn; networks are then trained on the whole training set. None: the data's own `validation`, and where it
+            has none, the two splits are withheld from the training set. A network that comes trained may know these, and what is
+            said of it says so; unless this is "withheld", by which it was trained without them.
 
     Raises:
         DataError: the data has no training set, or the tensors of a pair differ in length.
         GnGraphError: there is no such loss.
 
     >>> problem = Problem((torch.zeros(60, 4), torch.arange(60) % 3), device="cpu")
-    >>> [len(split) for split in problem.splits], problem.loss_fn
-    ([20, 20, 20], CrossEntropy(ignore_index=None))
+    >>> [len(split) for split in problem.splits], len(problem.train), problem.loss_fn
+    ([40, 10, 10], 40, CrossEntropy(ignore_index=None))
     """
 
     data: Any
@@ -70,26 +77,67 @@ class Problem:
     output: str | int | None = None
     device: str | torch.device = "auto"
     seed: int = 0
-    learn: int = 2048
-    judge: int = 2048
-    report: int = 2048
+    learn: int | None = None
+    judge: int | None = None
+    report: int | None = None
     batch_size: int = 128
+    unseen: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", _normalised(self.data))
+        object.__setattr__(self, "unseen", _named_unseen(self.unseen, self.data))
         as_loss(self.loss)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         object.__setattr__(self, "device", torch.device(device if self.device == "auto" else self.device))
 
     @property
+    def samples(self) -> MapDataset:
+        """All training samples of the data."""
+        return cast(Trainable, self.data).train
+
+    @property
+    def withholds(self) -> bool:
+        """Whether the judge and the report split are withheld from the training samples of the data."""
+        return self.unseen is None or self.unseen == WITHHELD
+
+    @property
+    def divisible(self) -> bool:
+        """Whether there are samples enough for three splits."""
+        return not self.withholds or len(self.samples) >= 3 * SMALLEST_SPLIT
+
+    @property
+    def withheld(self) -> int:
+        """Training samples of the data that networks are not trained on."""
+        return len(self.samples) - len(self.train)
+
+    @property
+    def undivided(self) -> Problem:
+        """The problem for training that nothing is judged after: on all training samples, if others are left to test on."""
+        return self.trained_on(self.samples) if self.withheld and self.tested == "test" else self
+
+    @cached_property
     def train(self) -> MapDataset:
-        """Training samples."""
-        return cast(TrainAndTest, self.data).train
+        """The samples that networks are trained on; of too few to be split all."""
+        if not self.withholds or not self.divisible:
+            return self.samples
+        apart = {*self.splits.judge.indices, *self.splits.report.indices}
+        return _part(self.samples, [row for row in range(len(self.samples)) if row not in apart])
 
     @property
     def test(self) -> MapDataset:
-        """Held-out samples."""
-        return cast(TrainAndTest, self.data).test
+        """Samples that networks are tested on: the data's own, or where it has none the report split."""
+        return self.splits.report if self._own_test is None else self._own_test
+
+    @property
+    def tested(self) -> Literal["test", "held-out"]:
+        """What a figure on `test` is of: the data's test samples, or others that no network is trained on."""
+        return "held-out" if self._own_test is None else "test"
+
+    @property
+    def _own_test(self) -> MapDataset | None:
+        """The test samples of the data, which are not its training samples."""
+        own: MapDataset | None = getattr(self.data, "test", None)
+        return None if own is self.samples else own
 
     @cached_property
     def loss_fn(self) -> Loss:
@@ -98,8 +146,13 @@ class Problem:
 
     @cached_property
     def splits(self) -> Splits:
-        """The learn, judge and report splits of the training set, drawn once."""
-        return make_splits(self.train, self.learn, self.judge, self.report, self.seed)
+        """The learn, judge and report splits, drawn once."""
+        unseen = None if self.withholds else cast(MapDataset, self.unseen)
+        size = by_size(len(self.samples)) if unseen is None else MOST_JUDGED
+        judge, report = (size if asked is None else asked for asked in (self.judge, self.report))
+        left = len(self.samples) - (judge + report if unseen is None else 0)
+        learn = max(SMALLEST_SPLIT, min(MOST_JUDGED, left)) if self.learn is None else self.learn
+        return make_splits(self.samples, learn, judge, report, self.seed, unseen)
 
     @cached_property
     def runner(self) -> Runner:
@@ -116,30 +169,90 @@ class Problem:
         return torch.Generator(device).manual_seed(self.seed)
 
     def trained_on(self, samples: MapDataset) -> Problem:
-        """The problem with other training samples, as a part of its own; networks and samples are kept in one place for both."""
-        part = replace(self, data=_Sets(samples, self.test, self.augment))
-        part.__dict__["runner"] = self.runner  # as `cached_property` keeps it
+        """The problem with other samples to train on, as a part of its own; networks and samples are kept in one place for both."""
+        part = replace(self)
+        kept = {"splits": self.splits, "runner": self.runner, "train": samples}
+        part.__dict__.update(kept)  # as `cached_property` keeps them
         return part
 
 
-def _normalised(data: Any) -> TrainAndTest:
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], torch.Tensor) and leaves(data[1]):
-        x, y = data
-        for tensor in leaves(y).values():
-            if len(x) != len(tensor):
-                raise DataError(
-                    f"the data has '{len(x)}' samples but '{len(tensor)}' targets: give one target a sample"
-                )
-        both = HeldDataset(x, y)
-        return _Sets(both, both)
-    if isinstance(data, TrainAndTest):
+def _part(samples: MapDataset, rows: list[int]) -> MapDataset:
+    return cast(MapDataset, Subset(cast("Dataset[Sample]", samples), rows))
+
+
+def _normalised(data: Any) -> Trainable:
+    held = _held(data)
+    if held is not None:
+        return _Pair(held)
+    if isinstance(data, Trainable):
         return data
     raise DataError(
-        f"data of type '{type(data).__name__}' has no 'train' and 'test' data sets: "
-        f"pass a gngraph.data.Data, an object with both, or a pair of tensors (x, y)"
+        f"data of type '{type(data).__name__}' has no 'train' and 'test' data sets: pass a gngraph.data.Data, an object with "
+        f"'train' and, where there are any, 'test' samples, or a pair of tensors (x, y)"
     )
 
 
-def inputs_of(problem: Problem) -> dict[str, Any] | None:
-    """How the problem's samples become inputs, as JSON; None where its data does not say."""
-    return problem.data.inputs_record() if isinstance(problem.data, Data) else None
+def _named_unseen(unseen: Any, data: Trainable) -> MapDataset | str | None:
+    found = getattr(data, "validation", None) if unseen is None else _held(unseen) or unseen
+    if found is None or found == WITHHELD:
+        return found
+    if isinstance(found, str) or not hasattr(found, "__len__"):
+        raise DataError(
+            f"what the network has not seen is '{found if isinstance(found, str) else type(found).__name__}': give a data set, a "
+            f"pair of tensors (x, y), or '{WITHHELD}'"
+        )
+    if found is data.train or found is getattr(data, "test", None):
+        part = "training" if found is data.train else "test"
+        raise DataError(
+            f"the {part} samples are named as unseen, to judge changes by: give samples that are for nothing else"
+        )
+    return cast(MapDataset, found)
+
+
+def _held(pair: Any) -> HeldDataset | None:
+    """A pair of tensors (x, y) as a data set; None for anything else."""
+    if not (
+        isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], torch.Tensor) and leaves(pair[1])
+    ):
+        return None
+    x, y = pair
+    for tensor in leaves(y).values():
+        if len(x) != len(tensor):
+            raise DataError(f"the data has '{len(x)}' samples but '{len(tensor)}' targets: give one target a sample")
+    return HeldDataset(x, y)
+
+
+TRAINED = "trained"
+"""Entry of an archive's record of inputs: the data that a network was trained on, and how many of its samples were withheld."""
+
+
+def inputs_of(problem: Problem, apart: bool = False) -> dict[str, Any] | None:
+    """How the problem's samples become inputs, as JSON; None where its data does not say.
+
+    Args:
+        problem: with the data.
+        apart: whether the network that this is kept with was trained without the samples that are withheld, if it was; it is said
+            to be where `Problem.unseen` is "withheld".
+    """
+    if not isinstance(problem.data, Data):
+        return None
+    known = (apart and problem.unseen is None) or problem.unseen == WITHHELD
+    return problem.data.inputs_record() | ({TRAINED: _without(problem)} if known else {})
+
+
+def knows_withheld(problem: Problem, inputs: Any) -> bool:
+    """Whether a network may have been trained on samples that a problem withholds, as far as its archive tells.
+
+    Args:
+        problem: without samples that are named as unseen.
+        inputs: what the archive keeps of the inputs of its network, if anything.
+    """
+    trained, own = inputs.get(TRAINED) if isinstance(inputs, dict) else None, _without(problem)
+    if not isinstance(trained, dict) or any(trained.get(key) != own[key] for key in ("data", "samples")):
+        return True
+    withheld = trained.get("withheld")  # of two draws that are not as large one holds the other
+    return not isinstance(withheld, int) or withheld < own["withheld"]
+
+
+def _without(problem: Problem) -> dict[str, Any]:
+    return {"data": problem.data.name, "samples": len(problem.samples), "withheld": problem.withheld}

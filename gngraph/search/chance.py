@@ -124,6 +124,22 @@ def is_trained(graph: Graph, problem: Problem, found: Knowledge) -> bool:
     return not found.chance and found.gain > LUCK * luck(graph, problem)
 
 
+MAY_KNOW = (
+    "nothing says that the network was not trained on the samples that changes are judged by: if it was, it knows them better than "
+    "others, which lose more than is predicted; name samples that it has not seen (--unseen; in Python Problem(unseen=...))"
+)
+"""What to tell where `may_know` is true."""
+
+
+def may_know(graph: Graph, problem: Problem) -> bool:
+    """Whether a network that is given may know the samples that it is to be judged by, for it was trained, and nobody says on what.
+
+    Cost: a forward pass over the judge split, and where the network does better than chance `RIVALS` more.
+    """
+    asked = problem.unseen is None and problem.divisible
+    return asked and is_trained(graph, problem, known(graph, problem))
+
+
 def luck(graph: Graph, problem: Problem) -> float:
     """The largest gain, or loss, by right targets among networks of the architecture with new weights of the same sizes.
 

@@ -80,7 +80,7 @@ class Decider:
         """
         with self._stage("analyse"):
             scores = self._analyses.get(strategy.analysis, graph) if strategy.analysis else unscored()
-            measured = measured_worths(graph, self._analyses, scores.candidates) if strategy.measures else {}
+            measured = measured_worths(graph, self._analyses, scores) if strategy.measures else {}
             worths = self._worths.seen(measured)
         generator = torch.Generator().manual_seed(mixed(self._problem.seed, -number))
         return Situation(graph, self._analyses, scores, worths, target, self._budget, generator)

@@ -30,7 +30,7 @@ from gngraph.running.evaluation import mean_loss, mean_losses
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
-from gngraph.search.trials import without_judge
+from gngraph.search.trials import with_few
 from gngraph.search.widths import allocated, worths
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
@@ -96,10 +96,9 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
 
     The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
     Every resolution keeps one (`resolutions_kept`). How many of the others go is found by trying: networks without the first k, at
-    the budget and of widths that are worth the same, are trained from new initial weights on the training samples outside the
-    judge split. First a third and two thirds of the layers, then a sixth more and less than the best, until both of these are
-    worse, and none where nothing that was tried is better than the deepest. Of those that are as good the deepest is taken. What
-    is left has channels to grow in.
+    the budget and of widths that are worth the same, are trained from new initial weights. First a third and two thirds of the
+    layers, then a sixth more and less than the best, until both of these are worse, and none where nothing that was tried is better
+    than the deepest. Of those that are as good the deepest is taken. What is left has channels to grow in.
 
     Cost: 3 to 5 trainings, more where the best lies at an end: each `LENGTH` of the training of the whole, up to `MOST_OF_RUN` of
     it with few samples.
@@ -114,7 +113,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     order = resolutions_kept(graph, least_missed(graph, analyses, budget))
     depths = shallower(graph, [layer.value for layer in order])
     order, problem = order[: len(depths) - 1], analyses.problem
-    length = trial_length(epochs, samples_apart(problem), options.batch_size)
+    length = trial_length(epochs, len(problem.train), options.batch_size)
     training = TrialTraining(problem, options, length)
     trials: dict[int, Trial] = {}
 
@@ -230,11 +229,6 @@ def resolutions_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[Remo
     return free
 
 
-def samples_apart(problem: Problem) -> int:
-    """Training samples outside the judge split."""
-    return len(problem.train) - len(problem.splits.judge)
-
-
 class TrialTraining:
     """The short training that networks on trial have, all the same.
 
@@ -245,17 +239,16 @@ class TrialTraining:
     """
 
     def __init__(self, problem: Problem, options: TrainOptions, length: int) -> None:
-        rest = samples_apart(problem)
         self.problem, self.options = problem, options
-        self.apart = without_judge(problem, length)
-        self.epochs = max(1, round(length / rest))
-        self.samples = self.epochs * len(self.apart.train)
+        self.few = with_few(problem, length)
+        self.epochs = max(1, round(length / len(problem.train)))
+        self.samples = self.epochs * len(self.few.train)
 
     def loss(self, graph: Graph) -> float:
         """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
         started = restarted(graph, mixed(self.problem.seed, 0))
         try:
-            trainer = Trainer(self.apart, self.options, TRIAL_BATCHES)
+            trainer = Trainer(self.few, self.options, TRIAL_BATCHES)
             trained = trainer.train(started, Stretch(self.epochs, "cosine")).graph
         except TrainingError:  # it diverged
             return math.inf

@@ -19,7 +19,6 @@ from gngraph.search.allocations import ALLOCATIONS
 from gngraph.search.situation import Situation, unselected
 from gngraph.search.step import apply
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
-from gngraph.search.trials import without_judge
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
@@ -39,7 +38,7 @@ class Choice:
         strategy: the growth with the rule that was left.
         losses: rule -> loss on the judge split after each leg that its network was in. Rules that ask for the same network
             share its losses.
-        epochs: trained, all networks together, on the training samples without the judge split.
+        epochs: trained, all networks together.
     """
 
     strategy: GaussNewtonGrowth
@@ -64,9 +63,8 @@ class Lookahead:
     """A choice among allocation rules by successive halving (Jamieson and Talwalkar, AISTATS 2016).
 
     Each rule makes its network of the whole budget in one rewrite, by exact new channels alone, so that all start from the
-    function of the seed and differ only in their widths. All are trained for `epochs` at a constant rate on the training
-    samples outside the judge split, the half with the higher loss on the judge split is dropped, the rest is trained for
-    twice as long, and so on until one is left. The seed itself was trained on the judge split too, which all rules share.
+    function of the seed and differ only in their widths. All are trained for `epochs` at a constant rate, the half with the higher
+    loss on the judge split is dropped, the rest is trained for twice as long, and so on until one is left.
 
     Cost: at most `epochs` times the number of rules for each halving, of the largest networks of the run: 8 epochs for
     4 rules that ask for 4 networks.
@@ -115,8 +113,7 @@ class Lookahead:
         Raises:
             TrainingError: a loss became non-finite.
         """
-        problem = without_judge(situation.analyses.problem)
-        trainer = Trainer(problem, options)
+        trainer = Trainer(situation.analyses.problem, options)
         contenders = self._contenders(situation, state)
         left, length, trained = contenders, self.epochs, 0
         while len(left) > 1:

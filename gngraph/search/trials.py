@@ -11,12 +11,10 @@ from gngraph.data import MapDataset, Sample
 from gngraph.running.problem import Problem
 
 
-def without_judge(problem: Problem, most: int | None = None) -> Problem:
-    """The problem without the training samples of its judge split, of the others a random `most` where there are more."""
-    judged = set(problem.splits.judge.indices)
-    kept = [i for i in range(len(problem.train)) if i not in judged]
-    if most is not None and most < len(kept):
-        drawn = torch.randperm(len(kept), generator=problem.stream())
-        kept = [kept[i] for i in drawn[:most].sort().values.tolist()]
-    rest = cast(MapDataset, Subset(cast("Dataset[Sample]", problem.train), kept))
-    return problem.trained_on(rest)
+def with_few(problem: Problem, most: int) -> Problem:
+    """The problem with a random `most` of the samples that networks are trained on, where there are more."""
+    count = len(problem.train)
+    if most >= count:
+        return problem
+    drawn = torch.randperm(count, generator=problem.stream())[:most].sort().values.tolist()
+    return problem.trained_on(cast(MapDataset, Subset(cast("Dataset[Sample]", problem.train), drawn)))

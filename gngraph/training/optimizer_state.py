@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,23 +12,8 @@ from gngraph.errors import TrainingError
 from gngraph.ir import Graph, Parameter
 from gngraph.rewrite.surgery import Gather, Rewritten, carry
 
-POWERS: Mapping[str, int] = {
-    "momentum_buffer": 1,
-    "exp_avg": 1,
-    "exp_avg_sq": 2,
-    "max_exp_avg_sq": 2,
-    "exp_inf": 1,
-    "square_avg": 2,
-    "grad_avg": 1,
-    "acc_delta": 0,
-    "sum": 2,
-    "prev": 1,
-    "step_size": 0,
-    "row_var": 2,
-    "col_var": 2,
-    "variance": 2,
-}
-"""Entry of one of torch's optimisers -> the power of the gradient that it averages."""
+POWERS: Mapping[str, int] = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
+"""Entry of torch's SGD or AdamW -> the power of the gradient that it averages."""
 
 
 DECAY = "decay"
@@ -40,13 +25,10 @@ class OptimizerState:
     """What an optimiser remembers.
 
     Attributes:
-        entries: parameter name -> entry -> tensor, of the parameter's shape (where it is a mean over an axis, 1 there), else a
-            scalar.
-        powers: entry -> the power of the gradient that it averages; others are taken to scale with none.
+        entries: parameter name -> entry -> tensor, of the parameter's shape for the entries of `POWERS`, else a scalar.
     """
 
     entries: Mapping[str, Mapping[str, torch.Tensor]]
-    powers: Mapping[str, int] = field(default_factory=lambda: POWERS)
 
 
 def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], steps: int) -> OptimizerState:
@@ -56,7 +38,7 @@ def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
     weight, for a momentum b and a term a step: exactly so while the weight stays as it is. This share is kept along.
 
     Args:
-        optimizer: one of torch's that keep a state by parameter.
+        optimizer: torch's SGD or AdamW.
         parameters: by name.
         steps: how many it made since it was built, or its state restored.
     """
@@ -65,16 +47,14 @@ def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
     for name, parameter in parameters.items():
         held = optimizer.state.get(parameter, {})
         tensors = {k: v.detach().cpu().clone() for k, v in held.items() if isinstance(v, torch.Tensor)}
-        if "momentum_buffer" in tensors and isinstance(optimizer, torch.optim.SGD):
+        if "momentum_buffer" in tensors:
             group = groups[id(parameter)]
             faded = group["momentum"] ** steps
-            gained = group["weight_decay"] * (1 - group["dampening"]) * (1 - faded) / (1 - group["momentum"])
+            gained = group["weight_decay"] * (1 - faded) / (1 - group["momentum"])
             tensors[DECAY] = faded * tensors.get(DECAY, torch.zeros((), dtype=torch.float64)) + gained
         if tensors:
             entries[name] = tensors
-    # RMSprop sums up gradients divided by their size
-    scaled = {"momentum_buffer": 0} if isinstance(optimizer, torch.optim.RMSprop) else {}
-    return OptimizerState(entries, {**POWERS, **scaled})
+    return OptimizerState(entries)
 
 
 def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> OptimizerState:
@@ -90,7 +70,7 @@ def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> Op
         rewritten: what became of it.
 
     Raises:
-        TrainingError: an entry is laid out otherwise than its parameter.
+        TrainingError: an entry is of no known power of the gradient.
     """
     carried: dict[str, Mapping[str, torch.Tensor]] = {}
     for name, entries in state.entries.items():
@@ -101,14 +81,11 @@ def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> Op
         gradients = dict(entries)
         if DECAY in entries:
             gradients["momentum_buffer"] = entries["momentum_buffer"] - _decay(entries, graph.params[name])
-        old = graph.params[name].data.shape
-        moved = {
-            key: _carried(name, key, value, old, moves, state.powers.get(key, 0)) for key, value in gradients.items()
-        }
+        moved = {key: _carried(name, key, value, moves) for key, value in gradients.items()}
         if DECAY in entries:
             moved["momentum_buffer"] = moved["momentum_buffer"] + _decay(entries, rewritten.graph.params[name])
         carried[name] = moved
-    return OptimizerState(carried, state.powers)
+    return OptimizerState(carried)
 
 
 def restore(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: OptimizerState) -> None:
@@ -145,18 +122,14 @@ def _decay(entries: Mapping[str, torch.Tensor], parameter: Parameter) -> torch.T
     return parameter.data.to(momentum) * entries[DECAY].to(momentum.dtype)
 
 
-def _carried(
-    name: str, key: str, value: torch.Tensor, shape: torch.Size, gathers: tuple[Gather, ...], power: int
-) -> torch.Tensor:
+def _carried(name: str, key: str, value: torch.Tensor, gathers: tuple[Gather, ...]) -> torch.Tensor:
     if value.dim() == 0:
         return value
-    if value.dim() != len(shape) or any(a not in (1, b) for a, b in zip(value.shape, shape, strict=True)):
+    if key not in POWERS:
         raise TrainingError(
-            f"optimiser entry '{key}' of parameter '{name}' has shape {tuple(value.shape)}, not that of the parameter, "
-            f"{tuple(shape)}, and cannot be carried"
+            f"optimiser entry '{key}' of parameter '{name}' cannot be carried; known are {', '.join(POWERS)}"
         )
-    whole = {axis for axis, size in enumerate(shape) if value.shape[axis] == size}
-    return carry(value, tuple(gather for gather in gathers if gather.axis in whole), power)
+    return carry(value, gathers, POWERS[key])
 
 
 def _on_cpu(gather: Gather) -> Gather:

@@ -183,25 +183,17 @@ class _Tally:
         return EpochRecord(self.epoch, self.total / self.samples, accuracy, rate, seconds)
 
 
-def require_trainable(graph: Graph) -> None:
-    """Refuse a network of which nothing can be trained.
-
-    Raises:
-        TrainingError: it is one.
-    """
-    if not any(p.kind == "parameter" and p.trainable for p in graph.params.values()):
-        raise TrainingError(f"graph '{graph.name}' has no trainable parameter; set requires_grad before importing it")
-
-
 def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of the lowered `module` to be trained, by the graph's names; tied weights come once.
 
     Raises:
         TrainingError: there is none.
     """
-    require_trainable(graph)
     held = module.state_dict(keep_vars=True)
-    return {name: held[name] for name, p in graph.params.items() if p.kind == "parameter" and held[name].requires_grad}
+    found = {name: held[name] for name, p in graph.params.items() if p.kind == "parameter" and held[name].requires_grad}
+    if not found:
+        raise TrainingError(f"graph '{graph.name}' has no trainable parameter; set requires_grad before importing it")
+    return found
 
 
 def _taken_back(graph: Graph, module: nn.Module) -> Graph:

@@ -92,10 +92,11 @@ def test_a_problem_takes_tensors_data_and_anything_with_train_and_test() -> None
         test: TensorDataset
 
     x, y = pair()
-    assert len(Problem((x, y)).train) == len(Problem((x, y)).test) == 60
+    alone = Problem((x, y))
+    assert len(alone.samples) == 60 and len(alone.train) == 40 and len(alone.test) == len(alone.splits.report) == 10
     assert len(Problem(Own(TensorDataset(x, y), TensorDataset(x[:5], y[:5]))).test) == 5
     digits = load_data("digits")
-    assert Problem(digits).train is digits.train
+    assert Problem(digits).samples is digits.train and Problem(digits).test is digits.test
 
 
 def test_splits_are_disjoint_drawn_once_and_follow_the_seed() -> None:

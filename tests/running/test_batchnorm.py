@@ -22,7 +22,7 @@ from tests.problems import dropping, problem, seed_graph, small_vgg
 def test_the_first_layer_gets_the_mean_and_variance_of_its_inputs() -> None:
     graph, task = dropping(), problem(batch_size=240)  # one batch: the average is that batch's own
     measured = reestimate(graph, task)
-    x = torch.stack([task.train[i][0] for i in range(240)]).flatten(1)
+    x = torch.stack([task.train[i][0] for i in range(len(task.train))]).flatten(1)
     y = x @ graph.params["first.weight"].data.T + graph.params["first.bias"].data
     torch.testing.assert_close(measured.params["norm.running_mean"].data, y.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(measured.params["norm.running_var"].data, y.var(0), rtol=1e-4, atol=1e-5)

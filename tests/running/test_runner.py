@@ -24,7 +24,7 @@ from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate, mean_loss
 from gngraph.running.problem import Problem
 from gngraph.running.runner import Runner
-from gngraph.search.trials import without_judge
+from gngraph.search.trials import with_few
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 
@@ -186,7 +186,7 @@ def test_samples_that_are_drawn_anew_are_trained_on_as_they_come_and_measured_on
 def test_a_part_of_a_problem_shares_its_samples() -> None:
     data = Stored(60)
     task, graph = problem(data), network()
-    apart = without_judge(task, 20)
+    apart = with_few(task, 20)
     data.reads = 0
     for _ in range(2):
         list(apart.runner.read_to_train(apart.train, graph, apart.stream(), augment=None))
@@ -217,8 +217,8 @@ def test_a_list_is_a_data_set_too() -> None:
 def test_tensors_of_a_user_are_not_copied() -> None:
     x, y = torch.randn(60, 1, 4, 4), {"a": torch.arange(60), "b": (torch.zeros(60),)}
     task = Problem((x, y), device="cpu", loss=lambda output, target: output.sum(1))
-    assert isinstance(task.train, HeldDataset) and task.train.x is x
-    first, targets = task.train[3]
+    assert isinstance(task.samples, HeldDataset) and task.samples.x is x
+    first, targets = task.samples[3]
     assert torch.equal(first, x[3]) and targets == {"a": torch.tensor(3), "b": (torch.tensor(0.0),)}
     list(task.runner.read(task.splits.judge, network()))
     assert not task.runner._copied

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 import gngraph
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import CrossEntropy, CustomLoss, Heads, MeanSquaredError
+from gngraph.data import batches
 from gngraph.errors import DataError, GnGraphError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
@@ -130,8 +131,8 @@ def test_a_sum_over_two_heads_is_predicted_exactly(kind: type[TwoHeads]) -> None
         reference = lower(graph).module(x)
     out, aux = (reference["out"], reference["aux"]) if named else reference
     expected = functional.mse_loss(out, y["out"]) + 0.4 * functional.mse_loss(aux, y["aux"])
-    assert mean_loss(graph, problem, problem.train) == pytest.approx(float(expected))
-    loss_alone, accuracy = evaluate(graph, problem, problem.test)
+    assert mean_loss(graph, problem, problem.samples) == pytest.approx(float(expected))
+    loss_alone, accuracy = evaluate(graph, problem, problem.samples)
     assert loss_alone == pytest.approx(float(expected)) and accuracy is None
 
 
@@ -202,7 +203,7 @@ def test_a_segmentation_network_grows(tmp_path: Path) -> None:
     with torch.no_grad():
         outputs = lower(grown).module(problem.train[0][0].unsqueeze(0))
     assert list(outputs) == ["out", "aux"] and outputs["out"].shape == (1, 3, 8, 8)
-    x, y = pictures()
+    x, y = next(batches(problem.test, len(problem.test)))
     with torch.no_grad():
         hits = (lower(grown).module(x)["out"].argmax(1) == y)[y != 255].float().mean()
     assert last["accuracy"] == pytest.approx(float(hits), abs=0.02) and last["accuracy"] > 0.6

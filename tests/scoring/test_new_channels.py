@@ -100,7 +100,7 @@ def test_without_out_weights_the_function_is_preserved(name: str) -> None:
 
 def test_batchnorm_statistics_are_those_of_the_new_channel() -> None:
     graph, analyses = setting("chain")
-    x = torch.stack([analyses.problem.train[i][0] for i in range(72)])
+    x = torch.stack([analyses.problem.samples[i][0] for i in range(72)])
     for candidate in analyses.get(NEW, graph).candidates:
         assert isinstance(candidate.morphism, NewChannel)
         rows = candidate.morphism.rows
@@ -119,7 +119,7 @@ def test_steps_are_bounded_by_what_they_add_to_a_reader_with_layers_behind_it() 
     graph = from_torch(net, x[:2])
     problem = Problem((x, y), loss="mse", device="cpu", learn=200, judge=200, report=200)
     candidates = AnalysisManager(problem).get(GaussNewton(kinds=("new",)), graph).candidates
-    learned_from = torch.stack([problem.train[i][0] for i in problem.splits.learn.indices])
+    learned_from = torch.stack([problem.samples[i][0] for i in problem.splits.learn.indices])
 
     def read(network: Graph) -> torch.Tensor:
         module, seen = to_torch(network), list[torch.Tensor]()

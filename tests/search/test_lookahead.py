@@ -153,7 +153,7 @@ def test_the_judge_split_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> N
     judge = own.splits.judge
     rows = {tuple(x.flatten().tolist()) for x, _ in (judge[i] for i in range(len(judge)))}
     trained = [tuple(rest.train[i][0].flatten().tolist()) for i in range(len(rest.train))]
-    assert len(trained) == len(own.train) - len(judge) and not rows & set(trained)
+    assert len(trained) == len(own.train) and not rows & set(trained)
     assert (rest.loss, rest.seed, rest.device) == (own.loss, own.seed, own.device)
 
 
@@ -227,7 +227,7 @@ def test_the_benchmark_counts_it_as_search(tmp_path: Path) -> None:
     assert found["lookahead"]["epochs"] == 2 and run.meter.epochs == 2 + 2
     plain.grow(replace(PLAIN, allocation=found["allocation"]), seed, plain.budget, 2, 1, 0)
     assert plain.meter.epochs == 2 and plain.meter.training == run.meter.training and plain.meter.search == 0
-    samples = len(run.problem.train) - len(run.problem.splits.judge)
+    samples = len(run.problem.train)
     assert 2 * last * samples * 2 < run.meter.search < 5 * last * samples * 2
     assert run.meter.search_seconds >= found["seconds"]["lookahead"] > 0
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder a class: in train/ and test/ (or val/), or all in one place, of which a part is held out."""
+"""A folder of pictures, one folder a class: in train/ and test/ (or val/, beside it for decisions), or all in one place."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def load_folder(request: Request) -> Data:
             them to.
     """
     root = Path(request.spec).expanduser()
-    train_root, test_root = _parts(root)
+    train_root, test_root, validation_root = _parts(root)
     left = Left()
     classes, train = _scan(train_root, left)
     if test_root is None:
@@ -92,16 +92,9 @@ def load_folder(request: Request) -> Data:
             f"no test part: {len(out)} of {len(kept) + len(out)} pictures are held out (see --val-split)",
         )
     else:
-        test_classes, test = _scan(test_root, left)
-        unknown = sorted(set(test_classes) - set(classes))
-        if unknown:
-            raise DataError(
-                f"'{test_root}' has the class folder '{unknown[0]}', which '{train_root}' lacks: "
-                f"every class that is tested must be trained"
-            )
-        test = test[0], torch.tensor([classes.index(name) for name in test_classes])[test[1]]
-        notes = ()
-    sets = _datasets(_decoder(train[0][0], request.input_shape), train, test, request.normalize)
+        test, notes = _scan_alike(test_root, classes, train_root, left), ()
+    others = [test] if validation_root is None else [test, _scan_alike(validation_root, classes, train_root, left)]
+    sets = _datasets(_decoder(train[0][0], request.input_shape), [train, *others], request.normalize)
     shape = sets[0].preprocess.shape
     return Data(
         name=root.name or str(root),
@@ -111,16 +104,21 @@ def load_folder(request: Request) -> Data:
         preprocess=sets[0].preprocess,
         augment=natural_augment(shape, shape),
         notes=(*notes, *left.notes()),
+        validation=sets[2] if len(sets) > 2 else None,
     )
 
 
-def _parts(root: Path) -> tuple[Path, Path | None]:
-    """Where the training pictures are, and the held-out ones; None: a part of the training pictures is held out."""
+def _parts(root: Path) -> tuple[Path, Path | None, Path | None]:
+    """Where the training pictures are, the held-out ones, and those of a validation part beside them.
+
+    Without held-out ones a part of the training pictures is held out.
+    """
     parts = [root / name for name in _HELD_OUT if (root / name).is_dir()]
     if (root / "train").is_dir():
-        return root / "train", parts[0] if parts else None
+        test, validation = (*parts, None, None)[:2]
+        return root / "train", test, validation
     if not parts:
-        return root, None
+        return root, None, None
     raise DataError(
         f"folder '{root}' holds '{parts[0].name}' and no 'train': an image folder needs 'train' and 'test' (or 'val') with "
         f"class folders in them, or class folders alone"
@@ -142,6 +140,17 @@ def _scan(root: Path, left: Left) -> tuple[tuple[str, ...], _Labelled]:
     return tuple(folder.name for folder in folders), ([path for paths in found for path in paths], labels)
 
 
+def _scan_alike(root: Path, classes: Sequence[str], train_root: Path, left: Left) -> _Labelled:
+    """Pictures of classes that the training pictures have."""
+    own, found = _scan(root, left)
+    unknown = sorted(set(own) - set(classes))
+    if unknown:
+        raise DataError(
+            f"'{root}' has the class folder '{unknown[0]}', which '{train_root}' lacks: every class that is tested must be trained"
+        )
+    return found[0], torch.tensor([classes.index(name) for name in own])[found[1]]
+
+
 def _at(samples: _Labelled, rows: Sequence[int]) -> _Labelled:
     paths, labels = samples
     return [paths[row] for row in rows], labels[list(rows)]
@@ -158,25 +167,21 @@ def _decoder(first: Path, input_shape: tuple[int, ...] | None) -> Decoder:
 
 
 def _datasets(
-    decoder: Decoder, train: _Labelled, test: _Labelled, normalize: Normalization
-) -> tuple[ArrayDataset | FolderDataset, ArrayDataset | FolderDataset]:
-    (train_paths, train_labels), (test_paths, test_labels) = train, test
-    fits = (len(train_paths) + len(test_paths)) * prod(decoder.shape) <= MEMORY_LIMIT
-    raw = _decode_all(decoder, train_paths if fits else _drawn(train_paths))
+    decoder: Decoder, parts: Sequence[_Labelled], normalize: Normalization
+) -> list[ArrayDataset | FolderDataset]:
+    """The parts as data sets, the first of them the training pictures."""
+    (paths, labels), *others = parts
+    fits = sum(len(paths) for paths, _ in parts) * prod(decoder.shape) <= MEMORY_LIMIT
+    raw = _decode_all(decoder, paths if fits else _drawn(paths))
     if decoder.model is not None and bool((raw == raw[:, :1]).all()):
         # Nobody asked for colour and there is none, in whatever format the pictures are.
         decoder = replace(decoder, shape=(1, *decoder.shape[1:]))
         raw = raw[:, :1].clone()
     preprocess = normalize(raw, _SCALE, decoder.shape)
     if fits:
-        return (
-            ArrayDataset(raw, train_labels, preprocess),
-            ArrayDataset(_decode_all(decoder, test_paths), test_labels, preprocess),
-        )
-    return (
-        FolderDataset(train_paths, train_labels, decoder, preprocess),
-        FolderDataset(test_paths, test_labels, decoder, preprocess),
-    )
+        held = [ArrayDataset(_decode_all(decoder, paths), labels, preprocess) for paths, labels in others]
+        return [ArrayDataset(raw, labels, preprocess), *held]
+    return [FolderDataset(paths, labels, decoder, preprocess) for paths, labels in parts]
 
 
 def _drawn(paths: Sequence[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A numpy archive with x_train, y_train and, if wanted, x_test, y_test and classes."""
+"""A numpy archive with x_train, y_train and, if wanted, x_test, y_test, x_val, y_val and classes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.lib.npyio import NpzFile
 
-from gngraph.data.arrays import Array, divided, from_arrays
+from gngraph.data.arrays import Array, divided, from_arrays, further
 from gngraph.data.dataset import Data
 from gngraph.data.sources.request import Request
 from gngraph.errors import DataError
 
 _TRAIN = ("x_train", "y_train")
 _TEST = ("x_test", "y_test")
+_VALIDATION = ("x_val", "y_val")
 _CLASSES = "classes"
 _MOST_PACKED = 2**30
 """Bytes that a compressed array may unpack to whatever its ratio; the pixels of CIFAR-10 take a sixth of it."""
@@ -35,17 +36,20 @@ def load_npz(request: Request) -> Data:
     path = Path(request.spec).expanduser()
     with _open(path) as archive:
         tested = any(name in archive.files for name in _TEST)
-        needed = _TRAIN + _TEST if tested else _TRAIN
+        validated = any(name in archive.files for name in _VALIDATION)
+        needed = (_TRAIN + _TEST if tested else _TRAIN) + (_VALIDATION if validated else ())
         missing = [name for name in needed if name not in archive.files]
         if missing:
             raise DataError(
                 f"'{path}' lacks {_quoted(missing)}: it holds {_quoted(archive.files)}, and needed are "
-                f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, and '{_CLASSES}' for class names)"
+                f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, {_quoted(_VALIDATION)} for a validation part, "
+                f"and '{_CLASSES}' for class names)"
             )
-        arrays = [_read(archive, path, name) for name in needed]
+        found = {name: _read(archive, path, name) for name in needed}
         classes = _class_names(path, _read(archive, path, _CLASSES)) if _CLASSES in archive.files else None
     try:
         notes: tuple[str, ...] = ()
+        arrays = [found[name] for name in (_TRAIN + _TEST if tested else _TRAIN)]
         if not tested:
             arrays = divided(arrays[0], arrays[1], request.val_split)
             notes = (
@@ -58,9 +62,10 @@ def load_npz(request: Request) -> Data:
             input_shape=request.input_shape,
             normalize=request.normalize,
         )
+        validation = further(data, "val", *(found[name] for name in _VALIDATION)) if validated else None
     except DataError as error:
         raise DataError(f"in '{path}', {error}") from error
-    return replace(data, notes=notes)
+    return replace(data, notes=notes, validation=validation)
 
 
 def _open(path: Path) -> NpzFile:

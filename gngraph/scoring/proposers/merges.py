@@ -19,7 +19,6 @@ from gngraph.curvature import MonteCarlo, fallback
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector, entries
-from gngraph.scoring.counting import WithoutChannel
 from gngraph.scoring.damping import damped, mean_eigenvalue
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context
@@ -113,7 +112,6 @@ class Merging:
         self, context: Context, sites: Sequence[ReadSite], channels: Sequence[int], gone: Sequence[int], count: int
     ) -> None:
         self.space = sites[0].space
-        self.uncounted = WithoutChannel(context.graph, context.spaces, self.space)
         size = sites[0].bands[0].size
         self.channels = torch.tensor(channels)
         kept = torch.ones(size, dtype=torch.bool)
@@ -132,7 +130,7 @@ class Merging:
 
     def edges(self) -> list[Edge]:
         """Edges whose gradients are needed."""
-        return [edge for read in self.reads for edge in read.edges()] + self.uncounted.edges()
+        return [edge for read in self.reads for edge in read.edges()]
 
     @torch.no_grad()
     def learn(self, batch: Collected) -> None:
@@ -171,8 +169,6 @@ class Merging:
                 kept = torch.einsum("oti,ti->ot", read.summed[:, self.channels], read.constant(b).to(batch.losses))
                 s = s + over_positions(batch.gradient[edge], axis, 1) @ kept
                 q = q + over_positions(batch.factors[edge], axis, 2) @ kept
-        for first, second in self.uncounted.effects(batch):
-            s, q = s + first[:, self.channels], q + second[:, :, self.channels]
         assert isinstance(s, torch.Tensor) and isinstance(q, torch.Tensor)
         return s, q
 

@@ -12,16 +12,15 @@ from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.morphism import PruneChannel
 from gngraph.scoring.collect import Collected, per_channel
-from gngraph.scoring.counting import WithoutChannel
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.sites import Edge, ReadSite, reads_by_space
 
 
 def propose_prunes(context: Context) -> Iterator[Removal]:
     """One proposer for each free space of several channels, of the removal of every one."""
-    for name, sites in reads_by_space(context.graph, context.spaces).items():
+    for sites in reads_by_space(context.graph, context.spaces).values():
         if sites[0].bands[0].size > 1:
-            yield Removal(context.graph, sites, WithoutChannel(context.graph, context.spaces, name))
+            yield Removal(context.graph, sites)
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,11 @@ class Removal:
     """The effect of removing each channel of one space, exactly as the rewrite does it (also at zero-padded borders).
 
     With y the reader's output before its bias, a the channel, m its mean and W_c the weights that read it, the reader's
-    output changes by (sum of W_c) m - W_c * a. Norms that count the channels normalise what stays.
-
-    Args:
-        graph: the network, on the device of the data.
-        sites: all that reads the space.
-        uncounted: what statistics do without each channel.
+    output changes by (sum of W_c) m - W_c * a.
     """
 
-    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...], uncounted: WithoutChannel) -> None:
-        self.graph, self.uncounted = graph, uncounted
+    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...]) -> None:
+        self.graph = graph
         self.space = sites[0].space
         self.reads = tuple(_Read(site, summed_weight(graph, site)) for site in sites)
         self.size = sites[0].bands[0].size
@@ -55,7 +49,7 @@ class Removal:
     def edges(self) -> list[Edge]:
         """Edges whose gradients are needed."""
         folded = [Edge(r.site.edge.reader) for r in self.reads if r.summed is not None]
-        return [r.site.edge for r in self.reads] + folded + self.uncounted.edges()
+        return [r.site.edge for r in self.reads] + folded
 
     def learn(self, batch: Collected) -> None:
         """Add a batch to the running means."""
@@ -108,8 +102,6 @@ class Removal:
             g, v = batch.gradient[Edge(edge.reader)], batch.factors[Edge(edge.reader)]
             s = s + over_positions(g, band.axis, 1) @ kept
             q = q + over_positions(v, band.axis, 2) @ kept
-        for first, second in self.uncounted.effects(batch):
-            s, q = s + first, q + second
         assert isinstance(s, torch.Tensor) and isinstance(q, torch.Tensor)
         return s, q
 
