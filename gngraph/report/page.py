@@ -22,6 +22,9 @@ from gngraph.report.runs import ReportedRun
 from gngraph.report.words import changes, count, depth_told, describe_given, looked_ahead, percent
 from gngraph.writing import replacing
 
+WIDE = 7.0
+"""Inches from which a figure has a line of the page to itself."""
+
 
 def write_report(runs: Sequence[ReportedRun], path: Path) -> Path:
     """Write one file about runs, in place of one that is there; O(1 s) a run.
@@ -179,8 +182,8 @@ def _round(record: Record) -> dict[str, Any]:
         "name": str(record["round"]) if grew else "final training",
         "params": f"{record['params']:,}",
         "flops": count(record["flops"]),
-        "predicted": f"{record['predicted']:+.4f} ± {record['predicted_error']:.4f}" if grew else "",
-        "actual": f"{record['actual']:+.4f}" if grew else "",
+        "predicted": f"{record['predicted']:+.3g} ± {record['predicted_error']:.2g}" if grew else "",
+        "actual": f"{record['actual']:+.3g}" if grew else "",
         "quality": _quality(record, bare=True),
         "seconds": f"{sum(record['seconds'].values()):.1f}",
         "happened": happened,
@@ -203,7 +206,8 @@ def _difference(run: ReportedRun) -> str | None:
 
 
 def _chart(picture: Picture) -> dict[str, Any]:
-    return {"title": picture.title, "svg": picture.svg(), "reading": picture.reading}
+    wide = picture.figure.get_figwidth() > WIDE
+    return {"title": picture.title, "svg": picture.svg(), "reading": picture.reading, "wide": wide}
 
 
 def _limits(record: Record) -> list[tuple[str, int | None]]:

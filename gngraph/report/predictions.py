@@ -34,7 +34,7 @@ def predicted_vs_actual(rounds: Sequence[Record], channels: Sequence[Record] = (
         where = (record["predicted"], record["actual"])
         axes.annotate(f"{record['round']}", where, xytext=(5, 5), textcoords="offset points")
     _symmetric_log(axes, [entry[key] for entry in (*rounds, *tried) for key in ("predicted", "actual")])
-    axes.set_xlabel("predicted change of the loss")
+    axes.set_xlabel(f"predicted change of the loss (bar: ±{INTERVAL:g} standard errors)")
     axes.set_ylabel("actual change of the loss")
     legend_below(figure)
     return Picture("predicted_vs_actual", "Predicted against actual", figure, reading(rounds, tried))
@@ -109,9 +109,10 @@ def gain_curves(channels: Sequence[Record]) -> Picture | None:
     axes.plot([], [], ":", color=GREY, label="on samples unseen (report split)")
     axes.plot([], [], "o", color=GREY, markersize=4, label="where the selection stopped")
     legend_below(figure)
+    shown = chosen if len(chosen) <= FEW else [chosen[0], chosen[-1]]
     stops = ", ".join(
         f"{len(record['selection']['judge']) - 1:,} of {record['selection']['candidates']:,} in round {record['round']}"
-        for record in chosen
+        for record in shown
     )
     text = (
         f"Chosen together: {stops}. It stops where no further change gains beyond its noise, or where the budget or the widths "
@@ -141,7 +142,7 @@ def _points(axes: Axes, entries: Sequence[Record], label: str, marker: str, colo
             elinewidth=0.8,
             markersize=4 if marker == "." else 6,
             markerfacecolor=face,
-            label=f"{label} (bar: ±{INTERVAL:g} standard errors)",
+            label=label,
         )
 
 
@@ -149,9 +150,9 @@ def _symmetric_log(axes: Axes, values: Sequence[float]) -> None:
     """Axes that are logarithmic on either side of 0, on which small rounds are seen beside large ones, and the line of truth."""
     sizes = np.abs([value for value in values if value])
     high = float(sizes.max(initial=1e-6))
-    low = max(float(np.quantile(sizes, 0.1)) if len(sizes) else high, 1e-4 * high)
+    low = 10 ** np.floor(np.log10(max(float(np.quantile(sizes, 0.1)) if len(sizes) else high, 1e-3 * high)))
     for axis in ("x", "y"):
-        getattr(axes, f"set_{axis}scale")("symlog", linthresh=low, linscale=0.6)
+        getattr(axes, f"set_{axis}scale")("symlog", linthresh=low, linscale=1)
     reach = 1.6 * high
     limits = (-reach if min(values) < 0 else -low, reach if max(values) > 0 else low)
     axes.plot([-reach, reach], [-reach, reach], color=ORANGE, linewidth=1, zorder=0, label="actual = predicted")
