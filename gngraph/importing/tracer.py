@@ -86,6 +86,12 @@ class _Proxy(_Counted):
     __imod__ = _changing(operator.imod, "mod")
     __ipow__ = _changing(operator.ipow, "pow")
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise UnsupportedModelError(
+            f"{self.tracer.here()} assigns to a part of a value ('{self.node.name}[...] = ...'), which a graph does not hold; make "
+            f"a new value (torch.where, torch.cat, torch.slice_scatter)"
+        )
+
     def __getattr__(self, k: str) -> _Attribute:
         return _Attribute(self, k)
 
