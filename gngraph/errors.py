@@ -7,6 +7,7 @@ Everything derives from `GnGraphError`, so a caller can tell a refusal by gngrap
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -86,6 +87,25 @@ class BudgetError(GnGraphError):
 
 class TrainingError(GnGraphError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+class GnGraphNote(UserWarning):
+    """Something that gngraph did with what it was given, and that is worth knowing; a warning, and a line of the command line."""
+
+
+def path_text(path: object) -> str:
+    """A path as text.
+
+    Raises:
+        GnGraphError: it is none, or no file can have it.
+    """
+    try:
+        text = os.fspath(path)  # type: ignore[call-overload]
+    except TypeError:
+        raise GnGraphError(f"a path is text or a pathlib.Path, but a '{type(path).__name__}' was given") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise GnGraphError(f"{text!r} is not the path of a file; give text without zero bytes")
+    return text
 
 
 def choices(name: str, known: Iterable[str]) -> str:

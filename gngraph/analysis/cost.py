@@ -204,9 +204,9 @@ class Budget:
         """A change of cost as a share of the budget, both sides added; parameters count where nothing is bounded."""
         total = 0.0
         if self.max_params is not None:
-            total += change.params / self.max_params
+            total += change.params / max(self.max_params, 1)
         if self.max_flops is not None:
-            total += change.flops / self.max_flops
+            total += change.flops / max(self.max_flops, 1)
         return total if (self.max_params, self.max_flops) != (None, None) else float(change.params)
 
     @cached_property

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.ir import Graph, GraphDiff
 from gngraph.ir import diff as structural_diff
+from gngraph.ir.graph import checked
 
 
 def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = None) -> GraphDiff:
@@ -21,7 +22,8 @@ def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = No
     Raises:
         IRError: `lineage` does not fit.
     """
-    spaces = _axes_by_space(a)
+    spaces = _axes_by_space(checked(a))
+    checked(b)
     known = {name: sources for name, sources in (lineage or {}).items() if name in spaces}
     return structural_diff(a, b, spaces=spaces, lineage=known)
 

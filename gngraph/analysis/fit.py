@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Subset
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
 from gngraph.data import Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
-from gngraph.errors import DataError
+from gngraph.errors import DataError, GnGraphError
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
 from gngraph.lowering.to_torch import run
@@ -61,7 +61,9 @@ def _check_loss(network: str, outputs: Outputs, y: Any, name: str, problem: Prob
     loss = problem.loss_fn
     try:
         loss.per_sample(outputs, y)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except GnGraphError:
+        raise
+    except Exception as error:  # whatever a loss of the user's raises
         raise DataError(
             f"loss '{loss.name}' cannot compare the outputs of network '{network}', {_described(outputs)}, with the "
             f"targets of {name}, {_described(y)}; choose another loss (cross-entropy for classes, mse for a regression): "

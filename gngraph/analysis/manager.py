@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from gngraph.errors import PassError
 from gngraph.ir import Graph
+from gngraph.ir.graph import checked
 from gngraph.running.problem import Problem
 
 Result = TypeVar("Result", covariant=True)
@@ -37,6 +38,8 @@ class AnalysisManager:
     """
 
     def __init__(self, problem: Problem | None = None) -> None:
+        if problem is not None and not isinstance(problem, Problem):
+            raise PassError(f"the problem of analyses is a Problem, but a '{type(problem).__name__}' was given")
         self._problem = problem
         self._results: weakref.WeakKeyDictionary[Graph, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
@@ -58,7 +61,7 @@ class AnalysisManager:
 
     def get(self, analysis: Analysis[Result], graph: Graph) -> Result:
         """The result of `analysis` for `graph`, computed at most once. What an analysis raises is not kept."""
-        results = self._results.setdefault(graph, {})
+        results = self._results.setdefault(checked(graph), {})
         key = cast(Hashable, analysis)
         if key not in results:
             results[key] = analysis.run(graph, self)

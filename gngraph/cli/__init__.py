@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ from gngraph.cli.growing import extend, grow, reshape, shrink
 from gngraph.cli.learning import score, train
 from gngraph.cli.networks import apply, diff, inspect, seed
 from gngraph.cli.reporting import report
-from gngraph.errors import GnGraphError
+from gngraph.errors import GnGraphError, GnGraphNote
 
 __all__ = ["gngraph", "main"]
 
@@ -60,8 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     trouble = 2 if next((word for word in arguments if not word.startswith("-")), "") == "diff" else TROUBLE
-    if "--traceback" not in arguments:
-        warnings.simplefilter("ignore")  # of libraries about themselves; a person can do nothing about them
+    with warnings.catch_warnings():
+        if "--traceback" not in arguments:
+            warnings.simplefilter("ignore")  # of libraries about themselves; a person can do nothing about them
+        warnings.simplefilter("always", GnGraphNote)
+        warnings.showwarning = _told(warnings.showwarning)
+        return _status(arguments, trouble)
+
+
+def _status(arguments: list[str], trouble: int) -> int:
     try:
         status = gngraph.main(arguments, prog_name="gngraph", standalone_mode=False)
         sys.stdout.flush()
@@ -75,6 +83,18 @@ def _run(arguments: list[str]) -> int:
         return _refused(error, trouble)
     except KeyboardInterrupt:
         return _say("interrupted", trouble)
+
+
+def _told(shown: Callable[..., None]) -> Callable[..., None]:
+    """A way to show warnings in which gngraph's own notes are a line each."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, GnGraphNote):
+            print(f"gngraph: note: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *place)
+
+    return show
 
 
 def _refused(error: Exception, trouble: int) -> int:

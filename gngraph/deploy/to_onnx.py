@@ -5,12 +5,14 @@ The exporter is torch's own (`torch.onnx.export(dynamo=True)`), which takes 5 to
 
 from __future__ import annotations
 
+import keyword
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 from gngraph.deploy.parity import Batch, Parity, Run, compared, random_inputs, running
 from gngraph.deploy.precision import TOLERANCES, Precision, convert
 from gngraph.deploy.provenance import provenance, version
-from gngraph.errors import GnGraphError
-from gngraph.ir import Graph
+from gngraph.errors import GnGraphError, path_text
+from gngraph.ir import BATCH, Graph, TensorType
+from gngraph.ir.graph import checked
+from gngraph.ir.types import dtype_name
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.writing import replacing
 
@@ -84,17 +88,15 @@ def export_onnx(
         GnGraphError: a package is missing, the exporter or onnxruntime refuses, the file would exceed 2 GB, or an
             output differs by more than `TOLERANCES` of the precision.
     """
-    module = reading_inputs(graph).cpu()
+    target = Path(path_text(path))
+    module = reading_inputs(_exportable(checked(graph))).cpu()
     size = sum(p.data.numel() * p.data.element_size() for p in graph.params.values())
     if size > _MAX_BYTES:
         raise GnGraphError(
             f"graph '{graph.name}' has {size:,} bytes of values, but one ONNX file holds at most {_MAX_BYTES:,}"
         )
-    if samples is not None and len(graph.inputs) != 1:
-        raise GnGraphError(
-            f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
-        )
-    target = Path(path)
+    if samples is not None:
+        _check_samples(graph, samples)
     real = [] if samples is None else [(samples.detach().cpu(),)]
     with replacing(target) as (written,):
         with _refusals(graph):
@@ -124,6 +126,40 @@ def opened_onnx(graph: Graph, path: Path) -> tuple[Run, dict[str, str]]:
     with _refusals(graph):
         props = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
         return _computing(graph, _session(path)), props
+
+
+def _exportable(graph: Graph) -> Graph:
+    """A graph without modules and parameters whose names are words of Python's, which torch's exporter cannot write as code."""
+
+    def plain(path: str) -> str:
+        return ".".join(f"{part}_" if keyword.iskeyword(part) else part for part in path.split("."))
+
+    names = {name: plain(name) for name in graph.params}
+    if all(name == new for name, new in names.items()) or len(set(names.values())) < len(names):
+        return graph
+    nodes = {
+        key: replace(
+            node,
+            params=MappingProxyType({role: names[name] for role, name in node.params.items()}),
+            module=None if node.module is None else plain(node.module),
+            scope=plain(node.scope),
+        )
+        for key, node in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes, params={names[name]: replace(p, aliases=()) for name, p in graph.params.items()})
+
+
+def _check_samples(graph: Graph, samples: Tensor) -> None:
+    if len(graph.inputs) != 1:
+        raise GnGraphError(
+            f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
+        )
+    taken = graph.nodes[graph.inputs[0]].type
+    if not isinstance(samples, Tensor) or samples.dim() == 0 or len(samples) == 0:
+        raise GnGraphError(f"samples are a tensor of at least one, of type '{taken}', but '{samples!r:.60}' was given")
+    found = TensorType(dtype_name(samples.dtype), (BATCH, *samples.shape[1:]))
+    if found != taken:
+        raise GnGraphError(f"samples are of type '{found}', but graph '{graph.name}' takes '{taken}'")
 
 
 @contextmanager

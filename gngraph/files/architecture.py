@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +14,17 @@ from functools import reduce
 
 from torch import Tensor, nn
 
-from gngraph.errors import ModelFileError
+from gngraph.errors import GnGraphNote, ModelFileError
 from gngraph.files.sniff import is_factory
 from gngraph.zoo import build_seed
 
 _TORCHVISION = "torchvision:"
-# What DataParallel, DistributedDataParallel and torch.compile put before every key.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+"""What torch.compile and the like put into keys, wherever a wrapped module stands."""
+_TRIED = 3
+"""Numbers of classes that a network is made for, where the keys leave them open."""
+_COUNTERS = "num_batches_tracked"
+"""End of the keys of batch counters, which older files lack."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +47,69 @@ class Architecture:
         """A new network of this architecture with the tensors of `state`.
 
         Args:
-            state: tensors by state_dict key, also with the prefixes of DataParallel or torch.compile.
+            state: tensors by state_dict key. What stands before all keys of the network, as wrappers and training frameworks put
+                it, is taken off, and what else the file holds beside it is left out, with a `GnGraphNote` that says so.
             path: the file they come from, for messages.
 
         Raises:
             ModelFileError: keys or shapes differ, or the factory fails.
             UnsupportedModelError: the name is unknown or cannot be built at this size.
         """
-        module = self._build(state)
-        expected = module.state_dict()
-        state = _without_wrapper_prefixes(state, expected)
-        differences = _differences(expected, state)
-        if differences:
-            raise ModelFileError(
-                f'"{path}" does not fit --arch "{self.name}": {"; ".join(differences)}; check --arch, --width,'
-                " --classes and --input-shape"
-            )
-        # Not strict: batch counters, which older files lack, were let through.
-        module.load_state_dict(state, strict=False)
-        return module
+        problems = []
+        for classes in self._numbers_of_classes(state):
+            module, fitting, problem = self._fitted(self._build(classes), state, path)
+            if problem is None:
+                # Not strict: batch counters, which older files lack, were let through.
+                module.load_state_dict(fitting, strict=False)
+                return module
+            problems.append(problem)
+        raise ModelFileError(
+            f'"{path}" does not fit --arch "{self.name}": {problems[0]}; check --arch, --width, --classes and --input-shape'
+        )
 
-    def _build(self, state: Mapping[str, Tensor]) -> nn.Module:
-        torchvision = self.name.startswith(_TORCHVISION)
-        if is_factory(self.name) and not torchvision:
+    def _fitted(
+        self, module: nn.Module, state: Mapping[str, Tensor], path: str
+    ) -> tuple[nn.Module, Mapping[str, Tensor], str | None]:
+        """A new network, the tensors that are its own, and in what these do not fit it, in words."""
+        expected = module.state_dict()
+        state = (
+            {_WRAPPED.sub("", key): tensor for key, tensor in state.items()} if not _has_wrappers(expected) else state
+        )
+        under = {prefix: _under(prefix, state) for prefix in _prefixes(state, expected)}
+        fitting = [prefix for prefix, own in under.items() if not _differences(expected, own)]
+        if len(fitting) > 1:
+            both = " and ".join(f'"{prefix}"' for prefix in fitting[:2])
+            return module, state, f"keys under {both} fit it; save the state dict of one of them alone"
+        if not fitting:
+            likely = max(under, key=lambda prefix: len(under[prefix].keys() & expected.keys()), default="")
+            return module, state, "; ".join(_differences(expected, under.get(likely, state)))
+        prefix, own = fitting[0], under[fitting[0]]
+        if prefix:
+            others = [key for key in state if not key.startswith(prefix)]
+            left = f', and "{others[0]}"{_more(others)} left out' if others else ""
+            warnings.warn(GnGraphNote(f'"{path}": "{prefix}" is taken off the keys{left}'), stacklevel=2)
+        return module, own, None
+
+    def _numbers_of_classes(self, state: Mapping[str, Tensor]) -> list[int | None]:
+        """What the number of outputs may be: by the last tensor of all, or of those whose keys begin alike."""
+        if self.classes is not None or self._is_factory:
+            return [self.classes]
+        last: dict[str, int] = {}
+        for key, tensor in state.items():
+            if tensor.dim() > 0:
+                last[""] = last[key.partition(".")[0]] = tensor.shape[0]
+        return [*list(dict.fromkeys(last.values()))[:_TRIED]] or [None]
+
+    @property
+    def _is_factory(self) -> bool:
+        return is_factory(self.name) and not self.name.startswith(_TORCHVISION)
+
+    def _build(self, classes: int | None) -> nn.Module:
+        if self._is_factory:
             return call_factory(self.name)
+        torchvision = self.name.startswith(_TORCHVISION)
         shape = self.input_shape or ((3, 224, 224) if torchvision else (3, 32, 32))
-        classes = self.classes
-        if classes is None:
-            sizes = [tensor.shape[0] for tensor in state.values() if tensor.dim() > 0]
-            classes = sizes[-1] if sizes else 10
-        return build_seed(self.name, width=self.width, classes=classes, input_shape=shape)
+        return build_seed(self.name, width=self.width, classes=10 if classes is None else classes, input_shape=shape)
 
 
 def call_factory(text: str) -> nn.Module:
@@ -108,17 +147,24 @@ def importable_from_here() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def _without_wrapper_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for prefix in _WRAPPER_PREFIXES * 2:  # twice: either can wrap the other
-        wrapped = all(key.startswith(prefix) for key in state)
-        if wrapped and not any(key.startswith(prefix) for key in expected):
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
+def _has_wrappers(expected: Mapping[str, Tensor]) -> bool:
+    return any(_WRAPPED.search(key) for key in expected)
+
+
+def _prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What may stand before all keys of a network; "" where nothing does."""
+    first = next((key for key in expected if not key.endswith(_COUNTERS)), "")
+    found = [key.removesuffix(first) for key in state if key.endswith(first)]
+    return [prefix for prefix in dict.fromkeys(found) if not prefix or prefix.endswith(".")]
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
 def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """One phrase each for missing keys, unexpected keys and other shapes; none if `state` fits."""
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in expected if key not in state and not key.endswith(_COUNTERS)]
     unexpected = [key for key in state if key not in expected]
     other = [key for key in expected if key in state and state[key].shape != expected[key].shape]
     phrases = []

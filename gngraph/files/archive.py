@@ -20,8 +20,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from gngraph.errors import ArchiveError, GnGraphError, IRError
+from gngraph.errors import ArchiveError, GnGraphError, IRError, path_text
 from gngraph.ir import Graph
+from gngraph.ir.graph import checked
 from gngraph.ir.text import format_graph, parse
 from gngraph.ops.vet import vet
 from gngraph.writing import replacing
@@ -54,6 +55,7 @@ def save(graph: Graph, path: str | os.PathLike[str], *, history: Json = None) ->
         ArchiveError: a parameter has no values or a dtype that safetensors lacks, `history` is not `Json`, `vet`
             refuses the graph, or the file system does.
     """
+    path, graph = path_text(path), checked(graph)
     try:
         vet(graph)
         lines = format_graph(graph).splitlines()

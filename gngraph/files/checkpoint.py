@@ -46,7 +46,12 @@ _NEVER: Mapping[FileFormat, str] = {
     FileFormat.UNKNOWN: f"so no network can be read from it; {_SAVE_AGAIN}",
 }
 _MODULE_KEYS = ("model", "module", "net", "network")
-_STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params")
+_STATE_KEYS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "checkpoint"),
+)
+_LEVELS = 3
+"""Dictionaries in each other in which a state dict is looked for."""
 
 
 class Trust(Enum):
@@ -238,12 +243,13 @@ def _find_module(loaded: object) -> nn.Module | None:
     return None
 
 
-def _find_state(loaded: object) -> Mapping[str, Tensor] | None:
-    if not isinstance(loaded, Mapping):
+def _find_state(loaded: object, levels: int = _LEVELS) -> Mapping[str, Tensor] | None:
+    if not isinstance(loaded, Mapping) or not levels:
         return None
     if _is_state(loaded):
         return loaded
-    return next((loaded[key] for key in _STATE_KEYS if _is_state(loaded.get(key))), None)
+    found = (_find_state(loaded.get(key), levels - 1) for key in _STATE_KEYS)
+    return next((state for state in found if state is not None), None)
 
 
 def _is_state(value: object) -> bool:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gngraph.errors import ModelFileError
+from gngraph.errors import ModelFileError, path_text
 from gngraph.files import archive
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
 from gngraph.ir import Graph
@@ -41,16 +41,17 @@ def load(
         DataError: an input shape is given for an archive of a network with several inputs.
         UnsupportedModelError: the network cannot be traced, or does not run on that input shape.
     """
+    source = path_text(source)
+    if input_shape is not None and not _is_shape(input_shape):
+        raise ModelFileError(f"the input shape '{input_shape}' is no tuple of sizes; give one such as (3, 32, 32)")
     if is_archive(source):
         graph = archive.load(source)
-        if input_shape is not None and input_shape != (own := input_shape_of(graph)):
+        if input_shape is not None and tuple(input_shape) != (own := input_shape_of(graph)):
             raise ModelFileError(
                 f"'{source}' takes inputs of shape '{_text(own)}', not '{_text(input_shape)}'; leave out the input shape"
             )
         return graph
-    module = load_module(
-        os.fspath(source), arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust
-    )
+    module = load_module(source, arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust)
     if input_shape is None:
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
     from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it
@@ -61,6 +62,10 @@ def load(
 def is_archive(source: str | os.PathLike[str]) -> bool:
     """Whether `source` is a file in gngraph's own format, told by its content."""
     return Path(source).is_file() and sniff(os.fspath(source)) is FileFormat.GNG_ARCHIVE
+
+
+def _is_shape(given: object) -> bool:
+    return isinstance(given, (tuple, list)) and all(isinstance(size, int) and size > 0 for size in given)
 
 
 def _text(shape: tuple[int, ...]) -> str:

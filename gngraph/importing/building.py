@@ -311,7 +311,12 @@ class _Builder:
         if isinstance(arg, slice):
             return Slice(self.attr(arg.start), self.attr(arg.stop), self.attr(arg.step))
         if isinstance(arg, dict):
-            return Items(tuple((str(key), self.attr(value)) for key, value in arg.items()))
+            wrong = next((key for key in arg if not isinstance(key, str)), None)
+            if wrong is not None:
+                raise UnsupportedModelError(
+                    f"'{type(self.module).__name__}' makes a dictionary with the key '{wrong}', but keys must be text"
+                )
+            return Items(tuple((key, self.attr(value)) for key, value in arg.items()))
         if isinstance(arg, torch.dtype):
             return DType(dtype_name(arg))
         if arg is None or isinstance(arg, (bool, int, float, str, Flag)):

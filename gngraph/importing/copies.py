@@ -49,7 +49,7 @@ class Guard:
 
     def __init__(self, module: nn.Module, own: nn.Module) -> None:
         self._both = dict(_held(module)), dict(_held(own))
-        self._versions = [{name: x._version for name, x in held.items()} for held in self._both]
+        self._versions = [{name: _version(x) for name, x in held.items()} for held in self._both]
         # copied, for torch moves running statistics without counting a version
         self._buffers = {
             name: x.detach().clone() for name, x in self._both[0].items() if not isinstance(x, nn.Parameter)
@@ -64,10 +64,15 @@ class Guard:
             ):
                 for name, tensor in one.items():
                     buffer = self._buffers.get(name)
-                    if tensor._version != versions[name] if buffer is None else not _equal(tensor, buffer):
+                    if _version(tensor) != versions[name] if buffer is None else not _equal(tensor, buffer):
                         tensor.copy_(other[name] if buffer is None else buffer)
                         changed += [name] if place == 0 else []
         return changed
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often a tensor was changed; one made in inference mode is not changed outside, and has no count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _held(module: nn.Module, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:

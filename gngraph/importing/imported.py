@@ -78,7 +78,8 @@ def step(
     passing = [x for x in outputs if x.requires_grad]
     if passing and wanted and torch.is_grad_enabled():
         found = torch.autograd.grad(passing, list(wanted.values()), [project(x) for x in passing], allow_unused=True)
-        gradients = dict(zip(wanted, found, strict=True))
+        dense = (x.to_dense() if x is not None and x.is_sparse else x for x in found)  # as those of sparse tables
+        gradients = dict(zip(wanted, dense, strict=True))
     return Outcome(outputs, gradients, dict(named_tensors(module)))
 
 

@@ -54,9 +54,9 @@ def outputs_of(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Expected:
     Raises:
         UnsupportedModelError: it does not run on them.
     """
-    twin, draws = on_shared_tensors(module).train(False), torch.get_rng_state()
+    twin, draws = on_shared_tensors(module), torch.get_rng_state()
     try:
-        result = _run_once(twin, inputs)
+        result = _run_once(twin.train(False), inputs)
     except Exception as error:
         shapes = ", ".join(f"{tuple(x.shape)}, {dtype_name(x.dtype)}" for x in inputs)
         raise UnsupportedModelError(

@@ -136,7 +136,16 @@ class Graph:
 
         Parameters become `dtype`, and so does what the forward casts to a floating-point dtype or makes in one: unlike a module,
         in which `x.float()` stays what it is, a graph in float64 computes in float64 alone. Integers and flags stay.
+
+        Raises:
+            IRError: a parameter has no values (the graph was parsed from text), and is to be moved to where it must have some.
         """
+        placed = device is not None and torch.device(device).type != "meta"
+        for name, parameter in self.params.items():
+            if placed and parameter.data.is_meta:
+                raise IRError(
+                    f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)"
+                )
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device=device, dtype=None if dtype is None else cast(tensor.dtype, dtype))
@@ -148,6 +157,20 @@ class Graph:
     def num_params(self) -> int:
         """Number of entries of all nn.Parameters (buffers are not counted)."""
         return sum(p.count for p in self.params.values())
+
+
+def checked(graph: Graph) -> Graph:
+    """The graph itself.
+
+    Raises:
+        IRError: something else was given.
+    """
+    if not isinstance(graph, Graph):
+        raise IRError(
+            f"a Graph is wanted, but a '{type(graph).__name__}' was given; gngraph.from_torch(module, example_inputs) makes one "
+            f"of a module"
+        )
+    return graph
 
 
 def _values(names: Iterable[str]) -> str:

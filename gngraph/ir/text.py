@@ -172,6 +172,8 @@ def parse(text: str) -> Graph:
         ParseError: the text breaks the syntax; line and column say where.
         IRError: the text reads well, but the graph breaks an invariant.
     """
+    if not isinstance(text, str):
+        raise IRError(f"the text of a graph is a str, but a '{type(text).__name__}' was given")
     graph = Parser(text).graph()
     verify(graph)
     return graph

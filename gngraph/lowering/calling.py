@@ -10,6 +10,7 @@ from torch import fx
 
 from gngraph.ir import Attr, Graph, Items, Ref
 from gngraph.ir.arguments import Path, defaults_of, held_by, is_container, parts_of, plain_name
+from gngraph.lowering.keywords import with_readable_names
 
 
 def called_as_source(module: fx.GraphModule, graph: Graph) -> fx.GraphModule:
@@ -25,6 +26,7 @@ def called_as_source(module: fx.GraphModule, graph: Graph) -> fx.GraphModule:
     if graph.arguments is None:
         return module
     steps, read = fx.Graph(), dict[fx.Node, fx.Node]()
+    steps._graph_namespace.create_name("self", None)
     inputs = {str(node.target): node for node in module.graph.nodes if node.op == "placeholder"}
     defaults = defaults_of(graph.arguments)
     given = {
@@ -47,7 +49,7 @@ def called_as_source(module: fx.GraphModule, graph: Graph) -> fx.GraphModule:
             same = steps.call_function(compared, (held, len(held_by(part)) if is_container(part) else part))
             steps.call_function(torch._assert, (same, mismatch(name, path, part)))
     steps.output(steps.graph_copy(module.graph, read))
-    module.graph = steps
+    module.graph = with_readable_names(steps)
     return module
 
 

@@ -28,8 +28,10 @@ from gngraph.ir import (
     TupleType,
     Type,
 )
+from gngraph.ir.graph import checked
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.calling import called_as_source
+from gngraph.lowering.keywords import with_readable_names
 from gngraph.lowering.sizes import expect_size
 from gngraph.ops import lookup
 from gngraph.ops.foreign import DECIDED
@@ -71,7 +73,7 @@ def reading_inputs(graph: Graph) -> fx.GraphModule:
     Raises:
         IRError: as `to_torch` does.
     """
-    for name, parameter in graph.params.items():
+    for name, parameter in checked(graph).params.items():
         if parameter.data.is_meta:
             raise IRError(f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)")
     vet(graph)  # torch.fx turns names into source code that it executes
@@ -94,7 +96,7 @@ def lower(graph: Graph) -> Lowered:
         if node.op != "input":
             emitter.emit(node)
     emitter.graph.output(emitter.resolve(graph.output))
-    module = fx.GraphModule(emitter.root, emitter.graph, class_name=graph.name)
+    module = fx.GraphModule(emitter.root, with_readable_names(emitter.graph), class_name=graph.name)
     for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
         # GraphModule keeps only what the graph names, in the order of use; the source's tree has all, in its own order
         own, whole = getattr(module, table), getattr(emitter.root, table)
@@ -110,6 +112,7 @@ class _Emitter:
     def __init__(self, graph: Graph) -> None:
         self.source = graph
         self.graph = fx.Graph()
+        self.graph._graph_namespace.create_name("self", None)  # a parameter of that name would hide the module
         self.root = nn.Module()
         self.values: dict[str, fx.Node] = {}
         self.steps: dict[str, list[fx.Node]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,8 +11,9 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.errors import FunctionChangedError
+from gngraph.errors import FunctionChangedError, IRError, PassError
 from gngraph.ir import Graph, diff, verify
+from gngraph.ir.graph import checked
 from gngraph.rewrite.graph_pass import Pass, PassResult
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.pass_text import format_passes, parse_passes
@@ -94,7 +95,7 @@ class PassManager:
     a pass fails, no graph is returned; the graph that was given stays what it was.
 
     Attributes:
-        passes: the passes, or their text.
+        passes: the passes, each itself or as text, or the text of all.
         analyses: where passes take analyses from; default: one without a problem.
         observers: called with every accepted `PassRun`.
         tolerance: largest relative error of a preserving pass.
@@ -108,7 +109,7 @@ class PassManager:
     torch.Size([11, 4])
     """
 
-    passes: Iterable[Pass] | str
+    passes: Iterable[Pass | str] | str
     analyses: AnalysisManager | None = None
     observers: Iterable[PassObserver] = ()
     tolerance: float = 1e-10
@@ -116,8 +117,7 @@ class PassManager:
     _pipeline: tuple[Pass, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        passes = parse_passes(self.passes) if isinstance(self.passes, str) else self.passes
-        object.__setattr__(self, "_pipeline", tuple(passes))
+        object.__setattr__(self, "_pipeline", tuple(_read(self.passes)))
         object.__setattr__(self, "observers", tuple(self.observers))
 
     def __str__(self) -> str:
@@ -131,6 +131,11 @@ class PassManager:
             FunctionChangedError: a pass broke its promise; the message has its text, the error and the tolerance.
             IRError: a pass returned a graph that breaks an invariant.
         """
+        for name, parameter in checked(graph).params.items():
+            if parameter.data.is_meta:
+                raise IRError(
+                    f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)"
+                )
         analyses = self.analyses if self.analyses is not None else AnalysisManager()
         runs = []
         for entry in self._pipeline:
@@ -163,6 +168,21 @@ class PassManager:
                 tolerance,
             )
         return error
+
+
+def _read(passes: Iterable[Pass | str] | str) -> Iterator[Pass]:
+    if isinstance(passes, str):
+        yield from parse_passes(passes)
+        return
+    if not isinstance(passes, Iterable):
+        raise PassError(f"passes are their text or a list of them, but a '{type(passes).__name__}' was given")
+    for entry in passes:
+        if isinstance(entry, str):
+            yield from parse_passes(entry)
+        elif isinstance(entry, Pass):
+            yield entry
+        else:
+            raise PassError(f"a pass is a Pass or its text, but a '{type(entry).__name__}' was given")
 
 
 def printing(write: Callable[[str], None] = print) -> PassObserver:

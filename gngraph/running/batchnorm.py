@@ -54,7 +54,13 @@ def settled(graphs: Sequence[Graph], problem: Problem, *, batches_read: int = BA
     """
     together = Together(graphs, lambda graph: Settling(graph, problem))
     if any(part.norms for part in together.functions):
-        stream = problem.runner.read_to_train(problem.train, graphs[0], problem.stream(), augment=problem.augment)
+        stream = problem.runner.read_to_train(
+            problem.train,
+            graphs[0],
+            problem.stream(),
+            augment=problem.augment,
+            size=max(2, problem.batch_size),
+        )
         for x, _ in islice(stream, batches_read):
             if len(x) > 1:  # of one sample there is no variance
                 for _ in together.outputs(x):

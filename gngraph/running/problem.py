@@ -87,8 +87,13 @@ class Problem:
         object.__setattr__(self, "data", _normalised(self.data))
         object.__setattr__(self, "unseen", _named_unseen(self.unseen, self.data))
         as_loss(self.loss)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        object.__setattr__(self, "device", torch.device(device if self.device == "auto" else self.device))
+        for name in ("learn", "judge", "report", "batch_size"):
+            given = getattr(self, name)
+            if type(given) is not int and (given is not None or name == "batch_size"):
+                raise DataError(f"'{name}' is {given!r}, but must be a number of samples")
+        if type(self.seed) is not int or not -(2**63) <= self.seed < 2**63:
+            raise DataError(f"the seed is {self.seed!r}, but must be a whole number of at most 63 bits")
+        object.__setattr__(self, "device", _device(self.device))
 
     @property
     def samples(self) -> MapDataset:
@@ -176,6 +181,17 @@ class Problem:
         return part
 
 
+def _device(given: Any) -> torch.device:
+    there = torch.cuda.is_available()
+    try:
+        device = torch.device(("cuda" if there else "cpu") if given == "auto" else given)
+    except (RuntimeError, TypeError):
+        raise DataError(f"{given!r} is no device of torch; give auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not (there and (device.index or 0) < torch.cuda.device_count()):
+        raise DataError(f"device '{device}' is not there; torch finds {torch.cuda.device_count() if there else 0} GPUs")
+    return device
+
+
 def _part(samples: MapDataset, rows: list[int]) -> MapDataset:
     return cast(MapDataset, Subset(cast("Dataset[Sample]", samples), rows))
 
@@ -216,6 +232,12 @@ def _held(pair: Any) -> HeldDataset | None:
     ):
         return None
     x, y = pair
+    for tensor in (x, *leaves(y).values()):
+        if tensor.dim() == 0 or tensor.layout is not torch.strided or tensor.is_meta:
+            raise DataError(
+                f"the data has a tensor of shape {tuple(tensor.shape)}, {tensor.layout} on {tensor.device}: samples and "
+                f"targets are dense tensors with values, a row a sample"
+            )
     for tensor in leaves(y).values():
         if len(x) != len(tensor):
             raise DataError(f"the data has '{len(x)}' samples but '{len(tensor)}' targets: give one target a sample")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -92,7 +93,7 @@ class Trainer:
         """
         if not stretch.epochs:
             return Trained(self._settled(graph), (), state or OptimizerState({}))
-        module = reading_inputs(graph).to(self.device).train()
+        module = reading_inputs(_with_dense_gradients(graph)).to(self.device).train()
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
         if state is not None:
@@ -135,10 +136,21 @@ class Trainer:
                 rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / self._steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses, right = gradients(x, y)
+                try:
+                    losses, right = gradients(x, y)
+                except (RuntimeError, ValueError) as error:  # of an op in train mode
+                    raise TrainingError(_untrainable(graph, len(x), error)) from error
                 optimizer.step()
                 tally.add(losses, right, rate)
         return tally.record(rate, time.perf_counter() - started)
+
+
+def _untrainable(graph: Graph, samples: int, error: Exception) -> str:
+    reason = str(error).partition("\n")[0].rstrip(".")
+    advice = (
+        "a norm over the batch needs at least two: raise the batch size" if samples == 1 else "change the batch size"
+    )
+    return f"network '{graph.name}' cannot be trained on a batch of {samples}: {reason}; {advice}"
 
 
 class _Tally:
@@ -181,6 +193,17 @@ class _Tally:
         right, answered = (float(torch.stack(sums).sum()) if sums else 0.0 for sums in (self.right, self.answered))
         accuracy = right / answered if answered else None
         return EpochRecord(self.epoch, self.total / self.samples, accuracy, rate, seconds)
+
+
+def _with_dense_gradients(graph: Graph) -> Graph:
+    """A graph whose tables have gradients of all rows: few optimisers take sparse ones, and none with weight decay."""
+    nodes = {
+        name: replace(node, attrs=MappingProxyType({**node.attrs, "sparse": False}))
+        if node.attrs.get("sparse")
+        else node
+        for name, node in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes)
 
 
 def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
