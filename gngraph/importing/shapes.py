@@ -97,7 +97,30 @@ def _like_first(func: Any, args: Sequence[Any]) -> Any:
         return torch.empty_like(first), *(first.new_empty(first.shape[1] if args[5] else 0) for _ in range(2))
     if name == "native_batch_norm_backward" and args[7] and all(args[9]) and _alike(first, args[1]):
         return torch.empty_like(first), *(first.new_empty(first.shape[1]) for _ in range(2))
+    if name == "convolution" and not args[6] and _dense(args[:3]) and first.shape[1] == args[1].shape[1] * args[8]:
+        return first.new_empty((first.shape[0], args[1].shape[0], *_convolved(first, args[1], *args[3:6])))
+    if name == "convolution_backward" and _dense(args[:3]):
+        bias = args[0].new_empty(args[0].shape[1]) if args[10][2] else None
+        return *(torch.empty_like(x) if wanted else None for x, wanted in zip(args[1:3], args[10], strict=False)), bias
     return None
+
+
+def _dense(tensors: Sequence[Any]) -> bool:
+    return all(x is None or (x.is_meta and x.is_contiguous()) for x in tensors)
+
+
+def _convolved(
+    x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Iterator[int]:
+    """Sizes of the spatial axes behind a convolution, by the rule of nn.Conv2d's documentation."""
+    for axis, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
+        step, border, apart = (values[min(axis, len(values) - 1)] for values in (stride, padding, dilation))
+        reach = size + 2 * border - apart * (kernel - 1) - 1
+        if reach < 0:
+            raise RuntimeError(
+                f"a kernel of {kernel} entries is larger than the {size + 2 * border} entries it goes over"
+            )
+        yield reach // step + 1
 
 
 def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
