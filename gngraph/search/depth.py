@@ -248,11 +248,12 @@ class TrialTraining:
         """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
         started = restarted(graph, mixed(self.problem.seed, 0))
         try:
-            trainer = Trainer(self.few, self.options, TRIAL_BATCHES)
+            trainer = Trainer(self.few, self.options, batches_read=0)  # statistics are measured where the loss is, below
             trained = trainer.train(started, Stretch(self.epochs, "cosine")).graph
         except TrainingError:  # it diverged
             return math.inf
-        loss = mean_loss(trained, self.problem, self.problem.splits.judge)
+        network = settled([trained], self.few, batches_read=TRIAL_BATCHES)
+        (loss,) = mean_losses(network, self.problem, self.problem.splits.judge)
         return loss if math.isfinite(loss) else math.inf
 
 

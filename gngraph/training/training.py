@@ -64,7 +64,7 @@ class Trainer:
     Args:
         problem: data, loss, device and seed.
         options: how.
-        batches_read: from which statistics are measured.
+        batches_read: from which statistics are measured; 0: they stay as training left them.
     """
 
     def __init__(self, problem: Problem, options: TrainOptions, batches_read: int = BATCHES) -> None:
@@ -108,7 +108,7 @@ class Trainer:
         return Trained(trained, tuple(records), extract(optimizer, parameters, steps))
 
     def _settled(self, graph: Graph) -> Graph:
-        return reestimate(graph, self.problem, batches_read=self.batches_read)
+        return reestimate(graph, self.problem, batches_read=self.batches_read) if self.batches_read else graph
 
     @property
     def _steps(self) -> int:
