@@ -248,7 +248,9 @@ class TrialTraining:
         """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
         started = restarted(graph, mixed(self.problem.seed, 0))
         try:
-            trainer = Trainer(self.few, self.options, batches_read=0)  # statistics are measured where the loss is, below
+            trainer = Trainer(
+                self.few, self.options, batches_read=0
+            )  # statistics are measured where the loss is, below
             trained = trainer.train(started, Stretch(self.epochs, "cosine")).graph
         except TrainingError:  # it diverged
             return math.inf
