@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
     from gngraph.files.loading import load
+    from gngraph.growth.grower import Grower
     from gngraph.importing.from_torch import from_torch
     from gngraph.ir.graph import Graph
     from gngraph.ir.text import parse
     from gngraph.lowering.to_torch import to_torch
-    from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, TrainOptions
+    from gngraph.options import ExtendOptions, GrowerOptions, GrowOptions, ReshapeOptions, ShrinkOptions, TrainOptions
     from gngraph.passes import PassManager
     from gngraph.running.problem import Problem
     from gngraph.scoring.gauss_newton import GaussNewton
@@ -42,6 +43,8 @@ __all__ = [
     "GaussNewton",
     "Graph",
     "GrowOptions",
+    "Grower",
+    "GrowerOptions",
     "PassManager",
     "Problem",
     "ReshapeOptions",
@@ -70,6 +73,8 @@ _HOMES = {
     "GaussNewton": "gngraph.scoring.gauss_newton",
     "Graph": "gngraph.ir.graph",
     "GrowOptions": "gngraph.options",
+    "Grower": "gngraph.growth.grower",
+    "GrowerOptions": "gngraph.options",
     "PassManager": "gngraph.passes",  # so that pass texts are known wherever there is a pass manager
     "Problem": "gngraph.running.problem",
     "ReshapeOptions": "gngraph.options",

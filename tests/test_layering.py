@@ -32,7 +32,7 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
 BELOW_PASSES = (
     "errors options ir ops lowering importing source files deploy curvature data zoo running analysis rewrite scoring"
 )
-BELOW_GROWTH = f"{BELOW_PASSES} passes training search"
+BELOW_GROWTH = f"{BELOW_PASSES} passes training search inplace"
 LAYERS = {
     "errors": layer(),
     "options": layer("errors"),
@@ -54,6 +54,7 @@ LAYERS = {
     "passes": layer(BELOW_PASSES, "torch networkx"),
     "training": layer("errors options ir ops lowering curvature data zoo running analysis rewrite", "torch"),
     "search": layer("errors options ir ops lowering curvature data running analysis rewrite scoring training", "torch"),
+    "inplace": layer("errors ir ops lowering importing analysis rewrite training", "torch"),
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),
     "growth": layer(f"writing {BELOW_GROWTH}", "filelock torch"),

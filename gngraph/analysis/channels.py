@@ -11,7 +11,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,8 +126,12 @@ class ChannelSpaces:
 
     @classmethod
     def run(cls, graph: Graph, analyses: AnalysisManager) -> ChannelSpaces:
-        """The analysis as `AnalysisManager.get(ChannelSpaces, graph)` runs it."""
-        return cls.of(graph)
+        """The analysis as `AnalysisManager.get(ChannelSpaces, graph)` runs it: what the manager holds is frozen too."""
+        found = cls.of(graph)
+        if not analyses.held:
+            return found
+        reasons = {name: space.frozen or analyses.held.get(name) for name, space in found.spaces.items()}
+        return replace(found, spaces={name: replace(s, frozen=reasons[name]) for name, s in found.spaces.items()})
 
     def __iter__(self) -> Iterator[ChannelSpace]:
         return iter(self.spaces.values())

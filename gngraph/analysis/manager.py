@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
 from gngraph.errors import PassError
@@ -35,12 +36,17 @@ class AnalysisManager:
     >>> analyses = AnalysisManager()
     >>> analyses.get(ChannelSpaces, graph) is analyses.get(ChannelSpaces, graph)
     True
+
+    Args:
+        problem: what the analyses are about; None: they are of graphs alone.
+        held: channel spaces that must keep their widths, with the reason, beside those that are frozen.
     """
 
-    def __init__(self, problem: Problem | None = None) -> None:
+    def __init__(self, problem: Problem | None = None, held: Mapping[str, str] = MappingProxyType({})) -> None:
         if problem is not None and not isinstance(problem, Problem):
             raise PassError(f"the problem of analyses is a Problem, but a '{type(problem).__name__}' was given")
         self._problem = problem
+        self.held = held
         self._results: weakref.WeakKeyDictionary[Graph, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
     @property

@@ -1,7 +1,8 @@
 """Growth: the loop, its history and its folder."""
 
+from gngraph.growth.grower import Grower, GrowthStep
 from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import Observer
 from gngraph.growth.result import GrowthResult
 
-__all__ = ["GrowthResult", "Observer", "grow_by"]
+__all__ = ["Grower", "GrowthResult", "GrowthStep", "Observer", "grow_by"]

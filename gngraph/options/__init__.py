@@ -3,6 +3,7 @@
 from gngraph.options.definition import Entry, Options, option, taking
 from gngraph.options.runs import (
     ExtendOptions,
+    GrowerOptions,
     GrowOptions,
     ReshapeOptions,
     ReworkOptions,
@@ -16,6 +17,7 @@ __all__ = [
     "Entry",
     "ExtendOptions",
     "GrowOptions",
+    "GrowerOptions",
     "Options",
     "ReshapeOptions",
     "ReworkOptions",

@@ -17,6 +17,11 @@ Depth = Literal["auto", "search", "keep"]
 """What becomes of the layers of a network that grows: some may go first (`gngraph.search.depth`), or all stay; "auto" decides by
 whether the network is trained."""
 
+Selecting = Literal["joint", "additive"]
+"""How candidates are chosen."""
+
+SELECTING = "Whether candidates are chosen by what they do together (joint) or by the sum of what each does (additive)."
+
 PERTURB = 0.3
 """Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.training.perturbation`."""
 
@@ -27,6 +32,15 @@ class BudgetOptions(Options):
 
     max_params: Count | None = option(None, "Largest number of parameters, such as 500k.")
     max_flops: Count | None = option(None, "Largest number of FLOPs a sample, such as 40M; a multiply-add counts as 2.")
+
+    def require_budget(self) -> None:
+        """Refuse options that bound nothing.
+
+        Raises:
+            OptionError: they do.
+        """
+        if self.max_params is None and self.max_flops is None:
+            raise OptionError("growth needs a budget: give max_params (such as 500k), max_flops (such as 40M), or both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +135,7 @@ class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
 
     title: ClassVar[str] = "grow"
 
-    selection: Literal["joint", "additive"] = option(
-        "joint",
-        "Whether candidates are chosen by what they do together (joint) or by the sum of what each does (additive).",
-    )
+    selection: Selecting = option("joint", SELECTING)
     allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional", "lookahead"))] = (
         option(
             "worth",
@@ -135,8 +146,7 @@ class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_params is None and self.max_flops is None:
-            raise OptionError("growth needs a budget: give max_params (such as 500k), max_flops (such as 40M), or both")
+        self.require_budget()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,3 +193,27 @@ class ShrinkOptions(ReworkOptions):
     to: Annotated[float, Within(above=0, below=1)] = option(
         0.5, "Share of the FLOPs that it keeps; its parameters become no more."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowerOptions(AnalysisOptions, BudgetOptions):
+    """How a network grows inside its user's own training.
+
+    Raises:
+        OptionError: a value is of the wrong type or out of range, or there is no budget.
+    """
+
+    title: ClassVar[str] = "Grower"
+
+    kinds: tuple[Annotated[str, Named(("split", "prune", "new", "merge"))], ...] = option(
+        ("split", "prune"), "Kinds of candidates to score; layers do not come or go in place."
+    )
+    steps: Positive = option(3, "Number of steps in which the budget is reached, each by the same factor.")
+    selection: Selecting = option("joint", SELECTING)
+    allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional"))] = option(
+        "worth", "How wide the layers are to be: by the measured worth of their widths (worth) or another rule."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_budget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -12,8 +12,23 @@ from gngraph.errors import TrainingError
 from gngraph.ir import Graph, Parameter
 from gngraph.rewrite.surgery import Gather, Rewritten, carry
 
-POWERS: Mapping[str, int] = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
-"""Entry of torch's SGD or AdamW -> the power of the gradient that it averages."""
+POWERS: Mapping[str, int] = {
+    "momentum_buffer": 1,
+    "exp_avg": 1,
+    "exp_avg_sq": 2,
+    "max_exp_avg_sq": 2,
+    "exp_inf": 1,
+    "square_avg": 2,
+    "grad_avg": 1,
+    "acc_delta": 0,
+    "sum": 2,
+    "prev": 1,
+    "step_size": 0,
+    "row_var": 2,
+    "col_var": 2,
+    "variance": 2,
+}
+"""Entry of one of torch's optimisers -> the power of the gradient that it averages."""
 
 
 DECAY = "decay"
@@ -25,10 +40,13 @@ class OptimizerState:
     """What an optimiser remembers.
 
     Attributes:
-        entries: parameter name -> entry -> tensor, of the parameter's shape for the entries of `POWERS`, else a scalar.
+        entries: parameter name -> entry -> tensor, of the parameter's shape (where it is a mean over an axis, 1 there), else a
+            scalar.
+        powers: entry -> the power of the gradient that it averages; others are taken to scale with none.
     """
 
     entries: Mapping[str, Mapping[str, torch.Tensor]]
+    powers: Mapping[str, int] = field(default_factory=lambda: POWERS)
 
 
 def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], steps: int) -> OptimizerState:
@@ -38,7 +56,7 @@ def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
     weight, for a momentum b and a term a step: exactly so while the weight stays as it is. This share is kept along.
 
     Args:
-        optimizer: torch's SGD or AdamW.
+        optimizer: one of torch's that keep a state by parameter.
         parameters: by name.
         steps: how many it made since it was built, or its state restored.
     """
@@ -47,14 +65,16 @@ def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
     for name, parameter in parameters.items():
         held = optimizer.state.get(parameter, {})
         tensors = {k: v.detach().cpu().clone() for k, v in held.items() if isinstance(v, torch.Tensor)}
-        if "momentum_buffer" in tensors:
+        if "momentum_buffer" in tensors and isinstance(optimizer, torch.optim.SGD):
             group = groups[id(parameter)]
             faded = group["momentum"] ** steps
-            gained = group["weight_decay"] * (1 - faded) / (1 - group["momentum"])
+            gained = group["weight_decay"] * (1 - group["dampening"]) * (1 - faded) / (1 - group["momentum"])
             tensors[DECAY] = faded * tensors.get(DECAY, torch.zeros((), dtype=torch.float64)) + gained
         if tensors:
             entries[name] = tensors
-    return OptimizerState(entries)
+    # RMSprop sums up gradients divided by their size
+    scaled = {"momentum_buffer": 0} if isinstance(optimizer, torch.optim.RMSprop) else {}
+    return OptimizerState(entries, {**POWERS, **scaled})
 
 
 def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> OptimizerState:
@@ -70,7 +90,7 @@ def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> Op
         rewritten: what became of it.
 
     Raises:
-        TrainingError: an entry is of no known power of the gradient.
+        TrainingError: an entry is laid out otherwise than its parameter.
     """
     carried: dict[str, Mapping[str, torch.Tensor]] = {}
     for name, entries in state.entries.items():
@@ -81,11 +101,14 @@ def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> Op
         gradients = dict(entries)
         if DECAY in entries:
             gradients["momentum_buffer"] = entries["momentum_buffer"] - _decay(entries, graph.params[name])
-        moved = {key: _carried(name, key, value, moves) for key, value in gradients.items()}
+        old = graph.params[name].data.shape
+        moved = {
+            key: _carried(name, key, value, old, moves, state.powers.get(key, 0)) for key, value in gradients.items()
+        }
         if DECAY in entries:
             moved["momentum_buffer"] = moved["momentum_buffer"] + _decay(entries, rewritten.graph.params[name])
         carried[name] = moved
-    return OptimizerState(carried)
+    return OptimizerState(carried, state.powers)
 
 
 def restore(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: OptimizerState) -> None:
@@ -122,14 +145,18 @@ def _decay(entries: Mapping[str, torch.Tensor], parameter: Parameter) -> torch.T
     return parameter.data.to(momentum) * entries[DECAY].to(momentum.dtype)
 
 
-def _carried(name: str, key: str, value: torch.Tensor, gathers: tuple[Gather, ...]) -> torch.Tensor:
+def _carried(
+    name: str, key: str, value: torch.Tensor, shape: torch.Size, gathers: tuple[Gather, ...], power: int
+) -> torch.Tensor:
     if value.dim() == 0:
         return value
-    if key not in POWERS:
+    if value.dim() != len(shape) or any(a not in (1, b) for a, b in zip(value.shape, shape, strict=True)):
         raise TrainingError(
-            f"optimiser entry '{key}' of parameter '{name}' cannot be carried; known are {', '.join(POWERS)}"
+            f"optimiser entry '{key}' of parameter '{name}' has shape {tuple(value.shape)}, not that of the parameter, "
+            f"{tuple(shape)}, and cannot be carried"
         )
-    return carry(value, gathers, POWERS[key])
+    whole = {axis for axis, size in enumerate(shape) if value.shape[axis] == size}
+    return carry(value, tuple(gather for gather in gathers if gather.axis in whole), power)
 
 
 def _on_cpu(gather: Gather) -> Gather:

@@ -17,7 +17,6 @@ from gngraph.options import TrainOptions
 from gngraph.options.training import OptimizerName
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import Gather, Rewritten, rewrite
-from gngraph.training import optimizer_state
 from gngraph.training.optimizer_state import OptimizerState, carry_state, extract, restore
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer, trainable
@@ -128,9 +127,7 @@ def whole_momentum(state: OptimizerState, graph: Graph, wide: Rewritten) -> Opti
 
 def linear_squares(state: OptimizerState, graph: Graph, wide: Rewritten) -> OptimizerState:
     """The carry that takes Adam's second moment for a first one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimizer_state, "POWERS", dict.fromkeys(optimizer_state.POWERS, 1))
-        return carry_state(state, graph, wide)
+    return carry_state(replace(state, powers=dict.fromkeys(state.powers, 1)), graph, wide)
 
 
 WRONG: dict[str, tuple[str, Carry]] = {
@@ -218,9 +215,17 @@ def test_state_that_was_not_carried_is_refused() -> None:
         restore(optimizer, parameters, state)
 
 
-def test_state_of_an_unknown_optimiser_cannot_be_carried() -> None:
+def test_entries_of_unknown_meaning_go_along_with_their_channels() -> None:
+    graph = seed_graph()
+    wide, name = rewritten(graph, "hidden.0", 0), "hidden.0.weight"
+    entry = torch.randn_like(graph.params[name].data)
+    carried = carry_state(OptimizerState({name: {"own": entry}}), graph, wide).entries[name]["own"]
+    assert torch.equal(carried, torch.cat((entry, entry[:1])))
+
+
+def test_state_that_is_laid_out_otherwise_cannot_be_carried() -> None:
     graph = seed_graph()
     wide = rewritten(graph, "hidden.0", 0)
-    state = OptimizerState({"hidden.0.weight": {"exp_inf": torch.ones_like(graph.params["hidden.0.weight"].data)}})
-    with pytest.raises(TrainingError, match=r"'exp_inf' of parameter 'hidden\.0\.weight' cannot be carried"):
+    state = OptimizerState({"hidden.0.weight": {"state1": torch.zeros(7)}})
+    with pytest.raises(TrainingError, match=r"'state1' of parameter 'hidden\.0\.weight' has shape \(7,\)"):
         carry_state(state, graph, wide)

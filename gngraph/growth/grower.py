@@ -1,0 +1,353 @@
+"""`Grower`: growth inside a user's own training. It rewrites the module that the user holds, in place, when the user says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
+from gngraph.analysis.cost import Budget, Cost, cost
+from gngraph.analysis.fit import check_fit, first_samples, problem_for
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.curvature import LossLike
+from gngraph.errors import OptionError, PassError, UnsupportedModelError
+from gngraph.growth.history import Record, morphism_entries
+from gngraph.growth.schedule import require_room, round_budgets
+from gngraph.importing.from_torch import from_torch
+from gngraph.inplace import (
+    Saved,
+    carry_into,
+    check_optimizer,
+    difference,
+    follow,
+    followed,
+    tensors_of,
+    twin_of,
+    unwrapped,
+)
+from gngraph.ir import Graph
+from gngraph.options import GrowerOptions, taking
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.surgery import Rewritten
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed, seeded
+from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.search.chance import no_better_than_chance
+from gngraph.search.decision import Decider
+from gngraph.search.strategy import GaussNewtonGrowth
+
+_EXAMPLES = 2
+"""Samples that a module is imported with, and compared with its graph on."""
+
+
+@dataclass(frozen=True)
+class GrowthStep:
+    """What a step does to a network, or would do; false where that is nothing.
+
+    Attributes:
+        number: of the step, from 1.
+        before, after: parameters and FLOPs.
+        widths: channel space -> its width before and after, where they differ.
+        morphisms: what is done, by space and kind.
+        predicted, actual: change of the mean loss on held-out samples of the training set by what was learned: as the Gauss-Newton
+            model predicts it (with its standard error `error`), and measured.
+        loss, loss_after: mean loss on these samples before and after the step. Running statistics of BatchNorm are measured anew
+            for both; those of the network itself stay as they are, and follow its channels.
+        refused: why what was learned is not done, or why nothing is; None where all is done.
+        notes: what else a user should know.
+    """
+
+    number: int
+    before: Cost
+    after: Cost
+    widths: Mapping[str, tuple[int, int]]
+    morphisms: Mapping[str, Record]
+    predicted: float = 0.0
+    error: float = 0.0
+    actual: float = 0.0
+    loss: float = math.nan
+    loss_after: float = math.nan
+    refused: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.morphisms)
+
+    def __str__(self) -> str:
+        widths = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in self.widths.items()) or "widths stay"
+        return (
+            f"step {self.number}: {self.before.params:,} -> {self.after.params:,} parameters ({widths}), "
+            f"loss {self.loss:.4g} -> {self.loss_after:.4g}" + (f"; refused: {self.refused}" if self.refused else "")
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Foreseen:
+    """A step that is decided: the network that it was decided for, and the rewrite of that."""
+
+    step: GrowthStep
+    graph: Graph
+    rewritten: Rewritten
+
+
+class Grower:
+    """Grows a network in place, within a training loop of the user's own.
+
+    The module stays the same object, of the same class, with the same submodules, parameters, hooks and methods: parameters get
+    other values of other shapes, and so do the attributes that hold widths. Optimisers, their groups and schedulers go on:
+    moments are carried, and what no gradient has reached yet starts at zero. Gradients are dropped, so call `step` between two
+    steps of the optimiser. What cannot change in place is found out here, before anything changes, and is in `held`, by name:
+    above all widths that a forward writes as numbers. Layers neither come nor go.
+
+    `torch.compile` compiles anew by itself, as its guards see the new shapes. A DistributedDataParallel is wrapped anew by the
+    user: the grower takes its `module`.
+
+    Cost: here, an import, and a comparison of the module and its graph at other widths; `score`, an analysis (see `GaussNewton`)
+    and forward passes over the judge and report samples; `step`, that where it was not done, and a comparison of a few samples.
+    Copies of the tensors and of the optimiser's state are kept until the next `score` or `step`, or `forget`, for `undo`.
+
+    Args:
+        model: the network, in any mode, on any device; it must be traceable (see `from_torch`).
+        data: what `Problem` takes, or a `Problem`.
+        options: all of them at once, as an object or as a file keeps them.
+        loss, output: see `Problem`; for data that is none.
+        keywords: options by name, which win.
+
+    Attributes:
+        held: channel space -> why it keeps its width, beside those that are frozen.
+        history: the steps that were made.
+
+    Raises:
+        OptionError: an option is unknown or does not fit, or there is no budget.
+        UnsupportedModelError: the module cannot be read, or is wrapped in what cannot follow.
+        DataError: the network does not fit the data.
+        BudgetError: the budget is open on both sides, or bounds FLOPs that are not counted.
+        PassError: no channel space can change in place.
+
+    >>> x, y = torch.randn(96, 6), torch.arange(96) % 3
+    >>> model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    >>> grower = Grower(model, (x, y), max_params=120, steps=2)
+    >>> for epoch in range(6):
+    ...     optimizer.zero_grad()
+    ...     nn.functional.cross_entropy(model(x), y).backward()
+    ...     optimizer.step()
+    ...     if epoch % 2 and not grower.done:
+    ...         change = grower.step(optimizer)
+    >>> model[0].out_features, optimizer.state[model[0].weight]["exp_avg"].shape
+    (11, torch.Size([11, 6]))
+    """
+
+    @taking(GrowerOptions)
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        options: GrowerOptions | Mapping[str, Any] | None = None,
+        *,
+        loss: LossLike | None = None,
+        output: str | int | None = None,
+        **keywords: Any,
+    ) -> None:
+        self.options = GrowerOptions.of(options, **keywords)
+        self._strategy = GaussNewtonGrowth(
+            GaussNewton(self.options.curvature, kinds=self.options.kinds),
+            self.options.selection,
+            self.options.allocation,
+        )
+        if "insert" in self.options.kinds:
+            raise OptionError("option 'kinds' names 'insert', but layers do not come or go in place; choose others")
+        if not isinstance(model, nn.Module):
+            raise UnsupportedModelError(f"a Grower takes an nn.Module, not a '{type(model).__name__}'")
+        self._module = unwrapped(model)
+        self._device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
+        self._problem = _problem(data, loss, output, self._device)
+        self._inputs = (first_samples(self._problem.train, _EXAMPLES)[0],)
+        self.history: list[GrowthStep] = []
+        self._foreseen: _Foreseen | None = None
+        self._saved: tuple[Saved, Graph] | None = None
+        with self._undisturbed():
+            graph = from_torch(twin_of(self._module), self._inputs)
+            check_fit(graph, self._problem)
+            differs = difference(self._module, graph, self._inputs)
+            if differs is not None:
+                raise UnsupportedModelError(differs)
+            budget = Budget(self.options.max_params, self.options.max_flops)
+            if budget.allows(cost(graph)):
+                require_room(graph, budget)
+            self._targets = round_budgets(cost(graph), budget, self.options.steps)
+            found = followed(self._module, graph, self._inputs)
+        self._budget, self._places = budget, found.places
+        self._graph = self._without_values(graph)
+        self._hold(found.held)
+        if not self._free:
+            spaces = self._analyses.get(ChannelSpaces, self._graph)
+            why = "; ".join(f"'{space.name}': {space.frozen}" for space in spaces)
+            raise PassError(f"no channel space of '{graph.name}' can change in place: {why}")
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are made, so that the budget is reached as far as it pays, or nothing can change any more."""
+        return len(self.history) >= len(self._targets) or not self._free
+
+    def score(self) -> GrowthStep:
+        """What the next step would do. Nothing changes; what `undo` needs is let go of.
+
+        Raises:
+            UnsupportedModelError: the module has been changed since the grower has seen it.
+            BudgetError: channels that can be removed do not suffice for the budget.
+        """
+        self.forget()
+        number = len(self.history) + 1
+        graph = self._with_values()
+        if self.done:
+            return GrowthStep(number, cost(graph), cost(graph), {}, {})
+        with self._undisturbed():
+            settled = reestimate(graph, self._problem)
+            doubt = no_better_than_chance(settled, self._problem)
+            situation = self._decider.situation(self._strategy, settled, self._targets[number - 1], number)
+            made = self._decider.decide(self._strategy, situation, number)
+            generator = torch.Generator().manual_seed(mixed(self._problem.seed, number))
+            spaces = self._analyses.get(ChannelSpaces, graph)
+            rewritten = morph(graph, spaces, made.step.morphisms, generator)
+        widths = {s.name: (s.size, ChannelSpaces.of(rewritten.graph)[s.name].size) for s in spaces.free}
+        step = GrowthStep(
+            number,
+            cost(graph),
+            cost(rewritten.graph),
+            {name: both for name, both in widths.items() if both[0] != both[1]},
+            morphism_entries(made.step.morphisms),
+            made.report.predicted,
+            made.report.error,
+            made.report.actual,
+            made.report.before,
+            made.after,
+            made.refused,
+            (*([doubt] if doubt else []), *situation.scores.notes),
+        )
+        self._foreseen = _Foreseen(step, graph, rewritten)
+        return step
+
+    def step(self, *optimizers: Any) -> GrowthStep:
+        """Rewrite the network, and carry what its optimisers remember.
+
+        Where the module then does not compute or train as its graph, all is put back, the spaces at fault are held, and the
+        step that comes back is false and says so.
+
+        Args:
+            optimizers: those of the network, or what wraps them; without any, the network alone is rewritten.
+
+        Raises:
+            TrainingError: an optimiser is none of this network, or remembers what cannot be carried; nothing has changed.
+            UnsupportedModelError, BudgetError: as `score` does.
+        """
+        tensors = tensors_of(self._module, self._graph)
+        for optimizer in optimizers:
+            check_optimizer(optimizer, tensors)
+        step = self._foreseen.step if self._foreseen and self._is_current(self._foreseen.graph) else self.score()
+        foreseen, self._foreseen, self._saved = self._foreseen, None, None
+        if foreseen is None:
+            return step  # all steps are made
+        if not step:
+            return self._made(step)
+        before, rewritten = foreseen.graph, foreseen.rewritten
+        saved = Saved(self._module, tensors, optimizers)
+        try:
+            with self._undisturbed():
+                saved.numbers = follow(self._module, before, rewritten.graph, self._places)
+                notes = [note for optimizer in optimizers for note in carry_into(optimizer, tensors, before, rewritten)]
+                for tensor in tensors.values():
+                    tensor.grad = None
+                differs = difference(self._module, rewritten.graph, self._inputs)
+        except BaseException:
+            saved.restore()
+            raise
+        if differs is not None:
+            saved.restore()
+            changed = ", ".join(f"'{name}'" for name in step.widths)
+            refused = f"{differs}; the step was undone, and {changed} keep their widths from now on"
+            self._hold(self.held | dict.fromkeys(step.widths, "the module did not follow a step"))
+            return replace(step, after=step.before, widths={}, morphisms={}, refused=refused, loss_after=step.loss)
+        self._saved = saved, self._graph
+        self._graph = self._without_values(rewritten.graph)
+        return self._made(replace(step, notes=(*step.notes, *notes)))
+
+    def undo(self) -> None:
+        """Put network and optimisers back to what they were before the last step, whatever was trained since.
+
+        The rates in the optimiser's groups stay, since a scheduler may hold them.
+
+        Raises:
+            PassError: there is no step to undo, or it was let go of.
+        """
+        if self._saved is None:
+            raise PassError("there is no step to undo: one can be undone until the next `score`, `step` or `forget`")
+        saved, self._graph = self._saved
+        saved.restore()
+        self.history.pop()
+        self._saved = self._foreseen = None
+
+    def forget(self) -> None:
+        """Let go of what `undo` and a step after `score` need: copies of the network's tensors."""
+        self._saved = self._foreseen = None
+
+    def _made(self, step: GrowthStep) -> GrowthStep:
+        self.history.append(step)
+        return step
+
+    def _hold(self, held: Mapping[str, str]) -> None:
+        """Let these channel spaces keep their widths from now on."""
+        self.held = dict(held)
+        self._analyses = AnalysisManager(self._problem, self.held)
+        self._decider = Decider(self._analyses, self._budget)
+
+    @property
+    def _free(self) -> tuple[ChannelSpace, ...]:
+        return self._analyses.get(ChannelSpaces, self._graph).free
+
+    def _without_values(self, graph: Graph) -> Graph:
+        """The graph without the values of what the module holds itself."""
+        own = tensors_of(self._module, graph)
+        return graph.with_params({name: graph.params[name].data.to("meta") for name in own})
+
+    def _with_values(self) -> Graph:
+        """The graph with copies of the module's tensors as they are now, on the CPU."""
+        tensors = tensors_of(self._module, self._graph)
+        for name, p in self._graph.params.items():
+            shape = tuple(tensors[name].shape) if name in tensors else None
+            if shape != tuple(p.data.shape) and p.data.is_meta:
+                raise UnsupportedModelError(
+                    f"'{name}' of '{self._graph.name}' has shape {shape}, where the grower knows {tuple(p.data.shape)}: something "
+                    f"else has changed the module; make a new Grower"
+                )
+        return self._graph.with_params({name: t.detach().cpu().clone() for name, t in tensors.items()})
+
+    def _is_current(self, graph: Graph) -> bool:
+        """Whether the module still has the values that a graph has."""
+        tensors = tensors_of(self._module, self._graph)
+        return all(
+            t.shape == graph.params[name].data.shape and torch.equal(t.detach().cpu(), graph.params[name].data)
+            for name, t in tensors.items()
+        )
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """The user's random numbers go on as if nothing had been computed in between, with gradients or without."""
+        with seeded(self._problem.seed, self._device), torch.enable_grad():
+            yield
+
+
+def _problem(data: Any, loss: LossLike | None, output: str | int | None, device: torch.device) -> Problem:
+    if isinstance(data, Problem):
+        if loss is not None or output is not None:
+            raise OptionError("a Problem names its loss and output itself; give them there, or give its data instead")
+        return replace(data, device=device)
+    named = {"loss": loss} if loss is not None else {}
+    return problem_for(data, output=output, device=device, **named)

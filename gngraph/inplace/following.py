@@ -1,0 +1,216 @@
+"""A user's module follows a rewrite of its graph: which of its channel spaces it can follow, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+
+import torch
+from torch import nn
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.errors import GnGraphError, UnsupportedModelError
+from gngraph.importing.imported import Imported
+from gngraph.importing.same_numbers import compare_numbers
+from gngraph.importing.shapes import tensors_in
+from gngraph.importing.tracer import reason_of
+from gngraph.inplace.hosts import evaluated, put, tensors_of, twin_of
+from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_layers
+from gngraph.ir import Graph
+from gngraph.lowering.to_torch import run
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.morphism import NewChannel
+
+_SPREAD = 0.5
+"""Standard deviation of what is added to the weights of a probe, in units of their own: new channels start at zero, where an error
+would not show."""
+
+_SETS = 16
+"""Largest number of sets of attributes that are tried for one space."""
+
+_TOLERANCE = 1e-2
+"""Largest difference between a module and its graph where each runs in the module's own dtype, relative to the largest entry."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a module can follow.
+
+    Attributes:
+        held: channel space -> why it must keep its width.
+        places: attributes of the user's own modules that hold widths.
+    """
+
+    held: Mapping[str, str]
+    places: frozenset[NumberAt]
+
+
+def followed(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> Followed:
+    """Find out which channel spaces of `graph` the module can follow, on twins of it.
+
+    Every space is made wider, with weights at random, and a twin that follows must compute and train as the graph does. Where a
+    twin needs it, attributes of the user's modules that are equal to the width are set too. Cost: a probe (some forward and
+    backward passes of a few samples) for all spaces at once; one or more for each where that fails.
+
+    Args:
+        module: the user's, which stays as it is.
+        graph: of the module, with values.
+        inputs: example inputs.
+    """
+    names = [space.name for space in ChannelSpaces.of(graph).free]
+    if not names or _probed(module, graph, inputs, names, frozenset()) is None:
+        return Followed({}, frozenset())
+    held: dict[str, str] = {}
+    places: set[NumberAt] = set()
+    for name in names:
+        problem = _probed(module, graph, inputs, [name], frozenset())
+        if problem is None:
+            continue
+        for some in _sets(numbers_of_forwards(module, graph, _widened(graph, [name]))):
+            if _probed(module, graph, inputs, [name], some) is None:
+                places |= some
+                break
+        else:
+            held[name] = _reason(module, graph, name, problem)
+    return Followed(held, frozenset(places))
+
+
+def follow(module: nn.Module, before: Graph, after: Graph, places: Collection[NumberAt] = ()) -> dict[NumberAt, object]:
+    """Write what `after` has and `before` has not into the module: tensors, and numbers in attributes. Objects stay.
+
+    Args:
+        module: of the graph `before`.
+        before: a graph; parameters that `after` shares with it are left as they are.
+        after: the rewritten graph.
+        places: attributes of the user's own modules that hold widths, see `Followed`.
+
+    Returns:
+        The attributes that were changed, with their former values.
+
+    Raises:
+        UnsupportedModelError: layers come or go, or a tensor is changed that the forward makes; the module is unchanged.
+    """
+    if after.params.keys() != before.params.keys():
+        raise UnsupportedModelError(f"layers of '{before.name}' come or go, which cannot be done in place")
+    tensors = tensors_of(module, before)
+    changed = {n: p.data for n, p in after.params.items() if p.data is not before.params[n].data}
+    for name in changed:
+        if name not in tensors:
+            raise UnsupportedModelError(
+                f"tensor '{name}' of '{before.name}' is made in a forward, where its size cannot be changed; make it a buffer"
+            )
+    numbers = _numbers(module, before, after, places)
+    former: dict[NumberAt, object] = {}
+    for name, data in changed.items():
+        put(tensors[name], data)
+    for place, (old, new) in numbers.items():
+        held = vars(module.get_submodule(place.path))
+        if held.get(place.attribute) == old:
+            former[place] = held[place.attribute]
+            held[place.attribute] = new
+    return former
+
+
+def difference(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
+    """In what a module and a graph differ, in words; None where they compute and train the same.
+
+    Twins of both run in eval and train mode in float64, or in their own dtype where they run in no other. The module itself, with
+    its hooks and on its device, runs once in eval mode.
+
+    Args:
+        module: the user's, which stays as it is.
+        graph: its graph, on the CPU.
+        inputs: example inputs, on the CPU.
+    """
+    return _twins_differ(twin_of(module), graph, inputs) or _outputs_differ(module, graph, inputs)
+
+
+def _twins_differ(twin: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            compare_numbers(Imported(twin, graph, inputs, lambda outputs: outputs, True, (), {}))
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def _outputs_differ(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        with evaluated(module), torch.no_grad():
+            outputs = list(tensors_in(module(*(x.to(device, copy=True) for x in inputs))))
+    except Exception as error:  # whatever the user's module or a hook of it raises
+        return f"'{graph.name}' does not run: {reason_of(error)}"
+    expected = list(tensors_in(run(graph, *inputs)))
+    if len(outputs) == len(expected) and all(_near(a.cpu(), b) for a, b in zip(outputs, expected, strict=True)):
+        return None
+    return f"'{graph.name}' returns something else than its graph; a hook may change what passes it"
+
+
+def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or not a.is_floating_point():
+        return a.shape == b.shape
+    size = float(b.abs().max()) if b.numel() else 0.0
+    return torch.allclose(a.double(), b.double(), rtol=0.0, atol=_TOLERANCE * size, equal_nan=True)
+
+
+def _numbers(module: nn.Module, before: Graph, after: Graph, places: Collection[NumberAt]) -> NumberChanges:
+    own = numbers_of_forwards(module, before, after) if places else {}
+    return numbers_of_layers(before, after) | {place: change for place, change in own.items() if place in places}
+
+
+def _probed(
+    module: nn.Module,
+    graph: Graph,
+    inputs: tuple[torch.Tensor, ...],
+    names: Sequence[str],
+    places: frozenset[NumberAt],
+) -> str | None:
+    """What goes wrong when a twin of the module follows the graph at other widths of some spaces; None: nothing."""
+    twin, after = twin_of(module), _widened(graph, names)
+    try:
+        follow(twin, graph, after, places)
+    except GnGraphError as error:
+        return str(error)
+    return _twins_differ(twin, after, inputs)
+
+
+def _widened(graph: Graph, names: Sequence[str]) -> Graph:
+    """The graph with more channels in some spaces, another number in each and its neighbours, and weights at random."""
+    spaces = ChannelSpaces.of(graph)
+    news = [NewChannel(name) for at, name in enumerate(names) for _ in range(1 + at % 3)]
+    wide = morph(graph, spaces, news).graph
+    generator = torch.Generator().manual_seed(0)
+    noisy = {
+        name: _noisy(p.data, generator)
+        for name, p in wide.params.items()
+        if p.kind == "parameter" and p.data.is_floating_point()
+    }
+    return wide.with_params(noisy)
+
+
+def _noisy(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    spread = float(weight.float().std()) if weight.numel() > 1 else 0.0
+    return weight + (torch.randn(weight.shape, generator=generator) * _SPREAD * (spread or 0.1)).to(weight)
+
+
+def _sets(numbers: NumberChanges) -> Iterator[frozenset[NumberAt]]:
+    """Sets of attributes, small ones first."""
+    places = list(numbers)
+    sizes = range(1, len(places) + 1)
+    subsets = chain.from_iterable(combinations(places, size) for size in sizes)
+    for _, some in zip(range(_SETS), subsets, strict=False):
+        yield frozenset(some)
+
+
+def _reason(module: nn.Module, graph: Graph, space: str, problem: str) -> str:
+    for name, measures in ChannelSpaces.of(graph).measures.items():
+        if any(space == part for measure in measures for part, _ in measure.parts):
+            node = graph.nodes[name]
+            where = f"module '{node.scope}'" if node.scope else f"'{graph.name}'"
+            return (
+                f"its width stands as a number in the forward of {where} (node '{name}', {node.op}), which cannot change in place; "
+                f"compute it from a shape, or keep it in an attribute of that module"
+            )
+    return f"the module cannot follow it: {problem}"
