@@ -12,6 +12,7 @@ from torch import nn
 
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
 from gngraph.data import Data
+from gngraph.errors import OptionError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
@@ -156,6 +157,8 @@ def _worked(
 
     if out is None:
         return _grown(job, network, data, options, None, observer)
+    if not isinstance(out, str | os.PathLike):
+        raise OptionError(f"'out' is of type '{type(out).__name__}', but must be the path of a folder")
     with claimed(Path(out)):
         return _grown(job, network, data, options, Path(out), observer)
 

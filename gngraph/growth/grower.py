@@ -22,11 +22,13 @@ from gngraph.growth.schedule import require_room, round_budgets
 from gngraph.importing.from_torch import from_torch
 from gngraph.inplace import (
     Saved,
+    agreed,
     carry_into,
     check_optimizer,
     difference,
     follow,
     followed,
+    outputs_differ,
     tensors_of,
     twin_of,
     unwrapped,
@@ -176,7 +178,7 @@ class Grower:
         with self._undisturbed():
             graph = from_torch(twin_of(self._module), self._inputs)
             check_fit(graph, self._problem)
-            differs = difference(self._module, graph, self._inputs)
+            differs = outputs_differ(self._module, graph, self._inputs)
             if differs is not None:
                 raise UnsupportedModelError(differs)
             budget = Budget(self.options.max_params, self.options.max_flops)
@@ -214,16 +216,17 @@ class Grower:
             doubt = no_better_than_chance(settled, self._problem)
             situation = self._decider.situation(self._strategy, settled, self._targets[number - 1], number)
             made = self._decider.decide(self._strategy, situation, number)
+            morphisms = agreed(made.step.morphisms)
             generator = torch.Generator().manual_seed(mixed(self._problem.seed, number))
             spaces = self._analyses.get(ChannelSpaces, graph)
-            rewritten = morph(graph, spaces, made.step.morphisms, generator)
+            rewritten = morph(graph, spaces, morphisms, generator)
         widths = {s.name: (s.size, ChannelSpaces.of(rewritten.graph)[s.name].size) for s in spaces.free}
         step = GrowthStep(
             number,
             cost(graph),
             cost(rewritten.graph),
             {name: both for name, both in widths.items() if both[0] != both[1]},
-            morphism_entries(made.step.morphisms),
+            morphism_entries(morphisms),
             made.report.predicted,
             made.report.error,
             made.report.actual,
@@ -348,6 +351,6 @@ def _problem(data: Any, loss: LossLike | None, output: str | int | None, device:
     if isinstance(data, Problem):
         if loss is not None or output is not None:
             raise OptionError("a Problem names its loss and output itself; give them there, or give its data instead")
-        return replace(data, device=device)
+        return data if data.device == device else replace(data, device=device)
     named = {"loss": loss} if loss is not None else {}
     return problem_for(data, output=output, device=device, **named)

@@ -9,6 +9,7 @@ from pathlib import Path
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.errors import OptionError
 from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
@@ -35,7 +36,7 @@ from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import guessed, restarted
 from gngraph.training.stretch import Schedule, Stretch
-from gngraph.training.training import Trainer
+from gngraph.training.training import Trainer, require_trainable
 
 RECOVERY = 1.0
 """Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
@@ -62,12 +63,14 @@ def grow_by(
         observer: told what goes on.
 
     Raises:
+        OptionError: the observer is none.
         BudgetError: the budget is missing or cannot be reached.
-        TrainingError: the loss became non-finite; what `out` holds is that of the last finished round.
+        TrainingError: nothing can be trained, or the loss became non-finite; what `out` holds is that of the last finished round.
         PassError: no channel space is free.
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
     targets = round_budgets(cost(graph), task.budget, task.options.rounds)
+    _require_work(task, graph, problem, observer)
     options, given = _settled(task.options, graph, problem)
     run = _Run(replace(task, options=options), graph, problem, observer, out)
     if given is not None:
@@ -79,6 +82,24 @@ def grow_by(
     run.finish()
     journal = run.journal
     return GrowthResult(graph, run.graph, journal.history, journal.channels, journal.lineage.sources())
+
+
+def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer | None) -> None:
+    """Refuse what would end the run later, when much is trained and a folder written.
+
+    Raises:
+        OptionError: the observer is none.
+        TrainingError: nothing can be trained.
+        PassError: no channel space is free, or the kinds of candidates have no place.
+    """
+    if observer is not None and not isinstance(observer, Observer):
+        raise OptionError(
+            f"a '{type(observer).__name__}' is no observer; derive it from gngraph.growth.observer.Unobserved"
+        )
+    if task.options.whole:
+        require_trainable(graph)
+    if task.strategy.analysis is not None:
+        task.strategy.analysis.check(graph, AnalysisManager(problem))
 
 
 def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOptions, Record | None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gngraph.growth.history import Record
 from gngraph.training.training import EpochRecord
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Receives the events of a run, in order. Rounds count from 1; the final training is round `rounds + 1`."""
 

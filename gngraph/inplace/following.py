@@ -123,7 +123,7 @@ def difference(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]
         graph: its graph, on the CPU.
         inputs: example inputs, on the CPU.
     """
-    return _twins_differ(twin_of(module), graph, inputs) or _outputs_differ(module, graph, inputs)
+    return _twins_differ(twin_of(module), graph, inputs) or outputs_differ(module, graph, inputs)
 
 
 def _twins_differ(twin: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
@@ -135,7 +135,14 @@ def _twins_differ(twin: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...
     return None
 
 
-def _outputs_differ(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
+def outputs_differ(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
+    """In what the module itself, as it runs once in eval mode, differs from its graph, in words; None: in nothing.
+
+    Args:
+        module: the user's, with its hooks.
+        graph: see `difference`.
+        inputs: see `difference`.
+    """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
         with evaluated(module), torch.no_grad():

@@ -142,10 +142,24 @@ class GaussNewton(ScoringOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.kinds:
+            raise PassError(f"no kind of candidates is named; choose among {', '.join(PROPOSERS)}")
         for kind in self.kinds:
             if kind not in PROPOSERS:
                 raise PassError(f"morphisms of kind '{kind}' are unknown; choose among {', '.join(PROPOSERS)}")
         curvature_named(self.curvature)  # which refuses a name that it does not know
+
+    def check(self, graph: Graph, analyses: AnalysisManager) -> None:
+        """Refuse a graph that has no candidates, before anything is learned; as `run` does.
+
+        Args:
+            graph: a network.
+            analyses: as for `run`.
+
+        Raises:
+            PassError: there is no free space or no place for the kinds.
+        """
+        _Scoring(self, graph, analyses)
 
     def run(self, graph: Graph, analyses: AnalysisManager) -> Scores:
         """Learn and score every candidate of `graph`."""

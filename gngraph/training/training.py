@@ -206,17 +206,25 @@ def _with_dense_gradients(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes)
 
 
+def require_trainable(graph: Graph) -> None:
+    """Refuse a network of which nothing can be trained.
+
+    Raises:
+        TrainingError: it is one.
+    """
+    if not any(p.kind == "parameter" and p.trainable for p in graph.params.values()):
+        raise TrainingError(f"graph '{graph.name}' has no trainable parameter; set requires_grad before importing it")
+
+
 def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of the lowered `module` to be trained, by the graph's names; tied weights come once.
 
     Raises:
         TrainingError: there is none.
     """
+    require_trainable(graph)
     held = module.state_dict(keep_vars=True)
-    found = {name: held[name] for name, p in graph.params.items() if p.kind == "parameter" and held[name].requires_grad}
-    if not found:
-        raise TrainingError(f"graph '{graph.name}' has no trainable parameter; set requires_grad before importing it")
-    return found
+    return {name: held[name] for name, p in graph.params.items() if p.kind == "parameter" and held[name].requires_grad}
 
 
 def _taken_back(graph: Graph, module: nn.Module) -> Graph:
