@@ -109,9 +109,11 @@ def errors_of(graph: Graph, spaces: ChannelSpaces, space: str, channel: int = 0)
         return Errors(split, new, 0.0, 0.0)
     prune = PruneChannel(space, channel)
     pruned = outputs64(applied(graph, spaces, [prune]), probe_of(graph))
+    reference = masked(graph, spaces, [prune])
+    counted = reference if space in spaces.counters else graph  # whose statistics leave the channel out
     return Errors(
         split,
         new,
-        difference(outputs64(masked(graph, spaces, [prune]), probe_of(graph)), pruned),
-        difference(value_masked(graph, spaces, space, channel), pruned),
+        difference(outputs64(reference, probe_of(graph)), pruned),
+        difference(value_masked(counted, spaces, space, channel), pruned),
     )

@@ -97,7 +97,8 @@ class PairError(AssertionError):
 class _NotApplied(Exception):
     """A set of morphisms that nobody can apply unseen.
 
-    A new channel behind a division is infinite, or a removal leaves a width at which a place for a layer is none any more.
+    A new channel behind a division is infinite, a removal leaves a width at which a place for a layer is none any more, or a norm
+    with nothing to count.
     """
 
 
@@ -257,7 +258,9 @@ def _stepped(built: Built, state: _State, morphisms: Sequence[Morphism]) -> tupl
     try:
         new = _checked(built, morph(state.graph, state.spaces, morphisms).graph)
     except PassError as refusal:
-        raise _NotApplied if "is no cut point" in str(refusal) and len(morphisms) > 1 else refusal from refusal
+        told = str(refusal)
+        known = ("is no cut point" in told and len(morphisms) > 1) or "left without a channel that it counts" in told
+        raise _NotApplied if known else refusal from refusal
     expected = state.outputs
     if any(isinstance(m, PruneChannel | MergeChannel) for m in morphisms):
         expected = outputs64(masked(state.graph, state.spaces, morphisms), built.inputs(0, 2))
@@ -349,7 +352,8 @@ def _with_means(state: _State, space: ChannelSpace, channel: int, seed: int) -> 
     """Error of a prune whose readers keep means, against readers that find the means in the channel's place."""
     graph, means = state.graph, {}
     slots = [slot for slot in space.slots if slot.role is Role.CONSUME]
-    if space.size == 1 or {role for slot in slots for _, role in graph.readers(slot.param)} != {"weight"}:
+    counted = space.name in state.spaces.counters  # statistics of what stays have no reference by values
+    if space.size == 1 or counted or {role for slot in slots for _, role in graph.readers(slot.param)} != {"weight"}:
         return 0.0
     for slot in slots:
         once = [other.node for other in slots].count(slot.node) == 1

@@ -105,12 +105,16 @@ class ChannelSpaces:
         layouts: (node, axis) -> segments as (space name, size, inner), for every laid-out axis of a tensor value.
         axes: (parameter, axis) -> slots that cover it, in order of offset, each with its space's name.
         measures: node -> its attributes that hold widths.
+        counted: node -> axes of its first input over which it takes statistics, or the first channels of which it takes for them.
+        counters: space -> the nodes whose statistics count its channels.
     """
 
     spaces: Mapping[str, ChannelSpace]
     layouts: Mapping[tuple[str, int], tuple[tuple[str, int, int], ...]]
     axes: Mapping[tuple[str, int], tuple[tuple[str, Slot], ...]] = field(repr=False)
     measures: Mapping[str, tuple[Measure, ...]] = field(repr=False, default_factory=dict)
+    counted: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
+    counters: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph) -> ChannelSpaces:
@@ -204,7 +208,17 @@ class _Naming:
         }
         axes = {key: tuple((self.names[var], slot) for var, slot in own) for key, own in self.axes.items()}
         spaces = {name: self._space(var, name) for var, name in self.names.items()}
-        return ChannelSpaces(spaces, layouts, axes, self._measures())
+        return ChannelSpaces(spaces, layouts, axes, self._measures(), self.coupled.counted, self._counters(layouts))
+
+    def _counters(
+        self, layouts: Mapping[tuple[str, int], tuple[tuple[str, int, int], ...]]
+    ) -> dict[str, tuple[str, ...]]:
+        found: dict[str, dict[str, None]] = {}
+        for node, axes in self.coupled.counted.items():
+            for axis in axes:
+                for name, _, _ in layouts.get((self.graph.nodes[node].inputs[0], axis), ()):
+                    found.setdefault(name, {})[node] = None
+        return {name: tuple(nodes) for name, nodes in found.items()}
 
     def _space(self, var: int, name: str) -> ChannelSpace:
         reason = self.sets.reasons.get(var)

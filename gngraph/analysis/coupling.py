@@ -40,18 +40,20 @@ class Coupled:
         values: node -> the layouts by axis of its value, or of each of its items.
         slots: (parameter, axis) -> how it holds channels.
         measured: (node, path) -> the layout whose length an integer attribute gives.
+        counted: node -> axes of its first input over which it takes statistics, or the first channels of which it takes for them.
     """
 
     sets: Cuttable
     values: Mapping[str, Sequence[Mapping[int, Layout]]]
     slots: Mapping[tuple[str, int], Bound]
     measured: Mapping[tuple[str, AttrPath], Layout]
+    counted: Mapping[str, tuple[int, ...]]
 
 
 def coupled(graph: Graph) -> Coupled:
     """The axes of `graph`, by the channel rules of all of its nodes."""
     rules = _Coupling(graph)
-    return Coupled(rules.sets, rules.values, rules.slots, rules.measured)
+    return Coupled(rules.sets, rules.values, rules.slots, rules.measured, rules.counted)
 
 
 class _Coupling:
@@ -63,6 +65,7 @@ class _Coupling:
         self.values: dict[str, list[dict[int, Layout]]] = {}
         self.slots: dict[tuple[str, int], Bound] = {}
         self.measured: dict[tuple[str, AttrPath], Layout] = {}
+        self.counted: dict[str, tuple[int, ...]] = {}
         self._bound: dict[tuple[str, int], Layout | None] = {}
         self._declared: set[tuple[str, str, int]] = set()  # node, parameter, axis
         self._node: Node = next(iter(graph.nodes.values()))
@@ -154,6 +157,16 @@ class _Coupling:
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         self.sets.freeze(layout, reason)
+
+    def count(self, axis: int) -> None:
+        self.counted[self._node.name] = (*self.counted.get(self._node.name, ()), axis)
+
+    def only_counted(self, axis: int) -> bool:
+        name, rank = self._node.name, len(self._node.shape)
+        users = [self.graph.nodes[user] for user in self.graph.users(name)]
+        counts = [(user, lookup(user.op).counts) for user in users]
+        alone = users and name not in self.graph.outputs and all(user.inputs == (name,) for user in users)
+        return bool(alone) and all(c is not None and not c.norm and axis in c.axes(user, rank) for user, c in counts)
 
     def measure(self, path: AttrPath, layout: Layout | None) -> None:
         if layout is not None:

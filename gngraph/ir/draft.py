@@ -140,6 +140,21 @@ class Draft:
                 self._dirty.add(node.name)
         self._output = replace_refs(self._output, {old: new})
 
+    def put(self, node: Node) -> None:
+        """Put `node` in the place of the one of its name. Its type is inferred at commit.
+
+        Raises:
+            IRError: there is no such node, or an input or a parameter does not exist.
+        """
+        self.node(node.name)
+        for source in node.inputs:
+            self.node(source)
+        for role, param in node.params.items():
+            if param not in self._params:
+                raise IRError(f"node '{node.name}' reads parameter '{param}' as '{role}', which does not exist")
+        self._nodes[node.name] = node
+        self._dirty.add(node.name)
+
     def set_attrs(self, name: str, **attrs: Attr) -> None:
         """Set attributes of a node."""
         node = self.node(name)

@@ -41,12 +41,13 @@ from gngraph.ops.spec import (
     spec_of_function,
     spec_of_module,
 )
-from gngraph.ops.traits import BatchStatistics
+from gngraph.ops.traits import BatchStatistics, ChannelStatistics
 
 __all__ = [
     "BatchStatistics",
     "Call",
     "ChannelRules",
+    "ChannelStatistics",
     "Emitter",
     "Layout",
     "OpSpec",

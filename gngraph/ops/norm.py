@@ -1,7 +1,7 @@
 """Normalisation layers.
 
 What keeps channels apart (BatchNorm, InstanceNorm) lets them grow, GroupNorm lets whole groups grow, and what normalises
-across the channel axis freezes it.
+across the channel axis counts whichever channels there are.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Flag, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
-from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
-from gngraph.ops.sizes import known_sizes
+from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
+from gngraph.ops.sizes import hold_size, known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.starts import OF_NORM
-from gngraph.ops.traits import BatchStatistics
+from gngraph.ops.traits import BatchStatistics, ChannelStatistics
 
 _FRESH: dict[str, Any] = {"weight": "ones", "bias": "zeros", "running_mean": "zeros", "running_var": "ones"}
 _TENSORS = tuple(_FRESH)
@@ -296,10 +296,22 @@ def _infer_across(operands: Operands) -> Type:
 
 
 def _across_channels(rules: ChannelRules, operands: Operands) -> None:
+    """One axis normalises whichever channels it has, with an entry of each parameter for each; more are frozen."""
     name = "RMSNorm" if operands.node.op == "rms_norm" else "LayerNorm"
-    rank = len(operands.tensor().shape)
-    freeze_axes(rules, operands, set(range(rank - len(_normalised(operands)), rank)), f"{name} normalises across it")
-    freeze_sizes(rules, operands, f"{name} normalises over a shape computed from its size")
+    rank, count = len(operands.tensor().shape), len(_normalised(operands))
+    if count > 1:
+        freeze_axes(rules, operands, set(range(rank - count, rank)), f"{name} normalises across it and others")
+        freeze_sizes(rules, operands, f"{name} normalises over a shape computed from its size")
+        return
+    all_axes(rules, operands)
+    layout = rules.layout(0, rank - 1)
+    rules.count(rank - 1)
+    for role in ("weight", "bias"):
+        if role in operands.params:
+            rules.follow(role, 0, layout, _FRESH[role])
+    path = ("normalized_shape",)
+    shape = operands.node.attrs["normalized_shape"]
+    hold_size(rules, operands, (*path, 0) if isinstance(shape, tuple) else path, layout)
 
 
 def _emit_layer_norm(emitter: Emitter, node: Node) -> fx.Node:
@@ -339,7 +351,7 @@ register(
         _infer_across,
         _across_channels,
         _emit_layer_norm,
-        channelwise=True,
+        counts=ChannelStatistics(),
         starts=OF_NORM,
         modules={nn.LayerNorm: read_attrs("normalized_shape", "eps")},
         functions={F.layer_norm: _LAYER_NORM},
@@ -351,7 +363,7 @@ register(
         _infer_across,
         _across_channels,
         _emit_rms_norm,
-        channelwise=True,
+        counts=ChannelStatistics(centred=False),
         starts=OF_NORM,
         modules={nn.RMSNorm: read_attrs("normalized_shape", "eps")},
         functions=dict.fromkeys((F.rms_norm, torch.rms_norm), _RMS_NORM),

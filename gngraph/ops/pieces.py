@@ -209,11 +209,28 @@ def _index_channels(rules: ChannelRules, operands: Operands) -> None:
         if not isinstance(entry, Slice):
             rules.freeze(layout, "a single channel of it is taken by its number")
         else:
-            rules.set(position, _sliced(rules, layout, entry, shape[axis], number))
+            if _is_counted(rules, layout, entry, position):
+                rules.count(axis)
+            else:
+                rules.set(position, _sliced(rules, layout, entry, shape[axis], number))
             position += 1
         axis += 1
     for rest in range(axis, len(shape)):
         rules.set(position + rest - axis, rules.layout(0, rest))
+
+
+def _is_counted(rules: ChannelRules, layout: Layout | None, entry: Slice, position: int) -> bool:
+    """Whether the first channels of a space are taken for statistics: others may come behind them, which those do not count."""
+    stop = entry.stop
+    if (
+        layout is None
+        or len(layout) != 1
+        or entry.start is not None
+        or not isinstance(stop, int)
+        or entry.step not in (None, 1)
+    ):
+        return False
+    return 0 < stop < layout[0].length and stop % layout[0].inner == 0 and rules.only_counted(position)
 
 
 def _sliced(rules: ChannelRules, layout: Layout | None, entry: Slice, length: Dim, number: int) -> Layout | None:

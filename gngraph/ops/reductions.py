@@ -1,4 +1,7 @@
-"""Ops that reduce whole axes to one number: statistics, extrema, norms. What they reduce over is frozen."""
+"""Ops that reduce whole axes to one number: statistics, extrema, norms.
+
+Means and variances count whichever channels there are; what others reduce over is frozen.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, TupleType, Type
 from gngraph.ops.dtypes import given
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
-from gngraph.ops.traits import with_first
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, lookup, register, signature
+from gngraph.ops.traits import ChannelStatistics, with_first
 
 
 def reduced_axes(operands: Operands) -> tuple[int, ...]:
@@ -47,10 +50,14 @@ def _infer(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     dims, keep = reduced_axes(operands), bool(operands.node.attrs.get("keepdim"))
     items = len(operands.node.type.items) if isinstance(operands.node.type, TupleType) else 1
+    counts = lookup(operands.node.op).counts is not None and 0 not in dims  # over samples there is no statistic of one
     position = 0
     for axis in range(len(operands.tensor().shape)):
         if axis in dims:
-            rules.freeze(rules.layout(0, axis), f"{operands.node.op} reduces over it")
+            if counts:
+                rules.count(axis)
+            else:
+                rules.freeze(rules.layout(0, axis), f"{operands.node.op} reduces over it")
             position += keep
         else:
             for item in range(items):
@@ -91,6 +98,7 @@ _REDUCTIONS: list[tuple[str, Callable[..., Any], tuple[Callable[..., Any] | str,
     ("var_mean", torch.var_mean, (), _SPREAD, ("correction",)),
     ("std_mean", torch.std_mean, (), _SPREAD, ("correction",)),
 ]
+_COUNTS = {"mean": ChannelStatistics(norm=False), "var": ChannelStatistics(norm=False, square=True)}
 for _name, _function, _others, _text, _optional in _REDUCTIONS:
     register(
         OpSpec(
@@ -100,6 +108,7 @@ for _name, _function, _others, _text, _optional in _REDUCTIONS:
             _emit(_function, _optional),
             channelwise=True,
             linear=_name in ("mean", "sum"),
+            counts=_COUNTS.get(_name),
             nonnegative=with_first if _name in ("mean", "sum", "amax") else False,
             functions=dict.fromkeys((_function, *_others), Call(signature(_text))),
         )

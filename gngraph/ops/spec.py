@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Parameter, TensorType, Type
-from gngraph.ops.traits import BatchStatistics, Claim, Start
+from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, Start
 
 
 class _Required:
@@ -104,6 +104,14 @@ class ChannelRules(Protocol):
 
     def measure(self, path: AttrPath, layout: Layout | None) -> None:
         """The integer at `path` in the node's attributes is the length of `layout`; surgery keeps it so."""
+        ...
+
+    def count(self, axis: int) -> None:
+        """The node takes statistics over axis `axis` of its first input, or the first channels of it, for statistics."""
+        ...
+
+    def only_counted(self, axis: int) -> bool:
+        """Whether all that reads the node's value takes statistics over axis `axis` of it, so that its channels go no further."""
         ...
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
@@ -236,6 +244,7 @@ class OpSpec:
         rearranges: the value has exactly the entries of the first input, in another order or shape.
         of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.
         statistics: set where it normalises by the batch in train mode, as BatchNorm does.
+        counts: set where it takes statistics over channels, as LayerNorm does and a mean may do; its channel rule says over which.
         evaluated: the node that one is whose module stays in eval mode while the network trains; None for ops that are the same in
             both modes.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
@@ -262,6 +271,7 @@ class OpSpec:
     rearranges: bool = False
     of_sizes: bool = False
     statistics: BatchStatistics | None = None
+    counts: ChannelStatistics | None = None
     evaluated: Callable[[Node], Node] | None = None
     channel_axis: int = 1
     looked_up: Callable[[Operands], tuple[int, Dim]] | None = None

@@ -66,3 +66,32 @@ class BatchStatistics:
     def of_batch(self, node: Node) -> bool:
         """Whether a node normalises by the batch in train mode."""
         return node.attrs.get("training") is not False
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """An op that takes statistics over entries of an axis that may hold channels, whichever channels there are.
+
+    A norm gives (x - mean) / sqrt(variance + eps) * scale + shift, with mean and variance over its last axis; one that is not
+    centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean, or one that is a square.
+
+    Attributes:
+        norm: whether it is a norm.
+        centred: whether a norm takes the mean off.
+        scale, shift: roles of what a norm multiplies and adds, where the node has them.
+        eps: name of a norm's attribute; None in it is the smallest step of the dtype.
+        square: whether what is reduced to is a variance, with the attribute "correction".
+    """
+
+    norm: bool = True
+    centred: bool = True
+    scale: str = "weight"
+    shift: str = "bias"
+    eps: str = "eps"
+    square: bool = False
+
+    def axes(self, node: Node, rank: int) -> tuple[int, ...]:
+        """The axes of a node's first input, of `rank` axes, over which it takes statistics, sorted."""
+        dim = -1 if self.norm else node.attrs["dim"]
+        dims = range(rank) if dim in (None, ()) else (dim,) if isinstance(dim, int) else dim
+        return tuple(sorted(int(d) % rank for d in dims))

@@ -78,6 +78,22 @@ class ChannelMap:
         weight = tuple(w if s == NEW else w * self.weight[s] for s, w in zip(other.source, other.weight, strict=True))
         return ChannelMap(self.size, source, weight)
 
+    def first(self) -> tuple[int, ...]:
+        """For each channel after, the channel before of which it is the first copy, or `NEW`.
+
+        >>> ChannelMap.identity(2).split([0]).grow(1).first()
+        (0, 1, -1, -1)
+        """
+        return tuple(s if s not in self.source[:i] else NEW for i, s in enumerate(self.source))
+
+    def stays(self) -> tuple[int, ...]:
+        """The channels after that are first copies of channels before."""
+        return tuple(i for i, s in enumerate(self.first()) if s != NEW)
+
+    def shrunken(self) -> float:
+        """Channels that stay as a share of all channels after: by how much new ones shrink a variance that they do not add to."""
+        return len(self.stays()) / len(self.source)
+
     def preserves_function(self) -> bool:
         """Whether readers see the same sum: the copies of every channel have weights that add up to 1.
 

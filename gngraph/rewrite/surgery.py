@@ -13,6 +13,7 @@ from gngraph.ir import Draft, Graph
 from gngraph.ir.types import with_integer
 from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.channel_map import NEW, ChannelMap
+from gngraph.rewrite.counting import ChannelStart, Stream, count_only, kept_entries, scaled_eps, stream_of
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ def rewrite(
     unless a row says otherwise. Buffers that accompany channels, such as statistics, copy those of a channel. The padding row
     of an embedding, which nothing learns, stays as it is, and is zero in new channels, whatever a row says.
 
+    Where a norm counts the channels, the writers of a new one start at the mean of theirs, or at zero (see
+    `gngraph.rewrite.counting`); with rows of its own, and where a channel is split, the norm goes on counting what it counted.
+
     Args:
         graph: before the rewrite.
         spaces: of `graph`.
@@ -93,6 +97,8 @@ def rewrite(
     # ones, which nothing reads yet.
     touched = sorted(_touched(spaces, edits), key=lambda key: (key[0], not _is_reader(spaces, key), key[1]))
     data = {param: graph.params[param].data + shifts[param] for param in shifts}
+    streams = {name: stream for name, edit in edits.items() if (stream := _stream(graph, spaces, name, edit))}
+    scales = {p: edits[name].map.shrunken() ** 0.5 for name, stream in streams.items() for p in stream.scales}
     for param, axis in touched:
         entries = spaces.axes[param, axis]
         tensor = data.get(param, graph.params[param].data)
@@ -100,15 +106,25 @@ def rewrite(
         if key not in known:  # the parameters of a BatchNorm, for one, are gathered alike
             known[key] = _gather(entries, edits, axis, tensor.shape[axis], tensor.device)
         gather = replace(known[key], axis=axis)
+        if param in scales:
+            gather = replace(gather, factor=gather.factor * scales[param], backward=gather.backward / scales[param])
         earlier = gathers.setdefault(param, [])
-        data[param] = _rebuild(tensor, gather, entries, edits, generator, earlier)
-        for row in padding_rows(graph, param):
+        starts = {name: stream.start_of(param) for name, stream in streams.items()}
+        data[param] = _rebuild(tensor, gather, entries, edits, generator, earlier, starts)
+        for row in padding_rows(graph, param) if "mean" not in starts.values() else ():
             data[param][row] = _follow(tensor[row], [replace(gather, axis=axis - 1)])
         earlier.append(gather)
     for param, tensor in data.items():
         draft.set_param(param, replace(graph.params[param], data=tensor))
     widths = {s.name: len(edits[s.name].map.source) if s.name in edits else s.size for s in spaces}
     follow_widths(draft, graph, spaces, widths)
+    for name, stream in streams.items():
+        for norm in stream.norms:
+            draft.set_attrs(norm, **scaled_eps(graph.nodes[norm], edits[name].map.shrunken()))
+    counted = {name: edit.map.first() for name, edit in edits.items() if name not in streams}
+    for name in spaces.counted:
+        if kept := kept_entries(graph, spaces, name, counted):
+            count_only(draft, draft.node(name), kept)
     return Rewritten(draft.commit(), edits, {param: tuple(items) for param, items in gathers.items()})
 
 
@@ -154,6 +170,15 @@ def padding_rows(graph: Graph, param: str) -> tuple[int, ...]:
 
 def _touched(spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[tuple[str, int]]:
     return {(slot.param, slot.axis) for name in edits for slot in spaces[name].slots}
+
+
+def _stream(graph: Graph, spaces: ChannelSpaces, name: str, edit: SpaceEdit) -> Stream | None:
+    """How a space gets its new channels, where norms count them and nothing is copied or starts as a row says."""
+    new = {channel for channel, source in enumerate(edit.map.source) if source == NEW}
+    if not new or len(edit.map.stays()) + len(new) < len(edit.map.source):
+        return None
+    stream = stream_of(graph, spaces, name)
+    return None if any(not new.isdisjoint(rows) for rows in edit.rows.values()) else stream
 
 
 def _is_reader(spaces: ChannelSpaces, key: tuple[str, int]) -> bool:
@@ -206,6 +231,7 @@ def _rebuild(
     edits: Mapping[str, SpaceEdit],
     generator: torch.Generator,
     earlier: list[Gather],
+    starts: Mapping[str, ChannelStart | None],
 ) -> torch.Tensor:
     result = tensor.index_select(gather.axis, gather.index.clamp(min=0))
     if bool((gather.factor != 1).any()):
@@ -224,11 +250,22 @@ def _rebuild(
             if channel in rows:
                 row = _follow(rows[channel].narrow(gather.axis, used[name], slot.inner).to(view), earlier)
                 view.copy_(row) if channel in new else view.add_(row)
+            elif starts.get(name) == "mean":
+                view.copy_(_mean(result, gather.axis, slot, grown, edit.map))
             else:
-                view.copy_(_fresh(tensor, view, slot, generator, channel % edit.map.size))
+                started = starts.get(name) or ("zeros" if reads else slot.fresh)
+                view.copy_(_fresh(tensor, view, slot, started, generator, channel % edit.map.size))
         used[name] += slot.inner
         grown += (len(edit.map.source) - edit.map.size) * slot.inner
     return result
+
+
+def _mean(result: torch.Tensor, axis: int, slot: Slot, grown: int, channel_map: ChannelMap) -> torch.Tensor:
+    """Entries of a new channel that are the mean of those of the channels that were there."""
+    own = result.narrow(axis, slot.offset + grown, len(channel_map.source) * slot.inner)
+    stays = torch.tensor(channel_map.stays()).unsqueeze(1) * slot.inner + torch.arange(slot.inner)
+    rows = own.index_select(axis, stays.flatten().to(result.device))
+    return rows.reshape(*rows.shape[:axis], -1, slot.inner, *rows.shape[axis + 1 :]).mean(axis)
 
 
 def _follow(row: torch.Tensor, earlier: list[Gather]) -> torch.Tensor:
@@ -240,14 +277,14 @@ def _follow(row: torch.Tensor, earlier: list[Gather]) -> torch.Tensor:
 
 
 def _fresh(
-    tensor: torch.Tensor, view: torch.Tensor, slot: Slot, generator: torch.Generator, model: int
+    tensor: torch.Tensor, view: torch.Tensor, slot: Slot, start: str, generator: torch.Generator, model: int
 ) -> torch.Tensor:
-    """Entries of a new channel: readers at zero, so that the function is preserved; writers at random, or like a `model`."""
-    if slot.role is Role.CONSUME or slot.fresh == "zeros":
+    """Entries of a new channel, at zero, at one, at random, or like a `model`."""
+    if start == "zeros":
         return torch.zeros_like(view)
-    if slot.fresh == "ones":
+    if start == "ones":
         return torch.ones_like(view)
-    if slot.fresh == "copied":
+    if start == "copied":
         return tensor.narrow(slot.axis, slot.offset + model * slot.inner, slot.inner)
     spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
     spread = spread or 1.0 / max(1, tensor[0].numel()) ** 0.5

@@ -44,8 +44,9 @@ class SplitSite:
         segment: channelwise nodes from the layer (exclusive) to the taps (inclusive), in graph order.
         taps: edges at which the change is measured, each with the space's bands there.
         linear: no path meets a non-linearity, so a split gains exactly nothing.
-        opaque: a node that is not linear in the space and mixes its channels, where no path meets a non-linearity that can
-            be followed; there are no taps then.
+        opaque: a node whose statistics count the channels, of which one copy alone goes on being counted; or one that is not
+            linear in the space and mixes its channels, where no path meets a non-linearity that can be followed. There are no
+            taps then.
     """
 
     space: str
@@ -95,7 +96,11 @@ def split_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[SplitSite]:
                     if other.role is Role.CONSUME
                     for reader, _ in graph.readers(other.param)
                 }
-                yield _walk(graph, bands, space.name, slots, readers)
+                counter = next(iter(spaces.counters.get(space.name, ())), None)
+                if counter is None:
+                    yield _walk(graph, bands, space.name, slots, readers)
+                else:
+                    yield SplitSite(space.name, slot.node, slots, (), (), False, counter)
 
 
 def not_split(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
@@ -150,6 +155,11 @@ def _passes_on(graph: Graph, value: str, node: Node) -> bool:
     """Whether `node` alone reads a value and hands its channels on, as pooling does: the two copies pass it apart as well."""
     alone = graph.users(value) == (node.name,) and node.inputs.count(value) == 1 and value not in graph.outputs
     return alone and lookup(node.op).channelwise and isinstance(node.type, TensorType)
+
+
+def bands_of(spaces: ChannelSpaces, value: str, space: str) -> tuple[Band, ...]:
+    """Where the channels of a space lie in a value."""
+    return _band_table(spaces)[value, space]
 
 
 def _band_table(spaces: ChannelSpaces) -> dict[tuple[str, str], tuple[Band, ...]]:

@@ -82,8 +82,8 @@ def test_reasons_name_the_rule_and_the_node() -> None:
     assert "the 2 groups that write it read a value that belongs to no channel space (node '0')" in reason(
         grouped, 4, 4, 4
     )
-    normed = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
-    assert "LayerNorm normalises across it (node '1')" in reason(normed, 4)
+    normed = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm((3, 8)), nn.Linear(8, 2))
+    assert "LayerNorm normalises across it and others (node '1')" in reason(normed, 3, 4)
     soft = nn.Sequential(nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 2))
     assert "softmax normalises across it (node '1')" in reason(soft, 4)
 

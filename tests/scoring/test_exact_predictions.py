@@ -16,7 +16,7 @@ from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, TensorType
 from gngraph.lowering.to_torch import lower
-from gngraph.rewrite.morphism import PruneChannel, SplitChannel, edits_of
+from gngraph.rewrite.morphism import MergeChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Collected, Collector
@@ -161,6 +161,46 @@ def grouped_writer() -> nn.Module:
     )
 
 
+class Normed(nn.Module):
+    """A norm over the channels, whose statistics a removal changes, and a reader beside it."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(2, 5, 3), norm(5)
+        self.head, self.side = nn.Linear(5, 2), nn.Linear(5, 2, bias=False)
+        for parameter in self.norm.parameters():
+            nn.init.normal_(parameter, 1.0, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).permute(0, 2, 3, 1)
+        out: Tensor = self.head(self.norm(y)) + self.side(y)
+        return out.flatten(1)
+
+
+class Centred(nn.Module):
+    """Means and variances over the channels, and over positions with them, each read by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        out: Tensor = (
+            self.head(y) + y.mean(1, keepdim=True) + y.var(1).unsqueeze(1) + y.mean((1, 2, 3)).view(-1, 1, 1, 1)
+        )
+        return out.flatten(1)
+
+
+COUNTED: dict[str, Callable[[], nn.Module]] = {
+    "layer norm": lambda: Normed(nn.LayerNorm),
+    "rms norm": lambda: Normed(nn.RMSNorm),
+    "plain norm": lambda: Normed(lambda width: nn.LayerNorm(width, elementwise_affine=False)),
+    "means": Centred,
+}
+"""Networks whose spaces norms and means count: removals alone are predicted there."""
+
+
 CASES: dict[str, Callable[[], nn.Module]] = {
     "chain": chain,
     "concat": Concat,
@@ -178,7 +218,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 
 def setting(name: str) -> tuple[Graph, AnalysisManager]:
     torch.manual_seed(0)
-    module = CASES[name]()
+    module = (CASES | COUNTED)[name]()
     x = torch.randn(96, 2, 6, 6)
     module.train()
     with torch.no_grad():
@@ -207,7 +247,7 @@ def report_loss(graph: Graph, analyses: AnalysisManager) -> float:
 
 def after(graph: Graph, morphism: object) -> Graph:
     spaces = ChannelSpaces.of(graph)
-    assert isinstance(morphism, (SplitChannel, PruneChannel))
+    assert isinstance(morphism, (SplitChannel, PruneChannel, MergeChannel))
     return rewrite(graph, spaces, edits_of(graph, spaces, [morphism])).graph
 
 
@@ -235,6 +275,28 @@ def test_exact_curvature_predicts_exactly(name: str, kind: str) -> None:
     deviation, size = worst(graph, analyses, scores, kind)
     assert size > 1e-4, "nothing happens, so nothing is proved"
     assert deviation < 2e-6 * max(1.0, size)  # moments are kept in float32
+
+
+@pytest.mark.parametrize("name", list(COUNTED))
+def test_what_statistics_do_without_a_channel_is_predicted_exactly(name: str) -> None:
+    graph, analyses = setting(name)
+    scores = analyses.get(GaussNewton("exact", kinds=("prune",), epochs=3), graph)
+    deviation, size = worst(graph, analyses, scores, "prune")
+    assert size > 1e-3, "nothing happens, so nothing is proved"
+    assert deviation < 2e-6 * max(1.0, size)
+
+
+def test_a_merge_is_predicted_with_what_statistics_do_without_the_channel() -> None:
+    graph, analyses = setting("layer norm")
+    scores = analyses.get(GaussNewton("exact", kinds=("merge",), epochs=3), graph)
+    deviation, size = worst(graph, analyses, scores, "merge")
+    assert size > 1e-3 and deviation < 0.3 * size  # what is rebuilt from channels that the norm changes is left out
+
+
+def test_channels_that_a_norm_counts_are_neither_split_nor_found() -> None:
+    graph, analyses = setting("layer norm")
+    with pytest.raises(GnGraphError, match=r"not followed through 'norm'.*'norm' \(layer_norm\) counts its channels"):
+        analyses.get(GaussNewton("exact", kinds=("split", "new"), epochs=1), graph)
 
 
 def test_a_grouped_layer_is_a_site(monkeypatch: pytest.MonkeyPatch) -> None:

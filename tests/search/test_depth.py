@@ -129,11 +129,11 @@ def test_trials_use_up_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Normed(nn.Module):
-    """Residual blocks on a stream that LayerNorm freezes: channels are free inside of them alone."""
+    """Residual blocks on a stream that softmax freezes: channels are free inside of them alone."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.head, self.norm = nn.Linear(64, 6), nn.Linear(6, 10), nn.LayerNorm(6)
+        self.stem, self.head, self.norm = nn.Linear(64, 6), nn.Linear(6, 10), nn.Softmax(-1)
         self.wide = nn.ModuleList(nn.Linear(6, 4) for _ in range(3))
         self.back = nn.ModuleList(nn.Linear(4, 6) for _ in range(3))
 

@@ -47,6 +47,9 @@ def obstacle(graph: Graph, spaces: ChannelSpaces, name: str) -> str | None:
         name: of the space.
     """
     space = spaces[name]
+    for counter in spaces.counters.get(name, ()):
+        node = graph.nodes[counter]
+        return f"'{node.module or node.name}' ({node.op}) counts its channels"
     for node in _carriers(graph, space, read_sites(graph, spaces)):
         writes = node.name in space.nodes(Role.PRODUCE)
         if not writes and not isinstance(node.type, OpaqueType) and not lookup(node.op).channelwise:

@@ -19,6 +19,7 @@ from gngraph.curvature import MonteCarlo, fallback
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector, entries
+from gngraph.scoring.counting import Uncounted
 from gngraph.scoring.damping import damped, mean_eigenvalue
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context
@@ -112,6 +113,7 @@ class Merging:
         self, context: Context, sites: Sequence[ReadSite], channels: Sequence[int], gone: Sequence[int], count: int
     ) -> None:
         self.space = sites[0].space
+        self.uncounted = Uncounted(context.graph, context.spaces, self.space)
         size = sites[0].bands[0].size
         self.channels = torch.tensor(channels)
         kept = torch.ones(size, dtype=torch.bool)
@@ -130,7 +132,7 @@ class Merging:
 
     def edges(self) -> list[Edge]:
         """Edges whose gradients are needed."""
-        return [edge for read in self.reads for edge in read.edges()]
+        return [edge for read in self.reads for edge in read.edges()] + self.uncounted.edges()
 
     @torch.no_grad()
     def learn(self, batch: Collected) -> None:
@@ -169,6 +171,8 @@ class Merging:
                 kept = torch.einsum("oti,ti->ot", read.summed[:, self.channels], read.constant(b).to(batch.losses))
                 s = s + over_positions(batch.gradient[edge], axis, 1) @ kept
                 q = q + over_positions(batch.factors[edge], axis, 2) @ kept
+        for first, second in self.uncounted.effects(batch):
+            s, q = s + first[:, self.channels], q + second[:, :, self.channels]
         assert isinstance(s, torch.Tensor) and isinstance(q, torch.Tensor)
         return s, q
 

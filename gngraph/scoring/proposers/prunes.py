@@ -12,15 +12,16 @@ from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.morphism import PruneChannel
 from gngraph.scoring.collect import Collected, per_channel
+from gngraph.scoring.counting import Uncounted
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.sites import Edge, ReadSite, reads_by_space
 
 
 def propose_prunes(context: Context) -> Iterator[Removal]:
     """One proposer for each free space of several channels, of the removal of every one."""
-    for sites in reads_by_space(context.graph, context.spaces).values():
+    for name, sites in reads_by_space(context.graph, context.spaces).items():
         if sites[0].bands[0].size > 1:
-            yield Removal(context.graph, sites)
+            yield Removal(context.graph, sites, Uncounted(context.graph, context.spaces, name))
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Removal:
     """The effect of removing each channel of one space, exactly as the rewrite does it (also at zero-padded borders).
 
     With y the reader's output before its bias, a the channel, m its mean and W_c the weights that read it, the reader's
-    output changes by (sum of W_c) m - W_c * a.
+    output changes by (sum of W_c) m - W_c * a. Norms that count the channels normalise what stays.
     """
 
-    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...]) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...], uncounted: Uncounted) -> None:
+        self.graph, self.uncounted = graph, uncounted
         self.space = sites[0].space
         self.reads = tuple(_Read(site, summed_weight(graph, site)) for site in sites)
         self.size = sites[0].bands[0].size
@@ -49,7 +50,7 @@ class Removal:
     def edges(self) -> list[Edge]:
         """Edges whose gradients are needed."""
         folded = [Edge(r.site.edge.reader) for r in self.reads if r.summed is not None]
-        return [r.site.edge for r in self.reads] + folded
+        return [r.site.edge for r in self.reads] + folded + self.uncounted.edges()
 
     def learn(self, batch: Collected) -> None:
         """Add a batch to the running means."""
@@ -102,6 +103,8 @@ class Removal:
             g, v = batch.gradient[Edge(edge.reader)], batch.factors[Edge(edge.reader)]
             s = s + over_positions(g, band.axis, 1) @ kept
             q = q + over_positions(v, band.axis, 2) @ kept
+        for first, second in self.uncounted.effects(batch):
+            s, q = s + first, q + second
         assert isinstance(s, torch.Tensor) and isinstance(q, torch.Tensor)
         return s, q
 
