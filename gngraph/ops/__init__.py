@@ -13,6 +13,7 @@ from gngraph.ops import (
     merge,
     modes,
     norm,
+    norm_across,
     pieces,
     pointwise,
     pooling,
@@ -25,6 +26,7 @@ from gngraph.ops import (
     sizes,
 )
 from gngraph.ops.draft import draft_of
+from gngraph.ops.sizes import layout_length
 from gngraph.ops.spec import (
     Call,
     ChannelRules,
@@ -33,7 +35,6 @@ from gngraph.ops.spec import (
     Operands,
     OpSpec,
     Segment,
-    layout_length,
     lookup,
     operands_of,
     register,
@@ -65,6 +66,7 @@ __all__ = [
     "merge",
     "modes",
     "norm",
+    "norm_across",
     "operands_of",
     "pieces",
     "pointwise",

@@ -20,7 +20,6 @@ from gngraph.ops.spec import (
     Layout,
     Operands,
     OpSpec,
-    layout_length,
     register,
     signature,
 )
@@ -130,6 +129,11 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
             rules.freeze(other, reason)
     elif attr is not None and attr != -1:
         rules.measure(path, layout)
+
+
+def layout_length(layout: Layout) -> int:
+    """Entries of an axis with this layout."""
+    return sum(segment.length for segment in layout)
 
 
 def _equally_long(layout: Layout | None, size: Layout | None) -> bool:

@@ -54,11 +54,6 @@ class Segment(NamedTuple):
         return self.size * self.inner
 
 
-def layout_length(layout: Layout) -> int:
-    """Entries of an axis with this layout."""
-    return sum(segment.length for segment in layout)
-
-
 class ChannelRules(Protocol):
     """What a channel rule may say about a node; implemented by the channel-space analysis.
 
@@ -68,27 +63,21 @@ class ChannelRules(Protocol):
 
     def layout(self, operand: int, axis: int) -> Layout | None:
         """Layout of axis `axis` of input number `operand`."""
-        ...
 
     def produce(self, role: str, axis: int) -> Layout:
         """A layout for a parameter axis that writes channels; the same one each time the parameter is read."""
-        ...
 
     def follow(self, role: str, axis: int, layout: Layout | None, fresh: Fresh) -> None:
         """Axis `axis` of parameter `role` holds an entry (or `inner`) a channel of `layout`, of new ones as `fresh` says."""
-        ...
 
     def consume(self, role: str, axis: int, layout: Layout | None) -> None:
         """Axis `axis` of parameter `role` holds the weights that read the channels of `layout`."""
-        ...
 
     def unify(self, layouts: list[Layout | None]) -> Layout | None:
         """One layout for axes that must agree entry by entry; freezes them where they cannot."""
-        ...
 
     def divide(self, layout: Layout | None, lengths: Sequence[int], reason: str) -> list[Layout | None]:
         """Stretches of `lengths` of `layout`, in order; freezes it, for `reason`, where one would end inside a channel."""
-        ...
 
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
         """The layout of an axis whose every entry stands for `entries` consecutive ones of `layout`.
@@ -96,35 +85,27 @@ class ChannelRules(Protocol):
         Channels that own fewer entries are bundled: they can then only change together. None, with the axis frozen because of
         `reason`, where they cannot.
         """
-        ...
 
     def same_amount(self, a: Layout | None, b: Layout | None) -> bool:
         """Whether two axes, or sizes, grow by the same number of entries with every channel of every space."""
-        ...
 
     def measure(self, path: AttrPath, layout: Layout | None) -> None:
         """The integer at `path` in the node's attributes is the length of `layout`; surgery keeps it so."""
-        ...
 
     def count(self, axis: int) -> None:
         """The node takes statistics over axis `axis` of its first input, or the first channels of it, for statistics."""
-        ...
 
     def only_counted(self, axis: int) -> bool:
-        """Whether all that reads the node's value takes statistics over axis `axis` of it, so that its channels go no further."""
-        ...
+        """Whether all that reads the node's value takes statistics over its axis `axis`, so that its channels go no further."""
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
-        ...
 
     def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:
         """Axis `axis` of the value (of item `item`, where the value is a tuple) has this `layout`."""
-        ...
 
     def item_layouts(self, operand: int, item: int) -> Mapping[int, Layout]:
         """Layouts by axis of item `item` of a tuple-valued input."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -154,35 +135,27 @@ class Emitter(Protocol):
 
     def value(self, name: str) -> fx.Node:
         """The fx node of an IR value."""
-        ...
 
     def param(self, name: str) -> fx.Node:
         """An fx node that reads a parameter."""
-        ...
 
     def shape(self, param: str) -> tuple[int, ...]:
         """Shape of a parameter."""
-        ...
 
     def resolve(self, attr: Attr) -> Any:
         """An attribute as fx arguments: references become fx nodes."""
-        ...
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """A call of `function`; `args` and `kwargs` are fx nodes and constants."""
-        ...
 
     def method(self, name: str, *args: Any, **kwargs: Any) -> fx.Node:
         """A call of the method `name` of the first of `args`; all, and `kwargs`, are fx nodes and constants."""
-        ...
 
     def module(self, build: Callable[[], nn.Module], *args: fx.Node, **kwargs: Any) -> fx.Node:
         """A call, with `args` and `kwargs`, of the leaf module that `build` makes, once a path; the graph fills its parameters."""
-        ...
 
     def training(self) -> fx.Node:
         """An fx node that reads the root's `training` flag at run time."""
-        ...
 
 
 Factor = int | tuple[int, int]

@@ -29,7 +29,7 @@ class _Counter(NamedTuple):
     bands: tuple[Band, ...]
 
 
-class Uncounted:
+class WithoutChannel:
     """The effect on the losses that the statistics of a space's norms do without each of its channels.
 
     Args:

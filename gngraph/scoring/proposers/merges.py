@@ -19,7 +19,7 @@ from gngraph.curvature import MonteCarlo, fallback
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector, entries
-from gngraph.scoring.counting import Uncounted
+from gngraph.scoring.counting import WithoutChannel
 from gngraph.scoring.damping import damped, mean_eigenvalue
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context
@@ -113,7 +113,7 @@ class Merging:
         self, context: Context, sites: Sequence[ReadSite], channels: Sequence[int], gone: Sequence[int], count: int
     ) -> None:
         self.space = sites[0].space
-        self.uncounted = Uncounted(context.graph, context.spaces, self.space)
+        self.uncounted = WithoutChannel(context.graph, context.spaces, self.space)
         size = sites[0].bands[0].size
         self.channels = torch.tensor(channels)
         kept = torch.ones(size, dtype=torch.bool)

@@ -12,7 +12,7 @@ from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.morphism import PruneChannel
 from gngraph.scoring.collect import Collected, per_channel
-from gngraph.scoring.counting import Uncounted
+from gngraph.scoring.counting import WithoutChannel
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.sites import Edge, ReadSite, reads_by_space
 
@@ -21,7 +21,7 @@ def propose_prunes(context: Context) -> Iterator[Removal]:
     """One proposer for each free space of several channels, of the removal of every one."""
     for name, sites in reads_by_space(context.graph, context.spaces).items():
         if sites[0].bands[0].size > 1:
-            yield Removal(context.graph, sites, Uncounted(context.graph, context.spaces, name))
+            yield Removal(context.graph, sites, WithoutChannel(context.graph, context.spaces, name))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Removal:
     output changes by (sum of W_c) m - W_c * a. Norms that count the channels normalise what stays.
     """
 
-    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...], uncounted: Uncounted) -> None:
+    def __init__(self, graph: Graph, sites: tuple[ReadSite, ...], uncounted: WithoutChannel) -> None:
         self.graph, self.uncounted = graph, uncounted
         self.space = sites[0].space
         self.reads = tuple(_Read(site, summed_weight(graph, site)) for site in sites)
