@@ -158,7 +158,13 @@ def _passes_on(graph: Graph, value: str, node: Node) -> bool:
 
 
 def bands_of(spaces: ChannelSpaces, value: str, space: str) -> tuple[Band, ...]:
-    """Where the channels of a space lie in a value."""
+    """Where the channels of a space lie in a value.
+
+    Args:
+        spaces: of the graph.
+        value: name of a node.
+        space: name of a space that its value holds.
+    """
     return _band_table(spaces)[value, space]
 
 

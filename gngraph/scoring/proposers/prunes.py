@@ -37,6 +37,11 @@ class Removal:
 
     With y the reader's output before its bias, a the channel, m its mean and W_c the weights that read it, the reader's
     output changes by (sum of W_c) m - W_c * a. Norms that count the channels normalise what stays.
+
+    Args:
+        graph: the network, on the device of the data.
+        sites: all that reads the space.
+        uncounted: what statistics do without each channel.
     """
 
     def __init__(self, graph: Graph, sites: tuple[ReadSite, ...], uncounted: WithoutChannel) -> None:
