@@ -112,7 +112,7 @@ def compared(model: nn.Module, problem: Problem, larger: float) -> Compared:
     gngraph.grow(model, problem, options, observer=clock)
     before, old = alive(), held(model, optimizer)
     started = time.process_time()
-    grower = gngraph.Grower(model, problem, max_params=budget, steps=1)
+    grower = gngraph.Grower(model, problem, max_params=budget, rounds=1)
     made, started = time.process_time() - started, time.process_time()
     grower.step(optimizer)
     step = time.process_time() - started

@@ -136,7 +136,7 @@ class Grower:
     >>> x, y = torch.randn(96, 6), torch.arange(96) % 3
     >>> model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    >>> grower = Grower(model, (x, y), max_params=120, steps=2)
+    >>> grower = Grower(model, (x, y), max_params=120, rounds=2)
     >>> for epoch in range(6):
     ...     optimizer.zero_grad()
     ...     nn.functional.cross_entropy(model(x), y).backward()
@@ -184,7 +184,7 @@ class Grower:
             budget = Budget(self.options.max_params, self.options.max_flops)
             if budget.allows(cost(graph)):
                 require_room(graph, budget)
-            self._targets = round_budgets(cost(graph), budget, self.options.steps)
+            self._targets = round_budgets(cost(graph), budget, self.options.rounds)
             found = followed(self._module, graph, self._inputs)
         self._budget, self._places = budget, found.places
         self._graph = self._without_values(graph)

@@ -16,7 +16,7 @@ from gngraph.importing.same_numbers import compare_numbers
 from gngraph.importing.shapes import tensors_in
 from gngraph.importing.tracer import reason_of
 from gngraph.inplace.hosts import evaluated, put, tensors_of, twin_of
-from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_layers
+from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_kinds, numbers_of_layers
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import run
 from gngraph.rewrite.morphing import morph
@@ -164,7 +164,8 @@ def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _numbers(module: nn.Module, before: Graph, after: Graph, places: Collection[NumberAt]) -> NumberChanges:
     own = numbers_of_forwards(module, before, after) if places else {}
-    return numbers_of_layers(before, after) | {place: change for place, change in own.items() if place in places}
+    layers = numbers_of_kinds(module, after) | numbers_of_layers(before, after)
+    return layers | {place: change for place, change in own.items() if place in places}
 
 
 def _probed(

@@ -39,6 +39,37 @@ def numbers_of_layers(before: Graph, after: Graph) -> dict[NumberAt, tuple[Any, 
     return changes
 
 
+_KINDS: Mapping[type[nn.Module], Mapping[str, tuple[str, int]]] = {
+    nn.Linear: {"out_features": ("weight", 0), "in_features": ("weight", 1)},
+    nn.Embedding: {"embedding_dim": ("weight", 1)},
+    nn.modules.conv._ConvNd: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
+    nn.modules.conv._ConvTransposeNd: {"out_channels": ("weight", 1), "in_channels": ("weight", 0)},
+    nn.modules.batchnorm._NormBase: {"num_features": ("weight", 0)},
+    nn.GroupNorm: {"num_channels": ("weight", 0)},
+}
+"""Layer of torch -> attribute that is the size of an axis of a parameter; the last that fits counts."""
+
+
+def numbers_of_kinds(module: nn.Module, after: Graph) -> dict[NumberAt, tuple[Any, Any]]:
+    """Numbers of layers that derive from torch's with a forward of their own, which a graph holds as calls.
+
+    Args:
+        module: the user's, before the rewrite.
+        after: the rewritten graph.
+    """
+    found: dict[NumberAt, tuple[Any, Any]] = {}
+    for path, child in module.named_modules():
+        kinds = [kind for kind in _KINDS if isinstance(child, kind)]
+        for attribute, (name, axis) in _KINDS[kinds[-1]].items() if kinds else ():
+            parameter, key = child._parameters.get(name), f"{path}.{name}".strip(".")
+            if parameter is None or key not in after.params or getattr(child, "groups", 1) != 1:
+                continue
+            old, new = parameter.shape[axis], after.params[key].data.shape[axis]
+            if old != new and vars(child).get(attribute) == old:
+                found[NumberAt(path, attribute)] = (old, new)
+    return found
+
+
 def numbers_of_forwards(module: nn.Module, before: Graph, after: Graph) -> dict[NumberAt, tuple[Any, Any]]:
     """Numbers in the modules whose forward makes a call with a width: attributes that are equal to it, so that they may be meant.
 

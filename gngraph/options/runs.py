@@ -208,7 +208,7 @@ class GrowerOptions(AnalysisOptions, BudgetOptions):
     kinds: tuple[Annotated[str, Named(("split", "prune", "new", "merge"))], ...] = option(
         ("split", "prune"), "Kinds of candidates to score; layers do not come or go in place."
     )
-    steps: Positive = option(3, "Number of steps in which the budget is reached, each by the same factor.")
+    rounds: Positive = option(3, "Number of rewrites in which the budget is reached, each by the same factor.")
     selection: Selecting = option("joint", SELECTING)
     allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional"))] = option(
         "worth", "How wide the layers are to be: by the measured worth of their widths (worth) or another rule."

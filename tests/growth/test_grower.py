@@ -99,16 +99,17 @@ def test_the_users_own_network_grows_and_trains_on() -> None:
     groups: list[dict[str, Any]] = [{"params": list(net.head.parameters()), "lr": 0.02}, {"params": body}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)
-    seen, gradients = list[int](), list[torch.Size]()
+    seen, gradients, stepped = list[int](), list[torch.Size](), list[torch.Size]()
     net.second.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     net.head.weight.register_hook(lambda gradient: gradients.append(gradient.shape))  # type: ignore[no-untyped-call]
+    net.first.weight.register_post_accumulate_grad_hook(lambda weight: stepped.append(weight.shape))  # type: ignore[no-untyped-call]
     held_loss = train(net, optimizer)  # which holds the nodes that accumulate gradients
     parts, parameters, buffers = list(net.modules()), list(net.parameters()), list(net.buffers())
     modes = [m.training for m in net.modules()]
     grouped = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
     random, steps = torch.get_rng_state(), optimizer.state[net.head.weight]["step"].clone()
 
-    grower = Grower(net, samples(), max_params=1500, steps=2)
+    grower = Grower(net, samples(), max_params=1500, rounds=2)
     assert not grower.held and not grower.done
     foreseen = grower.score()
     assert foreseen and count(net) == foreseen.before.params and foreseen.number == 1
@@ -130,7 +131,12 @@ def test_the_users_own_network_grows_and_trains_on() -> None:
     torch.autograd.backward(loss)
     optimizer.step()
     scheduler.step()
-    assert seen[-1] == second and gradients == [net.head.weight.shape] and held_loss.requires_grad
+    assert (
+        seen[-1] == second
+        and gradients == [net.head.weight.shape]
+        and stepped[-1] == net.first.weight.shape
+        and held_loss.requires_grad
+    )
     assert grower.step(optimizer) and grower.done and 1200 < count(net) <= 1500
     assert not grower.step(optimizer) and len(grower.history) == 2
     train(net, optimizer)
@@ -140,7 +146,7 @@ def test_a_number_in_a_forward_is_said_before_anything_changes() -> None:
     net = Net("number")
     optimizer = adamw(net)
     before = state_of(net, optimizer)
-    grower = Grower(net, samples(), max_params=1500, steps=1)
+    grower = Grower(net, samples(), max_params=1500, rounds=1)
     assert list(grower.held) == ["second"] and "number in the forward of 'Net' (node" in grower.held["second"]
     assert same(state_of(net, optimizer), before)
     change = grower.step(optimizer)
@@ -152,7 +158,7 @@ def test_an_attribute_that_the_forward_reads_follows() -> None:
     net = Net("attribute")
     optimizer = adamw(net)
     train(net, optimizer)
-    grower = Grower(net, samples(), max_params=1500, steps=1)
+    grower = Grower(net, samples(), max_params=1500, rounds=1)
     assert not grower.held
     assert grower.step(optimizer).widths.keys() == {"first", "second"}
     assert net.width == net.head.in_features > 24 and net.classes == 24
@@ -192,7 +198,7 @@ def test_a_step_that_the_module_does_not_follow_is_undone() -> None:
     optimizer = adamw(net)
     train(net, optimizer)
     before = state_of(net, optimizer)
-    grower = Grower(net, samples(), max_params=1500, steps=1)
+    grower = Grower(net, samples(), max_params=1500, rounds=1)
     change = grower.step(optimizer)
     assert not change and "undone" in (change.refused or "") and "'first' keep" in (change.refused or "")
     assert same(state_of(net, optimizer), before) and net.first.out_features == 4 and "first" in grower.held
@@ -205,7 +211,7 @@ def test_undo_brings_all_back_whatever_was_trained_since() -> None:
     train(net, optimizer)
     gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     before = state_of(net, optimizer)
-    grower = Grower(net, samples(), max_params=1500, steps=2)
+    grower = Grower(net, samples(), max_params=1500, rounds=2)
     assert grower.step(optimizer)
     train(net, optimizer)
     grower.undo()
@@ -223,12 +229,12 @@ def test_undo_brings_all_back_whatever_was_trained_since() -> None:
 def test_training_after_a_score_is_scored_anew() -> None:
     net = mlp()
     optimizer = adamw(net)
-    grower = Grower(net, samples(), max_params=1200, steps=1)
+    grower = Grower(net, samples(), max_params=1200, rounds=1)
     first = grower.score()
     train(net, optimizer, 40)
     change = grower.step(optimizer)
     assert change.loss != first.loss
-    again = Grower(copy.deepcopy(net), samples(), max_params=2000, steps=1)
+    again = Grower(copy.deepcopy(net), samples(), max_params=2000, rounds=1)
     assert again.score().loss == pytest.approx(again.score().loss)
 
 
@@ -251,7 +257,7 @@ def test_no_memory_of_the_old_network_is_left() -> None:
     torch.autograd.backward(F.cross_entropy(net(x), y))
     optimizer.step()
     optimizer.zero_grad()
-    grower = Grower(net, (x, y), max_params=40_000, steps=2)
+    grower = Grower(net, (x, y), max_params=40_000, rounds=2)
     grower.score()
     change = grower.step(optimizer)
     grower.forget()
@@ -281,7 +287,7 @@ def test_weights_that_are_tied_or_do_not_learn_stay_so() -> None:
     net = Tied()
     optimizer = adamw(net)
     train(net, optimizer)
-    change = Grower(net, samples(), max_params=1500, steps=1).step(optimizer)
+    change = Grower(net, samples(), max_params=1500, rounds=1).step(optimizer)
     width = change.widths["first"][1]
     assert net.one.weight is net.other.weight and net.one.weight.shape == (width, width)
     assert not net.first.weight.requires_grad and net.first.weight.shape == (width, 64)
@@ -306,7 +312,7 @@ def test_optimisers_go_on(name: str) -> None:
     optimizer = OPTIMIZERS[name](net.parameters())
     train(net, optimizer)
     known = {id(p): set(state) for p, state in optimizer.state.items()}
-    grower = Grower(net, samples(), max_params=1200, steps=1)
+    grower = Grower(net, samples(), max_params=1200, rounds=1)
     assert grower.step(optimizer)
     assert {id(p): set(state) for p, state in optimizer.state.items()} == known
     train(net, optimizer)
@@ -318,7 +324,7 @@ def test_several_optimisers_and_other_networks_in_them() -> None:
     optimizers = adamw(net[1]), torch.optim.SGD([*net[3].parameters(), *other.parameters()], lr=0.1, momentum=0.9)
     for optimizer in optimizers:
         train(net, optimizer)
-    assert Grower(net, samples(), max_params=1200, steps=1).step(*optimizers)
+    assert Grower(net, samples(), max_params=1200, rounds=1).step(*optimizers)
     weight = net.get_parameter("3.weight")
     assert optimizers[1].state[weight]["momentum_buffer"].shape == weight.shape
     for optimizer in optimizers:
@@ -331,7 +337,7 @@ def test_a_compiled_network_is_compiled_anew() -> None:
     compiled: Any = torch.compile(net, backend="eager")
     optimizer = adamw(net)
     train(compiled, optimizer)
-    assert Grower(compiled, samples(), max_params=1200, steps=1).step(optimizer)
+    assert Grower(compiled, samples(), max_params=1200, rounds=1).step(optimizer)
     train(compiled, optimizer)
     x = samples()[0]
     with torch.no_grad():
@@ -360,7 +366,7 @@ class Wrapped(nn.parallel.DistributedDataParallel):
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[GnGraphError], str]] = {
     "no budget": (lambda: Grower(mlp(), samples()), OptionError, "growth needs a budget"),
-    "an option": (lambda: Grower(mlp(), samples(), max_params=900, step=1), OptionError, "did you mean 'steps'"),
+    "an option": (lambda: Grower(mlp(), samples(), max_params=900, round=1), OptionError, "did you mean 'rounds'"),
     "curvature": (lambda: Grower(mlp(), samples(), max_params=900, curvature="foo"), GnGraphError, "curvature"),
     "layers": (lambda: Grower(mlp(), samples(), max_params=900, kinds=("insert",)), OptionError, "kinds"),
     "lookahead": (lambda: Grower(mlp(), samples(), max_params=900, allocation="lookahead"), PassError, "allocation"),
@@ -391,7 +397,7 @@ def test_what_is_refused_when_it_is_made(what: str) -> None:
 def test_what_is_refused_at_a_step() -> None:
     net = mlp()
     optimizer = adamw(net)
-    grower = Grower(net, samples(), max_params=1200, steps=1)
+    grower = Grower(net, samples(), max_params=1200, rounds=1)
     before = state_of(net, optimizer)
     for wrong, text in (
         (adamw(mlp()), "holds no parameter of the network"),
@@ -410,13 +416,13 @@ def test_a_budget_below_the_network_makes_it_smaller_in_place() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 8))
     optimizer = adamw(net)
     train(net, optimizer, 30)
-    grower = Grower(net, samples(), max_params=800, steps=1, kinds=("prune",))
+    grower = Grower(net, samples(), max_params=800, rounds=1, kinds=("prune",))
     assert grower.step(optimizer) and count(net) <= 800 and len(next(net.parameters())) < 20
     train(net, optimizer)
 
 
 def test_the_data_and_the_budget_are_checked() -> None:
     with pytest.raises(BudgetError):
-        Grower(mlp(), samples(), max_params=9, steps=1).score()
+        Grower(mlp(), samples(), max_params=9, rounds=1).score()
     with pytest.raises(DataError):
         Grower(mlp(), samples()[0], max_params=900)

@@ -128,6 +128,30 @@ def test_numbers_of_every_layer_follow() -> None:
     assert module.heads == 3 and module.out.in_features == 12
 
 
+def test_numbers_of_layers_with_a_forward_of_their_own_follow() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(input)
+
+    class Bounded(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input.clamp(-3, 3))
+
+    module = nn.Sequential(
+        Bounded(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Scaled(4, 6), Scaled(6, 2)
+    )
+    graph = from_torch(module, torch.randn(2, 3, 8, 8))
+    spaces = ChannelSpaces.of(graph)
+    assert len(spaces.free) == 2
+    follow(module, graph, morph(graph, spaces, [NewChannel(space.name) for space in spaces.free]).graph)
+    sizes = [
+        (m.in_channels, m.out_channels) if isinstance(m, Bounded) else (m.in_features, m.out_features)
+        for m in module
+        if isinstance(m, Bounded | Scaled)
+    ]
+    assert sizes == [(3, 5), (5, 7), (7, 2)]
+
+
 def test_layers_that_come_are_refused_and_nothing_changes() -> None:
     module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     graph = from_torch(module, torch.randn(2, 4))

@@ -22,7 +22,7 @@ def work(rank: int, folder: str) -> None:
     optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-2)
     x = torch.randn(96, 6, generator=torch.Generator().manual_seed(rank))
     y = (x[:, rank] > 0).long() + (x[:, 2] > 0).long()
-    grower = Grower(model, (x, y), max_params=300, steps=1)
+    grower = Grower(model, (x, y), max_params=300, rounds=1)
     for epoch in range(4):
         optimizer.zero_grad()
         torch.autograd.backward(nn.functional.cross_entropy(ddp(x), y))
