@@ -151,14 +151,12 @@ def count_only(draft: Draft, node: Node, kept: Mapping[int, Stretches]) -> None:
         centred = source
         spread = chain.add("mean", (chain.parts(chain.add("square", (source,)), kept),), over)
     root = chain.add("rsqrt", (chain.add("add", (spread,), {"literal1": _eps(draft, node)}),))
-    rest = [("mul", root)]
+    value, last = centred, ("mul", root)
     for op, role in (("mul", counts.scale), ("add", counts.shift)):
         if role in node.params:
-            rest.append((op, chain.add("parameter", (), {}, {"value": node.params[role]})))
-    value = centred
-    for op, other in rest[:-1]:
-        value = chain.add(op, (value, other))
-    draft.put(Node(node.name, rest[-1][0], (value, rest[-1][1]), scope=node.scope, type=node.type))
+            value = chain.add(last[0], (value, last[1]))
+            last = op, chain.add("parameter", (), {}, {"value": node.params[role]})
+    draft.put(Node(node.name, last[0], (value, last[1]), scope=node.scope, type=node.type))
 
 
 def _slice(draft: Draft, node: Node, kept: Mapping[int, Stretches]) -> None:
