@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
 from gngraph.analysis.cost import cost
+from gngraph.analysis.share import share_free_both_ways, share_in_free_spaces
 from gngraph.analysis.topology import cut_points
 from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
@@ -86,6 +87,7 @@ class Row:
         flops: of one sample, as `cost` and torch's own counter agree; where they do not, the row fails.
         training: "alike" where two steps of SGD make the same of source and lowered graph, else in what they differ.
         share: part of the entries of all parameters that lie on an axis of a free space.
+        both: part of the entries of inner weights that lie on free spaces along both axes.
         checked: free spaces of which a split, a new channel and a prune are checked.
         split, new, prune: worst local error over the checked spaces.
         merged: free spaces of which a merge is checked, `PLACES` at most, spread over the network.
@@ -113,6 +115,7 @@ class Row:
     free: int | None = None
     frozen: int | None = None
     share: float | None = None
+    both: float | None = None
     checked: int | None = None
     split: float | None = None
     new: float | None = None
@@ -190,7 +193,7 @@ def _fill(row: Row, model: Model, sample: int) -> None:
         if row.trace_s > SECONDS:
             row.trace_s = min(row.trace_s, measured(analyse, network, example[:1])[2])
     row.free, row.frozen = len(spaces.free), len(spaces.spaces) - len(spaces.free)
-    row.share = share_in_free_spaces(graph, spaces)
+    row.share, row.both = share_in_free_spaces(graph, spaces), share_free_both_ways(graph, spaces)
     row.reasons = {space.name: space.frozen for space in spaces if space.frozen}
     row.flops, counted = cost(graph).flops, flops_by_torch(network, example)
     if row.flops != counted:
@@ -298,27 +301,6 @@ def training_differences(network: nn.Module, example: torch.Tensor, graph: Graph
     large = sum(p.numel() for p in network.parameters()) > LARGE
     trial = Trial(batches, dtype=None, tolerance=ROUNDING) if large else Trial(batches)
     return list(trial.differences(network, lowered))
-
-
-def share_in_free_spaces(graph: Graph, spaces: ChannelSpaces) -> float:
-    """Part of the entries of all parameters that lie on an axis of a free space.
-
-    >>> from gngraph import from_torch
-    >>> graph = from_torch(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 3))
-    >>> share_in_free_spaces(graph, ChannelSpaces.of(graph))  # all but the two biases of the output
-    0.96
-    """
-    free = {space.name for space in spaces.free}
-    total = outside = 0
-    for name, parameter in graph.params.items():
-        if parameter.kind == "parameter":
-            lengths = []
-            for axis, length in enumerate(parameter.data.shape):
-                slots = spaces.axes.get((name, axis), ())
-                lengths.append(length - sum(spaces[s].size * slot.inner for s, slot in slots if s in free))
-            total += parameter.data.numel()
-            outside += math.prod(lengths)
-    return 1 - outside / total
 
 
 def _check_spaces(row: Row, graph: Graph, spaces: ChannelSpaces, sample: int | None) -> None:

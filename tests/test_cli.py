@@ -91,6 +91,7 @@ def test_inspect_prints_spaces_text_and_json(command: Commands) -> None:
     table = command.ok("inspect", "seed.gng")
     assert "2 of 3 channel spaces are free" in table
     assert "it is the network's output" in table
+    assert "100% of the weights between input and output are free along both axes" in " ".join(table.split())
     told = json.loads(command.ok("inspect", "seed.gng", "--json"))
     assert told["params"] == load("seed.gng").num_params()
     assert [space["size"] for space in told["spaces"]] == [8, 8, 3]

@@ -102,7 +102,7 @@ def _error(error: float | None) -> str:
 
 def _line(row: Row) -> str:
     spaces = f"{_text(row.checked)}/{_text(row.free)}"
-    share = "" if row.share is None else f"{100 * row.share:.1f}"
+    share, both = ("" if part is None else f"{100 * part:.1f}" for part in (row.share, row.both))
     millions, flops = ("" if count is None else f"{count / 1e6:.2f}" for count in (row.params, row.flops))
     kinds = "".join(map(_error, (row.split, row.new, row.prune, row.all_split, row.all_new, row.all_prune)))
     merges = f"{_text(row.merged):>5}{_error(row.merge)}{_error(row.all_merge)}"
@@ -113,7 +113,7 @@ def _line(row: Row) -> str:
     memory = f"{_text(row.memory):>6}{_text(row.memory_run):>6}"
     return (
         f"{row.model:29}{millions:>7}{flops:>8}{_text(row.nodes):>6}{_text(row.trace_s):>7}{memory} {trip:>9} {training:>7}"
-        f"{spaces:>9}{_text(row.frozen):>6}{share:>6}{kinds}"
+        f"{spaces:>9}{_text(row.frozen):>6}{share:>6}{both:>6}{kinds}"
         f"{merges}{places:>8}{_error(row.insert)}{layers:>7}{_error(row.remove)}{row.seconds:>6.0f}  {row.verdict}"
     )
 
@@ -121,7 +121,7 @@ def _line(row: Row) -> str:
 _HEADER = (
     f"{'model':29}{'M par.':>7}{'MFLOPs':>8}{'nodes':>6}{'s':>7}{'mem.':>6}{'+run':>6} {'r. trip':>9} {'trains':>7}"
     f"{'spaces':>9}{'froz.':>6}"
-    f"{'% fr.':>6}{'split':>9}{'new':>9}{'prune':>9}{'all spl.':>9}{'all new':>9}{'all pr.':>9}"
+    f"{'% fr.':>6}{'both':>6}{'split':>9}{'new':>9}{'prune':>9}{'all spl.':>9}{'all new':>9}{'all pr.':>9}"
     f"{'mrg.':>5}{'merge':>9}{'all mrg.':>9}{'places':>8}{'insert':>9}{'layers':>7}{'remove':>9}{'check':>6}  verdict"
 )
 

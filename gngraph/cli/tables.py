@@ -33,6 +33,7 @@ def describe(graph: Graph) -> dict[str, Any]:
     """What `gngraph inspect` tells about a network, as JSON values."""
     from gngraph.analysis.channels import ChannelSpaces
     from gngraph.analysis.cost import CostModel, cost
+    from gngraph.analysis.share import share_free_both_ways, share_in_free_spaces
 
     size, spaces = cost(graph), ChannelSpaces.of(graph)
     model = CostModel(graph, spaces)
@@ -43,6 +44,8 @@ def describe(graph: Graph) -> dict[str, Any]:
         "params": size.params,
         "flops": size.flops,
         "nodes": len(graph.nodes),
+        "share_free": share_in_free_spaces(graph, spaces),
+        "share_free_both_ways": share_free_both_ways(graph, spaces),
         "spaces": [
             {
                 "name": space.name,
@@ -80,6 +83,8 @@ def print_description(told: dict[str, Any]) -> None:
     free = [space for space in told["spaces"] if space["frozen"] is None]
     channels = sum(space["size"] for space in free)
     out.print(f"{len(free)} of {len(told['spaces'])} channel spaces are free, with {channels:,} channels in all")
+    inner = f"{told['share_free_both_ways']:.0%} of the weights between input and output are free along both axes"
+    out.print(f"{told['share_free']:.0%} of the parameters lie in them; {inner}")
 
 
 def _slots(slots: Sequence[dict[str, Any]]) -> str:
