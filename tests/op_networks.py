@@ -106,9 +106,9 @@ NORMS: dict[str, Case] = {
     "functional instance norm": function(F.instance_norm),
     "functional batch norm": module(FunctionalBatchNorm),
     "functional layer norm": module(ChannelsFirstNorm, free=0),
-    "rms norm": images(lambda m, y: m.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 0, norm=lambda: nn.RMSNorm(8)),
+    "rms norm": images(lambda m, y: m.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 8, norm=lambda: nn.RMSNorm(8)),
     "functional rms norm": images(
-        lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 0, scale=_weights(8)
+        lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 8, scale=_weights(8)
     ),
     "local response norm": module(lambda: nn.LocalResponseNorm(3), free=0),
     "normalised positions": function(lambda y: F.normalize(y.flatten(2), dim=-1).reshape(-1, 8, 6, 6)),

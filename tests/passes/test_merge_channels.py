@@ -31,7 +31,8 @@ def setting(name: str) -> tuple[Graph, AnalysisManager]:
     return from_torch(module, example), AnalysisManager(problem)
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "two outputs"])
+# the norm of a token MLP counts one of two twins, and does without it
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("two outputs", "token mlp")])
 def test_twins_merge_back_without_loss_where_a_prune_loses_one(name: str) -> None:
     graph, analyses = setting(name)
     wide = PassManager("split-channels{channels=0}").run(graph).graph

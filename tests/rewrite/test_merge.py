@@ -90,7 +90,8 @@ def value_merged(graph: Graph, spaces: ChannelSpaces, merge: MergeChannel) -> li
 @pytest.mark.parametrize("name", MERGEABLE)
 def test_a_merge_is_what_a_reader_of_the_combination_computes(name: str) -> None:
     graph, spaces = prepared(name)
-    mergeable = [space for space in spaces.free if space.size > 1]
+    # statistics that count the channels do without it, wherever its readers find the combination
+    mergeable = [space for space in spaces.free if space.size > 1 and space.name not in spaces.counters]
     assert mergeable
     for space in mergeable:
         merge = MergeChannel(space.name, space.size // 2, random_weights(spaces, space.name))
