@@ -50,7 +50,7 @@ def test_a_network_of_one_fat_layer_is_reshaped_at_the_same_cost() -> None:
     spaces = ChannelSpaces.of(graph)
     last = list(spaces.free)[-1].name
     graph = gngraph.PassManager(f"new-channels{{count=52,space={last}}}").run(graph).graph
-    graph = Trainer(problem(), TrainOptions()).train(graph, Stretch(3)).graph
+    graph = Trainer(problem(), TrainOptions()).train(graph, Stretch(6)).graph
     before = {space.name: space.size for space in ChannelSpaces.of(graph).free}
     result = gngraph.reshape(graph, problem(), epochs=0)
     after = {space.name: space.size for space in ChannelSpaces.of(result.graph).free}
