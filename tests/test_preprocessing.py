@@ -28,7 +28,12 @@ def test_a_network_keeps_the_preprocessing_that_it_was_trained_with(
     )
     numbers = {"scale": 255.0, "mean": [0.5] * 3, "std": [0.25] * 3, "shape": [3, 16, 16]}
     assert "inputs: (raw / 255 - 0.5) / 0.25 (see --normalize); as given: test loss" in told
-    assert recorded_inputs("net.gng") == {"preprocess": numbers, "classes": ["cat", "dog", "owl"]}
+    kept = recorded_inputs("net.gng")
+    assert isinstance(kept, dict) and kept["trained"] == {"data": "a.npz", "samples": 30, "withheld": 16}
+    assert {key: kept[key] for key in kept if key != "trained"} == {
+        "preprocess": numbers,
+        "classes": ["cat", "dog", "owl"],
+    }
     again = command.ok("train", "net.gng", "--data", "dark.npz", "--epochs", "0", "-o", "again.gng")
     assert "inputs: (raw / 255 - 0.5) / 0.25" in again  # as it was trained, whatever the data
     anew = command.ok(

@@ -144,7 +144,7 @@ CASES = {
         "merge2.3": 6, "up1": 4, "merge1.0": 4, "merge1.3": 4,
     }),
     "gated convolutions": (GatedConvolutions, (3, 8), {"stem": 6, "gates.0": 6, "gates.1": 6}),
-    "einsum mixer": (EinsumMixer, (4, 5), {"einsum": 5, "einsum_2": 7}),
+    "einsum mixer": (EinsumMixer, (4, 5), {"embed": 6, "einsum": 5, "einsum_2": 7}),
 }  # fmt: skip
 
 

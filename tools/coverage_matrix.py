@@ -12,7 +12,7 @@ parameters and buffers, and outputs in eval mode before and after; in float64, a
 
 Memory is the growth of the resident set at its peak, over the model's own bytes ("mem."), and over the model's bytes and what
 one forward pass of the module itself takes ("+run"): import works on a copy, and runs module and graph to prove that they
-agree, in training too. One of the two must be at most 2.3. Of a narrow network the Python objects of the trace weigh more than
+agree, in training too. One of the two must be at most 2.6. Of a narrow network the Python objects of the trace weigh more than
 the parameters: where neither ratio is met, up to 24 KiB a node are taken off, and the row says so. A fixed cost, what Python
 and torch load at first use, is not counted: a tiny network is imported before, and the module has run.
 

@@ -186,8 +186,8 @@ class Run:
 
     @cached_property
     def trainer(self) -> Trainer:
-        """Trains by the options of the table."""
-        return Trainer(self.problem, self.settings.options())
+        """Trains by the options of the table, on all samples: nothing is judged that is trained so."""
+        return Trainer(self.problem.undivided, self.settings.options())
 
     def design(self, name: str, budget: Budget | None = None) -> Graph:
         """A plain design at the budget, freshly initialised."""
@@ -200,7 +200,7 @@ class Run:
 
     def epoch_flops(self, graph: Graph) -> int:
         """FLOPs of an epoch of training."""
-        return STEP * cost(graph).flops * len(self.problem.train)
+        return STEP * cost(graph).flops * len(self.trainer.problem.train)
 
     def scratch(self, graph: Graph, epochs: int | None = None) -> Graph:
         """`graph` trained from its initial weights, for the epochs of the table or for `epochs`."""
@@ -215,7 +215,7 @@ class Run:
         trained = self.trainer.train(graph, Stretch(epochs, "cosine"))
         self.meter.epochs += epochs
         self.meter.training += epochs * self.epoch_flops(graph)
-        seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
+        seen = min(BATCHES * self.problem.batch_size, len(self.trainer.problem.train))
         self.meter.training += seen * cost(trained.graph).flops
         self.meter.seconds += time.perf_counter() - started
         return trained.graph
@@ -242,7 +242,7 @@ class Run:
         for record in result.history:
             before, count = record["trained"]["flops"], len(record["epochs"])
             self.meter.epochs += count + record.get(LOOKAHEAD, {"epochs": 0})["epochs"]
-            self.meter.training += STEP * before * len(self.problem.train) * count
+            self.meter.training += STEP * before * (len(self.problem.samples) - record["withheld"]) * count
             self.meter.training += seen * (before + (record["flops"] if record["kind"] == "round" else 0))
             seconds = record["seconds"]
             searching = sum(seconds.get(stage, 0.0) for stage in (DEPTH, *counted))

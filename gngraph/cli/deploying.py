@@ -45,7 +45,9 @@ _BATCHES = (1, 32)  # of which the milliseconds are measured
     show_default=True,
     help="Of the ONNX file; int8 is calibrated on training samples of --data.",
 )
-@click.option("--pt2", type=click.Path(path_type=Path, dir_okay=False), help="torch.export file to write, .pt2.")
+@click.option(
+    "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="File of torch.export to write; it ends in .pt2."
+)
 @click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="Folder for model.py and its weights.")
 def export(
     model: str,

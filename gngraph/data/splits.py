@@ -126,7 +126,7 @@ def held_out(labels: Tensor, share: float) -> tuple[list[int], list[int]]:
         DataError: there is one sample.
 
     >>> held_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 0.25)[1]
-    [0, 6]
+    [0, 4]
     """
     if len(labels) < 2:
         raise DataError("the data has one sample and no test part: one to train on and one to test are needed at least")

@@ -249,8 +249,7 @@ class _Run:
 
     def _train(self, epochs: int, schedule: Schedule, record: Record) -> Graph:
         share = self.share if self.number > 1 and epochs else 0.0  # a rewrite came before
-        with self.journal.stage("train"):
-            start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
+        start = perturbed(self.graph, share, mixed(self.problem.seed, self.epochs_done)) if share else self.graph
         record |= {"perturbed": share, "withheld": self.trainer.problem.withheld}
         graph = self._trained(start, epochs, schedule, record)
         record["trained"] = self._standing(graph)

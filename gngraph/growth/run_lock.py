@@ -33,7 +33,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise GnGraphError(f"'{folder}' is a file, not a folder; name another folder")
-    made = not folder.exists()
+    made, unlocked = not folder.exists(), not (folder / _LOCK_FILE).exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK_FILE, timeout=0)
@@ -48,9 +48,10 @@ def claimed(folder: Path) -> Iterator[None]:
         remove_unfinished(folder, _WRITTEN)
         yield
     finally:
-        if made and [path.name for path in folder.iterdir()] == [_LOCK_FILE]:
+        if unlocked and not (folder / HISTORY_FILE).exists():  # no run has begun
             (folder / _LOCK_FILE).unlink()
-            folder.rmdir()
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
         lock.release()
 
 

@@ -61,6 +61,7 @@ def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly 
         UnsupportedModelError: the module cannot be copied or traced, has hooks or parametrizations, the inputs do not fit, or the
             graph would not compute or train as the module does.
 
+    >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> graph = from_torch(net, torch.zeros(1, 4))
     >>> [node.op for node in graph.nodes.values()]

@@ -87,4 +87,4 @@ def test_mean_loss_is_the_mean_over_samples_in_eval_mode() -> None:
     problem = Problem((x, y), batch_size=5, device="cpu")
     with torch.no_grad():
         expected = nn.functional.cross_entropy(module(x), y)
-    assert mean_loss(from_torch(module, x[:2]), problem, problem.test) == pytest.approx(float(expected), rel=1e-5)
+    assert mean_loss(from_torch(module, x[:2]), problem, problem.samples) == pytest.approx(float(expected), rel=1e-5)

@@ -243,7 +243,7 @@ def bytes_alive() -> int:
     gc.collect()
     found = {}
     for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor) and not thing.is_meta:
+        if isinstance(thing, torch.Tensor) and thing.layout == torch.strided and not thing.is_meta:
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
     return sum(found.values())

@@ -144,13 +144,13 @@ def test_the_best_constant_output_is_that_of_the_frequencies_or_the_mean() -> No
     found = {name: (problem, constant_loss(traced(module), problem)) for name, (module, problem) in cases().items()}
     problem, loss = found["classes"]
     learn, judge = (
-        torch.tensor([problem.train[i][1] for i in s.indices]) for s in (problem.splits.learn, problem.splits.judge)
+        torch.tensor([problem.samples[i][1] for i in s.indices]) for s in (problem.splits.learn, problem.splits.judge)
     )
     shares = learn.bincount(minlength=3) / len(learn)
     assert loss == pytest.approx(float(-shares[judge].log().mean()), rel=1e-3)
     problem, loss = found["numbers"]
     learn, judge = (
-        torch.stack([problem.train[i][1] for i in s.indices]) for s in (problem.splits.learn, problem.splits.judge)
+        torch.stack([problem.samples[i][1] for i in s.indices]) for s in (problem.splits.learn, problem.splits.judge)
     )
     assert loss == pytest.approx(float((judge - learn.mean()).square().mean()), rel=1e-3)
     assert 0 < found["heads"][1] < 10 and found["own"][1] == float("inf"), "outputs of a loss of one's own may be bound"

@@ -78,7 +78,7 @@ def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
     record = runs["search"].history[0]["depth"]
     assert json.loads(json.dumps(record)) == record
     tried = {entry["removed"]: entry["loss"] for entry in record["tried"]}
-    assert tried[len(record["removed"])] < tried[min(tried)] and record["samples"] == 3 * 160
+    assert tried[len(record["removed"])] < tried[min(tried)] and record["samples"] == 3 * len(problem().train)
     assert cost(runs["search"].graph).params <= limit
     accuracy = {kind: run.history[-1]["accuracy"] for kind, run in runs.items()}
     assert accuracy["search"] > accuracy["keep"] + 0.1, accuracy
@@ -86,7 +86,7 @@ def test_a_chain_that_is_too_deep_loses_layers_and_learns() -> None:
 
 def test_the_layer_that_does_nothing_goes_first() -> None:
     task = problem()
-    seed = Trainer(task, TRAIN).train(seed_graph("mlp", 0.1), Stretch(20)).graph
+    seed = Trainer(task, TRAIN).train(seed_graph("mlp", 0.1), Stretch(5)).graph
     deeper = gngraph.PassManager("insert-layer{block=layer,count=1}").run(seed).graph
     (idle,) = [layer.value for layer in removable_layers(deeper, ChannelSpaces.of(deeper)) if "inserted" in layer.value]
     assert depth.least_missed(deeper, AnalysisManager(task), Budget(max_params=5_000))[0].value == idle

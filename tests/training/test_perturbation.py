@@ -73,9 +73,9 @@ def test_what_training_holds_is_neither_perturbed_nor_restarted() -> None:
 def test_a_run_is_perturbed_before_training_goes_on_and_not_before_it_starts() -> None:
     seed = small_vgg()
     limit = 2 * cost(seed).params
-    result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=1, perturb=0.3)
+    result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=1, perturb=0.3, depth="keep")
     assert [record["perturbed"] for record in result.history] == [0.0, 0.3, 0.3]
-    still = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=0, perturb=0.3)
+    still = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=0, perturb=0.3, depth="keep")
     shares = [record["perturbed"] for record in still.history]
     assert shares == [0.0, 0.3, 0.0]  # nothing is lost that no training follows
     with pytest.raises(

@@ -30,7 +30,7 @@ def test_the_rate_falls_as_the_final_training_says() -> None:
     seed, rates = seed_graph(), {}
     for final in ("continue", "cycle", "retrain"):
         limit = 2 * cost(seed).params
-        result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=2, final=final)
+        result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=2, final=final, depth="keep")
         rates[final] = [epoch["lr"] for record in result.history for epoch in record["epochs"]]
         assert all(record["kind"] in ("round", "final") for record in result.history)
     assert rates["cycle"][0] == rates["cycle"][1] > rates["cycle"][2] > rates["cycle"][3]
