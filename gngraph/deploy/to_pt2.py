@@ -63,7 +63,8 @@ def export_pt2(graph: Graph, path: str | os.PathLike[str], *, metadata: Mapping[
                 extra = {PROVENANCE: json.dumps(provenance(graph, metadata or {}))}
                 with written.open("wb") as file:
                     torch.export.save(program, file, extra_files=extra)
-                loaded = torch.export.load(written).module()
+                with written.open("rb") as file:
+                    loaded = torch.export.load(file).module()
         except Exception as error:  # the exporter has dozens of classes of its own
             reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
             raise GnGraphError(
