@@ -191,8 +191,7 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     """
     from gngraph.growth.run_folder import write_run_folder
     from gngraph.report.page import tell
-    from gngraph.search.chance import may_know
 
     samples = first_samples(problem.test, ONNX_SAMPLES)[0]
-    inputs = inputs_of(problem, not may_know(result.seed, problem))
+    inputs = inputs_of(problem, not result.doubted)
     return write_run_folder(result, folder, draw=tell, samples=samples, inputs=inputs)

@@ -18,6 +18,9 @@ from gngraph.ops.spec import AttrPath, Fresh
 Use = Literal["produce", "follow", "consume"]
 """What a parameter axis does with channels: writes, accompanies or reads them."""
 
+NETWORK_OUTPUT = "it is the network's output"
+"""Why the channels of an output are frozen."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -80,7 +83,7 @@ class _Coupling:
             self._at(graph.nodes[name])
             for item in self.values[name]:
                 for layout in item.values():
-                    self.freeze(layout, "it is the network's output")
+                    self.freeze(layout, NETWORK_OUTPUT)
         self._hold_constants()
 
     def _at(self, node: Node) -> None:

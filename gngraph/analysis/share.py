@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.coupling import NETWORK_OUTPUT
 from gngraph.ir import Graph
 from gngraph.ops import lookup
 
@@ -70,7 +71,7 @@ def _is_outer(graph: Graph, spaces: ChannelSpaces, param: str, axis: int) -> boo
     """Whether an axis is a side of the network: its input, its output, or what is looked up by number."""
     slots = spaces.axes.get((param, axis), ())
     if slots:
-        return any((spaces[name].frozen or "").startswith("it is the network's output") for name, _ in slots)
+        return any((spaces[name].frozen or "").startswith(NETWORK_OUTPUT) for name, _ in slots)
     for node, _ in graph.readers(param):
         layer = graph.nodes[node]
         spec = lookup(layer.op)

@@ -26,7 +26,7 @@ from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
-from gngraph.search.chance import MAY_KNOW, constant_loss, is_trained, known, may_know, no_better_than_chance
+from gngraph.search.chance import MAY_KNOW, constant_loss, is_trained, known, may_know, no_better_than_chance, untold
 from gngraph.search.decision import Decider
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
@@ -72,7 +72,8 @@ def grow_by(
     targets = round_budgets(cost(graph), task.budget, task.options.rounds)
     _require_work(task, graph, problem, observer)
     options, given = _settled(task.options, graph, problem)
-    run = _Run(replace(task, options=options), graph, problem, observer, out)
+    doubted = may_know(graph, problem) if given is None else untold(problem) and given["trained"]
+    run = _Run(replace(task, options=options), graph, problem, observer, out, doubted)
     if given is not None:
         run.journal.given(given)
     for number, target in enumerate(targets, 1):
@@ -81,7 +82,7 @@ def grow_by(
         run.restart()
     run.finish()
     journal = run.journal
-    return GrowthResult(graph, run.graph, journal.history, journal.channels, journal.lineage.sources())
+    return GrowthResult(graph, run.graph, journal.history, journal.channels, journal.lineage.sources(), doubted)
 
 
 def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer | None) -> None:
@@ -115,7 +116,9 @@ def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOp
 
 
 class _Run:
-    def __init__(self, task: Task, graph: Graph, problem: Problem, observer: Observer | None, out: Path | None) -> None:
+    def __init__(
+        self, task: Task, graph: Graph, problem: Problem, observer: Observer | None, out: Path | None, doubted: bool
+    ) -> None:
         self.strategy = task.strategy
         self.budget = task.budget
         self.options = task.options
@@ -127,8 +130,8 @@ class _Run:
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, task.options.train)
         self.state = OptimizerState({})
-        self.doubted = may_know(graph, problem)
-        lineage, inputs = Lineage(self.analyses.get(ChannelSpaces, graph)), inputs_of(problem, not self.doubted)
+        self.doubted = doubted
+        lineage, inputs = Lineage(self.analyses.get(ChannelSpaces, graph)), inputs_of(problem, not doubted)
         self.journal = Journal(graph, lineage, observer, out, inputs)
         self.decider = Decider(self.analyses, task.budget, self.journal.stage)
         self.epochs_done = 0

@@ -75,11 +75,7 @@ class Draft:
             raise IRError(f"node '{node.name}' exists already; take a name from fresh_name('{node.name}')")
         if after is not None:
             self.node(after)
-        for source in node.inputs:
-            self.node(source)
-        for role, param in node.params.items():
-            if param not in self._params:
-                raise IRError(f"node '{node.name}' reads parameter '{param}' as '{role}', which does not exist")
+        self._require_read(node)
         self._nodes[node.name] = node
         self._pending.setdefault(after, []).append(node)
         self._dirty.add(node.name)
@@ -147,13 +143,17 @@ class Draft:
             IRError: there is no such node, or an input or a parameter does not exist.
         """
         self.node(node.name)
+        self._require_read(node)
+        self._nodes[node.name] = node
+        self._dirty.add(node.name)
+
+    def _require_read(self, node: Node) -> None:
+        """What a node reads is there."""
         for source in node.inputs:
             self.node(source)
         for role, param in node.params.items():
             if param not in self._params:
                 raise IRError(f"node '{node.name}' reads parameter '{param}' as '{role}', which does not exist")
-        self._nodes[node.name] = node
-        self._dirty.add(node.name)
 
     def set_attrs(self, name: str, **attrs: Attr) -> None:
         """Set attributes of a node."""

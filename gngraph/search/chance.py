@@ -136,8 +136,12 @@ def may_know(graph: Graph, problem: Problem) -> bool:
 
     Cost: a forward pass over the judge split, and where the network does better than chance `RIVALS` more.
     """
-    asked = problem.unseen is None and problem.divisible
-    return asked and is_trained(graph, problem, known(graph, problem))
+    return untold(problem) and is_trained(graph, problem, known(graph, problem))
+
+
+def untold(problem: Problem) -> bool:
+    """Whether nobody says that a network which comes trained has not seen the samples that it is to be judged by."""
+    return problem.unseen is None and problem.divisible
 
 
 def luck(graph: Graph, problem: Problem) -> float:

@@ -16,32 +16,9 @@ from torch.nn import functional as F
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.from_torch import from_torch
 from tests.bodies import Body, head
+from tests.ingredients.gradients import Reversed, Rounded
 
 X = torch.randn(4, 1, 8, 8)
-
-
-class Round(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.round(x * 4) / 4
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g
-
-
-class Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, scale: float) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.scale = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return -ctx.scale * g, None
 
 
 def hooked_parameter() -> nn.Module:
@@ -142,7 +119,7 @@ class Follower(Body):
 
 def gated() -> nn.Module:
     """What lies behind a gate of zeros has no gradient yet."""
-    module = Body(lambda s, x: head(s, s.a(x) + s.gate * Round.apply(s.a(x) * s.inner)))
+    module = Body(lambda s, x: head(s, s.a(x) + s.gate * Rounded.apply(s.a(x) * s.inner)))
     module.gate, module.inner = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(()))
     return module
 
@@ -176,7 +153,7 @@ def assigned_part(s: Any, x: Tensor) -> Tensor:
     return head(s, y)
 
 
-round_off = Round.apply
+round_off = Rounded.apply
 
 
 def by_generator(rng: Any) -> nn.Module:
@@ -242,7 +219,7 @@ class Closed(nn.Module):
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "straight-through": (lambda: Body(lambda s, x: head(s, Round.apply(s.a(x)))), "'Round' in module 'Body' is an autograd.Func"),
+    "straight-through": (lambda: Body(lambda s, x: head(s, Rounded.apply(s.a(x)))), "'Rounded' in module 'Body' is an autograd"),
     "reversal": (lambda: Body(lambda s, x: head(s, Reversed.apply(s.a(x), 0.1))), "'Reversed' in module 'Body' is an autograd.F"),
     "hook of a parameter": (hooked_parameter, "parameter 'a.weight' has a hook"),
     "hook after accumulation": (hooked_after, "parameter 'a.weight' has a hook"),
@@ -266,8 +243,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "whole after a view": (lambda: Body(base_after_view), "'dropout' changes a part of 'a' in place, or a view of it"),
     "dropout in eval mode": (lambda: AlwaysDropping(lambda s, x: head(s, s.d(s.a(x))), d=nn.Dropout()), "'d' stays in train mode"),
     "follower": (Follower, "changes 'slow.(weight|bias)' in its forward"),
-    "behind a gate": (gated, "another gradient of .*'Round' in module 'Body' is an autograd.Function"),
-    "straight-through by another name": (lambda: Body(lambda s, x: head(s, round_off(s.a(x)))), "'Round' in module 'Body' is an"),
+    "behind a gate": (gated, "another gradient of .*'Rounded' in module 'Body' is an autograd.Function"),
+    "straight-through by another name": (lambda: Body(lambda s, x: head(s, round_off(s.a(x)))), "'Rounded' in module 'Body' is an"),
     "one memory": (one_memory, "'a.weight' and 'c.weight' share memory without being one parameter"),
     "assigned part": (lambda: Body(assigned_part), r"module 'Body' assigns to a part of a value .'a\[...\] = ...'"),
     "gradients in forward": (lambda: Body(inner_gradient), "module 'Body' computes gradients in its forward"),

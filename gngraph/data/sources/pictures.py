@@ -147,9 +147,8 @@ def decode(path: Path, channels: int) -> Tensor:
                 )
             if picture.mode not in _MODES or _is_deep_png(path, picture):
                 raise _too_deep(path)
-            pixels: Tensor = pil_to_tensor(
-                to_grayscale(picture.convert("RGB")) if channels == 1 else picture.convert("RGB")
-            )
+            colour = picture.convert("RGB")
+            pixels: Tensor = pil_to_tensor(to_grayscale(colour) if channels == 1 else colour)
     except DataError:
         raise
     except Exception as error:  # a decoder fed with any file raises anything, from OSError to struct.error

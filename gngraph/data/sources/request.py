@@ -36,7 +36,7 @@ class Request:
     root: Path
     download: Download
     normalize: Normalization
-    val_split: float = 0.2
+    val_split: float
 
 
 Source = Callable[[Request], Data]
