@@ -19,7 +19,7 @@ from gngraph.report.drawing import Picture
 from gngraph.report.figures import draw, pictures
 from gngraph.report.pareto import pareto
 from gngraph.report.runs import ReportedRun
-from gngraph.report.words import changes, count, depth_told, describe_given, looked_ahead, percent
+from gngraph.report.words import count, describe_given, percent, round_told
 from gngraph.writing import replacing
 
 WIDE = 7.0
@@ -172,11 +172,7 @@ def _round(record: Record) -> dict[str, Any]:
     if grew:
         if record["refused"]:
             happened.append(f"refused: {record['refused']}; exact new channels instead")
-        happened.append(changes(record["morphisms"]))
-        if "depth" in record:
-            happened += depth_told(record["depth"])
-        if "lookahead" in record:
-            happened.append(looked_ahead(record["allocation"], record["lookahead"]))
+        happened += round_told(record)
         happened += record["notes"]
     return {
         "name": str(record["round"]) if grew else "final training",

@@ -45,16 +45,26 @@ def describe_round(record: Record) -> str:
         parts.append(f"loss change {change}")
         if record["refused"]:
             parts.append(f"refused ({record['refused']}), exact new channels instead")
-        parts.append(changes(record["morphisms"]))
-        if "depth" in record:
-            parts += depth_told(record["depth"])
-        if "lookahead" in record:
-            parts.append(looked_ahead(record["allocation"], record["lookahead"]))
+        parts += round_told(record)
     tested = record.get("tested", "test")  # older records do not say
     parts.append(percent(f"{tested} accuracy ", record["accuracy"]) or f"{tested} loss {record['loss']:.4f}")
     parts.append(f"{sum(record['seconds'].values()):.1f} s")
     title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
     return f"{title}: {'; '.join(parts)}"
+
+
+def round_told(record: Record) -> list[str]:
+    """What a round changed, and how that was found.
+
+    Args:
+        record: of the round.
+    """
+    told = [changes(record["morphisms"])]
+    if "depth" in record:
+        told += depth_told(record["depth"])
+    if "lookahead" in record:
+        told.append(looked_ahead(record["allocation"], record["lookahead"]))
+    return told
 
 
 def describe_given(given: Record) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gngraph.ir import Graph
-from gngraph.running.evaluation import correct
+from gngraph.running.evaluation import Answers, correct
 from gngraph.running.problem import Problem
 
 
@@ -21,11 +21,8 @@ def accuracy_outside(
         graph: the network that is run elsewhere.
         problem: data and loss.
     """
-    right, answered = 0.0, 0
+    answers = Answers()
     for x, y in problem.runner.read(problem.test, graph):
         (output,) = run((x.cpu(),))
-        hits = correct(problem.loss_fn, output.to(x.device), y)
-        if hits is not None:
-            right += float(hits.double().nansum())
-            answered += int((~hits.isnan()).sum())
-    return right / answered if answered else None
+        answers.add(correct(problem.loss_fn, output.to(x.device), y))
+    return answers.accuracy

@@ -32,16 +32,35 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
         DataError: the data set is empty.
     """
     runner = problem.runner
-    loss, right, samples, answered = 0.0, 0.0, 0, 0
+    loss, samples, answers = 0.0, 0, Answers()
     for x, y in runner.read(dataset, graph):
         outputs = runner.outputs(graph, x)
         loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
-        hits = correct(problem.loss_fn, outputs, y)
-        if hits is not None:
-            right += float(hits.double().nansum())
-            answered += int((~hits.isnan()).sum())
+        answers.add(correct(problem.loss_fn, outputs, y))
         samples += len(x)
-    return loss / samples, right / answered if answered else None
+    return loss / samples, answers.accuracy
+
+
+class Answers:
+    """Sums of what `correct` says of batches."""
+
+    def __init__(self) -> None:
+        self._right, self._answered = 0.0, 0
+
+    def add(self, hits: torch.Tensor | None) -> None:
+        """Counts a batch.
+
+        Args:
+            hits: of `correct`.
+        """
+        if hits is not None:
+            self._right += float(hits.double().nansum())
+            self._answered += int((~hits.isnan()).sum())
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers, in float64; None where there was none."""
+        return self._right / self._answered if self._answered else None
 
 
 def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
