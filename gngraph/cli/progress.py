@@ -13,7 +13,7 @@ from gngraph.report.words import describe_given, describe_round, percent
 if TYPE_CHECKING:
     from gngraph.growth.history import Record
     from gngraph.options import RunOptions
-    from gngraph.training.training import EpochRecord
+    from gngraph.training.progress import EpochRecord
 
 
 def describe_epoch(epoch: EpochRecord) -> str:

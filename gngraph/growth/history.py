@@ -13,7 +13,7 @@ from gngraph.errors import GnGraphError
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, RemoveLayer
 from gngraph.rewrite.surgery import SpaceEdit
-from gngraph.training.training import EpochRecord
+from gngraph.training.progress import EpochRecord
 from gngraph.writing import replacing
 
 Record = dict[str, Any]

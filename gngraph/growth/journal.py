@@ -17,7 +17,7 @@ from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.selection import Selection
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD
-from gngraph.training.training import EpochRecord
+from gngraph.training.progress import EpochRecord
 
 STAGES = ("train", "evaluate", DEPTH, "analyse", LOOKAHEAD, "select", "rewrite", "measure", "batchnorm")
 """Stages of a round, in the order in which they first come. "evaluate" (the held-out data, and whether anything was learned at all)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from gngraph.growth.history import Record
-from gngraph.training.training import EpochRecord
+from gngraph.training.progress import EpochRecord
 
 
 @runtime_checkable

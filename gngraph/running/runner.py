@@ -98,6 +98,7 @@ class Runner:
         *,
         augment: Augment | None,
         size: int | None = None,
+        done: int = 0,
     ) -> Iterator[Sample]:
         """Batches of some samples that `graph` is trained on, shuffled and augmented.
 
@@ -110,6 +111,7 @@ class Runner:
             generator: for the order and for the augmentation; its state advances.
             augment: applied to each batch.
             size: samples a batch; None: the runner's own.
+            done: batches to leave out, the first ones.
 
         Raises:
             DataError: see `gngraph.data.batches`.
@@ -122,6 +124,7 @@ class Runner:
             augment=augment,
             device=self.device,
             layout=layout_of(graph),
+            done=done,
         )
 
     def placed(self, graph: Graph) -> Graph:

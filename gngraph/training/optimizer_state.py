@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -60,16 +60,28 @@ def extract(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
         parameters: by name.
         steps: how many it made since it was built, or its state restored.
     """
-    entries: dict[str, dict[str, torch.Tensor]] = {}
+    held = remembered(optimizer, parameters)
+    entries = {name: dict(own) for name, own in held.entries.items()}
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter in parameters.items():
-        held = optimizer.state.get(parameter, {})
-        tensors = {k: v.detach().cpu().clone() for k, v in held.items() if isinstance(v, torch.Tensor)}
+    for name, tensors in entries.items():
         if "momentum_buffer" in tensors and isinstance(optimizer, torch.optim.SGD):
-            group = groups[id(parameter)]
+            group = groups[id(parameters[name])]
             faded = group["momentum"] ** steps
             gained = group["weight_decay"] * (1 - group["dampening"]) * (1 - faded) / (1 - group["momentum"])
             tensors[DECAY] = faded * tensors.get(DECAY, torch.zeros((), dtype=torch.float64)) + gained
+    return replace(held, entries=entries)
+
+
+def remembered(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> OptimizerState:
+    """A copy of what `optimizer` remembers, as it is: `restore` lets the same steps go on from it.
+
+    Args:
+        optimizer, parameters: see `extract`.
+    """
+    entries = {}
+    for name, parameter in parameters.items():
+        held = optimizer.state.get(parameter, {})
+        tensors = {k: v.detach().cpu().clone() for k, v in held.items() if isinstance(v, torch.Tensor)}
         if tensors:
             entries[name] = tensors
     # RMSprop sums up gradients divided by their size

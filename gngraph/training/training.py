@@ -18,31 +18,13 @@ from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
 from gngraph.training.gradients import Gradients
-from gngraph.training.optimizer_state import OptimizerState, extract, restore
+from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
 from gngraph.training.optimizers import fresh_optimizer
+from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
 from gngraph.training.stretch import Stretch
 
 CHECK_EVERY = 100
 """Steps between checks for a loss that is not finite: each check waits for the device."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One pass over the training set.
-
-    Attributes:
-        epoch: number of the epoch in the run, from 1.
-        loss: mean of the training loss over the samples, each measured before its own step, augmentation included.
-        accuracy: share of right answers among them, as `correct` counts them; None where it does not.
-        lr: learning rate of the last step.
-        seconds: wall-clock time.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float | None
-    lr: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +61,9 @@ class Trainer:
         stretch: Stretch,
         state: OptimizerState | None = None,
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+        *,
+        watch: Watch = UNWATCHED,
+        done: Progress | None = None,
     ) -> Trained:
         """Train a copy of `graph`, which stays as it is, whatever happens.
 
@@ -87,22 +72,34 @@ class Trainer:
             stretch: how long, and at which rates; without an epoch running statistics are measured all the same.
             state: what the optimiser starts from, as a former stretch left it.
             on_epoch: called after every epoch.
+            watch: keeps where training is.
+            done: where it was when it was interrupted: it goes on from there, and `graph` and `state` are as they were.
 
         Raises:
             TrainingError: the loss is not finite, or no parameter can be trained.
         """
         if not stretch.epochs:
             return Trained(self._settled(graph), (), state or OptimizerState({}))
+        if done is not None:
+            graph, state = done.graph, done.state
         module = reading_inputs(_with_dense_gradients(graph)).to(self.device).train()
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
         if state is not None:
             restore(optimizer, parameters, state)
         gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device)
-        records = []
-        for epoch in range(stretch.epochs):
-            records.append(self._epoch(graph, gradients, optimizer, stretch, epoch))
+        records, part = ([*done.epochs], done.part) if done is not None else ([], None)
+
+        def offered(part: Callable[[], PartEpoch] | None) -> None:
+            if watch.due(part is None):
+                there = _taken_back(graph, module), remembered(optimizer, parameters)
+                watch.keep(Progress(*there, tuple(records), part() if part else None))
+
+        for epoch in range(len(records), stretch.epochs):
+            records.append(self._epoch(graph, gradients, optimizer, stretch, epoch, part, offered))
             on_epoch(records[-1])
+            part = None
+            offered(None)
         steps = stretch.epochs * self._steps
         trained = self._settled(_taken_back(graph, module))
         return Trained(trained, tuple(records), extract(optimizer, parameters, steps))
@@ -116,23 +113,32 @@ class Trainer:
         return -(-len(self.problem.train) // self.options.batch_size)
 
     def _epoch(
-        self, graph: Graph, gradients: Gradients, optimizer: torch.optim.Optimizer, stretch: Stretch, epoch: int
+        self,
+        graph: Graph,
+        gradients: Gradients,
+        optimizer: torch.optim.Optimizer,
+        stretch: Stretch,
+        epoch: int,
+        part: PartEpoch | None,
+        offered: Callable[[Callable[[], PartEpoch]], None],
     ) -> EpochRecord:
-        started = time.perf_counter()
+        started = time.perf_counter() - (part.seconds if part else 0.0)
         number = stretch.first_epoch + epoch
         seed = mixed(self.problem.seed, number)
-        size = self.options.batch_size
-        tally = _Tally(number + 1)
-        rate = 0.0
+        tally = _Tally(number + 1, part, self.device)
+        order = torch.Generator().manual_seed(seed)
         stream = self.problem.runner.read_to_train(
             self.problem.train,
             graph,
-            torch.Generator().manual_seed(seed),
+            order,
             augment=self.problem.augment,
-            size=size,
+            size=self.options.batch_size,
+            done=tally.steps,
         )
         with seeded(seed, self.device):
-            for step, (x, y) in enumerate(stream):
+            if part is not None:
+                put_back(part.random, order, self.device)
+            for step, (x, y) in enumerate(stream, tally.steps):
                 rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / self._steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -142,7 +148,8 @@ class Trainer:
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
                 optimizer.step()
                 tally.add(losses, right, rate)
-        return tally.record(rate, time.perf_counter() - started)
+                offered(lambda: tally.part(time.perf_counter() - started, random_states(order, self.device)))
+        return tally.record(time.perf_counter() - started)
 
 
 def _untrainable(graph: Graph, samples: int, error: Exception) -> str:
@@ -156,43 +163,52 @@ def _untrainable(graph: Graph, samples: int, error: Exception) -> str:
 class _Tally:
     """Sums of an epoch, kept on the device so that no step waits for it."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, part: PartEpoch | None, device: torch.device) -> None:
         self.epoch = epoch
-        self.samples = 0
-        self.steps = 0
-        self.losses: list[torch.Tensor] = []
-        self.right: list[torch.Tensor] = []
-        self.answered: list[torch.Tensor] = []
-        self.total = 0.0
+        self.samples = part.samples if part else 0
+        self.steps = part.steps if part else 0
+        self.total = part.total if part else 0.0
+        self.rate = part.rate if part else 0.0
+        sums = part.sums if part else {}
+        self.losses, self.right, self.answered = (
+            [*sums[name].to(device)] if name in sums else [] for name in ("losses", "right", "answered")
+        )
+
+    def part(self, seconds: float, random: Mapping[str, torch.Tensor]) -> PartEpoch:
+        """The epoch so far."""
+        lists = {"losses": self.losses, "right": self.right, "answered": self.answered}
+        sums = {name: torch.stack(own).cpu() for name, own in lists.items() if own}
+        return PartEpoch(self.steps, self.samples, self.total, sums, self.rate, seconds, random)
 
     def add(self, losses: torch.Tensor, right: torch.Tensor | None, rate: float) -> None:
         self.samples += len(losses)
+        self.rate = rate
         self.losses.append(losses.sum())
         if right is not None:
             self.right.append(right.nansum())
             self.answered.append((~right.isnan()).sum())
         self.steps += 1
         if len(self.losses) == CHECK_EVERY:
-            self._flush(rate)
+            self._flush()
 
-    def _flush(self, rate: float) -> None:
+    def _flush(self) -> None:
         values = torch.stack(self.losses).cpu()
         bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
         if bad:
             step = self.steps - len(values) + bad[0] + 1
             raise TrainingError(
                 f"the training loss became '{float(values[bad[0]])}' at step {step} of epoch {self.epoch} with "
-                f"learning rate '{rate:g}'; lower it or add warm-up (the network from before this stretch is unchanged)"
+                f"learning rate '{self.rate:g}'; lower it or add warm-up (the network from before this stretch is unchanged)"
             )
         self.total += float(values.sum())
         self.losses = []
 
-    def record(self, rate: float, seconds: float) -> EpochRecord:
+    def record(self, seconds: float) -> EpochRecord:
         if self.losses:
-            self._flush(rate)
+            self._flush()
         right, answered = (float(torch.stack(sums).sum()) if sums else 0.0 for sums in (self.right, self.answered))
         accuracy = right / answered if answered else None
-        return EpochRecord(self.epoch, self.total / self.samples, accuracy, rate, seconds)
+        return EpochRecord(self.epoch, self.total / self.samples, accuracy, self.rate, seconds)
 
 
 def _with_dense_gradients(graph: Graph) -> Graph:

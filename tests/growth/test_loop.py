@@ -32,7 +32,7 @@ from gngraph.scoring.selection import Selection
 from gngraph.search import decision
 from gngraph.search.situation import Plan, Situation
 from gngraph.search.strategy import GaussNewtonGrowth
-from gngraph.training.training import EpochRecord
+from gngraph.training.progress import EpochRecord
 from tests.problems import dropping, problem, seed_graph, small_vgg
 
 TRAIN = TrainOptions(batch_size=32)

@@ -16,8 +16,9 @@ from gngraph.options import TrainOptions
 from gngraph.options.training import OptimizerName
 from gngraph.running.evaluation import evaluate, mean_loss
 from gngraph.running.problem import Problem
+from gngraph.training.progress import EpochRecord
 from gngraph.training.stretch import Schedule, Stretch
-from gngraph.training.training import EpochRecord, Trainer
+from gngraph.training.training import Trainer
 from tests.problems import dropping, problem, seed_graph
 
 
