@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from itertools import islice
@@ -102,7 +103,7 @@ def _set_state(generator: Any, state: Any) -> None:
 
 def _held_by(value: Any) -> Iterator[Any]:
     if isinstance(value, (dict, list, tuple, set)):
-        yield from islice(value.values() if isinstance(value, dict) else value, _LOOKED_AT)
+        yield from islice(_plainly(value).values() if isinstance(value, dict) else value, _LOOKED_AT)
     elif isinstance(value, partial):
         yield from (value.func, value.args, value.keywords)
     elif isinstance(value, (MethodType, BuiltinFunctionType)):
@@ -124,7 +125,7 @@ def _restorers(value: Any) -> Iterator[Callable[[], None]]:
     if isinstance(value, list):
         yield partial(_put_back_list, value, list(value))
     elif isinstance(value, dict):
-        yield partial(_put_back_table, value, dict(value))
+        yield partial(_put_back_table, value, _plainly(value))
     elif isinstance(value, set):
         yield partial(_put_back_set, value, set(value))
     elif isinstance(value, CellType):
@@ -150,10 +151,22 @@ def _put_back_list(value: list[Any], held: list[Any]) -> None:
         value[:] = held
 
 
+def _plainly(table: dict[Any, Any]) -> dict[Any, Any]:
+    """What a table holds, be it of a kind that makes something else of its items when they are read."""
+    return dict(_kind_of(table).items(table))
+
+
+def _kind_of(table: dict[Any, Any]) -> Any:
+    return OrderedDict if isinstance(table, OrderedDict) else dict
+
+
 def _put_back_table(value: dict[Any, Any], held: dict[Any, Any]) -> None:
-    if value.keys() != held.keys() or any(value[key] is not item for key, item in held.items()):
-        value.clear()
-        value.update(held)
+    now = _plainly(value)
+    if now.keys() != held.keys() or any(now[key] is not item for key, item in held.items()):
+        kind = _kind_of(value)
+        kind.clear(value)
+        for key, item in held.items():
+            kind.__setitem__(value, key, item)
 
 
 def _put_back_set(value: set[Any], held: set[Any]) -> None:

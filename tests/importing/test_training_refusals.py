@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -291,6 +292,21 @@ def test_what_closures_and_classes_hold_stays_as_it_is() -> None:
         from_torch(Total(call), X)
     assert (ticks, Total.runs) == ([0], 0)
     assert (stream.getstate(), repr(numbers.bit_generator.state)) == before
+
+
+class Made(OrderedDict[str, type]):
+    """A table that gives an instance of what it holds."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)()
+
+
+ACTIVATIONS = Made(relu=nn.ReLU, tanh=nn.Tanh)
+
+
+def test_a_table_that_makes_what_it_gives_holds_afterwards_what_it_held() -> None:
+    from_torch(Body(lambda s, x: head(s, s.a(x)) if "relu" in ACTIVATIONS else x), X)
+    assert list(ACTIVATIONS.items()) == [("relu", nn.ReLU), ("tanh", nn.Tanh)]
 
 
 def test_nothing_is_printed_where_a_trace_does_not_run(capfd: pytest.CaptureFixture[str]) -> None:
