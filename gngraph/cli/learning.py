@@ -35,21 +35,27 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     from gngraph.files.archive import save
     from gngraph.growth.run_folder import archived
     from gngraph.report.words import percent
-    from gngraph.running.evaluation import evaluate
+    from gngraph.running.finite import standing
     from gngraph.running.problem import inputs_of
     from gngraph.search.chance import may_know
     from gngraph.training.stretch import Stretch
     from gngraph.training.training import Trainer
+    from gngraph.training.units import units_of
 
     graph, problem = open_both(model, how, what)
     inputs = inputs_of(problem, not may_know(graph, problem))
     click.echo(describe_setting(graph, problem))
+    if (units := units_of(graph, problem).text) is not None:
+        click.echo(f"note: {units}")
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
     save(trained.graph, output, history=archived([], {}, inputs))
-    loss, accuracy = evaluate(trained.graph, problem, problem.test)
-    click.echo(f"{output}: {problem.tested} loss {loss:.4f}{percent(f', {problem.tested} accuracy ', accuracy)}")
+    found = standing(trained.graph, problem)
+    if found.note is not None:
+        click.echo(f"note: {found.note}")
+    accuracy = percent(f", {problem.tested} accuracy ", found.accuracy)
+    click.echo(f"{output}: {problem.tested} loss {found.loss:.4f}{accuracy}")
 
 
 @click.command(short_help="Predict what splitting and pruning each channel would do.")

@@ -194,17 +194,17 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
     """What a command works on, how samples become inputs, and how good the network is before anything is done."""
     from gngraph.ir.inputs import input_shape_of
     from gngraph.report.words import percent
-    from gngraph.running.evaluation import evaluate
+    from gngraph.running.finite import standing
 
     shape = shape_text(input_shape_of(graph))
     samples = f"{len(problem.samples):,} training {_and_test(problem)}samples of {shape}"
-    loss, accuracy = evaluate(graph, problem, problem.test)
+    found = standing(graph, problem)
+    notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]
     return (
         f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
         f"{_judged_by(problem)}\n"
-        f"inputs: {problem.data.preprocess.text} (see --normalize); as given: {problem.tested} loss {loss:.4f}"
-        f"{percent(f', {problem.tested} accuracy ', accuracy)}"
-        + "".join(f"\nnote: {note}" for note in problem.data.notes)
+        f"inputs: {problem.data.preprocess.text} (see --normalize); as given: {problem.tested} loss {found.loss:.4f}"
+        f"{percent(f', {problem.tested} accuracy ', found.accuracy)}" + "".join(f"\nnote: {note}" for note in notes)
     )
 
 

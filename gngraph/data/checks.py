@@ -81,10 +81,11 @@ def check_finite(where: str, values: Tensor) -> None:
     if not values.is_floating_point() or bool(torch.isfinite(values).all()):
         return
     # Looking for the culprit again costs a second pass, but only over data that is refused.
-    finite = torch.isfinite(values).flatten(1)
+    rows = values.reshape(len(values), -1)
+    finite = torch.isfinite(rows)
     bad = (~finite.all(1)).nonzero().flatten()
     first = int(bad[0])
-    value = float(values.flatten(1)[first][~finite[first]][0])
+    value = float(rows[first][~finite[first]][0])
     raise DataError(
         f"'{where}' holds '{value}' in sample {first} ({len(bad)} of {len(values)} samples have a value that is not "
         f"finite in float32): repair or drop them"

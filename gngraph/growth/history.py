@@ -51,6 +51,19 @@ def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
     return table
 
 
+def morphisms_text(entries: Mapping[str, Record], most: int = 6) -> str:
+    """What `morphism_entries` gave, in a few words.
+
+    >>> morphisms_text({"0": {"split": [1, 2], "new": 3}, "2": {"prune": [0]}})
+    '0: 2 split, 3 new; 2: 1 prune'
+    """
+    told = [
+        f"{space}: {', '.join(f'{what if isinstance(what, int) else len(what)} {kind}' for kind, what in entry.items())}"
+        for space, entry in entries.items()
+    ]
+    return "; ".join(told[:most]) + (f"; and {len(told) - most} more" if len(told) > most else "")
+
+
 def without_seconds(value: Any) -> Any:
     """A record without its wall-clock times, at any depth: what must repeat for the same seed."""
     if isinstance(value, Mapping):

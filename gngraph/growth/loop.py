@@ -9,8 +9,8 @@ from pathlib import Path
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.errors import OptionError
-from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries
+from gngraph.errors import OptionError, TrainingError
+from gngraph.growth.history import Lineage, Record, epoch_entries, morphism_entries, morphisms_text
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.observer import Observer
@@ -22,21 +22,24 @@ from gngraph.rewrite.layer_removal import removable_layer
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.running.batchnorm import reestimate
-from gngraph.running.evaluation import evaluate
+from gngraph.running.constant import constant_loss
+from gngraph.running.finite import require_finite, standing
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
-from gngraph.search.chance import MAY_KNOW, constant_loss, is_trained, known, may_know, no_better_than_chance, untold
+from gngraph.search.chance import MAY_KNOW, is_trained, known, may_know, no_better_than_chance, untold
 from gngraph.search.decision import Decider
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
+from gngraph.training.divergence import DivergedError
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.perturbation import perturbed
 from gngraph.training.restart import guessed, restarted
 from gngraph.training.stretch import Schedule, Stretch
-from gngraph.training.training import Trainer, require_trainable
+from gngraph.training.training import Trained, Trainer, require_trainable
+from gngraph.training.units import units_of
 
 RECOVERY = 1.0
 """Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
@@ -65,7 +68,8 @@ def grow_by(
     Raises:
         OptionError: the observer is none.
         BudgetError: the budget is missing or cannot be reached.
-        TrainingError: nothing can be trained, or the loss became non-finite; what `out` holds is that of the last finished round.
+        TrainingError: nothing can be trained, or training diverged, after a rewrite at half the rate too; what `out` holds is
+            that of the last finished round.
         PassError: no channel space is free.
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
@@ -91,6 +95,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer
     Raises:
         OptionError: the observer is none.
         TrainingError: nothing can be trained.
+        DataError: a sample that changes are to be judged by gives no finite loss.
         PassError: no channel space is free, or the kinds of candidates have no place.
     """
     if observer is not None and not isinstance(observer, Observer):
@@ -99,6 +104,9 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer
         )
     if task.options.whole:
         require_trainable(graph)
+    if problem.divisible:
+        for split in (problem.splits.judge, problem.splits.report):
+            require_finite(graph, problem, split)
     if task.strategy.analysis is not None:
         task.strategy.analysis.check(graph, AnalysisManager(problem))
 
@@ -137,6 +145,10 @@ class _Run:
         self.epochs_done = 0
         self.borrowed = 0  # of the epochs of the final training
         self.number = 0
+        self.rate_share = 1.0  # of the full rate: halved where training diverged after a rewrite
+        self.rewritten = ""  # by what, the last time
+        text = units_of(graph, problem).text if task.options.whole else None
+        self.notes = [text] if text else []  # that the record of the round will have
 
     def round(self, number: int, target: Budget) -> None:
         """One round; `self.graph` changes only when it is complete."""
@@ -159,9 +171,11 @@ class _Run:
         self.state = carry_state(self.state, graph, rewritten)
         self.graph = self._reestimated(rewritten.graph)
         self.journal.lineage.follow(rewritten.edits, self.analyses.get(ChannelSpaces, self.graph))
+        morphisms = morphism_entries((*removals, *made.step.morphisms))
+        self.rewritten = morphisms_text(morphisms)
         record |= {
             "allocation": strategy.allocation,
-            "morphisms": morphism_entries((*removals, *made.step.morphisms)),
+            "morphisms": morphisms,
             "predicted": reported.predicted,
             "predicted_error": reported.error,
             "actual": reported.actual,
@@ -260,14 +274,37 @@ class _Run:
 
     def _trained(self, graph: Graph, epochs: int, schedule: Schedule, record: Record) -> Graph:
         """A network after a stretch of training, whose epochs are added to the record."""
-        warmup = self.options.train.warmup
-        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon, rises_from=self.rises_from)
-        with self.journal.stage("train"):
-            trained = self.trainer.train(graph, stretch, self.state, self.journal.epoch)
+        try:
+            trained = self._stretch(graph, epochs, schedule)
+        except DivergedError as error:
+            if not self.rewritten:
+                raise
+            trained = self._slower(graph, epochs, schedule, error)
         self.state = trained.state
         self.epochs_done += epochs
         record["epochs"] = [*record.get("epochs", ()), *epoch_entries(trained.epochs)]
         return trained.graph
+
+    def _stretch(self, graph: Graph, epochs: int, schedule: Schedule) -> Trained:
+        warmup = self.options.train.warmup
+        stretch = Stretch(epochs, schedule, warmup, self.epochs_done, self.horizon, self.rises_from, self.rate_share)
+        with self.journal.stage("train"):
+            return self.trainer.train(graph, stretch, self.state, self.journal.epoch)
+
+    def _slower(self, graph: Graph, epochs: int, schedule: Schedule, error: DivergedError) -> Trained:
+        """Training from where the last rewrite left the network, once more, at half the rate; the run stays at that.
+
+        Raises:
+            DivergedError: it diverges again.
+        """
+        self.rate_share /= 2
+        since = f"since the last rewrite ({self.rewritten})"
+        note = f"{error}; that was {since}: from there it is trained once more, and the run goes on, at half the rate"
+        self.notes.append(note)
+        try:
+            return self._stretch(graph, epochs, schedule)
+        except DivergedError as again:
+            raise DivergedError(f"{again}; that was {since}, at half the rate once more") from error
 
     def _reestimated(self, graph: Graph) -> Graph:
         with self.journal.stage("batchnorm"):
@@ -276,16 +313,22 @@ class _Run:
     def _standing(self, graph: Graph) -> Record:
         """Size, widths, and loss and accuracy on test or held-out samples."""
         with self.journal.stage("evaluate"):
-            loss, accuracy = evaluate(graph, self.problem, self.problem.test)
+            found = standing(graph, self.problem)
+        if not math.isfinite(found.loss):
+            raise TrainingError(f"nothing can be told of network '{graph.name}' after the training: {found.note}")
+        if found.note is not None and found.note not in self.notes:
+            self.notes.append(found.note)
         size = cost(graph)
         spaces = self.analyses.get(ChannelSpaces, graph)
         widths = {space.name: space.size for space in spaces.free}
-        measured = {"loss": loss, "accuracy": accuracy, "tested": self.problem.tested}
+        measured = {"loss": found.loss, "accuracy": found.accuracy, "tested": self.problem.tested}
         return {"params": size.params, "flops": size.flops, **measured, "widths": widths}
 
     def _close(self, record: Record) -> None:
         record |= self._standing(self.graph)
         record["budget"] = _sides(self.budget)
+        record["notes"] = [*self.notes, *record.get("notes", ())]
+        self.notes = []
         self.journal.close(record, self.graph)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -9,8 +10,9 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 from torch.utils.data import Dataset, Subset
 
-from gngraph.curvature import Heads, Loss, LossLike, as_loss, leaves
+from gngraph.curvature import Heads, Loss, LossLike, MeanSquaredError, as_loss, leaves
 from gngraph.data import Augment, Data, HeldDataset, MapDataset, Sample, Splits, make_splits
+from gngraph.data.checks import check_finite
 from gngraph.data.splits import MOST_JUDGED, SMALLEST_SPLIT, by_size
 from gngraph.errors import DataError
 from gngraph.running.runner import Runner
@@ -64,7 +66,7 @@ class Problem:
             said of it says so; unless this is "withheld", by which it was trained without them.
 
     Raises:
-        DataError: the data has no training set, or the tensors of a pair differ in length.
+        DataError: the data has no training set, or the tensors of a pair differ in length or hold what is not finite.
         GnGraphError: there is no such loss.
 
     >>> problem = Problem((torch.zeros(60, 4), torch.arange(60) % 3), device="cpu")
@@ -86,7 +88,8 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", _normalised(self.data))
         object.__setattr__(self, "unseen", _named_unseen(self.unseen, self.data))
-        as_loss(self.loss)
+        if isinstance(as_loss(self.loss), MeanSquaredError) and isinstance(self.data, _Pair):
+            check_finite("y", cast(HeldDataset, self.data.train).y)
         for name in ("learn", "judge", "report", "batch_size"):
             given = getattr(self, name)
             if type(given) is not int and (given is not None or name == "batch_size"):
@@ -126,7 +129,7 @@ class Problem:
         if not self.withholds or not self.divisible:
             return self.samples
         apart = {*self.splits.judge.indices, *self.splits.report.indices}
-        return _part(self.samples, [row for row in range(len(self.samples)) if row not in apart])
+        return part_of(self.samples, [row for row in range(len(self.samples)) if row not in apart])
 
     @property
     def test(self) -> MapDataset:
@@ -192,7 +195,8 @@ def _device(given: Any) -> torch.device:
     return device
 
 
-def _part(samples: MapDataset, rows: list[int]) -> MapDataset:
+def part_of(samples: MapDataset, rows: Sequence[int]) -> MapDataset:
+    """Some of the samples of a data set."""
     return cast(MapDataset, Subset(cast("Dataset[Sample]", samples), rows))
 
 
@@ -241,6 +245,7 @@ def _held(pair: Any) -> HeldDataset | None:
     for tensor in leaves(y).values():
         if len(x) != len(tensor):
             raise DataError(f"the data has '{len(x)}' samples but '{len(tensor)}' targets: give one target a sample")
+    check_finite("x", x)
     return HeldDataset(x, y)
 
 

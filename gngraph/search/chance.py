@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from gngraph.curvature import LOSSES, Heads
 from gngraph.curvature.outputs import leaves, replaced
 from gngraph.ir import Graph
+from gngraph.running.constant import constant_loss
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.training.perturbation import perturbed
@@ -21,9 +20,6 @@ LEAST = 0.01
 RIVALS, LUCK = 8, 2.0
 """What is taken for trained must gain so many times what the luckiest of so many networks with new weights does: an untrained one
 fits the targets as often as it fits their opposite (docs/results.md#chance)."""
-
-CONSTANT, FITTING = 512, 20
-"""Samples that the best constant output is fitted on, and iterations of L-BFGS for it: the built-in losses are convex in it."""
 
 
 @dataclass(frozen=True)
@@ -52,44 +48,6 @@ class Knowledge:
         """What the right targets save, in units of the loss that is left; 0 where nothing can be said."""
         saved = self.exchanged - self.own
         return saved / max(self.own - self.floor, 1e-12) if math.isfinite(saved) and not self.alike else 0.0
-
-
-def constant_loss(graph: Graph, problem: Problem) -> float:
-    """Mean loss on the judge split of the best output that is the same for all samples.
-
-    It is fitted on the learn split, so that it knows of the judge split no more than a network does. Infinite for losses of a
-    user's own, where outputs may be bound to a range. Cost: a forward pass over `CONSTANT` samples, and `FITTING` evaluations of
-    the loss.
-
-    Args:
-        graph: says what outputs look like.
-        problem: its data and loss.
-    """
-    runner, loss_fn = problem.runner, problem.loss_fn
-    x, targets = next(runner.read(problem.splits.learn, graph, size=CONSTANT))
-    outputs = runner.outputs(graph, x)
-    parts = [part for part, _, _ in loss_fn.parts(outputs, targets)] if isinstance(loss_fn, Heads) else [loss_fn]
-    if not all(type(part) in map(type, LOSSES.values()) for part in parts):
-        return math.inf
-    given = {path: leaf for path, leaf in leaves(outputs).items() if leaf.is_floating_point()}
-    constant = {path: leaf.new_zeros(1, *leaf.shape[1:]).requires_grad_() for path, leaf in given.items()}
-    optimizer = torch.optim.LBFGS(list(constant.values()), max_iter=FITTING, line_search_fn="strong_wolfe")
-
-    def total(samples: torch.Tensor, y: Any) -> torch.Tensor:
-        same = {path: one.expand(len(samples), *one.shape[1:]) for path, one in constant.items()}
-        return loss_fn.per_sample(replaced(outputs, same), y).double().sum()
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = total(x, targets) / len(x)
-        torch.autograd.backward(loss)
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        judge = runner.read(problem.splits.judge, graph, size=CONSTANT)
-        loss = sum(float(total(x, y)) for x, y in judge) / len(problem.splits.judge)
-    return loss if math.isfinite(loss) else math.inf
 
 
 @torch.no_grad()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-from torch.utils.data import Dataset, Subset
 
-from gngraph.data import MapDataset, Sample
-from gngraph.running.problem import Problem
+from gngraph.running.problem import Problem, part_of
 
 
 def with_few(problem: Problem, most: int) -> Problem:
@@ -17,4 +13,4 @@ def with_few(problem: Problem, most: int) -> Problem:
     if most >= count:
         return problem
     drawn = torch.randperm(count, generator=problem.stream())[:most].sort().values.tolist()
-    return problem.trained_on(cast(MapDataset, Subset(cast("Dataset[Sample]", problem.train), drawn)))
+    return problem.trained_on(part_of(problem.train, drawn))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,24 @@ class Gradients:
         loss: of each sample.
         optimizer: of the module's parameters; it clears their gradients.
         device: of the batches.
+        targets: makes of the targets of the data those that the module is trained to give.
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        self.module, self.loss, self.optimizer = module, loss, optimizer
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        targets: Callable[[Any], Any] = lambda y: y,
+    ) -> None:
+        self.module, self.loss, self.optimizer, self.targets = module, loss, optimizer, targets
         self._untried = device.type == "cuda"
         self._captured: _Captured | None = None
 
     def __call__(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
         """Losses [N], and shares of right answers [N] as `correct` counts them; the next call may overwrite both."""
+        y = self.targets(y)
         if self._untried and isinstance(y, Tensor):
             self._untried = False
             with torch.cuda.device(x.device):

@@ -57,7 +57,8 @@ class Progress:
     """A stretch of training of which a part is done.
 
     Attributes:
-        graph: the network as it is now; its statistics are as training leaves them.
+        graph: the network as it is now, of a regression in standard units (`gngraph.training.units`); its statistics are as
+            training leaves them.
         state: what the optimiser remembers.
         epochs: those that ended.
         part: the epoch that began; None at the end of one.

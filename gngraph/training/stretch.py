@@ -24,6 +24,7 @@ class Stretch:
         first_epoch: epochs that the run trained before; with the seed it decides the order of the samples.
         horizon: epochs of the whole run over which the cosine falls; None: it falls over this stretch alone.
         rises_from: epoch of the run at which the rate began to rise.
+        share: of the full rate, that all of it is trained at.
 
     >>> [round(Stretch(2, "cosine").factor(epoch), 3) for epoch in (0.0, 0.5, 1.0, 2.0)]
     [1.0, 0.854, 0.5, 0.0]
@@ -39,6 +40,7 @@ class Stretch:
     first_epoch: int = 0
     horizon: int | None = None
     rises_from: int = 0
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -54,7 +56,7 @@ class Stretch:
     def factor(self, epoch: float) -> float:
         """Share of the full learning rate after `epoch` epochs of the stretch, fractions included."""
         risen = self.first_epoch + epoch - self.rises_from
-        rising = min(1.0, risen / self.warmup) if self.warmup else 1.0
+        rising = self.share * (min(1.0, risen / self.warmup) if self.warmup else 1.0)
         if self.schedule == "constant":
             return rising
         done, whole = (epoch, self.epochs) if self.horizon is None else (self.first_epoch + epoch, self.horizon)

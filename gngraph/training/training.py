@@ -17,11 +17,13 @@ from gngraph.options import TrainOptions
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
+from gngraph.training.divergence import Course
 from gngraph.training.gradients import Gradients
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
 from gngraph.training.optimizers import fresh_optimizer
 from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
 from gngraph.training.stretch import Stretch
+from gngraph.training.units import started, units_of
 
 CHECK_EVERY = 100
 """Steps between checks for a loss that is not finite: each check waits for the device."""
@@ -76,18 +78,24 @@ class Trainer:
             done: where it was when it was interrupted: it goes on from there, and `graph` and `state` are as they were.
 
         Raises:
-            TrainingError: the loss is not finite, or no parameter can be trained.
+            DivergedError: the loss is not finite, or training leads away from the targets (`gngraph.training.divergence`).
+            DataError: a sample gives no finite loss; it is named.
+            TrainingError: no parameter can be trained.
         """
         if not stretch.epochs:
             return Trained(self._settled(graph), (), state or OptimizerState({}))
+        units, course = units_of(graph, self.problem), Course(graph, self.problem, self.options.rate * stretch.share)
         if done is not None:
             graph, state = done.graph, done.state
+        elif state is None or not state.entries:
+            graph, state = units.standard(started(graph, units, self.problem)), OptimizerState({})
+        else:
+            graph, state = units.standard(graph), units.state(state, standard=True)
         module = reading_inputs(_with_dense_gradients(graph)).to(self.device).train()
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
-        if state is not None:
-            restore(optimizer, parameters, state)
-        gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device)
+        restore(optimizer, parameters, state)
+        gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device, units.targets)
         records, part = ([*done.epochs], done.part) if done is not None else ([], None)
 
         def offered(part: Callable[[], PartEpoch] | None) -> None:
@@ -96,13 +104,18 @@ class Trainer:
                 watch.keep(Progress(*there, tuple(records), part() if part else None))
 
         for epoch in range(len(records), stretch.epochs):
-            records.append(self._epoch(graph, gradients, optimizer, stretch, epoch, part, offered))
+            tally = _Tally(stretch.first_epoch + epoch + 1, part, self.device, course)
+            record = self._epoch(graph, gradients, optimizer, stretch, tally, offered)
+            records.append(replace(record, loss=record.loss * units.scale**2))
             on_epoch(records[-1])
+            course.check(
+                [record.loss for record in records], lambda: self._settled(units.own(_taken_back(graph, module)))
+            )
             part = None
             offered(None)
         steps = stretch.epochs * self._steps
-        trained = self._settled(_taken_back(graph, module))
-        return Trained(trained, tuple(records), extract(optimizer, parameters, steps))
+        trained = self._settled(units.own(_taken_back(graph, module)))
+        return Trained(trained, tuple(records), units.state(extract(optimizer, parameters, steps), standard=False))
 
     def _settled(self, graph: Graph) -> Graph:
         return reestimate(graph, self.problem, batches_read=self.batches_read) if self.batches_read else graph
@@ -118,14 +131,12 @@ class Trainer:
         gradients: Gradients,
         optimizer: torch.optim.Optimizer,
         stretch: Stretch,
-        epoch: int,
-        part: PartEpoch | None,
+        tally: _Tally,
         offered: Callable[[Callable[[], PartEpoch]], None],
     ) -> EpochRecord:
-        started = time.perf_counter() - (part.seconds if part else 0.0)
-        number = stretch.first_epoch + epoch
+        part, number = tally.begun, tally.epoch - 1
+        epoch, began = number - stretch.first_epoch, time.perf_counter() - (part.seconds if part else 0.0)
         seed = mixed(self.problem.seed, number)
-        tally = _Tally(number + 1, part, self.device)
         order = torch.Generator().manual_seed(seed)
         stream = self.problem.runner.read_to_train(
             self.problem.train,
@@ -148,8 +159,8 @@ class Trainer:
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
                 optimizer.step()
                 tally.add(losses, right, rate)
-                offered(lambda: tally.part(time.perf_counter() - started, random_states(order, self.device)))
-        return tally.record(time.perf_counter() - started)
+                offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))
+        return tally.record(time.perf_counter() - began)
 
 
 def _untrainable(graph: Graph, samples: int, error: Exception) -> str:
@@ -163,8 +174,8 @@ def _untrainable(graph: Graph, samples: int, error: Exception) -> str:
 class _Tally:
     """Sums of an epoch, kept on the device so that no step waits for it."""
 
-    def __init__(self, epoch: int, part: PartEpoch | None, device: torch.device) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: int, part: PartEpoch | None, device: torch.device, course: Course) -> None:
+        self.epoch, self.begun, self.course = epoch, part, course
         self.samples = part.samples if part else 0
         self.steps = part.steps if part else 0
         self.total = part.total if part else 0.0
@@ -196,10 +207,7 @@ class _Tally:
         bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
         if bad:
             step = self.steps - len(values) + bad[0] + 1
-            raise TrainingError(
-                f"the training loss became '{float(values[bad[0]])}' at step {step} of epoch {self.epoch} with "
-                f"learning rate '{self.rate:g}'; lower it or add warm-up (the network from before this stretch is unchanged)"
-            )
+            raise self.course.not_finite(float(values[bad[0]]), step, self.epoch, self.rate)
         self.total += float(values.sum())
         self.losses = []
 

@@ -16,8 +16,9 @@ from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 from gngraph.options import GrowOptions, RunOptions, TrainOptions
 from gngraph.rewrite.layer_removal import removable_layers
+from gngraph.running.constant import constant_loss
 from gngraph.running.problem import Problem
-from gngraph.search.chance import constant_loss, is_trained, known, luck, no_better_than_chance
+from gngraph.search.chance import is_trained, known, luck, no_better_than_chance
 from gngraph.search.depth import Found
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer

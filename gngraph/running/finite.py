@@ -1,0 +1,116 @@
+"""Samples that no loss can be told of: they are named, and of test samples left out, so that one does not decide about a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gngraph.curvature import leaves
+from gngraph.data import MapDataset
+from gngraph.data.held import unwound
+from gngraph.errors import DataError
+from gngraph.ir import Graph
+from gngraph.running.evaluation import Answers, correct
+from gngraph.running.problem import Problem, part_of
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a network gives on test samples.
+
+    Attributes:
+        loss: mean over those of which it is finite; infinite where there is none.
+        accuracy: see `evaluate`.
+        note: which were left out, and why; None: none was.
+    """
+
+    loss: float
+    accuracy: float | None
+    note: str | None
+
+
+@torch.no_grad()
+def standing(graph: Graph, problem: Problem) -> Standing:
+    """Loss and accuracy on the test samples of a problem, without those that no loss can be told of.
+
+    Cost: a forward pass over them.
+
+    Args:
+        graph: the network.
+        problem: with the samples.
+    """
+    runner, samples = problem.runner, problem.test
+    loss, answers, bad, done = 0.0, Answers(), list[int](), 0
+    for x, y in runner.read(samples, graph):
+        outputs = runner.outputs(graph, x)
+        losses, hits = problem.loss_fn.per_sample(outputs, y), correct(problem.loss_fn, outputs, y)
+        usable = losses.isfinite() & _moderate(x)
+        loss += float(losses[usable].double().sum())
+        answers.add(hits if hits is None else hits[usable])
+        bad += (done + (~usable).nonzero().flatten()).tolist()
+        done += len(x)
+    if not bad:
+        return Standing(loss / done, answers.accuracy, None)
+    which = _described(problem, samples, bad[0], graph)
+    note = f"{len(bad)} of {done} {problem.tested} samples are not counted, for no loss can be told of them: {which}"
+    return Standing(loss / (done - len(bad)) if len(bad) < done else math.inf, answers.accuracy, note)
+
+
+def require_finite(graph: Graph, problem: Problem, samples: MapDataset) -> None:
+    """Refuse samples of which a network gives no finite loss, or which hold numbers that are not, or that have no square.
+
+    Cost: a forward pass over them, in eval mode.
+
+    Args:
+        graph: the network.
+        problem: with the loss.
+        samples: for training, or a split of these.
+
+    Raises:
+        DataError: the first of them is named.
+    """
+    bad = _unusable(graph, problem, samples)
+    if bad:
+        others = f" ({len(bad)} such samples in all)" if len(bad) > 1 else ""
+        raise DataError(
+            f"{_described(problem, samples, bad[0], graph)}{others}: repair or drop it, or scale what it is stored in"
+        )
+
+
+@torch.no_grad()
+def _unusable(graph: Graph, problem: Problem, samples: MapDataset) -> list[int]:
+    """Rows of the samples that no loss can be told of."""
+    rows, done = list[int](), 0
+    for x, y in problem.runner.read(samples, graph):
+        usable = problem.loss_fn.per_sample(problem.runner.outputs(graph, x), y).isfinite() & _moderate(x)
+        rows += (done + (~usable).nonzero().flatten()).tolist()
+        done += len(x)
+    return rows
+
+
+def _moderate(tensor: torch.Tensor) -> torch.Tensor:
+    """Which samples hold numbers alone whose squares are finite: of others no gradient can be told."""
+    return tensor.square().isfinite().reshape(len(tensor), -1).all(1) if tensor.is_floating_point() else _all(tensor)
+
+
+def _all(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+
+
+def _described(problem: Problem, samples: MapDataset, row: int, graph: Graph) -> str:
+    """A sample, by its place in the data set that the user gave, and what is wrong with it."""
+    root, rows = unwound(samples)
+    own = getattr(problem.data, "test", None)
+    whose = "test" if root is own and root is not problem.samples else "training"
+    name = f"sample {row if rows is None else rows[row]} of the {whose} data"
+    x, y = next(problem.runner.read(part_of(samples, [row]), graph))
+    parts: dict[str, Any] = {"inputs": x, **{".".join(("targets", *map(str, p))): t for p, t in leaves(y).items()}}
+    for part, tensor in parts.items():
+        if not bool(tensor.isfinite().all()):
+            return f"{name} holds '{float(tensor[~tensor.isfinite()].flatten()[0])}' in its {part}"
+    largest = {part: float(tensor.double().abs().max()) for part, tensor in parts.items() if tensor.numel()}
+    part = max(largest, key=largest.__getitem__)
+    return f"{name} has no finite loss in network '{graph.name}' (its {part} reach {largest[part]:.3g})"
