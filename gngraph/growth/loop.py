@@ -327,8 +327,9 @@ class _Run:
     def _close(self, record: Record) -> None:
         record |= self._standing(self.graph)
         record["budget"] = _sides(self.budget)
-        record["notes"] = [*self.notes, *record.get("notes", ())]
-        self.notes = []
+        if self.notes:
+            record["notes"] = [*self.notes, *record.get("notes", ())]
+            self.notes = []
         self.journal.close(record, self.graph)
 
 
