@@ -12,6 +12,7 @@ from torch import nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.examples import read_as
+from gngraph.importing.shapes import without_value
 from gngraph.importing.wrappers import bare
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
@@ -96,9 +97,23 @@ def on_meta(module: nn.Module) -> nn.Module:
     return _copied(module, meta_twin)
 
 
+def take_values(module: nn.Module) -> None:
+    """Put tensors without values in the places of a module's parameters and buffers; those themselves stay as they are."""
+    twins: dict[
+        int, tuple[torch.Tensor, torch.Tensor]
+    ] = {}  # with what they stand for, whose id none other may get meanwhile
+    for child in module.modules():
+        for table in (child._parameters, child._buffers):
+            for key, tensor in table.items():
+                if tensor is not None:
+                    if id(tensor) not in twins:
+                        twins[id(tensor)] = tensor, meta_twin(tensor)
+                    table[key] = twins[id(tensor)][1]
+
+
 def meta_twin(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor of the same shape without values; a parameter stays one."""
-    twin = torch.empty_like(tensor, device="meta")
+    twin = without_value(tensor)
     return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 
@@ -115,10 +130,10 @@ def _own(tensor: torch.Tensor) -> torch.Tensor:
 def _copied(module: nn.Module, tensor_for: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
     memo: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            memo[id(tensor)] = tensor_for(tensor)
-        for tensor in _computed_tensors(module):
-            memo.setdefault(id(tensor), tensor.detach().clone())
+        for child in module.modules():
+            for tensor in (*child._parameters.values(), *child._buffers.values()):
+                if tensor is not None and id(tensor) not in memo:
+                    memo[id(tensor)] = tensor_for(tensor)
         try:
             return _module_copy(bare(module), memo)
         except Exception as error:  # whatever an attribute raises that cannot be copied
@@ -129,12 +144,12 @@ def _copied(module: nn.Module, tensor_for: Callable[[torch.Tensor], torch.Tensor
             ) from error
 
 
-def _computed_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Tensors that a forward has left in an attribute, with what they were computed from: torch copies no such tensor."""
-    for child in module.modules():
-        for value in vars(child).values():
-            items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
-            yield from (item for item in items if isinstance(item, torch.Tensor) and not item.is_leaf)
+def _note_computed(value: Any, memo: dict[int, Any]) -> None:
+    """Copy tensors that a forward has left in an attribute, with what they were computed from: torch copies no such tensor."""
+    items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+    for item in items:
+        if isinstance(item, torch.Tensor) and not item.is_leaf:
+            memo.setdefault(id(item), item.detach().clone())
 
 
 def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -143,8 +158,10 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         known: nn.Module = memo[id(module)]
         return known
     kind = type(module)
-    own = {name for base in kind.__mro__ if not _is_torchs(base) for name in vars(base)}
-    if own & _COPYING:
+    if _copies_itself(kind):
+        for child in module.modules():
+            for value in vars(child).values():
+                _note_computed(value, memo)
         return read_as(copy.deepcopy(module, memo), module)
     twin: nn.Module
     twin = memo[id(module)] = object.__new__(kind)
@@ -165,8 +182,14 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         elif isinstance(value, nn.Module):  # hidden from the tree of modules
             held[name] = _module_copy(value, memo)
         else:
+            _note_computed(value, memo)
             held[name] = copy.deepcopy(value, memo)
     return twin
+
+
+def _copies_itself(kind: type) -> bool:
+    """Whether a class says how it is copied."""
+    return any(not _is_torchs(base) and not _COPYING.isdisjoint(vars(base)) for base in kind.__mro__)
 
 
 def _is_torchs(kind: type) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from gngraph.errors import GnGraphError, IRError, UnsupportedModelError
 from gngraph.importing.building import built
 from gngraph.importing.checks import check_module
-from gngraph.importing.copies import Guard, copy_of
+from gngraph.importing.copies import Guard, copy_of, on_meta
 from gngraph.importing.decided import with_decided
 from gngraph.importing.examples import Example, example_of, reading_leaves
 from gngraph.importing.freeing import return_free_memory, take_apart
@@ -105,8 +105,9 @@ def _imported(module: nn.Module, example: Example, *, drop: bool) -> Graph:
                 f"module '{path}' stays in train mode under eval(), where every run must give the same outputs; let train(False) "
                 f"put it into eval mode"
             )
+    twin = on_meta(module)
     for traced in (evaluated, trained):
-        updates = without_changes_in_place(traced, module, inputs, known)
+        updates = without_changes_in_place(traced, module, twin, inputs, known)
         if traced is trained:
             updates = fold_counters(traced.graph, updates)
         if updates:

@@ -55,8 +55,36 @@ class Outcome:
     state: Mapping[str, Any]
 
 
+class Held:
+    """Where a module keeps its parameters and buffers: found once, read again after every run.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        places = [
+            (f"{path}.{key}".strip("."), child, table, key)
+            for path, child in module.named_modules(remove_duplicate=False)
+            for table in ("_parameters", "_buffers")
+            for key in getattr(child, table)
+        ]
+        self._places = sorted(places, key=lambda place: place[0])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of them now, each by the first of its names in the alphabet."""
+        names: dict[int, str] = {}
+        found = {}
+        for name, child, table, key in self._places:
+            tensor = getattr(child, table).get(key)
+            if tensor is not None and names.setdefault(id(tensor), name) == name:
+                found[name] = tensor
+        return found
+
+
 def step(
-    module: nn.Module,
+    held: Held,
     inputs: Sequence[torch.Tensor],
     project: Callable[[torch.Tensor], torch.Tensor],
     part: Callable[[Any], Any] | None,
@@ -64,15 +92,16 @@ def step(
     """Run a module, and where gradients are on, its backward.
 
     Args:
-        module: in the mode that is wanted.
+        held: of a module in the mode that is wanted.
         inputs: for its forward.
         project: gives the gradient at an output.
         part: what is kept of its output in train mode; None for all of it.
     """
+    module, before = held.module, held.tensors()
     leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
     result = module(*(x.clone() for x in leaves))  # which it may change in place
     outputs = list(tensors_in(part(result) if part is not None and module.training else result))
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in before.items() if isinstance(p, nn.Parameter) and p.requires_grad}
     wanted = {**{f"input {i}": x for i, x in enumerate(leaves) if x.requires_grad}, **parameters}
     gradients: dict[str, Any] = dict.fromkeys(wanted)
     passing = [x for x in outputs if x.requires_grad]
@@ -80,17 +109,7 @@ def step(
         found = torch.autograd.grad(passing, list(wanted.values()), [project(x) for x in passing], allow_unused=True)
         dense = (x.to_dense() if x is not None and x.is_sparse else x for x in found)  # as those of sparse tables
         gradients = dict(zip(wanted, dense, strict=True))
-    return Outcome(outputs, gradients, dict(named_tensors(module)))
-
-
-def named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers, each by the first of its names in the alphabet."""
-    names: dict[int, str] = {}
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **buffers}
-    for name in sorted(tensors):
-        if names.setdefault(id(tensors[name]), name) == name:
-            yield name, tensors[name]
+    return Outcome(outputs, gradients, held.tensors())
 
 
 def changes_by_itself(name: str) -> str:

@@ -7,7 +7,7 @@ that gives back what it got are all other names of one value.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import MetaRun, meta_inputs
-from gngraph.importing.copies import copy_of, on_meta
+from gngraph.importing.copies import copy_of
 from gngraph.importing.fx_calls import bind, is_inplace
 from gngraph.importing.shapes import Shapes, ShapesSeen, tensors_in
 from gngraph.importing.trace import Traced
@@ -47,13 +47,14 @@ Place = tuple[Any, Any, tuple[int, ...], tuple[int, ...]]
 
 
 def without_changes_in_place(
-    traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen
+    traced: Traced, module: nn.Module, twin: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen
 ) -> Mapping[str, fx.Node]:
     """Rewrite a trace so that no node depends on the change in place of a value that another gives.
 
     Args:
         traced: the trace, whose graph is changed.
         module: what was traced, as it was before.
+        twin: a copy of it without values.
         inputs: example inputs, batch first.
         known: see `Shapes`.
 
@@ -66,11 +67,11 @@ def without_changes_in_place(
     updates = dict(traced.assigned)
     if not any(_may_change(traced, node) for node in traced.graph.nodes):
         return updates
-    seen = _seen(traced, module, inputs, known)
+    seen = _seen(traced, module, twin, inputs, known)
     now: dict[fx.Node, fx.Node] = {}
     stale: dict[fx.Node, fx.Node] = {}
     quiet: dict[fx.Node, fx.Node] = {}
-    before: list[fx.Node] = []
+    before: set[fx.Node] = set()
     for node in traced.graph.nodes:
         for source in node.all_input_nodes:
             if source in quiet and not _asks_for_shape(node) and not _is_cut(node):
@@ -89,15 +90,14 @@ def without_changes_in_place(
         if changed is None and node.op == "call_function" and node.target in _PLAIN:
             _make_new(node)  # of numbers
         if changed is not None:
-            alike = {other for other in before if seen.lie_alike(other, changed)}
-            held = next((other for other in before if other.op == "get_attr" and seen.overlap(other, changed)), None)
+            near = [other for other in seen.near(changed) if other in before]
+            alike = {other for other in near if seen.lie_alike(other, changed)}
+            held = next((other for other in near if other.op == "get_attr" and seen.overlap(other, changed)), None)
             if held is not None:
                 updates[str(held.target)] = node
             elif node.target is not operator.setitem:  # which stays what it is, on a value that all its views share
                 if _is_cut(node) or seen.is_cut(changed):
-                    quiet.update(
-                        {other: node for other in before if seen.passes(other) and seen.overlap(other, changed)}
-                    )
+                    quiet.update({other: node for other in near if seen.passes(other) and seen.overlap(other, changed)})
                 now.update(dict.fromkeys(alike, node))
                 cut = {other for other in alike if seen.is_cut(other)}
                 if cut and not _is_cut(node) and not seen.is_cut(changed):
@@ -106,12 +106,12 @@ def without_changes_in_place(
                     seen.places[detached] = seen.places[node]
                     now.update(dict.fromkeys(cut, detached))
                 _make_new(node)
-                for other in before:
+                for other in near:
                     if other in alike:
                         stale.pop(other, None)
                     elif seen.overlap(other, changed):
                         stale[other] = node
-        before.append(node)
+        before.add(node)
     return updates
 
 
@@ -121,6 +121,7 @@ class _Seen:
 
     places: dict[fx.Node, list[Place]] = field(default_factory=dict)
     changes: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    at: dict[int, list[fx.Node]] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
     fractional: set[fx.Node] = field(default_factory=set)
 
@@ -133,6 +134,12 @@ class _Seen:
         self.places[node] = [
             (x.untyped_storage()._cdata, x.storage_offset(), tuple(x.size()), tuple(x.stride())) for x in tensors
         ]
+        for storage, *_ in self.places[node]:
+            self.at.setdefault(storage, []).append(node)
+
+    def near(self, node: fx.Node) -> Iterable[fx.Node]:
+        """All values that share a storage with a node's."""
+        return dict.fromkeys(other for storage, *_ in self.places[node] for other in self.at[storage])
 
     def passes(self, node: fx.Node) -> bool:
         """Whether a gradient may pass a value."""
@@ -195,20 +202,21 @@ def _make_new(node: fx.Node) -> None:
             node.target = plain
 
 
-def _seen(traced: Traced, module: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen) -> _Seen:
+def _seen(
+    traced: Traced, module: nn.Module, twin: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen
+) -> _Seen:
     last = next(reversed(traced.graph.nodes))
     with torch.no_grad():
         try:
-            twin = _in_mode_of(on_meta(module), traced)
-            watch: _MetaWatch = _MetaWatch(twin, traced.root, traced.graph, meta_inputs(inputs, 2))
+            watch: _MetaWatch = _MetaWatch(_in_mode_of(twin, traced), traced.root, traced.graph, meta_inputs(inputs, 2))
             with Shapes(known):
                 watch.upto(last)
             return watch.seen
         except Exception:  # whatever an op raises that cannot run without data
-            twin = _in_mode_of(copy_of(module), traced)
+            copied = _in_mode_of(copy_of(module), traced)
             for name, tensor in traced.constants.items():
-                setattr(twin, name, tensor)
-            real = _Watch(twin, graph=traced.graph)
+                setattr(copied, name, tensor)
+            real = _Watch(copied, graph=traced.graph)
             real.run(*(x[:1].expand(2, *x.shape[1:]).clone() if x.dim() else x.clone() for x in inputs))
             return real.seen
 

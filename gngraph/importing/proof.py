@@ -87,9 +87,9 @@ def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
     Raises:
         UnsupportedModelError: they do not agree; the message says in what, and why if that is known.
     """
-    _check_outputs(claim, expected)
+    lowered = _check_outputs(claim, expected)
     try:
-        unlike = same_calls(claim)
+        unlike = same_calls(claim, lowered)
     except UnsupportedModelError:
         raise
     except Exception:  # whatever an op raises that cannot run without data, be it in the user's own Python
@@ -100,11 +100,12 @@ def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
     return unlike
 
 
-def _check_outputs(claim: Imported, expected: Expected) -> None:
-    """In eval mode, on the example, bit for bit."""
+def _check_outputs(claim: Imported, expected: Expected) -> nn.Module:
+    """In eval mode, on the example, bit for bit; the module that the graph is lowered to."""
     name = claim.graph.name
     with torch.no_grad():
-        given = list(tensors_in(_run_graph(claim.graph, claim.inputs)))
+        lowered, result = _run_graph(claim.graph, claim.inputs)
+        given = list(tensors_in(result))
     if len(given) != len(expected.outputs):
         raise UnsupportedModelError(
             f"the traced graph of '{name}' returns {len(given)} tensors where the module returns {len(expected.outputs)}"
@@ -120,9 +121,10 @@ def _check_outputs(claim: Imported, expected: Expected) -> None:
             raise UnsupportedModelError(
                 f"the traced graph of '{name}' does not reproduce the module's outputs bit for bit; {why}"
             )
+    return lowered
 
 
-def _run_graph(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> Any:
+def _run_graph(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> tuple[nn.Module, Any]:
     try:
         return run_checked(graph, inputs)
     except UnsupportedModelError:

@@ -71,10 +71,10 @@ def record(
     return recorded
 
 
-def run_checked(graph: Graph, inputs: Sequence[torch.Tensor]) -> Any:
-    """What `graph` returns in eval mode; while it runs, every value is compared with the type of its node.
+def run_checked(graph: Graph, inputs: Sequence[torch.Tensor]) -> tuple[nn.Module, Any]:
+    """The module that `graph` is lowered to, and what it returns in eval mode; every value is compared with the type of its node.
 
-    Inputs of different lengths are compared in a second run, all as long as the first.
+    Inputs of different lengths are compared in a second run, all as long as the first. The module shares the graph's parameters.
 
     Raises:
         UnsupportedModelError: a node has another type than its value; the message names it.
@@ -83,9 +83,9 @@ def run_checked(graph: Graph, inputs: Sequence[torch.Tensor]) -> Any:
     batch = max(lengths[:1], default=1)
     checker = _Checker(graph, lowered, batch)
     if set(lengths) <= {batch}:
-        return checker.run(*inputs)
+        return lowered.module, checker.run(*inputs)
     checker.run(*_of_length(inputs, batch))
-    return lowered.module(*inputs)
+    return lowered.module, lowered.module(*inputs)
 
 
 def _of_length(inputs: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:

@@ -9,32 +9,35 @@ from torch import nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, InputAxis, meta_inputs
-from gngraph.importing.copies import on_meta
+from gngraph.importing.copies import on_meta, take_values
 from gngraph.importing.imported import (
+    Held,
     Imported,
     Outcome,
     changes_by_itself,
     changes_in_forward,
-    named_tensors,
     step,
 )
 from gngraph.importing.other_sizes import Sizes, by_numbers, unlike_axes
 from gngraph.importing.tape import Numbers, Tape, Unknown, data_key
-from gngraph.lowering.to_torch import lower
 
 _AS_GIVEN: Sizes = {}
 
 
-def same_calls(claim: Imported) -> frozenset[InputAxis] | None:
+def same_calls(claim: Imported, lowered: nn.Module) -> frozenset[InputAxis] | None:
     """The axes along which they make other calls at other sizes than the example's; None where they do at the example's own.
 
     One batch size is tried in each mode.
+
+    Args:
+        claim: module and graph.
+        lowered: the module that the graph is lowered to, which loses its values.
 
     Raises:
         UnsupportedModelError: the module keeps state in Python that its next run reads.
         Exception: whatever an op raises that cannot run without data, be it in the user's own Python.
     """
-    tapes = _Tapes(claim)
+    tapes = _Tapes(claim, lowered)
     if not tapes.agree():
         return None
     unlike, ran = unlike_axes(claim, tapes.agree_at)
@@ -44,12 +47,13 @@ def same_calls(claim: Imported) -> frozenset[InputAxis] | None:
 
 
 class _Tapes:
-    def __init__(self, claim: Imported) -> None:
+    def __init__(self, claim: Imported, lowered: nn.Module) -> None:
         self.claim = claim
         self.numbers = Numbers()
-        self.module = on_meta(claim.module)
-        self.lowered = lower(claim.graph.to(device="meta")).module
-        own = {name for name, _ in named_tensors(self.module)}
+        self.module = Held(on_meta(claim.module))
+        take_values(lowered)
+        self.lowered = Held(lowered)
+        own = self.module.tensors()
         made = {name: p for name, p in claim.graph.params.items() if p.kind == "constant" and name not in own}
         self.constants = {name: data_key(p.data) for name, p in made.items()}
 
@@ -89,10 +93,10 @@ class _Tapes:
 
     def check_state(self, first: Outcome) -> None:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
-        name, before = self.claim.graph.name, _counters(self.module)
+        name, before = self.claim.graph.name, _counters(self.module.module)
         with torch.no_grad():
             second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True)
-        moved = [path for path, value in _counters(self.module).items() if before.get(path) != value]
+        moved = [path for path, value in _counters(self.module.module).items() if before.get(path) != value]
         if moved:
             raise UnsupportedModelError(
                 f"'{name}' changes '{moved[0]}' whenever it runs in train mode, which a graph would hold as it is now; set it from "
@@ -105,8 +109,8 @@ class _Tapes:
         """The numbers of what the graph, or the module, gives."""
         network = self.lowered if of_graph else self.module
         tape = Tape(self.claim.known, self.numbers)
-        network.train(training)
-        for name, tensor in named_tensors(network):
+        network.module.train(training)
+        for name, tensor in network.tensors().items():
             tape.declare(tensor, *self.constants.get(name, ("held", name)))
         inputs, places = meta_inputs(self.claim.inputs, samples, sizes), count()
         for i, x in enumerate(inputs):

@@ -14,6 +14,7 @@ from torch import nn
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import copy_of
 from gngraph.importing.imported import (
+    Held,
     Imported,
     Outcome,
     changes_by_itself,
@@ -153,7 +154,7 @@ def _run(
         return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
 
     with torch.set_grad_enabled(backward):
-        found = step(module, inputs, project, part)
+        found = step(Held(module), inputs, project, part)
     return replace(found, state={name: tensor.clone() for name, tensor in found.state.items()})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -56,16 +57,17 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One op."""
-        kwargs = kwargs or {}
-        if works_in_place(func) and args[0].is_meta:
+        kwargs, op = kwargs or {}, called(func)
+        if op.in_place and args[0].is_meta:
             return args[0]  # torch's rules for it take long, and tell nothing
-        if torch.Tag.nondeterministic_seeded in func.tags and not arguments_of(args, kwargs):
+        if op.seeded and not arguments_of(args, kwargs):
             kwargs = {**kwargs, "device": torch.device("meta")}  # no random number is drawn for a shape
         return self.shaped(func, args, kwargs)
 
     def shaped(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Values of the right shapes for what the op `func` gives for `args` and `kwargs`."""
-        if not _makes_new(func):
+        op = called(func)
+        if not op.makes_new:
             return func(*args, **kwargs)
         try:
             key = func, _summary(args), _summary(tuple(kwargs.items())) if kwargs else ()
@@ -76,7 +78,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             single, shapes = found
             made = tuple(shape and torch.empty_strided(*shape[:2], dtype=shape[2], device="meta") for shape in shapes)
             return made[0] if single else made
-        result = _like_first(func, args) if func._schema.name.startswith("aten::") else None
+        result = _like_first(op.name, args) if op.is_aten else None
         result = func(*args, **kwargs) if result is None else result
         items = (result,) if isinstance(result, torch.Tensor) else result
         read = {x.untyped_storage()._cdata for x in arguments_of(args, kwargs)}
@@ -86,22 +88,22 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _like_first(func: Any, args: Sequence[Any]) -> Any:
-    """What an op gives, where that needs no rule; None elsewhere."""
-    name, first = func._schema.name[len("aten::") :], args[0]
+def _like_first(name: str, args: Sequence[Any]) -> Any:
+    """What an op of torch's gives, where that needs no rule; None elsewhere."""
+    first = args[0]
     if not isinstance(first, torch.Tensor) or not (first.is_floating_point() and first.is_contiguous()):
         return None
     if name in _LIKE_FIRST and all(_alike(x, first) for x in args if isinstance(x, torch.Tensor)):
-        return torch.empty_like(first)
+        return without_value(first)
     if name == "native_batch_norm":
-        return torch.empty_like(first), *(first.new_empty(first.shape[1] if args[5] else 0) for _ in range(2))
+        return without_value(first), *(without_value(first, [first.shape[1] if args[5] else 0]) for _ in range(2))
     if name == "native_batch_norm_backward" and args[7] and all(args[9]) and _alike(first, args[1]):
-        return torch.empty_like(first), *(first.new_empty(first.shape[1]) for _ in range(2))
+        return without_value(first), *(without_value(first, first.shape[1:2]) for _ in range(2))
     if name == "convolution" and not args[6] and _dense(args[:3]) and first.shape[1] == args[1].shape[1] * args[8]:
-        return first.new_empty((first.shape[0], args[1].shape[0], *_convolved(first, args[1], *args[3:6])))
+        return without_value(first, (first.shape[0], args[1].shape[0], *_convolved(first, args[1], *args[3:6])))
     if name == "convolution_backward" and _dense(args[:3]):
-        bias = args[0].new_empty(args[0].shape[1]) if args[10][2] else None
-        return *(torch.empty_like(x) if wanted else None for x, wanted in zip(args[1:3], args[10], strict=False)), bias
+        bias = without_value(args[0], args[0].shape[1:2]) if args[10][2] else None
+        return *(without_value(x) if wanted else None for x, wanted in zip(args[1:3], args[10], strict=False)), bias
     return None
 
 
@@ -132,36 +134,62 @@ def _is_new(value: Any, read: set[int]) -> bool:
     return type(value) is torch.Tensor and value.is_meta and value.untyped_storage()._cdata not in read
 
 
+def without_value(x: torch.Tensor, sizes: Sequence[int] | None = None) -> torch.Tensor:
+    """A tensor like another on the meta device, be it of other `sizes`."""
+    if sizes is None and not x.is_contiguous():
+        return torch.empty_like(x, device="meta")  # written in Python, it takes ten times as long
+    return torch.empty(x.size() if sizes is None else sizes, dtype=x.dtype, device="meta")
+
+
 def without_values(value: Any) -> Any:
     """Arguments with every tensor on the meta device."""
-    return tree_map_only(torch.Tensor, lambda x: x if x.is_meta else torch.empty_like(x, device="meta"), value)
+    return tree_map_only(torch.Tensor, lambda x: x if x.is_meta else without_value(x), value)
+
+
+@dataclass(frozen=True)
+class Called:
+    """What the schema of an op says; asking torch for it takes longer than most of what is done with it.
+
+    Attributes:
+        name: without namespace and overload.
+        overload: the name of its overload.
+        is_aten: whether it is one of torch's own.
+        seeded: whether it draws random numbers.
+        places: numbers of the arguments that it writes into, and names of those that have none.
+        in_place: whether it gives its first argument back with other values in it, and does nothing else.
+        makes_new: whether it reads tensors, gives new ones alone, and changes none.
+    """
+
+    name: str
+    overload: str
+    is_aten: bool
+    seeded: bool
+    places: tuple[int | str, ...]
+    in_place: bool
+    makes_new: bool
 
 
 @cache
-def places_written(func: Any) -> tuple[int | str, ...]:
-    """Numbers of the arguments that an op writes into, and names of those that have none."""
-    return tuple(
+def called(func: Any) -> Called:
+    """What is known of the op `func`, from its schema."""
+    schema = func._schema
+    space, _, name = schema.name.rpartition("::")
+    places = tuple(
         argument.name if argument.kwarg_only else place
-        for place, argument in enumerate(func._schema.arguments)
+        for place, argument in enumerate(schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )
-
-
-@cache
-def works_in_place(func: Any) -> bool:
-    """Whether an op gives its first argument back with other values in it, and does nothing else."""
-    schema, name = func._schema, func._schema.name.rpartition("::")[2]
-    if not name.endswith("_") or name in _RESHAPING or places_written(func) != (0,):
-        return False
-    return len(schema.returns) == 1 and str(schema.arguments[0].type) == "Tensor"
-
-
-@cache
-def _makes_new(func: Any) -> bool:
-    """Whether an op reads tensors, gives new ones alone, and changes none."""
-    schema = func._schema
+    gives_back = name.endswith("_") and name not in _RESHAPING and places == (0,) and len(schema.returns) == 1
     reads = any("Tensor" in str(argument.type) for argument in schema.arguments)
-    return reads and all(entry.alias_info is None for entry in (*schema.arguments, *schema.returns))
+    return Called(
+        name,
+        func._overloadname,
+        space == "aten",
+        torch.Tag.nondeterministic_seeded in func.tags,
+        places,
+        gives_back and str(schema.arguments[0].type) == "Tensor",
+        reads and all(entry.alias_info is None for entry in (*schema.arguments, *schema.returns)),
+    )
 
 
 def _summary(value: Any) -> Hashable:

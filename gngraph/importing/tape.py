@@ -17,15 +17,16 @@ import torch
 from gngraph.importing.shapes import (
     Shapes,
     ShapesSeen,
+    Called,
     arguments_of,
-    places_written,
+    called,
     tensors_in,
     without_values,
-    works_in_place,
 )
 
 _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _COPIES = {"clone", "lift_fresh", "lift_fresh_copy", "_to_copy"}
+_COMMUTING = {"add", "add_", "mul", "mul_"}
 _STATISTICS = {"native_batch_norm": (3, 4)}
 """Ops that write into arguments without a word in their schema, the running statistics, and the positions of these."""
 
@@ -130,24 +131,23 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One op; what it gives, and what it writes into, gets its number."""
-        kwargs, name = dict(kwargs or {}), func._schema.name.rpartition("::")[2]
+        kwargs, op = kwargs or {}, called(func)
         tensors = arguments_of(args, kwargs)
-        seeded = torch.Tag.nondeterministic_seeded in func.tags
         if not any(x.is_meta for x in tensors):
-            constant = not seeded and name not in _UNINITIALISED
+            constant = not op.seeded and op.name not in _UNINITIALISED
             if constant and (tensors or torch.device(kwargs.get("device") or "cpu").type != "meta"):
                 return func(*args, **kwargs)  # made of constants: one more, known by what it holds
             if not tensors:
-                kwargs["device"] = torch.device("meta")
-        written = list(_written(func, name, args, kwargs))
-        number = self.numbers.of(*self._key(func, name, args, kwargs, bool(written)), seeded and self.draws)
-        if seeded:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+        written = list(_written(op, args, kwargs)) if op.places or op.name in _STATISTICS else []
+        number = self.numbers.of(*self._key(op, args, kwargs, bool(written)), op.seeded and self.draws)
+        if op.seeded:
             self.draws = self.numbers.of("draws", self.draws, number)
-        if name in _COPIES and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
+        if op.name in _COPIES and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
             number = self.number(args[0])
-        elif name == "copy_" and (args[0].size(), args[0].dtype) == (args[1].size(), args[1].dtype):
+        elif op.name == "copy_" and (args[0].size(), args[0].dtype) == (args[1].size(), args[1].dtype):
             number = self.number(args[1])
-        if works_in_place(func):
+        if op.in_place:
             self._write(args[0], number)
             return args[0]
         if not all(x.is_meta for x in tensors):
@@ -155,32 +155,27 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         result = self.shaped(func, args, kwargs)
         for target, place in written:
             self._write(target, self.numbers.of("write", number, place))
-        for i, item in enumerate(tensors_in(result)):
+        for i, item in enumerate((result,) if isinstance(result, torch.Tensor) else tensors_in(result)):
             if item.untyped_storage()._cdata not in self.memory:
                 self._new(item, self.numbers.of("item", number, i) if i else number)
         return result
 
-    def _key(
-        self, func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], changes: bool
-    ) -> Iterator[Hashable]:
+    def _key(self, op: Called, args: Sequence[Any], kwargs: Mapping[str, Any], changes: bool) -> list[Hashable]:
         """An op with the numbers of what it reads; one that works in place is the one that gives a new value."""
-        yield name.removesuffix("_") if changes else name
-        yield func._overloadname
         keys = [self._argument(value) for value in args]
-        if name.removesuffix("_") in ("add", "mul") and len(keys) == 2 and not kwargs:
+        if op.name in _COMMUTING and len(keys) == 2 and not kwargs:
             keys.sort(key=repr)
-        yield from keys
         for key in sorted(kwargs):
             if key not in ("device", "layout", "memory_format", "pin_memory") and kwargs[key] is not None:
-                yield key
-                yield self._argument(kwargs[key])
+                keys += [key, self._argument(kwargs[key])]
+        return [op.name.removesuffix("_") if changes else op.name, op.overload, *keys]
 
     def _argument(self, value: Any) -> Hashable:
         kind = type(value)
-        if kind in (list, tuple):
-            return tuple([self._argument(item) for item in value])
         if isinstance(value, torch.Tensor):
             return "tensor", self.number(value)
+        if kind is list or kind is tuple:
+            return tuple([self._argument(item) for item in value])
         if kind is float:
             return "float", repr(value)
         if isinstance(value, (torch.device, torch.Generator)):
@@ -188,14 +183,12 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         return kind.__name__, value
 
 
-def _written(
-    func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Iterator[tuple[torch.Tensor, str]]:
+def _written(op: Called, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[torch.Tensor, str]]:
     """Tensors that an op writes into, each with its place among the arguments."""
-    for position in _STATISTICS.get(name, ()):
+    for position in _STATISTICS.get(op.name, ()):
         if args[5] and args[position] is not None:
             yield args[position], str(position)
-    for place in places_written(func):
+    for place in op.places:
         value = args[place] if isinstance(place, int) and place < len(args) else kwargs.get(str(place))
         for number, tensor in enumerate(tensors_in(value)):
             yield tensor, f"{place} {number}"

@@ -163,7 +163,7 @@ def test_the_proof_finds_the_axis_along_which_graph_and_module_part() -> None:
         cut = Net(forward)
         cut.load_state_dict(whole.state_dict())
         claim = Imported(whole, from_torch(cut, example), (example,), lambda output: output, True, (), {})
-        assert same_calls(claim) == unlike
+        assert same_calls(claim, to_torch(claim.graph)) == unlike
         assert unlike_axes(claim, by_numbers(claim)) == (unlike, True)
 
 
@@ -172,4 +172,4 @@ def test_an_image_is_tried_with_other_heights_and_widths_than_each_other() -> No
     turned = Net(lambda net, x: net.first(x)[:, :, :, : x.shape[2]])
     turned.load_state_dict(whole.state_dict())
     claim = Imported(whole, from_torch(turned, example), (example,), lambda output: output, True, (), {})
-    assert same_calls(claim)
+    assert same_calls(claim, to_torch(claim.graph))
