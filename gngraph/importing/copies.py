@@ -108,7 +108,7 @@ def take_values(module: nn.Module) -> None:
                 if tensor is not None:
                     if id(tensor) not in twins:
                         twins[id(tensor)] = tensor, meta_twin(tensor)
-                    table[key] = twins[id(tensor)][1]
+                    table[key] = twins[id(tensor)][1]  # type: ignore[assignment]
 
 
 def meta_twin(tensor: torch.Tensor) -> torch.Tensor:

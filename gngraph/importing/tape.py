@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from gngraph.importing.shapes import (
+    Called,
     Shapes,
     ShapesSeen,
-    Called,
     arguments_of,
     called,
     tensors_in,
