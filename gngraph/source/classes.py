@@ -22,6 +22,7 @@ from gngraph.source.text import (
     Hole,
     Text,
     camel,
+    checked_name,
     holes_of,
     is_name,
     literal,
@@ -29,6 +30,8 @@ from gngraph.source.text import (
 )
 from gngraph.source.tree import Tree
 
+WITH_MODULES = "with_modules"
+"""A function of the file, which hangs modules into one of torch's."""
 MAX_LITERAL = 64
 """Entries of a constant tensor that is written into the source; a larger one is stored with the weights."""
 
@@ -96,7 +99,8 @@ class Classes:
         """What the module at `path` has in common with all that differ in constants alone."""
         kind = self.tree.kind(path)
         if kind == "leaf":
-            return skeleton(self._leaf(path, path))
+            inside = [(child.rpartition(".")[2], self._skeleton(child)) for child in self.tree.inside(path)]
+            return (skeleton(self._leaf(path, path)), *inside)
         children = [(child.rpartition(".")[2], self._skeleton(child)) for child in self.tree.children(path)]
         if kind in ("sequence", "list"):
             return (kind, *children)
@@ -120,7 +124,9 @@ class Classes:
         kind = self.tree.kind(path)
         label = path[len(owner) :].strip(".")
         if kind == "leaf":
-            return self._leaf(path, label)
+            leaf, inside = self._leaf(path, label), self.tree.inside(path)
+            held = (Argument(self._construct(c, owner), checked_name(c.rpartition(".")[2], "module")) for c in inside)
+            return Build(WITH_MODULES, (Argument(leaf), *held)) if inside else leaf
         children = {child.rpartition(".")[2]: child for child in self.tree.children(path)}
         if kind in ("sequence", "list") or self._is_inlined_chain(path):
             named = kind == "block"

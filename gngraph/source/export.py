@@ -16,7 +16,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Graph, Parameter
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.to_torch import Lowered, lower
-from gngraph.source.classes import Classes, is_written
+from gngraph.source.classes import WITH_MODULES, Classes, is_written
 from gngraph.source.expressions import path_code
 from gngraph.source.layout import class_lines, plain, used_as
 from gngraph.source.modules import Imports
@@ -107,10 +107,31 @@ def _written(graph: Graph, lowered: Lowered, inputs: Mapping[str, Any]) -> str:
     return text
 
 
+def _with_modules() -> Iterator[str]:
+    yield from ("", "")
+    yield f"def {WITH_MODULES}(module: nn.Module, **inside: nn.Module) -> nn.Module:"
+    yield '    """A module with further ones in it, which are called beside it."""'
+    yield "    for name, inner in inside.items():"
+    yield "        module.add_module(name, inner)"
+    yield "    return module"
+
+
 def _class_name(name: str) -> str:
     """`name` where a class can have it without hiding what the file imports."""
     wanted = name if is_name(name) and name.isascii() else camel(name)
-    taken = {"Any", "F", "OrderedDict", "Path", "PREPROCESSING", "Tensor", "load", "load_file", "nn", "torch"}
+    taken = {
+        "Any",
+        "F",
+        "OrderedDict",
+        "Path",
+        "PREPROCESSING",
+        "Tensor",
+        WITH_MODULES,
+        "load",
+        "load_file",
+        "nn",
+        "torch",
+    }
     return wanted if is_name(wanted) and wanted not in taken and not hasattr(nn, wanted) else "Network"
 
 
@@ -157,11 +178,14 @@ class _File:
         for key, constant in (("preprocess", "PREPROCESSING"), ("classes", "CLASSES")):
             if inputs.get(key):
                 yield from ("", wrapped(f"{constant} = {literal(inputs[key])}", 0))
+        lines = []
         for written in self.classes:
-            yield from ("", "")
+            lines += ["", ""]
             root = written.name == self.name
             docstring = "The whole network." if root else used_as(written.paths)
-            yield from class_lines(written, docstring, list(self._last_statements()) if root else ())
+            lines += class_lines(written, docstring, list(self._last_statements()) if root else ())
+        yield from _with_modules() if any(f"{WITH_MODULES}(" in line for line in lines) else ()
+        yield from lines
         yield from ("", "", *self._load())
 
     def _last_statements(self) -> Iterator[str]:

@@ -114,6 +114,10 @@ class Tree:
         """Whether the module is one of torch's, or another library's."""
         return bool(path) and type(self._modules.get(path, nn.Module())) is not nn.Module
 
+    def inside(self, path: str) -> list[str]:
+        """Paths of the modules that hang in a leaf, and are called beside it: an activation in a norm that brings its own."""
+        return self._inside.get(path, [])
+
     def has_forward(self, path: str) -> bool:
         """Whether its steps stand together, with one result, and read no parameters from elsewhere."""
         return path in self._spans
@@ -178,6 +182,17 @@ class Tree:
             for child in _prefixes(path):
                 parent = child.rpartition(".")[0]
                 if not self.is_leaf(parent) and child not in table.setdefault(parent, []):
+                    table[parent].append(child)
+        return table
+
+    @cached_property
+    def _inside(self) -> dict[str, list[str]]:
+        """What is called inside of leaves, by the path of the leaf."""
+        table: dict[str, list[str]] = {}
+        for step in self._steps:
+            for child in _prefixes(str(step.target)) if step.op == "call_module" else ():
+                parent = child.rpartition(".")[0]
+                if self.is_leaf(parent) and child not in table.setdefault(parent, []):
                     table[parent].append(child)
         return table
 

@@ -21,6 +21,7 @@ from gngraph.lowering.to_torch import lower, to_torch
 from gngraph.source.export import export_source, to_source
 from gngraph.source.proof import execute, prove
 from gngraph.zoo import build_seed
+from tests.ingredients.modes import NormAct
 
 SEEDS = {"vgg11": (1, 8, 8), "resnet20": (3, 16, 16), "mobilenet": (3, 16, 16), "mlp": (5,)}
 TORCHVISION = ["vgg11_bn", "resnet18", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
@@ -189,6 +190,24 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.block(self.middle(self.block(x)) + y)  # type: ignore[no-any-return]
+
+
+def test_a_norm_that_brings_its_activation_keeps_it_inside() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)])
+            self.norms = nn.ModuleList([NormAct(4), NormAct(6)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for conv, norm in zip(self.convs, self.norms, strict=True):
+                x = norm(conv(x))
+            return x.mean((2, 3))
+
+    graph = calibrated(Net(), 3, 8, 8)
+    text = to_source(graph)
+    assert "nn.BatchNorm2d(4), drop=nn.Identity(), act=nn.ReLU()" in text
+    assert isinstance(check(graph, text, 3, 8, 8).get_submodule("norms.1.act"), nn.ReLU)
 
 
 def test_shared_block_is_written_inline() -> None:
