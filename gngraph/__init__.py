@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.cost import Budget
     from gngraph.analysis.diff import diff
     from gngraph.analysis.manager import AnalysisManager
+    from gngraph.analysis.outline import to_networkx
     from gngraph.api import extend, grow, reshape, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
@@ -62,6 +63,7 @@ __all__ = [
     "reshape",
     "save",
     "shrink",
+    "to_networkx",
     "to_torch",
 ]
 
@@ -90,6 +92,7 @@ _HOMES = {
     "reshape": "gngraph.api",
     "save": "gngraph.files.archive",
     "shrink": "gngraph.api",
+    "to_networkx": "gngraph.analysis.outline",
     "to_torch": "gngraph.lowering.to_torch",
 }
 

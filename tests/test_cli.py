@@ -20,7 +20,7 @@ from gngraph.zoo import build_seed
 from tests.command_line import Commands, write_bars
 
 MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
-COMMANDS = ["seed", "inspect", "train", "score", "apply", "grow", "extend", "reshape", "shrink", "diff", "export"]
+COMMANDS = ["seed", "inspect", "show", "train", "score", "apply", "grow", "extend", "reshape", "shrink", "diff", "export"]
 
 
 @pytest.fixture
@@ -130,7 +130,19 @@ def test_apply_and_diff(command: Commands) -> None:
     assert different.status == 1
     assert "hidden.0: 8 -> 11" in different.out
     assert json.loads(command("diff", "seed.gng", "wide.gng", "--json").out)["is_empty"] is False
+    drawn = command("diff", "seed.gng", "wide.gng", "--stat", "--html", "diff.html")
+    assert drawn.status == 1 and re.search(r"^hidden\.0 +8 -> 11 +\+{32}$", drawn.out, re.MULTILINE)
+    assert "<td>8</td><td>11</td><td>+3</td>" in Path("diff.html").read_text("utf-8")
     assert command("diff", "seed.gng", "absent.gng").status == 2
+
+
+def test_a_network_is_drawn_as_text_and_as_a_picture(command: Commands) -> None:
+    assert re.search(r"^hidden_0 +linear +#+ +8 ", command.ok("show", "seed.gng"), re.MULTILINE)
+    for name, start in (("net.svg", b"<?xml"), ("net.png", b"\x89PNG"), ("net.pdf", b"%PDF")):
+        assert name in command.ok("show", "seed.gng", "-o", name)
+        assert Path(name).read_bytes().startswith(start)
+    refused = command("show", "seed.gng", "-o", "net.jpg")
+    assert refused.status == 2 and "must end in .svg, .png, .pdf" in refused.err
 
 
 def test_export_source_and_onnx(command: Commands) -> None:

@@ -17,7 +17,7 @@ from gngraph import __version__
 from gngraph.cli.deploying import export, verify
 from gngraph.cli.growing import extend, grow, reshape, shrink
 from gngraph.cli.learning import score, train
-from gngraph.cli.networks import apply, diff, inspect, seed
+from gngraph.cli.networks import apply, diff, inspect, seed, show
 from gngraph.cli.reporting import report
 from gngraph.errors import GnGraphError, GnGraphNote
 
@@ -45,7 +45,7 @@ def gngraph(traceback: bool) -> None:
     """
 
 
-for _command in (seed, inspect, train, score, apply, grow, extend, reshape, shrink, report, diff, export, verify):
+for _command in (seed, inspect, show, train, score, apply, grow, extend, reshape, shrink, report, diff, export, verify):
     gngraph.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""Commands about networks alone: seed, inspect, apply, diff."""
+"""Commands about networks alone: seed, inspect, show, apply, diff."""
 
 from __future__ import annotations
 
@@ -66,6 +66,31 @@ def inspect(model: str, how: ModelOptions, text: bool, as_json: bool) -> None:
         print_description(describe(graph))
 
 
+@click.command(short_help="Draw a network.")
+@model_argument
+@model_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture to write, .svg, .png or .pdf; without it the network is drawn as text.",
+)
+def show(model: str, how: ModelOptions, output: Path | None) -> None:
+    """Draw MODEL, layer by layer as values flow: how wide each is, and what it reads."""
+    from gngraph.report.diagram import PICTURES, as_text, diagram, rows_of
+    from gngraph.writing import replacing
+
+    if output is not None and output.suffix.lower() not in PICTURES:
+        raise click.UsageError(f"'{output}' is no picture: its name must end in {', '.join(PICTURES)}")
+    graph = how.open(model)
+    if output is None:
+        click.echo(as_text(rows_of(graph)))
+        return
+    with replacing(output) as (written,):
+        diagram(rows_of(graph), f"{graph.name}, {graph.num_params():,} parameters").write(written, output.suffix[1:])
+    click.echo(f"{output}: {graph.name} as a picture")
+
+
 @click.command(short_help="Rewrite a network by passes.")
 @click.argument("passes")
 @model_argument
@@ -99,9 +124,17 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
 @click.argument("first", metavar="A", type=Model())
 @click.argument("second", metavar="B", type=Model())
 @model_options
+@click.option("--stat", is_flag=True, help="Print a line for each channel space that changed and each parameter that moved.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Page to write: both networks on one layout, what changed, how far values moved.",
+)
 @json_option
 @click.pass_context
-def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json: bool) -> None:
+def diff(
+    ctx: click.Context, first: str, second: str, how: ModelOptions, stat: bool, html: Path | None, as_json: bool
+) -> None:
     """Show what differs from network A to network B, grouped by channel space.
 
     Exit status: 0 the same in structure and values, 1 different, 2 trouble.
@@ -114,12 +147,16 @@ def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, as_json
     a, b = how.open(first), how.open(second)
     history = load_history(second) if is_archive(second) else None
     found: GraphDiff = compare(a, b, lineage=recorded_lineage(a, history))
+    if html is not None:
+        from gngraph.report.difference import write_difference
+
+        write_difference(html, (first, a), (second, b), found)
     if as_json:
         from gngraph.cli.tables import print_json
 
         print_json(found.to_json())
     else:
-        click.echo(found.render())
+        click.echo(found.stat() if stat else found.render())
     ctx.exit(0 if found.is_empty and not found.weights.differing else 1)
 
 

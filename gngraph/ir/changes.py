@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+_SHOWN = 6
+"""Channels listed by number before "..."."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,24 @@ class SpaceLineage:
     pruned: tuple[int, ...]
     moved: bool
 
+    def __str__(self) -> str:
+        """Such as "+5 split from 3, 9, 11, 20, 41, +3 new, -1 pruned (7)"; "" where all channels are the same."""
+        parts = []
+        if self.split:
+            parts.append(f"+{len(self.split)} split from {_listed(self.split)}")
+        if self.new:
+            parts.append(f"+{self.new} new")
+        if self.pruned:
+            parts.append(f"-{len(self.pruned)} pruned ({_listed(self.pruned)})")
+        if self.moved:
+            parts.append("reordered")
+        return ", ".join(parts)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    text = ", ".join(str(number) for number in numbers[:_SHOWN])
+    return f"{text}, ..." if len(numbers) > _SHOWN else text
+
 
 @dataclass(frozen=True)
 class SpaceChange:
@@ -100,6 +122,11 @@ class SpaceChange:
     new: int
     resizes: tuple[Resize, ...]
     lineage: SpaceLineage | None
+
+    @property
+    def origin(self) -> str:
+        """Where its channels come from, in words; "" where nobody said so."""
+        return "" if self.lineage is None else str(self.lineage)
 
 
 @dataclass(frozen=True)

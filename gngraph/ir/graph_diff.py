@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from gngraph.ir.changes import FieldChange, NodeEdit, ParamChange, Resize, SpaceChange, SpaceLineage, WeightDiff
+from gngraph.ir.changes import FieldChange, NodeEdit, ParamChange, Resize, SpaceChange, WeightDiff
 from gngraph.ir.lexer import with_sigil
 
-_SHOWN = 6
-"""Channels listed by number before "..."."""
+_BAR = 32
+"""Signs of the longest bar of a stat."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,23 @@ class GraphDiff:
         """Values compared, on first use: one read of all parameters that the graphs do not share."""
         return WeightDiff(len(self._tensors), tuple(n for n, old, new in self._tensors if not _same_values(old, new)))
 
+    @cached_property
+    def distances(self) -> Mapping[str, float]:
+        """How far the values of each parameter that differs have moved: the norm of the difference over that of the values in a.
+
+        Infinite where a has zeros alone, or either has values that are not finite.
+        """
+        tensors = {name: (old, new) for name, old, new in self._tensors}
+        return {name: _distance(*tensors[name]) for name in self.weights.differing}
+
+    def summary(self) -> str:
+        """One line: sizes of both, and how much differs."""
+        return _summary(self)
+
+    def stat(self) -> str:
+        """One line for each changed channel space and each parameter whose values moved, as `git diff --stat` has of files."""
+        return "\n".join(_stat(self))
+
     def render(self) -> str:
         """A readable account; "no differences" when neither structure nor values differ. Compares the values."""
         return _render(self)
@@ -81,7 +99,8 @@ class GraphDiff:
     def to_json(self) -> dict[str, Any]:
         """The diff as JSON values. Compares the values of parameters."""
         record = {name: getattr(self, name) for name in self.__dataclass_fields__ if not name.startswith("_")}
-        record |= {"is_empty": self.is_empty, "weights": self.weights}
+        moved = {name: distance if math.isfinite(distance) else None for name, distance in self.distances.items()}
+        record |= {"is_empty": self.is_empty, "weights": self.weights, "distances": moved}
         converted: dict[str, Any] = _jsonable(record)
         return converted
 
@@ -90,6 +109,23 @@ def _same_values(old: torch.Tensor, new: torch.Tensor) -> bool:
     if old is new or torch.equal(old, new := new.to(old.device)):
         return True
     return bool(((old == new) | ((old != old) & (new != new))).all())  # two NaNs are equal here
+
+
+def _distance(old: torch.Tensor, new: torch.Tensor) -> float:
+    before, after = (x.detach().to("cpu", torch.float64) for x in (old, new))
+    moved, size = float((after - before).norm()), float(before.norm())
+    return moved / size if size and math.isfinite(moved) else math.inf
+
+
+def _stat(diff: GraphDiff) -> Iterator[str]:
+    width = max((len(name) for name in (*(s.name for s in diff.spaces), *diff.distances)), default=0)
+    reach = max((abs(space.new - space.old) for space in diff.spaces), default=1) or 1
+    for space in diff.spaces:
+        signs = -(-_BAR * abs(space.new - space.old) // reach) * ("+" if space.new > space.old else "-")
+        yield f"{space.name:<{width}}  {f'{space.old} -> {space.new}':<14}  {signs or '(other channels)'}"
+    for name, distance in diff.distances.items():
+        yield f"{name:<{width}}  values moved by {distance:.1%}"
+    yield "no differences" if diff.is_empty and not diff.weights.differing else _summary(diff)
 
 
 def _jsonable(value: Any) -> Any:
@@ -121,20 +157,6 @@ def _titled(title: str, body: Iterator[str]) -> list[str]:
     return ["", f"{title}:", *lines] if lines else []
 
 
-def _describe_lineage(lineage: SpaceLineage) -> str:
-    """What became of a space's channels, such as "+5 split from 3, 9, 11, 20, 41, +3 new, -1 pruned (7)"."""
-    parts = []
-    if lineage.split:
-        parts.append(f"+{len(lineage.split)} split from {_listed(lineage.split)}")
-    if lineage.new:
-        parts.append(f"+{lineage.new} new")
-    if lineage.pruned:
-        parts.append(f"-{len(lineage.pruned)} pruned ({_listed(lineage.pruned)})")
-    if lineage.moved:
-        parts.append("reordered")
-    return ", ".join(parts)
-
-
 def _summary(diff: GraphDiff) -> str:
     old, new = diff.num_params
     share = f", {(new - old) / old:+.1%}" if old else ""
@@ -161,7 +183,7 @@ def _header(change: FieldChange) -> Iterator[str]:
 
 
 def _space(space: SpaceChange) -> Iterator[str]:
-    origin = f", {_describe_lineage(space.lineage)}" if space.lineage else ""
+    origin = f", {space.origin}" if space.origin else ""
     yield f"{space.name}: {space.old} -> {space.new}{origin}"
     yield from _by_axis(space.resizes, (space.old, space.new))
 
@@ -205,9 +227,3 @@ def _weights(diff: GraphDiff) -> str:
     if not weights.compared:
         return "weights: no tensors of equal shape to compare"
     return f"weights: {len(weights.differing)} of {weights.compared} tensors of equal shape differ in values"
-
-
-def _listed(items: Iterable[int]) -> str:
-    numbers = list(items)
-    text = ", ".join(str(number) for number in numbers[:_SHOWN])
-    return f"{text}, ..." if len(numbers) > _SHOWN else text

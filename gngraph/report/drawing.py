@@ -62,13 +62,22 @@ class Picture:
 
     def save(self, folder: Path) -> list[Path]:
         """Write it as PNG and as SVG, with its title."""
-        heading = self.figure.suptitle(self.title, fontsize=11)
         paths = [folder / f"{self.name}.{suffix}" for suffix in ("png", "svg")]
         for path in paths:
-            self.figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
+            self.write(path, path.suffix[1:])
+        return paths
+
+    def write(self, path: Path, form: str) -> None:
+        """Write it as one file, with its title.
+
+        Args:
+            path: of the file, whatever its name ends in.
+            form: "png", "svg" or "pdf".
+        """
+        heading = self.figure.suptitle(self.title, fontsize=11)
+        self.figure.savefig(path, format=form, dpi=DOTS_PER_INCH, metadata={"Date": None} if form == "svg" else None)
         heading.remove()
         self.figure._suptitle = None  # type: ignore[attr-defined]  # which `remove` leaves
-        return paths
 
 
 def panels(

@@ -1,12 +1,8 @@
-"""`write_report`: runs on one page that needs nothing beside itself.
-
-What users may have written, names of layers and folders among it, is escaped by jinja2; the page's own policy forbids any request.
-"""
+"""`write_report`: runs on one page that needs nothing beside itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +11,12 @@ from gngraph.growth.history import Record
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.run_folder import REPORT_FILE
 from gngraph.report.architecture import packed
-from gngraph.report.drawing import Picture
 from gngraph.report.figures import draw, pictures
 from gngraph.report.pareto import pareto
 from gngraph.report.runs import ReportedRun
+from gngraph.report.template import chart_of, rendered
 from gngraph.report.words import count, describe_given, percent, round_told
 from gngraph.writing import replacing
-
-WIDE = 7.0
-"""Inches from which a figure has a line of the page to itself."""
 
 
 def write_report(runs: Sequence[ReportedRun], path: Path) -> Path:
@@ -58,21 +51,9 @@ def page(runs: Sequence[ReportedRun]) -> str:
     Args:
         runs: at least one.
     """
-    from importlib.metadata import version
-
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    own = resources.files("gngraph.report") / "page"
-    environment = Environment(
-        loader=PackageLoader("gngraph.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    style, script = (Markup((own / name).read_text("utf-8")) for name in ("report.css", "report.js"))
-    return environment.get_template("report.html").render(
+    return rendered(
+        "report.html",
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
-        style=style,
-        script=script,
-        version=version("gngraph"),
         runs=[_run(run, number) for number, run in enumerate(runs, 1)],
         compared=_compared(runs) if len(runs) > 1 else None,
     )
@@ -89,7 +70,7 @@ def _compared(runs: Sequence[ReportedRun]) -> dict[str, Any]:
         }
         for number, run in enumerate(runs, 1)
     ]
-    return {"measure": _measure(runs[0].history[-1]), "rows": rows, "chart": _chart(pareto(runs))}
+    return {"measure": _measure(runs[0].history[-1]), "rows": rows, "chart": chart_of(pareto(runs))}
 
 
 def _run(run: ReportedRun, number: int) -> dict[str, Any]:
@@ -103,7 +84,7 @@ def _run(run: ReportedRun, number: int) -> dict[str, Any]:
         "remarks": [_sentence(describe_given(first["given"]))] if "given" in first else [],
         "comparison": _comparison(run, last),
         "architecture": packed(run.channels, run.history) if run.channels else None,
-        "charts": [_chart(picture) for picture in pictures(run)],
+        "charts": [chart_of(picture) for picture in pictures(run)],
         "rounds": [_round(record) for record in run.history],
         "frozen": _frozen(run),
         "difference": _difference(run),
@@ -199,11 +180,6 @@ def _difference(run: ReportedRun) -> str | None:
     if run.seed is None or run.graph is None:
         return None
     return diff(run.seed, run.graph, lineage=run.lineage).render()
-
-
-def _chart(picture: Picture) -> dict[str, Any]:
-    wide = picture.figure.get_figwidth() > WIDE
-    return {"title": picture.title, "svg": picture.svg(), "reading": picture.reading, "wide": wide}
 
 
 def _limits(record: Record) -> list[tuple[str, int | None]]:
