@@ -20,7 +20,20 @@ from gngraph.zoo import build_seed
 from tests.command_line import Commands, write_bars
 
 MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
-COMMANDS = ["seed", "inspect", "show", "train", "score", "apply", "grow", "extend", "reshape", "shrink", "diff", "export"]
+COMMANDS = [
+    "seed",
+    "inspect",
+    "show",
+    "train",
+    "score",
+    "apply",
+    "grow",
+    "extend",
+    "reshape",
+    "shrink",
+    "diff",
+    "export",
+]
 
 
 @pytest.fixture

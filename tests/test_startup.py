@@ -31,7 +31,20 @@ for words in {commands}:
 print(*sorted({watched} & set(sys.modules)))
 """
 
-COMMANDS = ("seed", "inspect", "show", "train", "score", "apply", "grow", "extend", "reshape", "shrink", "diff", "export")
+COMMANDS = (
+    "seed",
+    "inspect",
+    "show",
+    "train",
+    "score",
+    "apply",
+    "grow",
+    "extend",
+    "reshape",
+    "shrink",
+    "diff",
+    "export",
+)
 ON_DIGITS = ("--data", "digits")
 
 

@@ -124,7 +124,9 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
 @click.argument("first", metavar="A", type=Model())
 @click.argument("second", metavar="B", type=Model())
 @model_options
-@click.option("--stat", is_flag=True, help="Print a line for each channel space that changed and each parameter that moved.")
+@click.option(
+    "--stat", is_flag=True, help="Print a line for each channel space that changed and each parameter that moved."
+)
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -143,7 +143,15 @@ def diagram(rows: Sequence[Row], title: str) -> Picture:
         label = f" {row.told}   {row.layer.op}" + (
             f", {count(row.layer.params)} parameters" if row.layer.params else ""
         )
-        bars.text(max(old, new), place, label, va="center", fontsize=7, parse_math=False)
+        bars.text(
+            max(old, new),
+            place,
+            label,
+            va="center",
+            fontsize=7,
+            parse_math=False,
+            weight="bold" if row.change else "normal",
+        )
     bars.set_yticks(range(len(rows)), [row.layer.name for row in rows], fontsize=7, parse_math=False)
     bars.set_ylim(len(rows) - 0.4, -0.6)
     bars.set_xlim(0, 1.6 * max(max(row.widths) for row in rows) or 1)

@@ -80,7 +80,7 @@ def test_layers_that_come_and_go_stand_where_they_were(tmp_path: Path) -> None:
     deeper = from_torch(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
     flat = from_torch(nn.Sequential(nn.Linear(4, 2)), torch.zeros(1, 4))
     changes = {row.layer.name: row.change for row in rows_of(deeper, flat)}
-    assert "added" in changes.values() and list(changes)[0] == deeper.inputs[0]
+    assert "added" in changes.values() and next(iter(changes)) == deeper.inputs[0]
     gone = [row.change for row in rows_of(flat, deeper)]
     assert gone[-1] == "removed"
     picture = diagram(rows_of(flat, deeper), "both")
