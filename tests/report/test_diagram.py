@@ -31,7 +31,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(x)))
         x = x + self.back(torch.relu(self.inner(x)))
-        return self.head(x.mean((2, 3)))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
 
 
 def net() -> Graph:
@@ -60,7 +61,8 @@ def test_an_axis_of_several_spaces_has_the_width_of_all() -> None:
             self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1), nn.Conv2d(9, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.c(torch.cat([self.a(x), self.b(x)], 1))
+            out: Tensor = self.c(torch.cat([self.a(x), self.b(x)], 1))
+            return out
 
     found = {layer.op: layer for layer in outline(from_torch(Dense(), torch.zeros(1, 3, 4, 4)))}
     assert (found["cat"].width, found["cat"].space) == (9, None)
