@@ -77,18 +77,14 @@ def inspect(model: str, how: ModelOptions, text: bool, as_json: bool) -> None:
 )
 def show(model: str, how: ModelOptions, output: Path | None) -> None:
     """Draw MODEL, layer by layer as values flow: how wide each is, and what it reads."""
-    from gngraph.report.diagram import PICTURES, as_text, diagram, rows_of
-    from gngraph.writing import replacing
+    from gngraph.report.diagram import PICTURES, as_text, draw_network, rows_of
 
     if output is not None and output.suffix.lower() not in PICTURES:
         raise click.UsageError(f"'{output}' is no picture: its name must end in {', '.join(PICTURES)}")
     graph = how.open(model)
-    if output is None:
-        click.echo(as_text(rows_of(graph)))
-        return
-    with replacing(output) as (written,):
-        diagram(rows_of(graph), f"{graph.name}, {graph.num_params():,} parameters").write(written, output.suffix[1:])
-    click.echo(f"{output}: {graph.name} as a picture")
+    click.echo(
+        as_text(rows_of(graph)) if output is None else f"{draw_network(graph, output)}: {graph.name} as a picture"
+    )
 
 
 @click.command(short_help="Rewrite a network by passes.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gngraph.analysis.outline import Layer, outline
 from gngraph.ir import Graph
 from gngraph.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, Picture
 from gngraph.report.words import count
+from gngraph.writing import replacing
 
 PICTURES = (".svg", ".png", ".pdf")
 """What a picture's file may be called."""
@@ -176,6 +178,19 @@ def diagram(rows: Sequence[Row], title: str) -> Picture:
                 )
     arcs.set_xlim(-0.02 * longest, 0.55 * longest)
     return Picture("layers", title, figure, _reading(rows, compared))
+
+
+def draw_network(graph: Graph, path: Path) -> Path:
+    """Draw one network into a file, in place of one that is there.
+
+    Args:
+        graph: the network.
+        path: of the file; its name ends in one of `PICTURES`.
+    """
+    picture = diagram(rows_of(graph), f"{graph.name}, {graph.num_params():,} parameters")
+    with replacing(path) as (written,):
+        picture.write(written, path.suffix[1:].lower())
+    return path
 
 
 def _reading(rows: Sequence[Row], compared: bool) -> str:
