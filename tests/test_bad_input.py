@@ -217,3 +217,13 @@ def test_defect_is_reported_as_one(command: Commands, monkeypatch: pytest.Monkey
     monkeypatch.setattr("gngraph.files.loading.load", fail)
     assert "unexpected ZeroDivisionError" in command.refused("inspect", "seed.gng")
     monkeypatch.undo()
+
+
+def test_code_of_the_user_that_ends_the_program(command: Commands) -> None:
+    Path("ending.py").write_text("import sys\ndef made():\n    sys.exit(3)\n")
+    assert "could not be called: SystemExit: 3" in command.refused("inspect", "ending:made", "--input-shape", "4")
+
+
+def test_a_budget_beyond_the_machine(command: Commands) -> None:
+    text = command.refused("grow", "seed.gng", *ON_BARS, "--max-params", "1000000G", "-o", "run")
+    assert "ask for fewer" in text and not Path("run/history.jsonl").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
@@ -11,6 +12,7 @@ from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.ir.graph import checked
 from gngraph.running.problem import Problem
+from gngraph.running.sparing import spared
 
 Result = TypeVar("Result", covariant=True)
 
@@ -70,5 +72,7 @@ class AnalysisManager:
         results = self._results.setdefault(checked(graph), {})
         key = cast(Hashable, analysis)
         if key not in results:
-            results[key] = analysis.run(graph, self)
+            given = self._problem
+            work = partial(analysis.run, graph, self)
+            results[key] = work() if given is None else spared(given, "an analysis", work)
         return cast(Result, results[key])

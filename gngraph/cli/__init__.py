@@ -81,6 +81,10 @@ def _status(arguments: list[str], trouble: int) -> int:
         if "--traceback" in arguments:
             raise
         return _refused(error, trouble)
+    except SystemExit as ended:
+        return _say(
+            f"code of the model or of the data ended the command by sys.exit({ended.code!r}); have it return", trouble
+        )
     except KeyboardInterrupt:
         return _say("interrupted", trouble)
 
@@ -113,9 +117,17 @@ def _refused(error: Exception, trouble: int) -> int:
     if isinstance(error, OSError):
         where = f"'{error.filename}': " if error.filename is not None else ""
         return _say(f"{where}{error.strerror or error}", trouble)
+    from gngraph.running.memory import out_of_memory
+
+    if out_of_memory(error):
+        return _say(f"memory ran out ({_short(error)}): take a smaller network or smaller batches", trouble)
     return _say(
         f"unexpected {type(error).__name__}: {error}; please report it with the output of gngraph --traceback", trouble
     )
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
 
 
 def _say(message: str, status: int) -> int:

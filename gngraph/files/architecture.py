@@ -123,7 +123,7 @@ def call_factory(text: str) -> nn.Module:
         try:
             factory = reduce(getattr, name.split("."), importlib.import_module(module_name))
             made = factory if isinstance(factory, nn.Module) else factory()  # type: ignore[operator]
-        except Exception as error:  # the caller's own code may raise anything
+        except (Exception, SystemExit) as error:  # the caller's own code may raise anything
             reason = (str(error).splitlines() or [""])[0].rstrip(".")
             raise ModelFileError(
                 f'"{text}" could not be called: {type(error).__name__}: {reason}; it must name a function without'

@@ -18,7 +18,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import LossLike
 from gngraph.errors import OptionError, PassError, UnsupportedModelError
 from gngraph.growth.history import Record, morphism_entries
-from gngraph.growth.schedule import require_room, round_budgets
+from gngraph.growth.schedule import require_memory, require_room, round_budgets
 from gngraph.importing.from_torch import from_torch
 from gngraph.inplace import (
     Saved,
@@ -184,6 +184,7 @@ class Grower:
             budget = Budget(self.options.max_params, self.options.max_flops)
             if budget.allows(cost(graph)):
                 require_room(graph, budget)
+            require_memory(cost(graph), budget, torch.device(self._problem.device))
             self._targets = round_budgets(cost(graph), budget, self.options.rounds)
             found = followed(self._module, graph, self._inputs)
         self._budget, self._places = budget, found.places

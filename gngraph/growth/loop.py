@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
@@ -15,7 +17,7 @@ from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.observer import Observer
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.schedule import round_budgets
+from gngraph.growth.schedule import require_memory, round_budgets
 from gngraph.ir import Graph
 from gngraph.options import RunOptions
 from gngraph.rewrite.layer_removal import removable_layer
@@ -74,6 +76,7 @@ def grow_by(
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
     targets = round_budgets(cost(graph), task.budget, task.options.rounds)
+    require_memory(cost(graph), task.budget, torch.device(problem.device))
     _require_work(task, graph, problem, observer)
     options, given = _settled(task.options, graph, problem)
     doubted = may_know(graph, problem) if given is None else untold(problem) and given["trained"]
@@ -260,7 +263,7 @@ class _Run:
         self.journal.begin(number)
         record: Record = {"kind": "final", "round": number, "rounds": rounds}
         if self.options.final_epochs:
-            self.trainer = Trainer(self.problem.undivided, self.options.train)
+            self.trainer = Trainer(self.problem.undivided, self.options.train, piece=self.trainer.piece)
         self.graph = self._train(self.options.final_epochs - self.borrowed, "cosine", record)
         self._close(record)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+
 from gngraph.analysis.cost import Budget, Cost, cost
 from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import BudgetError
 from gngraph.ir import Graph
+from gngraph.running.memory import total_memory
+
+TRAINED_BYTES = 12
+"""Bytes that a parameter takes while it is trained."""
 
 
 def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]:
@@ -51,6 +57,28 @@ def require_room(graph: Graph, budget: Budget) -> None:
         raise BudgetError(
             f"the FLOPs of the network leave out a part of node '{node}' ({graph.nodes[node].op}): it takes {2 * found:,} a "
             f"sample, of which {2 * counted:,} are counted; give its op `positions` or `products`, or bound max_params alone"
+        )
+
+
+def require_memory(seed: Cost, budget: Budget, device: torch.device) -> None:
+    """Refuse a budget that is beyond what a device can train: weights, their gradients and a momentum, in float32.
+
+    Args:
+        seed: cost of the network before the first round, from which the parameters at a budget of FLOPs are reckoned.
+        budget: what the last round may use.
+        device: that trains.
+
+    Raises:
+        BudgetError: the parameters alone do not fit.
+    """
+    sides = [] if budget.max_params is None else [budget.max_params]
+    if budget.max_flops is not None and seed.flops:
+        sides.append(seed.params * budget.max_flops // seed.flops)
+    most = total_memory(device)
+    if sides and TRAINED_BYTES * min(sides) > most:
+        raise BudgetError(
+            f"the budget ({budget.text}) is for a network of some {min(sides):.3g} parameters, and to train these takes "
+            f"{TRAINED_BYTES * min(sides) / 2**30:,.0f} GiB, where '{device}' has {most / 2**30:,.0f}; ask for fewer"
         )
 
 

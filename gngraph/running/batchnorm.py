@@ -16,6 +16,7 @@ from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.ops import lookup
 from gngraph.running.problem import Problem
+from gngraph.running.sparing import sparing
 from gngraph.running.together import Together
 
 BATCHES = 32
@@ -41,6 +42,7 @@ def reestimate(graph: Graph, problem: Problem, *, batches_read: int = BATCHES) -
     return graph.with_params(found) if found else graph
 
 
+@sparing("measuring statistics")
 def settled(graphs: Sequence[Graph], problem: Problem, *, batches_read: int = BATCHES) -> Together[Settling]:
     """Several networks, run together in eval mode with the statistics that `reestimate` gives each.
 
@@ -59,7 +61,7 @@ def settled(graphs: Sequence[Graph], problem: Problem, *, batches_read: int = BA
             graphs[0],
             problem.stream(),
             augment=problem.augment,
-            size=max(2, problem.batch_size),
+            size=max(2, problem.runner.batch_size),
         )
         for x, _ in islice(stream, batches_read):
             if len(x) > 1:  # of one sample there is no variance

@@ -13,9 +13,11 @@ from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss
 from gngraph.data import MapDataset
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
+from gngraph.running.sparing import sparing
 from gngraph.running.together import Together
 
 
+@sparing("an evaluation")
 @torch.no_grad()
 def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float, float | None]:
     """Mean loss and accuracy in eval mode, the latter over the samples with a label that the loss counts.
@@ -76,6 +78,7 @@ def mean_loss(graph: Graph, problem: Problem, dataset: MapDataset) -> float:
     return mean_losses(Together([graph], problem.runner.function), problem, dataset)[0]
 
 
+@sparing("an evaluation")
 @torch.no_grad()
 def mean_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) -> list[float]:
     """`mean_loss` of several networks, in their order.
@@ -94,6 +97,7 @@ def mean_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) 
     return [total / count for total in totals]
 
 
+@sparing("an evaluation")
 @torch.no_grad()
 def sample_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) -> torch.Tensor:
     """The problem's loss of every sample for each of several networks, float64 [networks, N] on the CPU.

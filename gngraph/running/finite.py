@@ -15,6 +15,7 @@ from gngraph.errors import DataError
 from gngraph.ir import Graph
 from gngraph.running.evaluation import Answers, correct
 from gngraph.running.problem import Problem, part_of
+from gngraph.running.sparing import sparing
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Standing:
     note: str | None
 
 
+@sparing("an evaluation")
 @torch.no_grad()
 def standing(graph: Graph, problem: Problem) -> Standing:
     """Loss and accuracy on the test samples of a problem, without those that no loss can be told of.
@@ -80,6 +82,7 @@ def require_finite(graph: Graph, problem: Problem, samples: MapDataset) -> None:
         )
 
 
+@sparing("an evaluation")
 @torch.no_grad()
 def _unusable(graph: Graph, problem: Problem, samples: MapDataset) -> list[int]:
     """Rows of the samples that no loss can be told of."""

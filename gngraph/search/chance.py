@@ -12,6 +12,7 @@ from gngraph.ir import Graph
 from gngraph.running.constant import constant_loss
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
+from gngraph.running.sparing import sparing
 from gngraph.training.perturbation import perturbed
 
 LEAST = 0.01
@@ -50,6 +51,7 @@ class Knowledge:
         return saved / max(self.own - self.floor, 1e-12) if math.isfinite(saved) and not self.alike else 0.0
 
 
+@sparing("an evaluation")
 @torch.no_grad()
 def known(graph: Graph, problem: Problem) -> Knowledge:
     """What a network knows of its targets: its loss is compared with that of the same outputs for targets of other samples.
@@ -58,7 +60,7 @@ def known(graph: Graph, problem: Problem) -> Knowledge:
     """
     runner, count = problem.runner, len(problem.splits.judge)
     own, exchanged, alike, floor = 0.0, 0.0, True, 0.0
-    for x, y in runner.read(problem.splits.judge, graph, size=max(2, problem.batch_size)):
+    for x, y in runner.read(problem.splits.judge, graph, size=max(2, runner.batch_size)):
         outputs = runner.outputs(graph, x)
         rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
         alike = alike and all(torch.equal(rolled[path], target) for path, target in leaves(y).items())

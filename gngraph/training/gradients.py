@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from gngraph.curvature import Loss
 from gngraph.running.evaluation import correct
+from gngraph.running.memory import in_halves, release
+
+WHOLE = sys.maxsize
+"""Samples at a time where a batch is computed whole."""
 
 WARM_UP = 3
 """Passes before a capture, in which libraries choose their kernels and allocate; torch's own documentation asks for as many."""
@@ -51,6 +59,7 @@ class Gradients:
         loss: of each sample.
         optimizer: of the module's parameters; it clears their gradients.
         device: of the batches.
+        piece: samples of a batch that are computed at a time; halved, and named in a `GnGraphNote`, where memory runs out.
         targets: makes of the targets of the data those that the module is trained to give.
     """
 
@@ -60,9 +69,11 @@ class Gradients:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
+        piece: int = WHOLE,
         targets: Callable[[Any], Any] = lambda y: y,
     ) -> None:
-        self.module, self.loss, self.optimizer, self.targets = module, loss, optimizer, targets
+        self.module, self.loss, self.optimizer = module, loss, optimizer
+        self.piece, self.targets = piece, targets
         self._untried = device.type == "cuda"
         self._captured: _Captured | None = None
 
@@ -72,32 +83,58 @@ class Gradients:
         if self._untried and isinstance(y, Tensor):
             self._untried = False
             with torch.cuda.device(x.device):
-                self._captured = self._capture(x, y)
+                self._captured = self._capture(x, y) if self.piece >= len(x) else None
         if self._captured is not None and self._captured.fits(x, y):
             return self._captured.replay(x, y)
-        # a graph writes gradients where they were when it was captured: there they must stay
-        self.optimizer.zero_grad(set_to_none=self._captured is None)
-        return self._passes(x, y)
 
-    def _passes(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+        def attempt(size: int) -> tuple[Tensor, Tensor | None]:
+            # a graph writes gradients where they were when it was captured: there they must stay
+            self.optimizer.zero_grad(set_to_none=self._captured is None)
+            return self._passes(x, y) if size >= len(x) else self._in_pieces(x, y, size)
+
+        size = min(self.piece, len(x))
+        found, able = in_halves("a step of training", size, attempt, least=min(2, size))
+        if able < size:
+            self.piece = able
+        return found
+
+    def _passes(self, x: Tensor, y: Any, share: float = 1.0) -> tuple[Tensor, Tensor | None]:
         outputs = self.module(x)
         losses = self.loss.per_sample(outputs, y)
-        torch.autograd.backward(losses.mean())
+        torch.autograd.backward(losses.mean() * share)
         return losses.detach(), correct(self.loss, outputs, y)
+
+    def _in_pieces(self, x: Tensor, y: Any, size: int) -> tuple[Tensor, Tensor | None]:
+        """The same in pieces, whose gradients add up; norms over the batch are over a piece then. None has a single sample."""
+        starts = [start for start in range(0, len(x), size) if not start or start + 1 < len(x)]
+        losses, right = list[Tensor](), list[Tensor]()
+        for own in (slice(start, end) for start, end in pairwise([*starts, len(x)])):
+            targets = tree_map_only(Tensor, operator.itemgetter(own), y)
+            found, hits = self._passes(x[own], targets, len(x[own]) / len(x))
+            losses.append(found)
+            right += [] if hits is None else [hits]
+        return torch.cat(losses), torch.cat(right) if right else None
 
     def _capture(self, x: Tensor, y: Tensor) -> _Captured | None:
         """The passes as a graph, and gradients that it writes; None where they cannot be captured."""
         before = [buffer.clone() for buffer in self.module.buffers()]
         aside = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                self.optimizer.zero_grad()
-                self._passes(x, y)
+        short = False
+        try:
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    self.optimizer.zero_grad()
+                    self._passes(x, y)
+        except torch.OutOfMemoryError:
+            short = True
         torch.cuda.current_stream(x.device).wait_stream(aside)
         for buffer, value in zip(self.module.buffers(), before, strict=True):
             buffer.copy_(value)
         self.optimizer.zero_grad()
+        if short:
+            release()
+            return None
         graph, inputs, targets = torch.cuda.CUDAGraph(), x.clone(), y.clone()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         random = generator.clone_state()

@@ -18,7 +18,7 @@ from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
 from gngraph.training.divergence import Course
-from gngraph.training.gradients import Gradients
+from gngraph.training.gradients import WHOLE, Gradients
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
 from gngraph.training.optimizers import fresh_optimizer
 from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
@@ -49,12 +49,16 @@ class Trainer:
         problem: data, loss, device and seed.
         options: how.
         batches_read: from which statistics are measured; 0: they stay as training left them.
+        piece: samples of a batch that are computed at a time; less after a stretch in which memory ran out.
     """
 
-    def __init__(self, problem: Problem, options: TrainOptions, batches_read: int = BATCHES) -> None:
+    def __init__(
+        self, problem: Problem, options: TrainOptions, batches_read: int = BATCHES, piece: int = WHOLE
+    ) -> None:
         self.problem = problem
         self.options = options
         self.batches_read = batches_read
+        self.piece = piece
         self.device = torch.device(problem.device)
 
     def train(
@@ -95,7 +99,7 @@ class Trainer:
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
         restore(optimizer, parameters, state)
-        gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device, units.targets)
+        gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device, self.piece, units.targets)
         records, part = ([*done.epochs], done.part) if done is not None else ([], None)
 
         def offered(part: Callable[[], PartEpoch] | None) -> None:
@@ -113,7 +117,7 @@ class Trainer:
             )
             part = None
             offered(None)
-        steps = stretch.epochs * self._steps
+        self.piece, steps = gradients.piece, stretch.epochs * self._steps
         trained = self._settled(units.own(_taken_back(graph, module)))
         return Trained(trained, tuple(records), units.state(extract(optimizer, parameters, steps), standard=False))
 
