@@ -16,6 +16,7 @@ from gngraph.errors import OptionError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
+from gngraph.running.finite import moderate
 from gngraph.running.problem import Problem, inputs_of
 
 if TYPE_CHECKING:
@@ -193,5 +194,6 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     from gngraph.report.page import tell
 
     samples = first_samples(problem.test, ONNX_SAMPLES)[0]
+    samples = samples[moderate(samples)]
     inputs = inputs_of(problem, not result.doubted)
-    return write_run_folder(result, folder, draw=tell, samples=samples, inputs=inputs)
+    return write_run_folder(result, folder, draw=tell, samples=samples if len(samples) else None, inputs=inputs)

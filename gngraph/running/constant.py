@@ -20,8 +20,7 @@ def constant_loss(graph: Graph, problem: Problem) -> float:
     """Mean loss on the judge split of the best output that is the same for all samples.
 
     It is fitted on the learn split, so that it knows of the judge split no more than a network does. Infinite for losses of a
-    user's own, where outputs may be bound to a range. Cost: a forward pass over `CONSTANT` samples, and `FITTING` evaluations of
-    the loss.
+    user's own, where outputs may be bound to a range. Cost: `FITTING` evaluations of the loss for `CONSTANT` samples.
 
     Args:
         graph: says what outputs look like.
@@ -29,7 +28,7 @@ def constant_loss(graph: Graph, problem: Problem) -> float:
     """
     runner, loss_fn = problem.runner, problem.loss_fn
     x, targets = next(runner.read(problem.splits.learn, graph, size=CONSTANT))
-    outputs = runner.outputs(graph, x)
+    outputs = runner.outputs(graph, x[:2])
     parts = [part for part, _, _ in loss_fn.parts(outputs, targets)] if isinstance(loss_fn, Heads) else [loss_fn]
     if not all(type(part) in map(type, LOSSES.values()) for part in parts):
         return math.inf

@@ -49,7 +49,7 @@ def standing(graph: Graph, problem: Problem) -> Standing:
     for x, y in runner.read(samples, graph):
         outputs = runner.outputs(graph, x)
         losses, hits = problem.loss_fn.per_sample(outputs, y), correct(problem.loss_fn, outputs, y)
-        usable = losses.isfinite() & _moderate(x)
+        usable = losses.isfinite() & moderate(x)
         loss += float(losses[usable].double().sum())
         answers.add(hits if hits is None else hits[usable])
         bad += (done + (~usable).nonzero().flatten()).tolist()
@@ -75,6 +75,11 @@ def require_finite(graph: Graph, problem: Problem, samples: MapDataset) -> None:
         DataError: the first of them is named.
     """
     bad = _unusable(graph, problem, samples)
+    if len(bad) == len(samples) > 1:
+        raise DataError(
+            f"loss '{problem.loss_fn.name}' is not finite for any of {len(bad)} samples in network '{graph.name}': look at the "
+            f"loss, and at the size of inputs and targets"
+        )
     if bad:
         others = f" ({len(bad)} such samples in all)" if len(bad) > 1 else ""
         raise DataError(
@@ -88,13 +93,13 @@ def _unusable(graph: Graph, problem: Problem, samples: MapDataset) -> list[int]:
     """Rows of the samples that no loss can be told of."""
     rows, done = list[int](), 0
     for x, y in problem.runner.read(samples, graph):
-        usable = problem.loss_fn.per_sample(problem.runner.outputs(graph, x), y).isfinite() & _moderate(x)
+        usable = problem.loss_fn.per_sample(problem.runner.outputs(graph, x), y).isfinite() & moderate(x)
         rows += (done + (~usable).nonzero().flatten()).tolist()
         done += len(x)
     return rows
 
 
-def _moderate(tensor: torch.Tensor) -> torch.Tensor:
+def moderate(tensor: torch.Tensor) -> torch.Tensor:
     """Which samples hold numbers alone whose squares are finite: of others no gradient can be told."""
     return tensor.square().isfinite().reshape(len(tensor), -1).all(1) if tensor.is_floating_point() else _all(tensor)
 

@@ -12,7 +12,7 @@ import torch
 
 from gngraph.errors import GnGraphError, GnGraphNote
 
-Result = TypeVar("Result")
+Done = TypeVar("Done")
 
 SIGNS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "std::bad_alloc")
 """What a RuntimeError of torch has in its text where memory ran out; on GPUs that is a type of its own."""
@@ -51,7 +51,7 @@ def total_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def in_halves(what: str, size: int, work: Callable[[int], Result], least: int = 1) -> tuple[Result, int]:
+def in_halves(what: str, size: int, work: Callable[[int], Done], least: int = 1) -> tuple[Done, int]:
     """The result of `work` at a number of samples at a time, which is halved whenever memory runs out.
 
     Args:

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from gngraph.running.memory import in_halves
+from gngraph.running.memory import Done, in_halves
 from gngraph.running.problem import Problem
 
 First = TypeVar("First")
 Others = ParamSpec("Others")
-Result = TypeVar("Result")
-
-Reading = Callable[Concatenate[First, Problem, Others], Result]
+Reading = Callable[Concatenate[First, Problem, Others], Done]
 
 
-def spared(problem: Problem, what: str, work: Callable[[], Result]) -> Result:
+def spared(problem: Problem, what: str, work: Callable[[], Done]) -> Done:
     """The result of `work`, which reads samples of a problem; batches are halved, and stay so, whenever memory runs out.
 
     Args:
@@ -28,23 +26,23 @@ def spared(problem: Problem, what: str, work: Callable[[], Result]) -> Result:
         MemoryShortError: memory runs out with a sample at a time too.
     """
 
-    def attempt(size: int) -> Result:
+    def attempt(size: int) -> Done:
         problem.runner.batch_size = size
         return work()
 
     return in_halves(what, problem.runner.batch_size, attempt)[0]
 
 
-def sparing(what: str) -> Callable[[Reading[First, Others, Result]], Reading[First, Others, Result]]:
+def sparing(what: str) -> Callable[[Reading[First, Others, Done]], Reading[First, Others, Done]]:
     """A function of something and a problem, whose samples it reads, as `spared`.
 
     Args:
         what: it does, for messages.
     """
 
-    def decorate(function: Reading[First, Others, Result]) -> Reading[First, Others, Result]:
+    def decorate(function: Reading[First, Others, Done]) -> Reading[First, Others, Done]:
         @wraps(function)
-        def begun(first: First, problem: Problem, /, *args: Others.args, **kwargs: Others.kwargs) -> Result:
+        def begun(first: First, problem: Problem, /, *args: Others.args, **kwargs: Others.kwargs) -> Done:
             return spared(problem, what, lambda: function(first, problem, *args, **kwargs))
 
         return begun

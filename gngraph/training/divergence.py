@@ -51,6 +51,7 @@ class Course:
 
         Raises:
             DivergedError: it is hopeless.
+            DataError: it is so for a sample, which is named.
         """
         if losses[-1] > FAR * self._constant and (now := self._loss(network())) > FAR * self._worst:
             raise self._diverged(f"after {_epochs(len(losses))} the loss is {now:.4g}")
@@ -88,6 +89,7 @@ class Course:
         return loss if math.isfinite(loss) else math.inf
 
     def _diverged(self, what: str) -> DivergedError:
+        require_finite(self._graph, self._problem, self._problem.train)
         beside = f", where the best constant output has {self._constant:.4g}," if math.isfinite(self._constant) else ""
         return DivergedError(
             f"training diverged: {what}{beside} at a learning rate of '{self._rate:g}'{self._cause()}; lower it (--lr) or add "

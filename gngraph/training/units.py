@@ -16,11 +16,16 @@ import torch
 
 from gngraph.curvature import MeanSquaredError
 from gngraph.ir import Graph, Node, Ref
+from gngraph.running.finite import require_finite
 from gngraph.running.problem import Problem
+from gngraph.running.sparing import sparing
 from gngraph.training.optimizer_state import OptimizerState
 
 MEASURED = 2048
 """Samples that the mean and the deviation of the targets are measured on."""
+
+SQUARABLE = 1e18
+"""A deviation from which float32 has no squares."""
 
 AFFINE = ("linear", "conv1d", "conv2d", "conv3d")
 """Ops of a last layer that can be brought to other units: outputs times a number, plus a number."""
@@ -106,6 +111,9 @@ class Units:
 def units_of(graph: Graph, problem: Problem) -> Units:
     """The units of a problem's targets; those of the data where it is no regression, or the last layer is not affine.
 
+    Raises:
+        DataError: a target is not finite, or too large to be squared.
+
     Cost: the first samples of the learn split are read.
     """
     unchanged = Units(torch.zeros((), dtype=torch.float64), 1.0, None, None)
@@ -123,7 +131,8 @@ def units_of(graph: Graph, problem: Problem) -> Units:
         mean = targets.mean() if per_output is None else targets.transpose(0, 1).flatten(1).mean(1)
     centred = targets - (mean if per_output is None or bias is None else mean.reshape(-1, *[1] * per_output))
     deviation = float(centred.square().mean().sqrt())
-    if not math.isfinite(deviation):
+    if not deviation < SQUARABLE:
+        require_finite(graph, problem, problem.train)
         return unchanged
     return Units(mean, deviation or 1.0, last.params["weight"], bias, None if bias is None else per_output)
 
@@ -173,8 +182,9 @@ def _measured(graph: Graph, problem: Problem) -> torch.Tensor:
     return y.cpu() if isinstance(y, torch.Tensor) else torch.full((1,), math.nan)
 
 
+@sparing("an evaluation")
 def _outputs(graph: Graph, problem: Problem) -> torch.Tensor:
-    x, _ = _first(graph, problem, problem.batch_size)
+    x, _ = _first(graph, problem, problem.runner.batch_size)
     outputs: torch.Tensor = problem.runner.outputs(graph, x)
     return outputs
 

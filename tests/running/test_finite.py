@@ -101,6 +101,13 @@ def test_one_extreme_test_sample_is_left_out_and_told_of() -> None:
     assert 0 < result.history[-1]["loss"] < 10
 
 
+def test_a_loss_that_is_never_finite_is_not_put_on_a_sample() -> None:
+    x = numbers(0.0)
+    task = Problem((x, torch.arange(90) % 3), loss=lambda outputs, y: outputs.sum(1) * float("nan"), device="cpu")
+    with pytest.raises(DataError, match=r"loss '<lambda>' is not finite for any of \d+ samples in network"):
+        Trainer(task, TrainOptions(batch_size=16)).train(from_torch(net(), x[:2]), Stretch(1))
+
+
 def test_finite_samples_are_all_counted() -> None:
     found = standing(seed_graph(), problem())
     assert found.note is None and found.accuracy is not None
