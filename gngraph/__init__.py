@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.diff import diff
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.analysis.outline import to_networkx
-    from gngraph.api import extend, grow, reshape, shrink
+    from gngraph.api import extend, grow, reshape, resume, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
     from gngraph.files.loading import load
@@ -61,6 +61,7 @@ __all__ = [
     "parse",
     "passes",
     "reshape",
+    "resume",
     "save",
     "shrink",
     "to_networkx",
@@ -90,6 +91,7 @@ _HOMES = {
     "load": "gngraph.files.loading",
     "parse": "gngraph.ir.text",
     "reshape": "gngraph.api",
+    "resume": "gngraph.api",
     "save": "gngraph.files.archive",
     "shrink": "gngraph.api",
     "to_networkx": "gngraph.analysis.outline",

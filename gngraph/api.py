@@ -1,4 +1,4 @@
-"""The public functions that run: `grow`, `extend`, `reshape`, `shrink`, and the folder that a run leaves."""
+"""The public functions that run: `grow`, `extend`, `reshape`, `shrink`, `resume`, and the folder that a run leaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
 from gngraph.data import Data
-from gngraph.errors import OptionError
+from gngraph.errors import GnGraphError, OptionError, path_text
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 ProblemLike = Problem | Data | str | tuple[torch.Tensor, torch.Tensor]
 """A data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and the seed."""
+
+NAMED = "data"
+"""Key of a run's source under which the name of its data stands."""
 
 ONNX_SAMPLES = 64
 """Real samples on which an exported ONNX file is compared with torch."""
@@ -146,6 +149,43 @@ def shrink(
     return _worked("shrink", network, data, ShrinkOptions.of(options, **keywords), out, observer)
 
 
+def resume(
+    folder: str | os.PathLike[str], data: ProblemLike | None = None, *, observer: Observer | None = None
+) -> GrowthResult:
+    """Go on with a run that was interrupted, from its newest checkpoint; it ends as it would have ended, but for its seconds.
+
+    Options, seed network and number of threads are those of the run.
+
+    Args:
+        folder: of the run.
+        data: as it was given when the run began; None: that was by name.
+        observer: told what goes on.
+
+    Raises:
+        GnGraphError: the folder holds no run that was interrupted, or code, machine or data are others than when it began.
+        DataError, TrainingError, PassError: as `grow` does.
+    """
+    from gngraph.growth.loop import go_on
+    from gngraph.growth.run_folder import checkpoint_of
+    from gngraph.growth.run_lock import claimed
+
+    path = Path(path_text(folder))
+    if not path.is_dir():
+        raise GnGraphError(f"there is no folder '{path}'; name the folder that a run was written to")
+    with claimed(path):
+        kept = checkpoint_of(path)
+        source = kept.record["begun"]["source"] or {}
+        if data is None and NAMED not in source:
+            raise GnGraphError(
+                f"the run in '{path}' did not begin with data that gngraph.grow was given by name: go on with it by gngraph resume "
+                f"if it began on the command line, else give the data again"
+            )
+        problem = problem_for(source[NAMED] if data is None else data)
+        result = go_on(kept, problem, path, observer)
+        write_run(result, problem, path)
+        return result
+
+
 def _worked(
     job: str,
     network: Graph | nn.Module,
@@ -160,8 +200,14 @@ def _worked(
         return _grown(job, network, data, options, None, observer)
     if not isinstance(out, str | os.PathLike):
         raise OptionError(f"'out' is of type '{type(out).__name__}', but must be the path of a folder")
-    with claimed(Path(out)):
-        return _grown(job, network, data, options, Path(out), observer)
+    try:
+        with claimed(Path(out)):
+            return _grown(job, network, data, options, Path(out), observer)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(
+            f"go on with the run by gngraph.resume({os.fspath(out)!r}), with the data again if it has no name"
+        )
+        raise
 
 
 def _grown(
@@ -173,7 +219,9 @@ def _grown(
     problem = problem_for(data)
     graph = network if isinstance(network, Graph) else from_torch(network, first_samples(problem.train, 2)[0])
     check_fit(graph, problem)
-    result = grow_by(JOBS[job].task(options, graph), graph, problem, out=out, observer=observer)
+    source = {NAMED: data} if isinstance(data, str) else None
+    task = JOBS[job].task(options, graph)
+    result = grow_by(task, graph, problem, out=out, observer=observer, source=source)
     if out is not None:
         write_run(result, problem, out)
     return result
@@ -181,6 +229,8 @@ def _grown(
 
 def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     """Complete the folder of a finished run: source, ONNX (compared with torch on test samples), report and pictures.
+
+    Its checkpoints go: there is nothing left to go on with.
 
     Args:
         result: of the run.
@@ -190,10 +240,14 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     Raises:
         GnGraphError: an export is refused; what was written before stays.
     """
+    from gngraph.growth.checkpoints import remove_checkpoints
     from gngraph.growth.run_folder import write_run_folder
     from gngraph.report.page import tell
 
     samples = first_samples(problem.test, ONNX_SAMPLES)[0]
     samples = samples[moderate(samples)]
     inputs = inputs_of(problem, not result.doubted)
-    return write_run_folder(result, folder, draw=tell, samples=samples if len(samples) else None, inputs=inputs)
+    shown = samples if len(samples) else None
+    files = write_run_folder(result, folder, draw=tell, samples=shown, inputs=inputs)
+    remove_checkpoints(folder)
+    return files

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -16,6 +19,7 @@ from torch import nn
 from gngraph.cli import gngraph as group
 from gngraph.cli import main
 from gngraph.files.archive import load
+from gngraph.growth.checkpoints import Checkpoints
 from gngraph.zoo import build_seed
 from tests.command_line import Commands, write_bars
 
@@ -31,6 +35,7 @@ COMMANDS = [
     "extend",
     "reshape",
     "shrink",
+    "resume",
     "diff",
     "export",
 ]
@@ -185,6 +190,29 @@ def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Co
     before = Path("run/history.jsonl").read_text()
     command.ok(*words, "--final-epochs", 0, "-o", "run", "--force")
     assert Path("run/history.jsonl.old").read_text() == before
+
+
+def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
+    command: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("shrink", "seed.gng", "--data", "bars.npz", "--epochs", 2, "--checkpoint-every", 0)
+    command.ok(*words, "-o", "whole")
+    keep, written = Checkpoints.keep, list[int]()
+
+    def terminated(self: Checkpoints, *arguments: Any) -> None:
+        keep(self, *arguments)
+        written.append(1)
+        if len(written) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as own:
+        own.setattr(Checkpoints, "keep", terminated)
+        assert "interrupted; go on with it by gngraph resume run" in command.refused(*words, "-o", "run")
+    assert "holds a run that was interrupted; go on with it by" in command.refused(*words, "-o", "run")
+    assert "going on in the final training, after epoch " in command.ok("resume", "run")
+    assert Path("run/model.gng").read_bytes() == Path("whole/model.gng").read_bytes()
+    assert {path.name for path in Path("run").iterdir()} == {path.name for path in Path("whole").iterdir()}
+    assert "has ended: there is nothing to go on with" in command.refused("resume", "run")
 
 
 def test_a_trained_network_is_extended_reshaped_and_shrunk(command: Commands) -> None:

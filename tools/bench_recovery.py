@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.analysis.cost import cost
 from gngraph.api import grow
-from gngraph.growth import loop
+from gngraph.growth import rounds
 from gngraph.growth.history import Record
 from gngraph.options import GrowOptions
 from tools.experiment import Experiment, experiment_options
 from tools.measuring import untrained
 
 console = Console(width=150)
-SHARES = (0.0, loop.RECOVERY)
+SHARES = (0.0, rounds.RECOVERY)
 """Of the epochs before the search, what may be trained after it."""
 
 
@@ -41,7 +41,7 @@ def grown(experiment: Experiment, larger: float, final_epochs: int) -> list[Reco
             max_params=round(larger * cost(seed).params),
         )  # fmt: skip
         for share in SHARES:
-            with patch.object(loop, "RECOVERY", share):
+            with patch.object(rounds, "RECOVERY", share):
                 first, last = grow(seed, problem, options).history
             found = first["depth"]
             losses = found.get("recovery", {"losses": []})["losses"]

@@ -15,7 +15,7 @@ import click
 
 from gngraph import __version__
 from gngraph.cli.deploying import export, verify
-from gngraph.cli.growing import extend, grow, reshape, shrink
+from gngraph.cli.growing import extend, grow, reshape, resume, shrink
 from gngraph.cli.learning import score, train
 from gngraph.cli.networks import apply, diff, inspect, seed, show
 from gngraph.cli.reporting import report
@@ -45,7 +45,23 @@ def gngraph(traceback: bool) -> None:
     """
 
 
-for _command in (seed, inspect, show, train, score, apply, grow, extend, reshape, shrink, report, diff, export, verify):
+for _command in (
+    seed,
+    inspect,
+    show,
+    train,
+    score,
+    apply,
+    grow,
+    extend,
+    reshape,
+    shrink,
+    resume,
+    report,
+    diff,
+    export,
+    verify,
+):
     gngraph.add_command(_command)
 
 

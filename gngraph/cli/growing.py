@@ -1,9 +1,13 @@
-"""Commands that change the architecture: grow, and those for a trained network, extend, reshape, shrink."""
+"""Commands that change the architecture: grow, those for a trained network, extend, reshape, shrink, and resume."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -16,9 +20,12 @@ from gngraph.cli.options import (
     model_argument,
     model_options,
     open_both,
+    problem_from,
     run_options,
+    source_of,
 )
 from gngraph.cli.parameters import Command, gathered
+from gngraph.errors import GnGraphError
 from gngraph.options import ExtendOptions, GrowOptions, Options, ReshapeOptions, ShrinkOptions
 
 
@@ -76,6 +83,73 @@ def shrink(**words: Any) -> None:
     _work("shrink", **words)
 
 
+@click.command(short_help="Go on with a run that was interrupted.")
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def resume(run: Path) -> None:
+    """Go on with RUN, the folder of a run that was interrupted, from its newest checkpoint.
+
+    It ends with the weights and the history that it would have had, to the bit, with its own options and number of threads. Where
+    gngraph, torch, the machine or the data are others than when it began, it is refused.
+    """
+    from gngraph.analysis.fit import problem_for
+    from gngraph.api import NAMED, write_run
+    from gngraph.cli.networks import describe_run
+    from gngraph.cli.progress import RunProgress
+    from gngraph.growth.jobs import JOBS
+    from gngraph.growth.loop import go_on
+    from gngraph.growth.run_folder import checkpoint_of
+    from gngraph.growth.run_lock import claimed
+
+    with _resumable(run), claimed(run):
+        kept = checkpoint_of(run)
+        begun, state = kept.record["begun"], kept.record["state"]
+        source = begun["source"]
+        if source is None:
+            raise click.ClickException(
+                f"the data of the run in '{run}' was given in Python: go on there, by gngraph.resume"
+            )
+        problem = problem_for(source[NAMED]) if NAMED in source else problem_from(source)
+        job = JOBS[begun["job"]]
+        done = state["epochs_done"] + len((state["progress"] or {"epochs": ()})["epochs"])
+        with RunProgress(job.run(job.options.of(begun["options"])), done) as progress:
+            progress.resuming(state["number"], done)
+            result = go_on(kept, problem, run, progress)
+            progress.exporting()
+            files = write_run(result, problem, run)
+    click.echo(describe_run(files, run))
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """What ends a run before its time says how to go on: Ctrl-C, a termination, a disk that is full."""
+    from gngraph.growth.checkpoints import CHECKPOINTS
+
+    before = signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.ClickException(f"interrupted; {_next_step(folder)}") from None
+    except (OSError, GnGraphError) as error:
+        disk = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(disk, OSError) or not (folder / CHECKPOINTS).exists():
+            raise
+        raise click.ClickException(f"{error}; {_next_step(folder)}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _next_step(folder: Path) -> str:
+    from gngraph.growth.checkpoints import newest
+
+    if newest(folder) is not None:
+        return f"go on with it by gngraph resume {shlex.quote(str(folder))}"
+    return "nothing of it was kept: begin it anew"
+
+
 def _work(
     job: str, *, model: str, how: ModelOptions, what: DataOptions, options: Options, output: Path, force: bool
 ) -> None:
@@ -87,7 +161,7 @@ def _work(
     from gngraph.growth.run_folder import set_history_aside
     from gngraph.growth.run_lock import claimed, require_free_folder
 
-    with claimed(output):
+    with _resumable(output), claimed(output):
         if not force:
             require_free_folder(output)
         graph, problem = open_both(model, how, what)
@@ -95,7 +169,8 @@ def _work(
         set_history_aside(output)
         click.echo(describe_setting(graph, problem))
         with RunProgress(task.options) as progress:
-            result = grow_by(task, graph, problem, out=output, observer=progress)
+            source = source_of(model, how, what, graph, problem)
+            result = grow_by(task, graph, problem, out=output, observer=progress, source=source)
             progress.exporting()
             files = write_run(result, problem, output)
     click.echo(describe_run(files, output))

@@ -190,6 +190,38 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     return graph, problem
 
 
+def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, problem: Problem) -> dict[str, Any]:
+    """How `problem_from` finds the problem of `open_both` again, as JSON.
+
+    Args:
+        model, how, what: as `open_both` was given them.
+        graph, problem: what it gave.
+    """
+    from gngraph.files.archive import recorded_inputs
+    from gngraph.files.loading import is_archive
+    from gngraph.ir.inputs import input_shape_of
+    from gngraph.running.problem import WITHHELD
+
+    unseen = WITHHELD if problem.unseen == WITHHELD else what.unseen
+    archive = is_archive(model)
+    return {
+        "command": replace(what, unseen=unseen).as_dict(),
+        "shape": input_shape_of(graph) if archive else how.input_shape,
+        "trained": recorded_inputs(model) if archive else None,
+    }
+
+
+def problem_from(source: dict[str, Any]) -> Problem:
+    """The problem of a run that began on the command line.
+
+    Args:
+        source: what `source_of` gave.
+    """
+    what = DataOptions.of(source["command"])
+    shape = source["shape"]
+    return what.problem(what.load(None if shape is None else tuple(shape), source["trained"]))
+
+
 def describe_setting(graph: Graph, problem: Problem) -> str:
     """What a command works on, how samples become inputs, and how good the network is before anything is done."""
     from gngraph.ir.inputs import input_shape_of

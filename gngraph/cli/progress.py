@@ -62,14 +62,25 @@ class RunProgress(_Bars):
 
     Args:
         options: of the run, for the number of its rounds and epochs.
+        done: epochs that were trained before.
     """
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, done: int = 0) -> None:
         super().__init__()
         self._rounds = options.rounds
         self._told: set[str] = set()
-        self._whole = self.progress.add_task("growing", total=max(1, options.whole))
+        self._whole = self.progress.add_task("growing", total=max(1, options.whole), completed=done)
         self._stage = self.progress.add_task("starting", total=None)
+
+    def resuming(self, number: int, done: int) -> None:
+        """Say where the run goes on.
+
+        Args:
+            number: of the round.
+            done: epochs of the run that are trained.
+        """
+        where = {self._rounds + 1: "in the final training", self._rounds + 2: "with the exports"}
+        self.say(f"going on {where.get(number, f'in round {number} of {self._rounds}')}, after epoch {done}")
 
     def network_given(self, given: Record) -> None:
         """Say what was decided, and why."""

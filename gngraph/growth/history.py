@@ -81,18 +81,28 @@ def replace_records(path: Path, records: Iterable[Record]) -> Path:
 class HistoryWriter:
     """Adds records to `history.jsonl`, each on the disk before the next round starts; the file is whole at any moment.
 
+    Args:
+        folder: of the run.
+        before: records of the run, which goes on after them: what the file has beyond them, or instead, goes. None: it begins.
+
     Raises:
         GnGraphError: the folder holds the history of another run, or cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, before: Iterable[Record] | None = None) -> None:
         self.path = folder / HISTORY_FILE
-        self._lines: list[str] = []
+        self._lines = [*map(_line, before or ())]
+        if before is not None:
+            replace_records(self.path, before)
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.path.touch(exist_ok=False)
         except FileExistsError:
-            raise GnGraphError(f"folder '{folder}' holds the history of another run; name another folder") from None
+            raise GnGraphError(
+                f"folder '{folder}' holds the history of another run; name another folder, or go on with "
+                f"that run (gngraph resume)"
+            ) from None
         except OSError as error:
             raise GnGraphError(f"folder '{folder}' cannot be written: {error.strerror or error}") from error
 
@@ -130,11 +140,37 @@ def read_history(path: Path) -> list[Record]:
 
 
 class Lineage:
-    """Where every channel comes from: space -> for each channel now its source in the seed, or -1 for a new one."""
+    """Where every channel comes from: space -> for each channel now its source in the seed, or -1 for a new one.
 
-    def __init__(self, spaces: ChannelSpaces) -> None:
-        self._maps = _identities(spaces)
-        self._recent = dict(self._maps)
+    Args:
+        maps: from the channels of the seed to those of now.
+        recent: from those of the last time that `recent` was asked for.
+    """
+
+    def __init__(self, maps: Mapping[str, ChannelMap], recent: Mapping[str, ChannelMap]) -> None:
+        self._maps, self._recent = maps, recent
+
+    @classmethod
+    def begun(cls, spaces: ChannelSpaces) -> Lineage:
+        """The lineage of a seed, which has these spaces."""
+        return cls(_identities(spaces), _identities(spaces))
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Lineage:
+        """The lineage that `as_dict` gave."""
+        return cls(
+            *(
+                {name: ChannelMap(size, tuple(source), tuple(weight)) for name, (size, source, weight) in maps.items()}
+                for maps in (kept["maps"], kept["recent"])
+            )
+        )
+
+    def as_dict(self) -> Record:
+        """The lineage as JSON."""
+        return {
+            name: {space: [whole.size, list(whole.source), list(whole.weight)] for space, whole in maps.items()}
+            for name, maps in (("maps", self._maps), ("recent", self._recent))
+        }
 
     def follow(self, edits: Mapping[str, SpaceEdit], spaces: ChannelSpaces) -> None:
         """Take in one rewrite, after which the graph has `spaces`; those of inserted layers come from nowhere."""

@@ -33,11 +33,14 @@ class Task:
         strategy: how its rounds decide; a lookahead finds that in the first round, and can only grow.
         budget: what the result may cost.
         options: how it goes on.
+        given: options of the job that this is, from which `JOBS` makes it again; None where it was made by hand, so that a run of
+            it cannot be resumed.
     """
 
     strategy: Strategy | Lookahead
     budget: Budget
     options: RunOptions
+    given: Options | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Job(Generic[Chosen]):
             BudgetError: the network does not fit its budget.
             PassError, GnGraphError: there is no such kind of candidate, allocation or curvature.
         """
-        return Task(self.strategy(options), self.budget(graph, options), self.run(options))
+        return Task(self.strategy(options), self.budget(graph, options), self.run(options), options)
 
 
 def _growing(options: GrowOptions) -> Strategy | Lookahead:
@@ -100,7 +103,7 @@ JOBS: Mapping[str, Job[Any]] = {
         ShrinkOptions, lambda _: GaussNewtonGrowth(GaussNewton(kinds=("prune",))), _shrunken, ReworkOptions.run
     ),
 }
-"""Jobs by name.
+"""Jobs by name, which is the title of their options.
 
 "grow" takes a network up to a budget. The others rewrite a trained network once and train it on, with a learning rate that falls to
 0 along a cosine: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs and

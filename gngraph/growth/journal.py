@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.growth.channel_records import add_predictions, selection_record, spaces_record
 from gngraph.growth.history import Lineage, Record
 from gngraph.growth.observer import Observer, Unobserved
-from gngraph.growth.run_folder import Inputs, RunFolder
+from gngraph.growth.run_folder import RunFolder
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.selection import Selection
@@ -37,24 +36,36 @@ class Journal:
         seed: the network that the run starts from.
         lineage: of the seed.
         observer: told of everything; None: nobody is.
-        out: folder of the run, made if need be; None: nothing is written.
-        inputs: see `gngraph.growth.run_folder.archived`.
-
-    Raises:
-        GnGraphError: the folder holds another run, or cannot be written.
+        folder: of the run; None: nothing is written.
+        kept: what `as_dict` gave of a run that goes on.
     """
 
     def __init__(
-        self, seed: Graph, lineage: Lineage, observer: Observer | None, out: Path | None, inputs: Inputs = None
+        self,
+        seed: Graph,
+        lineage: Lineage,
+        observer: Observer | None,
+        folder: RunFolder | None,
+        kept: Record | None = None,
     ) -> None:
-        self.history: list[Record] = []
-        self.channels: list[Record] = [{"round": 0, "spaces": spaces_record(seed, ChannelSpaces.of(seed), None)}]
+        if kept is None:
+            begun = {"round": 0, "spaces": spaces_record(seed, ChannelSpaces.of(seed), None)}
+            kept = {"history": [], "channels": [begun], "given": None, "number": 0, "seconds": {}}
+        self.history: list[Record] = kept["history"]
+        self.channels: list[Record] = kept["channels"]
         self.lineage = lineage
         self._observer = observer or Unobserved()
-        self._folder = RunFolder.start(out, seed, inputs, self.channels) if out is not None else None
-        self._given: Record | None = None
-        self._number = 0
-        self._seconds: dict[str, float] = {}
+        self._given: Record | None = kept["given"]
+        self._number: int = kept["number"]
+        self._seconds: dict[str, float] = kept["seconds"]
+        self._folder = folder
+        if folder is not None:
+            folder.write_channels(self.channels)
+
+    def as_dict(self) -> Record:
+        """The account as JSON."""
+        own = {"history": self.history, "channels": self.channels}
+        return own | {"given": self._given, "number": self._number, "seconds": self._seconds}
 
     def given(self, given: Record) -> None:
         """What was decided before the first round; its record will have it."""

@@ -12,9 +12,11 @@ import torch
 
 from gngraph.deploy.provenance import metadata_of
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx
+from gngraph.errors import GnGraphError
 from gngraph.files.archive import INPUTS, save
 from gngraph.growth.channel_records import CHANNELS_FILE
-from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record, replace_records
+from gngraph.growth.checkpoints import Checkpoint, newest, remove_checkpoints
+from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record, replace_records, without_seconds
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.running.problem import TRAINED
@@ -48,23 +50,37 @@ class RunFolder:
         self._inputs = inputs
 
     @classmethod
-    def start(cls, path: Path, seed: Graph, inputs: Inputs, channels: Sequence[Record]) -> RunFolder:
+    def start(cls, path: Path, seed: Graph, inputs: Inputs) -> RunFolder:
         """A folder for a new run, made if need be, with the seed in it.
 
         Args:
             path: of the folder.
             seed: what the run starts from.
             inputs: see `archived`.
-            channels: what is known of the channels of the seed.
 
         Raises:
             GnGraphError: it holds another run, or cannot be written.
         """
         folder = cls(path, HistoryWriter(path), inputs)
-        replace_records(path / CHANNELS_FILE, channels)
         (path / COMPARISON_FILE).unlink(missing_ok=True)  # of a run that was there before
+        remove_checkpoints(path)
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
         return folder
+
+    @classmethod
+    def again(cls, path: Path, inputs: Inputs, history: Sequence[Record]) -> RunFolder:
+        """The folder of a run that goes on after some records.
+
+        Args:
+            path: of the folder.
+            inputs: see `archived`.
+            history: the records.
+        """
+        return cls(path, HistoryWriter(path, history), inputs)
+
+    def write_channels(self, channels: Sequence[Record]) -> None:
+        """Write what is known of every channel so far."""
+        replace_records(self.path / CHANNELS_FILE, channels)
 
     def append(
         self, channels: Sequence[Record], graph: Graph, history: Sequence[Record], lineage: Mapping[str, Sequence[int]]
@@ -78,8 +94,29 @@ class RunFolder:
             lineage: space -> for each channel of `graph` its source channel in the seed, or -1 for a new one.
         """
         save(graph, self.path / MODEL_FILE, history=archived(history, lineage, self._inputs))
-        replace_records(self.path / CHANNELS_FILE, channels)
+        self.write_channels(channels)
         self._history.append(history[-1])
+
+
+def checkpoint_of(path: Path) -> Checkpoint:
+    """The newest checkpoint of the run in a folder.
+
+    Args:
+        path: of the folder.
+
+    Raises:
+        GnGraphError: it holds no run that was interrupted.
+    """
+    found = newest(path)
+    if found is not None:
+        return found
+    if not (path / SEED_FILE).is_file():
+        raise GnGraphError(f"'{path}' holds no run to go on with; name the folder that a run was written to")
+    if (path / REPORT_FILE).is_file():
+        raise GnGraphError(f"the run in '{path}' has ended: there is nothing to go on with")
+    raise GnGraphError(
+        f"the run in '{path}' has no checkpoint that is whole: begin it anew (with --force, or in another folder)"
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +183,7 @@ def _still_known(inputs: Inputs, history: Sequence[Record]) -> Inputs:
 
 
 def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], inputs: Inputs) -> dict[str, Any]:
-    """The history as an archive keeps it.
+    """The history as an archive keeps it: without seconds, so that the same run gives the same bytes.
 
     Args:
         history: the records.
@@ -155,7 +192,11 @@ def archived(history: Sequence[Record], lineage: Mapping[str, Sequence[int]], in
     """
     inputs = _still_known(inputs, history)
     known = {} if inputs is None else {INPUTS: dict(inputs)}
-    return {"rounds": list(history), "lineage": {name: list(sources) for name, sources in lineage.items()}, **known}
+    return {
+        "rounds": without_seconds(list(history)),
+        "lineage": {name: list(sources) for name, sources in lineage.items()},
+        **known,
+    }
 
 
 def set_history_aside(folder: Path) -> None:

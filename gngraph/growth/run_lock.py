@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from gngraph.errors import GnGraphError
 from gngraph.growth.channel_records import CHANNELS_FILE
+from gngraph.growth.checkpoints import CHECKPOINTS
 from gngraph.growth.history import HISTORY_FILE
 from gngraph.growth.run_folder import MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
 from gngraph.source.export import CODE_FILE, WEIGHTS_FILE
@@ -64,6 +66,11 @@ def require_free_folder(folder: Path) -> None:
     Raises:
         GnGraphError: it is not empty.
     """
+    if (folder / CHECKPOINTS).is_dir():
+        raise GnGraphError(
+            f"folder '{folder}' holds a run that was interrupted; go on with it by gngraph resume {shlex.quote(str(folder))}, name "
+            f"another folder, or pass --force to replace it"
+        )
     if folder.exists() and any(path.name != _LOCK_FILE for path in folder.iterdir()):
         raise GnGraphError(
             f"folder '{folder}' is not empty; name another one, or pass --force to replace the run in it"

@@ -22,6 +22,13 @@ Selecting = Literal["joint", "additive"]
 
 SELECTING = "Whether candidates are chosen by what they do together (joint) or by the sum of what each does (additive)."
 
+CheckpointEvery = Annotated[float, Within(least=0)] | None
+
+CHECKPOINT_HELP = (
+    "Seconds from one checkpoint to the next, from which gngraph resume goes on; by default one after every epoch and stage and "
+    "every 5 minutes, as far as they take no more than 1 % of the time."
+)
+
 PERTURB = 0.3
 """Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.training.perturbation`."""
 
@@ -69,6 +76,7 @@ class RunOptions(Options):
         "Remove those layers, before the first rewrite, without which short trainings at the budget come out better (search); "
         "or keep all; auto keeps those of a network that knows its targets as it is given, else it searches.",
     )
+    checkpoint_every: CheckpointEvery = option(None, CHECKPOINT_HELP)
     train: TrainOptions = option(TrainOptions(), "How every stretch is trained.")
 
     @property
@@ -159,12 +167,19 @@ class ReworkOptions(Options):
         "Share of new initial weights mixed in before that training; 0.3 helps a network that was trained from nothing on the "
         "same data to make use of its new channels.",
     )
+    checkpoint_every: CheckpointEvery = option(None, CHECKPOINT_HELP)
     train: TrainOptions = option(TrainOptions(), "How it is trained.")
 
     def run(self) -> RunOptions:
         """One rewrite, and training along a cosine."""
         return RunOptions(
-            rounds=1, epochs=0, final_epochs=self.epochs, perturb=self.perturb, depth="keep", train=self.train
+            rounds=1,
+            epochs=0,
+            final_epochs=self.epochs,
+            perturb=self.perturb,
+            depth="keep",
+            checkpoint_every=self.checkpoint_every,
+            train=self.train,
         )
 
 

@@ -60,14 +60,21 @@ class Decider:
         analyses: of the run.
         budget: what the whole run may use.
         stage: surrounds the parts.
+        worths: of the decisions so far, see `WorthRecord`.
     """
 
-    def __init__(self, analyses: AnalysisManager, budget: Budget, stage: Timed = untimed) -> None:
+    def __init__(
+        self,
+        analyses: AnalysisManager,
+        budget: Budget,
+        stage: Timed = untimed,
+        worths: dict[str, float] | None = None,
+    ) -> None:
         self._analyses = analyses
         self._problem = analyses.problem
         self._budget = budget
         self._stage = stage
-        self._worths = WorthRecord()
+        self._worths = WorthRecord(worths)
 
     def situation(self, strategy: Strategy | Lookahead, graph: Graph, target: Budget, number: int) -> Situation:
         """What a decision rests on: the analysis is run.

@@ -99,10 +99,14 @@ def _without(graph: Graph, analyses: AnalysisManager, removed: Mapping[str, list
 
 
 class WorthRecord:
-    """What widths were measured to be worth in all rounds, later rounds counting for more."""
+    """What widths were measured to be worth in all rounds, later rounds counting for more.
 
-    def __init__(self) -> None:
-        self._worths: dict[str, float] = {}
+    Args:
+        worths: of the rounds so far, by space; changed in place.
+    """
+
+    def __init__(self, worths: dict[str, float] | None = None) -> None:
+        self._worths = {} if worths is None else worths
 
     def seen(self, worths: Mapping[str, float]) -> dict[str, float]:
         """The worths of all rounds so far for the spaces of this one, each relative to the mean of its round.

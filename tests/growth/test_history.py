@@ -55,7 +55,7 @@ def test_lineage_follows_channels_through_two_rewrites() -> None:
     graph = seed_graph()
     spaces = ChannelSpaces.of(graph)
     width = spaces["hidden.0"].size
-    lineage = Lineage(spaces)
+    lineage = Lineage.begun(spaces)
     marked = graph.params["hidden.0.bias"].data.clone()
     marked[:] = torch.arange(width)
     graph = graph.with_params({"hidden.0.bias": marked})

@@ -1,0 +1,327 @@
+"""The rounds of a run: train, analyse, select, rewrite, carry the optimiser's state, re-estimate BatchNorm, and so on.
+
+All that changes while a run goes on is in its `RunState`, which is kept between its parts and within training. What lies between
+two checkpoints is done again where a run was interrupted: it depends on nothing else, and gives the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.errors import TrainingError
+from gngraph.growth.history import Record, epoch_entries, morphism_entries, morphisms_text
+from gngraph.growth.jobs import Task
+from gngraph.growth.journal import Journal
+from gngraph.growth.keeping import Keeper
+from gngraph.growth.result import GrowthResult
+from gngraph.growth.schedule import round_budgets
+from gngraph.growth.state import Point, RunState
+from gngraph.ir import Graph
+from gngraph.rewrite.layer_removal import removable_layer
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.morphism import RemoveLayer
+from gngraph.running.batchnorm import reestimate
+from gngraph.running.constant import constant_loss
+from gngraph.running.finite import standing
+from gngraph.running.problem import Problem
+from gngraph.running.seeding import mixed
+from gngraph.scoring.layer_rebuilding import rebuilt_removal
+from gngraph.search.chance import MAY_KNOW, no_better_than_chance
+from gngraph.search.decision import Decider
+from gngraph.search.depth import DEPTH, searched
+from gngraph.search.lookahead import LOOKAHEAD, Lookahead
+from gngraph.search.situation import Situation
+from gngraph.search.strategy import Strategy
+from gngraph.training.divergence import DivergedError
+from gngraph.training.optimizer_state import OptimizerState, carry_state
+from gngraph.training.perturbation import perturbed
+from gngraph.training.progress import UNWATCHED
+from gngraph.training.restart import guessed, restarted
+from gngraph.training.stretch import Schedule, Stretch
+from gngraph.training.training import Trained, Trainer
+
+RECOVERY = 1.0
+"""Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
+
+
+class Rounds:
+    """What is done from one state of a run to the next; all that it knows beside the state follows from the task.
+
+    Args:
+        task: how, see `gngraph.growth.jobs`; nothing of it is left to be decided.
+        seed: the network that the run began with.
+        problem: data, loss, device and seed.
+        journal: the account of the run.
+        state: where it is; changed in place.
+        keeper: keeps it; None: nobody does.
+    """
+
+    def __init__(
+        self, task: Task, seed: Graph, problem: Problem, journal: Journal, state: RunState, keeper: Keeper | None
+    ) -> None:
+        self.budget = task.budget
+        self.options = task.options
+        self.seed = seed
+        self.problem = problem
+        self.journal = journal
+        self.now = state
+        self.keeper = keeper
+        self.strategy = task.strategy
+        if isinstance(self.strategy, Lookahead) and state.allocation is not None:
+            self.strategy = replace(self.strategy.growth, allocation=state.allocation)
+        self.horizon = task.options.whole if task.options.final == "continue" else None
+        self.analyses = AnalysisManager(problem)
+        self.trainer = Trainer(problem, task.options.train, piece=state.piece)
+        problem.runner.batch_size = state.at_a_time or problem.batch_size
+        self.decider = Decider(self.analyses, task.budget, journal.stage, state.worths)
+
+    def to_end(self) -> GrowthResult:
+        """All that is left to do."""
+        for number, target in enumerate(round_budgets(cost(self.seed), self.budget, self.options.rounds), 1):
+            if number >= self.now.number:
+                self.round(number, target)
+        if self.now.number == self.options.rounds + 1:
+            self.finish()
+        journal, now = self.journal, self.now
+        return GrowthResult(self.seed, now.graph, journal.history, journal.channels, now.lineage.sources(), now.doubted)
+
+    def keep(self) -> None:
+        """Keep where the run is."""
+        if self.keeper is not None:
+            self.keeper.keep(self.now, self.journal)
+
+    def round(self, number: int, target: Budget) -> None:
+        """One round, or what is left of it.
+
+        Args:
+            number: from 1.
+            target: what the network may cost after it.
+        """
+        now = self.now
+        if now.point == "begin":
+            self._begin("round")
+        if now.point == "train":
+            self._train(self.options.epochs, "cosine" if self.horizon else "constant")
+            self._reached("depth")
+        if now.point == "depth":
+            searching = number == 1 and self.options.depth == "search"
+            if searching:
+                self._remove_layers()
+            self._reached("recover", new=searching)
+        if now.point == "recover":
+            if now.removed:
+                self._recover()
+            self._reached("decide", new=bool(now.removed))
+        graph = now.graph
+        with self.journal.stage("evaluate"):
+            doubt = no_better_than_chance(graph, self.problem)
+        situation = self.decider.situation(self.strategy, graph, target, number)
+        strategy = self._settled(situation)
+        made = self.decider.decide(strategy, situation, number)
+        self.journal.decided(graph, situation.scores, made.selection)
+        rewritten, judged, reported = made.step.rewritten, made.judge, made.report
+        now.optimizer = carry_state(now.optimizer, graph, rewritten)
+        now.graph = self._reestimated(rewritten.graph)
+        now.lineage.follow(rewritten.edits, self.analyses.get(ChannelSpaces, now.graph))
+        morphisms = _joined(now.removed, morphism_entries(made.step.morphisms))
+        now.rewritten = morphisms_text(morphisms)
+        now.record |= {
+            "allocation": strategy.allocation,
+            "morphisms": morphisms,
+            "predicted": reported.predicted,
+            "predicted_error": reported.error,
+            "actual": reported.actual,
+            "beyond_interval": reported.beyond,
+            "judge": {"predicted": judged.predicted, "predicted_error": judged.error, "actual": judged.actual},
+            "refused": made.refused,
+            "refused_morphisms": morphism_entries(made.learned) if made.refused else {},
+            "report_loss": {
+                "before": reported.before,
+                "after": made.after,
+                "reestimated": self.decider.loss(now.graph, self.problem.splits.report),
+            },
+            "target": _sides(target),
+            "notes": [
+                *([MAY_KNOW] if now.doubted and number == 1 else []),
+                *([doubt] if doubt else []),
+                *situation.scores.notes,
+                *self._guesses(),
+            ],
+        }
+        self._close()
+
+    def _begin(self, kind: str) -> None:
+        self.journal.begin(self.now.number)
+        self.now.record = {"kind": kind, "round": self.now.number, "rounds": self.options.rounds}
+        self.now.point = "train"
+
+    def _reached(self, point: Point, new: bool = True) -> None:
+        """Another part of the run is done, and `new` says whether there is anything in it that is worth keeping."""
+        self.now.point, self.now.at_a_time = point, self.problem.runner.batch_size
+        if new and self.keeper is not None and self.keeper.due(True):
+            self.keep()
+
+    def _guesses(self) -> list[str]:
+        """What to tell in the first round of new initial weights, where the run draws some."""
+        drawn = self.now.share or self.options.depth == "search" or self.options.final == "retrain"
+        return guessed(self.now.graph) if drawn and self.now.number == 1 else []
+
+    def _remove_layers(self) -> None:
+        """The network loses the layers that it does better without."""
+        now, removals, graph = self.now, list[RemoveLayer](), self.now.graph
+        with self.journal.stage(DEPTH):
+            found = searched(graph, self.analyses, self.budget, self.options.train, self.options.whole)
+            now.record[DEPTH] = found.record(graph)
+            for layer in found.removed:
+                spaces = self.analyses.get(ChannelSpaces, graph)
+                removals.append(rebuilt_removal(graph, self.analyses, removable_layer(graph, spaces, layer.value)))
+                rewritten = morph(graph, spaces, removals[-1:])
+                now.optimizer = carry_state(now.optimizer, graph, rewritten)
+                graph = rewritten.graph
+        if removals:
+            now.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
+            now.graph = self._reestimated(graph)
+        now.removed = morphism_entries(removals)
+
+    def _recover(self) -> None:
+        """The network is trained until it does without the layers that went, by epochs that the final training is shorter by.
+
+        What layers are worth, and what splits gain, cannot be read off a network that they were just taken from. It is trained for
+        an epoch, and on while it does worse than the best constant output, for at most `RECOVERY` times the epochs before.
+        """
+        now, judge = self.now, self.problem.splits.judge
+        most = min(round(RECOVERY * self.options.epochs), self.options.final_epochs)
+        if "recovery" not in now.record[DEPTH]:
+            with self.journal.stage("evaluate"):
+                constant = constant_loss(now.graph, self.problem)
+            first = self.decider.loss(now.graph, judge)
+            now.record[DEPTH]["recovery"] = {"epochs": 0, "constant": _finite(constant), "losses": [_finite(first)]}
+        recovery = now.record[DEPTH]["recovery"]
+        losses = recovery["losses"]
+        while len(losses) <= most and (len(losses) == 1 or _least(losses[-1]) >= _least(recovery["constant"])):
+            now.graph = self._trained(now.graph, 1, "cosine" if self.horizon else "constant")
+            losses.append(_finite(self.decider.loss(now.graph, judge)))
+            recovery["epochs"] = now.borrowed = len(losses) - 1
+
+    def _settled(self, situation: Situation) -> Strategy:
+        """The strategy; a lookahead finds it in the first round, and it stays."""
+        if isinstance(self.strategy, Lookahead):
+            now = self.now
+            with self.journal.stage(LOOKAHEAD):
+                found = self.strategy.choose(situation, now.optimizer, self.options.train, now.epochs_done)
+            now.record[LOOKAHEAD] = found.record()
+            self.strategy, now.allocation = found.strategy, found.strategy.allocation
+        return self.strategy
+
+    def _restart(self) -> None:
+        """New initial weights, and an optimiser that remembers nothing."""
+        now = self.now
+        now.graph = restarted(now.graph, mixed(self.problem.seed, now.epochs_done))
+        now.optimizer = OptimizerState({})
+        now.rises_from, now.share = now.epochs_done, 0.0
+
+    def finish(self) -> None:
+        """The final training: nothing is judged after it, so that it may see what was withheld."""
+        if self.now.point == "begin":
+            if self.options.final == "retrain":
+                self._restart()
+            self._begin("final")
+        if self.options.final_epochs:
+            self.trainer = Trainer(self.problem.undivided, self.options.train, piece=self.now.piece)
+        self._train(self.options.final_epochs - self.now.borrowed, "cosine")
+        self._close()
+
+    def _train(self, epochs: int, schedule: Schedule) -> None:
+        now = self.now
+        share = now.share if now.number > 1 and epochs else 0.0  # a rewrite came before
+        start = perturbed(now.graph, share, mixed(self.problem.seed, now.epochs_done)) if share else now.graph
+        now.record |= {"perturbed": share, "withheld": self.trainer.problem.withheld}
+        now.graph = self._trained(start, epochs, schedule)
+        now.record["trained"] = self._standing(now.graph)
+
+    def _trained(self, graph: Graph, epochs: int, schedule: Schedule) -> Graph:
+        """A network after a stretch of training, whose epochs are added to the record.
+
+        Where it diverges after a rewrite the network is trained from there once more, at half the rate, and the run stays at that.
+
+        Raises:
+            DivergedError: it diverges with nothing rewritten before, or again.
+        """
+        now = self.now
+        try:
+            trained = self._stretch(graph, epochs, schedule)
+        except DivergedError as error:
+            since = f"since the last rewrite ({now.rewritten})"
+            if now.slowed:
+                raise DivergedError(f"{error}; that was {since}, at half the rate once more") from error
+            if not now.rewritten:
+                raise
+            now.notes.append(
+                f"{error}; that was {since}: from there it is trained once more, and the run goes on, at half the rate"
+            )
+            now.rate_share, now.slowed, now.progress = now.rate_share / 2, True, None
+            return self._trained(graph, epochs, schedule)
+        now.optimizer, now.progress, now.slowed = trained.state, None, False
+        now.piece = self.trainer.piece
+        now.epochs_done += epochs
+        now.record["epochs"] = [*now.record.get("epochs", ()), *epoch_entries(trained.epochs)]
+        return trained.graph
+
+    def _stretch(self, graph: Graph, epochs: int, schedule: Schedule) -> Trained:
+        """Training, or what is left of it."""
+        now, warmup = self.now, self.options.train.warmup
+        stretch = Stretch(epochs, schedule, warmup, now.epochs_done, self.horizon, now.rises_from, now.rate_share)
+        watch = UNWATCHED if self.keeper is None else self.keeper.watch(now, self.journal)
+        with self.journal.stage("train"):
+            return self.trainer.train(graph, stretch, now.optimizer, self.journal.epoch, watch=watch, done=now.progress)
+
+    def _reestimated(self, graph: Graph) -> Graph:
+        with self.journal.stage("batchnorm"):
+            return reestimate(graph, self.problem)
+
+    def _standing(self, graph: Graph) -> Record:
+        """Size, widths, and loss and accuracy on test or held-out samples."""
+        with self.journal.stage("evaluate"):
+            found = standing(graph, self.problem)
+        if not math.isfinite(found.loss):
+            raise TrainingError(f"nothing can be told of network '{graph.name}' after the training: {found.note}")
+        if found.note is not None and found.note not in self.now.notes:
+            self.now.notes.append(found.note)
+        size = cost(graph)
+        spaces = self.analyses.get(ChannelSpaces, graph)
+        widths = {space.name: space.size for space in spaces.free}
+        measured = {"loss": found.loss, "accuracy": found.accuracy, "tested": self.problem.tested}
+        return {"params": size.params, "flops": size.flops, **measured, "widths": widths}
+
+    def _close(self) -> None:
+        now = self.now
+        now.record |= self._standing(now.graph)
+        now.record["budget"] = _sides(self.budget)
+        if now.notes:
+            now.record["notes"] = [*now.notes, *now.record.get("notes", ())]
+            now.notes = []
+        self.journal.close(now.record, now.graph)
+        now.number, now.record, now.removed = now.number + 1, {}, {}
+        self._reached("begin")
+
+
+def _joined(*tables: dict[str, Record]) -> dict[str, Record]:
+    """Entries of morphisms of several rewrites, see `morphism_entries`."""
+    spaces = dict.fromkeys(space for table in tables for space in table)
+    return {space: {kind: what for table in tables for kind, what in table.get(space, {}).items()} for space in spaces}
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _least(loss: float | None) -> float:
+    return math.inf if loss is None else loss
+
+
+def _sides(budget: Budget) -> Record:
+    return {"params": budget.max_params, "flops": budget.max_flops}
