@@ -216,7 +216,7 @@ CASES = {
     "einsum": Case(einsum_layers, (4, 5), {"embed": 6, "einsum": 9, "einsum_1": 6}),
     "F.conv2d with a parameter": Case(raw_convolution, IMAGE, {"stem.0": 4, "conv2d": 6}),
     "attention map": Case(attention_map, IMAGE, {"stem.0": 6}, {"map": "its single channel is broadcast (node 'mul')"}),
-    "MultiheadAttention": Case(heads_given, (4, 5), {"up": 12}, {"embed": "the attention module demands"}),
+    "MultiheadAttention": Case(heads_given, (4, 5), {"embed": 8, "attention": 4, "up": 12}),
     "frozen parameters": Case(frozen_parameters, IMAGE, {"0": 5, "3": 6}),
     "unknown op": Case(unknown_op, IMAGE, {"read": 6}, {"stem.0": "it is read by the foreign op 'torch.cumsum' (node 'cumsum')"}),
     "residual stages": Case(residual_stages, IMAGE, {"stem.0": 4, "in1.0": 5, "short": 6, "in2.0": 7}),

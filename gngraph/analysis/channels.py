@@ -20,7 +20,7 @@ from gngraph.analysis.snapshots import per_snapshot
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, TensorType
 from gngraph.ir.types import integer_at
-from gngraph.ops import Layout
+from gngraph.ops import Layout, lookup
 from gngraph.ops.spec import AttrPath, Fresh
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ChannelSpace:
     """Coupled channel axes that grow and shrink together.
 
     Attributes:
-        name: path of the module (or name of the node) that writes it first.
+        name: path of the module that writes it first, or holds the weight that does; else name of the node.
         size: number of channels.
         slots: every parameter stretch that holds its channels.
         frozen: None, or the reason why no morphism may change it.
@@ -244,14 +244,15 @@ class _Naming:
         return known
 
     def _names(self) -> dict[int, str]:
-        """A name for every space: the module that writes it first, numbered where it writes several."""
+        """A name for every space: the module that writes it first, or holds the weight, numbered where it writes several."""
         names: dict[int, str] = {}
         counts = Counter[str]()
         taken: set[str] = set()
         for var, entries in self.slots.items():
             writer = next((s for s in entries if s.role is Role.PRODUCE), entries[0])
             node = self.graph.nodes[writer.node]
-            stem = name = node.module or node.name
+            holder = writer.param.rpartition(".")[0] if lookup(node.op).apply is not None else ""
+            stem = name = node.module or holder or node.name
             while name in taken:
                 counts[stem] += 1
                 name = f"{stem}#{counts[stem] + 1}"

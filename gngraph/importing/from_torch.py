@@ -13,6 +13,7 @@ from gngraph.importing.copies import Guard, copy_of, on_meta
 from gngraph.importing.decided import with_decided
 from gngraph.importing.examples import Example, example_of, reading_leaves
 from gngraph.importing.freeing import return_free_memory, take_apart
+from gngraph.importing.heads import with_heads
 from gngraph.importing.imported import Imported, changes_in_forward, function_of_its_own
 from gngraph.importing.in_place import without_changes_in_place
 from gngraph.importing.joining import joined
@@ -117,7 +118,7 @@ def _imported(module: nn.Module, example: Example, *, drop: bool) -> Graph:
     take_apart(trained.graph)
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
-    graph = built(module, joint, evaluated.root, trained.unlike, example, known)
+    graph = with_heads(built(module, joint, evaluated.root, trained.unlike, example, known))
     graph = with_decided(graph, evaluated.decided | trained.decided)
     try:
         vet(graph)

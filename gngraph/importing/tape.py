@@ -8,6 +8,7 @@ and the order of calls that do not depend on each other, do not count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,6 +122,14 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         self.memory[storage._cdata] = memory
         return memory
 
+    def _copy(self, tensor: torch.Tensor, source: torch.Tensor) -> None:
+        """Say that a tensor has the entries of another, in a row, however many axes they are counted along."""
+        row = self.numbers.part(self._memory(source).whole, _in_a_row(_geometry(source)))
+        offset, sizes, *rest = _geometry(tensor)
+        extent = _in_a_row((offset, (math.prod(sizes),), (1,), *rest[1:]))
+        storage = tensor.untyped_storage()
+        self.memory[storage._cdata] = _Memory(storage, self.numbers.memory(row, extent), extent, {})
+
     def _write(self, tensor: torch.Tensor, number: int) -> None:
         memory, geometry = self._memory(tensor), _geometry(tensor)
         if _bytes_of(geometry) == _bytes_of(memory.extent) is not None:
@@ -143,7 +152,8 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         number = self.numbers.of(*self._key(op, args, kwargs, bool(written)), op.seeded and self.draws)
         if op.seeded:
             self.draws = self.numbers.of("draws", self.draws, number)
-        if op.name in _COPIES and kwargs.get("dtype", args[0].dtype) == args[0].dtype:
+        copied = op.name in _COPIES and kwargs.get("dtype", args[0].dtype) == args[0].dtype
+        if copied:
             number = self.number(args[0])
         elif op.name == "copy_" and (args[0].size(), args[0].dtype) == (args[1].size(), args[1].dtype):
             number = self.number(args[1])
@@ -156,7 +166,11 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         for target, place in written:
             self._write(target, self.numbers.of("write", number, place))
         for i, item in enumerate((result,) if isinstance(result, torch.Tensor) else tensors_in(result)):
-            if item.untyped_storage()._cdata not in self.memory:
+            if item.untyped_storage()._cdata in self.memory:
+                continue
+            if copied and item.is_contiguous():
+                self._copy(item, args[0])
+            else:
                 self._new(item, self.numbers.of("item", number, i) if i else number)
         return result
 
@@ -199,6 +213,18 @@ def _geometry(tensor: torch.Tensor) -> Geometry:
     if 1 in size:  # how far apart the entries of such an axis lie, nobody sees
         stride = tuple([0 if n == 1 else step for n, step in zip(size, stride, strict=True)])
     return tensor.storage_offset(), size, stride, tensor.dtype, tensor.is_conj(), tensor.is_neg()
+
+
+def _in_a_row(geometry: Geometry) -> Geometry:
+    """The same entries in the same order along as few axes as they need."""
+    offset, sizes, strides, *rest = geometry
+    axes: list[tuple[int, int]] = []
+    for size, stride in zip(sizes, strides, strict=True):
+        if size != 1 and axes and axes[-1][1] == size * stride:
+            axes[-1] = axes[-1][0] * size, stride
+        elif size != 1:
+            axes.append((size, stride))
+    return offset, tuple(size for size, _ in axes), tuple(stride for _, stride in axes), *rest
 
 
 def _bytes_of(geometry: Geometry) -> tuple[Hashable, ...] | None:

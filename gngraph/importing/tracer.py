@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from gngraph.errors import UnsupportedModelError
+from gngraph.importing.attention import written_out
 from gngraph.importing.concrete import InputAxis, Shadow, Undecided
 from gngraph.importing.decided import Look, LookedAtAs, decided_axes
 from gngraph.importing.shapes import ShapesSeen
@@ -133,10 +134,11 @@ class Tracer(fx.Tracer):
         self._asking = False
         self._forwards: dict[CodeType, str] | None = None
         self._asked: list[tuple[FrameType, int, Look]] = []
+        self._written_out: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node."""
-        return spec_of_module(m) is not None
+        return spec_of_module(m) is not None and m is not self._written_out
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """The root and a placeholder an input for `root_fn`; an argument without an example keeps its default.
@@ -150,8 +152,10 @@ class Tracer(fx.Tracer):
     ) -> Any:
         """As fx does it with `m`, `forward`, `args` and `kwargs`; a module that cannot be traced is named."""
         path = self.path_of_module(m)
+        written = written_out(m, args, kwargs)
+        self._written_out = m if written is not None else None
         try:
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, written or forward, args, kwargs)
         except UnsupportedModelError:
             raise
         except Exception as error:

@@ -187,6 +187,20 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
     return tuple(result)
 
 
+def carrying(operands: Operands, axis: int) -> tuple[Attr, range]:
+    """The attribute `regroup` of a reshape with `axis` of its value as the carrier of its group, and that group's axes before.
+
+    Args:
+        operands: the reshape.
+        axis: of its value, counted from 0.
+    """
+    groups, before = [], range(0)
+    for old, new, carrier in _regrouped(operands, _reshaped(operands)):
+        before, carrier = (old, axis) if axis in new else (before, carrier)
+        groups.append((len(old), len(new), carrier - new.start))
+    return tuple(groups), before
+
+
 def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]] | None:
     """Neighbouring axes before and after with equal products, as short as they can be; axes of 1 go with the last."""
     groups: list[tuple[list[int], list[int]]] = []

@@ -227,7 +227,8 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_torchs_transformer_layers(norm_first: bool) -> None:
     graph, free = free_after_round_trip(Encoder(norm_first), 5, 8)
-    assert free == {"encoder.layers.0.linear1": 12, "encoder.layers.1.linear1": 12, "decoder.linear1": 10}
+    heads = {"encoder.layers.0.self_attn": 2, "encoder.layers.1.self_attn": 2, "decoder.self_attn": 2}
+    assert free == {"encoder.layers.0.linear1": 12, "encoder.layers.1.linear1": 12, "decoder.linear1": 10, **heads}
     spaces = ChannelSpaces.of(graph)
     reasons = " ".join(space.frozen for space in spaces if space.frozen)
     assert "it is combined with a value of fixed size (node 'add_1')" in reasons, reasons
@@ -245,7 +246,7 @@ def test_a_padding_mask_is_an_input() -> None:
     network = Masked().eval()
     x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     graph = from_torch(network, (x, padding))
-    assert {s.name for s in ChannelSpaces.of(graph).free} == {"layer.linear1"}
+    assert {s.name for s in ChannelSpaces.of(graph).free} == {"layer.self_attn", "layer.linear1"}
     with torch.no_grad(), _plain_attention():
         assert torch.equal(to_torch(graph)(x, padding), network(x, padding))
 

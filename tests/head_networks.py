@@ -1,0 +1,104 @@
+"""Tiny networks with attention heads: torch's module in the ways in which it is called, and attention written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+CAUSAL = torch.triu(torch.full((4, 4), float("-inf")), 1)
+
+
+class Attending(nn.Module):
+    """Two blocks of a norm and torch's attention, with a stream of 8 and 2 heads by default.
+
+    Args:
+        heads: of the attention.
+        module: its further arguments.
+        call: arguments of its call.
+        shown: whether the network returns the weights too.
+    """
+
+    def __init__(self, heads: int = 2, module: dict[str, Any] | None = None, shown: bool = False, **call: Any) -> None:
+        super().__init__()
+        options = {"batch_first": True, **(module or {})}
+        self.stem, self.head, self.call, self.shown = nn.Linear(5, 8), nn.Linear(8, 3), call, shown
+        self.attend = nn.ModuleList(nn.MultiheadAttention(8, heads, **options) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Any:
+        x, weights = self.stem(x), None
+        for norm, attend in zip(self.norms, self.attend, strict=True):
+            y = norm(x)
+            y, weights = attend(y, y, y, key_padding_mask=padding, **self.call)
+            x = x + y
+        return (self.head(x), weights) if self.shown else self.head(x)
+
+
+class Case(NamedTuple):
+    """A network with its samples.
+
+    Attributes:
+        make: the network.
+        inputs: of its forward.
+        heads: of every attention, which are free.
+        by_calls: whether that it trains as the module does is seen from its calls alone.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[], tuple[Tensor, ...]]
+    heads: int
+    by_calls: bool = True
+
+
+def tokens() -> tuple[Tensor, ...]:
+    return (torch.randn(3, 4, 5),)
+
+
+def padded() -> tuple[Tensor, ...]:
+    return torch.randn(3, 4, 5), torch.tensor([[False] * 4, [False] * 3 + [True], [False] * 2 + [True] * 2])
+
+
+def images() -> tuple[Tensor, ...]:
+    return (torch.randn(2, 3, 8, 8),)
+
+
+MODULES: dict[str, Case] = {
+    "torchvision's ViT": Case(
+        lambda: VisionTransformer(8, 4, 2, 2, 8, 16, dropout=0.1, attention_dropout=0.2, num_classes=5), images, 2
+    ),
+    "torch's encoder": Case(
+        lambda: nn.Sequential(
+            nn.Linear(5, 8),
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2),
+            nn.Linear(8, 3),
+        ),
+        tokens,
+        2,
+    ),
+    "with dropout": Case(lambda: Attending(module={"dropout": 0.3}, need_weights=False), tokens, 2),
+    "weights left": Case(lambda: Attending(4, {"dropout": 0.3}), tokens, 4, by_calls=False),
+    "weights returned": Case(lambda: Attending(shown=True, average_attn_weights=True), tokens, 2, by_calls=False),
+    "without biases": Case(lambda: Attending(module={"bias": False}, need_weights=False), tokens, 2),
+    "length first": Case(lambda: Attending(module={"batch_first": False}, need_weights=False), tokens, 2),
+    "one head": Case(lambda: Attending(1, need_weights=False), tokens, 1),
+    "causal": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL, is_causal=True), tokens, 2),
+    "mask": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL), tokens, 2),
+    "truth values": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL < 0), tokens, 2, by_calls=False),
+    "padding": Case(lambda: Attending(need_weights=False), padded, 2, by_calls=False),
+    "mask and padding": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL < 0), padded, 2, by_calls=False),
+}
+"""Networks with torch's attention module, as its arithmetic."""
+
+
+def built(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A network in eval mode, every parameter of it random, and samples."""
+    torch.manual_seed(0)
+    network = case.make().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    return network, case.inputs()
