@@ -29,20 +29,26 @@ class RemoveLayers(Pass):
     channels from those before it by least squares, which needs data: a problem, as `merge-channels` does.
 
     Attributes:
-        at: pattern of the names of layers: of the modules in them, or of the nodes that they end at. All that match go.
+        at: pattern of the names of layers: of the modules in them, or of the nodes that they end at. All that match go, so that
+            one must be given: "*" removes every layer that can be.
     """
 
     name: ClassVar[str] = "remove-layer"
     effect: ClassVar[Effect] = "changes"
-    at: str = "*"
+    at: str | None = None
 
     def run(self, graph: Graph, analyses: AnalysisManager) -> PassResult:
         """Remove; see the class."""
         spaces = analyses.get(ChannelSpaces, graph)
         layers = {layer.value: names_of(graph, layer) for layer in removable_layers(graph, spaces)}
+        known = [names[0] for names in layers.values()]
+        if self.at is None:
+            example = f"{self.name}{{at={known[0] if known else '*'}}}"
+            raise PassError(
+                f"pass '{self.name}' does not say which layer goes: name it, such as {example}; '*' names all"
+            )
         matching = [v for v, names in layers.items() if any(fnmatchcase(name, self.at) for name in names)]
         if not matching:
-            known = [names[0] for names in layers.values()]
             raise PassError(
                 f"pass '{self.name}' found no layer that can be removed and matches '{self.at}'{choices(self.at, known)}"
             )

@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import nn
 
+import gngraph
+import gngraph.passes
 from gngraph.cli import gngraph as group
 from gngraph.cli import main
 from gngraph.files.archive import load
@@ -29,7 +31,9 @@ COMMANDS = [
     "inspect",
     "show",
     "train",
+    "evaluate",
     "score",
+    "passes",
     "apply",
     "grow",
     "extend",
@@ -90,7 +94,7 @@ def test_an_option_that_is_not_explained_is_seen(text: str | None) -> None:
 
 
 def test_passes_that_learn_take_data(command: Commands) -> None:
-    command.ok("apply", "remove-layer,merge-channels", "seed.gng", "--data", "bars.npz", "-o", "less.gng")
+    command.ok("apply", "remove-layer{at=*},merge-channels", "seed.gng", "--data", "bars.npz", "-o", "less.gng")
     before, after = load(Path("seed.gng")), load(Path("less.gng"))
     count = [sum(node.op == "linear" for node in graph.nodes.values()) for graph in (before, after)]
     assert count[1] == 2 < count[0] and after.num_params() < before.num_params()
@@ -125,6 +129,34 @@ def test_train_learns(command: Commands) -> None:
     accuracy = float(said.rsplit("test accuracy ", 1)[1].removesuffix(" %\n"))
     assert accuracy > 90
     assert command("diff", "seed.gng", "trained.gng").status == 1, "values differ"
+
+
+def test_evaluate_measures_and_writes_nothing(command: Commands) -> None:
+    command.ok("train", "seed.gng", "--data", "bars.npz", "--epochs", 5, "-o", "trained.gng")
+    before = sorted(Path().iterdir())
+    told = json.loads(command.ok("evaluate", "trained.gng", "--data", "bars.npz", "--json"))
+    assert told["on"] == "test" and told["accuracy"] > 0.5 and told["samples"] > 0
+    assert f"test loss {told['loss']:.4f}" in command.ok("evaluate", "trained.gng", "--data", "bars.npz")
+    assert sorted(Path().iterdir()) == before
+
+
+def test_passes_are_listed_with_what_they_promise(command: Commands) -> None:
+    told = command.ok("passes")
+    for name in gngraph.passes.__all__:
+        cls = getattr(gngraph.passes, name)
+        if isinstance(cls, type) and issubclass(cls, gngraph.passes.Pass) and cls is not gngraph.passes.Pass:
+            assert f"{cls.name}\n  " in told
+    assert "count: new channels of each space (a whole number; 1 by default)" in " ".join(told.split())
+    assert [manual["name"] for manual in json.loads(command.ok("passes", "cleanup", "--json"))] == ["cleanup"]
+    assert "did you mean 'cleanup'" in command("passes", "clenup").err
+    manuals = json.loads(command.ok("passes", "--json"))
+    assert all(option["help"] for manual in manuals for option in manual["options"])
+
+
+def test_help_has_options_in_groups(command: Commands) -> None:
+    told = command.ok("shrink", "--help")
+    places = [told.index(f"Options{of}:") for of in ("", " of the model", " of the data", " of shrink", " of training")]
+    assert places == sorted(places) and "--epochs" in told[places[3] : places[4]]
 
 
 def test_score_prints_a_table_and_json(command: Commands) -> None:

@@ -31,12 +31,14 @@ for words in {commands}:
 print(*sorted({watched} & set(sys.modules)))
 """
 
-COMMANDS = (
+COMMANDS = [
     "seed",
     "inspect",
     "show",
     "train",
+    "evaluate",
     "score",
+    "passes",
     "apply",
     "grow",
     "extend",
@@ -44,7 +46,7 @@ COMMANDS = (
     "shrink",
     "diff",
     "export",
-)
+]
 ON_DIGITS = ("--data", "digits")
 
 

@@ -16,7 +16,8 @@ import click
 from gngraph import __version__
 from gngraph.cli.deploying import export, verify
 from gngraph.cli.growing import extend, grow, reshape, resume, shrink
-from gngraph.cli.learning import score, train
+from gngraph.cli.learning import evaluate, score, train
+from gngraph.cli.listing import passes
 from gngraph.cli.networks import apply, diff, inspect, seed, show
 from gngraph.cli.reporting import report
 from gngraph.errors import GnGraphError, GnGraphNote
@@ -50,7 +51,9 @@ for _command in (
     inspect,
     show,
     train,
+    evaluate,
     score,
+    passes,
     apply,
     grow,
     extend,

@@ -16,7 +16,7 @@ from gngraph.cli.options import (
     open_both,
     optional_data_options,
 )
-from gngraph.cli.parameters import Model
+from gngraph.cli.parameters import GroupedCommand, Model
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ _SAMPLES = 256  # real ones, for calibration and for comparing
 _BATCHES = (1, 32)  # of which the milliseconds are measured
 
 
-@click.command(short_help="Write a network for another runtime, or as Python source.")
+@click.command(cls=GroupedCommand, short_help="Write a network for another runtime, or as Python source.")
 @model_argument
 @model_options
 @optional_data_options
@@ -99,7 +99,7 @@ def export(
         click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
 
 
-@click.command(short_help="Hold a deployed file against a run.")
+@click.command(cls=GroupedCommand, short_help="Hold a deployed file against a run.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--against", type=Model(), required=True, help="The folder of a run, or a MODEL.")
 @model_options

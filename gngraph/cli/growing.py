@@ -24,7 +24,7 @@ from gngraph.cli.options import (
     run_options,
     source_of,
 )
-from gngraph.cli.parameters import Command, gathered
+from gngraph.cli.parameters import Command, GroupedCommand, gathered
 from gngraph.errors import GnGraphError
 from gngraph.options import ExtendOptions, GrowOptions, Options, ReshapeOptions, ShrinkOptions
 
@@ -40,7 +40,7 @@ def _job_options(record: type[Options]) -> Callable[[Command], Command]:
     return decorate
 
 
-@click.command(short_help="Grow a network up to a budget.")
+@click.command(cls=GroupedCommand, short_help="Grow a network up to a budget.")
 @_job_options(GrowOptions)
 def grow(**words: Any) -> None:
     """Grow MODEL on data in rounds of training, analysis and rewriting; the budget is never exceeded.
@@ -51,7 +51,7 @@ def grow(**words: Any) -> None:
     _work("grow", **words)
 
 
-@click.command(short_help="Make a trained network larger.")
+@click.command(cls=GroupedCommand, short_help="Make a trained network larger.")
 @_job_options(ExtendOptions)
 def extend(**words: Any) -> None:
     """Make MODEL, a trained network, larger without losing what it does, and train it on.
@@ -62,7 +62,7 @@ def extend(**words: Any) -> None:
     _work("extend", **words)
 
 
-@click.command(short_help="Move channels where they are worth more.")
+@click.command(cls=GroupedCommand, short_help="Move channels where they are worth more.")
 @_job_options(ReshapeOptions)
 def reshape(**words: Any) -> None:
     """Move channels of MODEL, a trained network, from where they are worth little to where they are worth much, and train it on.
@@ -72,7 +72,7 @@ def reshape(**words: Any) -> None:
     _work("reshape", **words)
 
 
-@click.command(short_help="Make a trained network smaller.")
+@click.command(cls=GroupedCommand, short_help="Make a trained network smaller.")
 @_job_options(ShrinkOptions)
 def shrink(**words: Any) -> None:
     """Make MODEL, a trained network, smaller and train it on.
@@ -83,7 +83,7 @@ def shrink(**words: Any) -> None:
     _work("shrink", **words)
 
 
-@click.command(short_help="Go on with a run that was interrupted.")
+@click.command(cls=GroupedCommand, short_help="Go on with a run that was interrupted.")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def resume(run: Path) -> None:
     """Go on with RUN, the folder of a run that was interrupted, from its newest checkpoint.

@@ -1,7 +1,8 @@
-"""Commands that learn from data and leave the architecture as it is: train, score."""
+"""Commands that run data through a network and leave its architecture as it is: train, evaluate, score."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -18,11 +19,11 @@ from gngraph.cli.options import (
     output_option,
     training_options,
 )
-from gngraph.cli.parameters import gathered
+from gngraph.cli.parameters import GroupedCommand, gathered
 from gngraph.options import ScoreOptions, TrainOptions
 
 
-@click.command(short_help="Train a network.")
+@click.command(cls=GroupedCommand, short_help="Train a network.")
 @model_argument
 @model_options
 @data_options
@@ -58,7 +59,40 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     click.echo(f"{output}: {problem.tested} loss {found.loss:.4f}{accuracy}")
 
 
-@click.command(short_help="Predict what splitting and pruning each channel would do.")
+@click.command(cls=GroupedCommand, short_help="Measure loss and accuracy of a network.")
+@model_argument
+@model_options
+@data_options
+@json_option
+def evaluate(model: str, how: ModelOptions, what: DataOptions, as_json: bool) -> None:
+    """Run MODEL on the test part of the data, or on what is held out where it has none.
+
+    Told are its loss and accuracy, and how samples become inputs. Nothing is trained or written.
+    """
+    from gngraph.analysis.cost import cost
+    from gngraph.cli.tables import print_json
+    from gngraph.running.finite import standing
+
+    graph, problem = open_both(model, how, what)
+    if not as_json:
+        click.echo(describe_setting(graph, problem))
+        return
+    found, size = standing(graph, problem), cost(graph)
+    measured = {"loss": found.loss if math.isfinite(found.loss) else None, "accuracy": found.accuracy}
+    notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]
+    told = {
+        "name": graph.name,
+        "data": problem.data.name,
+        "on": problem.tested,
+        "samples": len(problem.test),
+        **measured,
+    }
+    print_json(
+        told | {"params": size.params, "flops": size.flops, "inputs": problem.data.preprocess.text, "notes": notes}
+    )
+
+
+@click.command(cls=GroupedCommand, short_help="Predict what splitting and pruning each channel would do.")
 @model_argument
 @model_options
 @data_options

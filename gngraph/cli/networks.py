@@ -19,14 +19,14 @@ from gngraph.cli.options import (
     optional_data_options,
     output_option,
 )
-from gngraph.cli.parameters import Model, gathered
+from gngraph.cli.parameters import GroupedCommand, Model, gathered
 
 if TYPE_CHECKING:
     from gngraph.growth.run_folder import RunFiles
     from gngraph.ir import GraphDiff
 
 
-@click.command(short_help="Make a small network to start from.")
+@click.command(cls=GroupedCommand, short_help="Make a small network to start from.")
 @click.argument("name")
 @gathered(SeedOptions, "options")
 @output_option
@@ -47,7 +47,7 @@ def seed(name: str, options: SeedOptions, output: Path) -> None:
     click.echo(f"{output}: {name} with {graph.num_params():,} parameters")
 
 
-@click.command(short_help="Show size and channel spaces of a network.")
+@click.command(cls=GroupedCommand, short_help="Show size and channel spaces of a network.")
 @model_argument
 @model_options
 @click.option("--text", is_flag=True, help="Print the graph as text instead.")
@@ -66,7 +66,7 @@ def inspect(model: str, how: ModelOptions, text: bool, as_json: bool) -> None:
         print_description(describe(graph))
 
 
-@click.command(short_help="Draw a network.")
+@click.command(cls=GroupedCommand, short_help="Draw a network.")
 @model_argument
 @model_options
 @click.option(
@@ -87,7 +87,7 @@ def show(model: str, how: ModelOptions, output: Path | None) -> None:
     )
 
 
-@click.command(short_help="Rewrite a network by passes.")
+@click.command(cls=GroupedCommand, short_help="Rewrite a network by passes.")
 @click.argument("passes")
 @model_argument
 @model_options
@@ -116,7 +116,7 @@ def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output:
     click.echo(f"{output}: {result.graph.num_params():,} parameters")
 
 
-@click.command(short_help="Show what differs between two networks.")
+@click.command(cls=GroupedCommand, short_help="Show what differs between two networks.")
 @click.argument("first", metavar="A", type=Model())
 @click.argument("second", metavar="B", type=Model())
 @model_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -40,11 +40,41 @@ def gathered(record: type[Options], name: str, *, required: Collection[str] = ()
             return command(**given, **{name: options})
 
         decorated: Command = wrapper
-        for entry in reversed([*_flat(record)]):
-            decorated = _option(entry, entry.name in required)(decorated)
+        for entry, of in reversed([*_flat(record)]):
+            decorated = _option(entry, of.title, entry.name in required)(decorated)
         return decorated
 
     return decorate
+
+
+class GroupedOption(click.Option):
+    """An option that help shows under what it is of.
+
+    Args:
+        group: that, such as "the data".
+        words: see `click.Option`.
+        given: see `click.Option`.
+    """
+
+    def __init__(self, words: Sequence[str], *, group: str, **given: Any) -> None:
+        super().__init__(words, **given)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options in groups: its own first, then those of each record of options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, with a heading for each group."""
+        groups: dict[str, list[tuple[str, str]]] = {"": []}
+        for param in self.get_params(ctx):
+            told = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if told is not None:
+                groups.setdefault(param.group if isinstance(param, GroupedOption) else "", []).append(told)
+        for group, options in groups.items():
+            if options:
+                with formatter.section(f"Options of {group}" if group else "Options"):
+                    formatter.write_dl(options)
 
 
 def flag(name: str) -> str:
@@ -56,20 +86,21 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _option(entry: Entry, required: bool) -> Callable[[Command], Command]:
+def _option(entry: Entry, group: str, required: bool) -> Callable[[Command], Command]:
+    given: dict[str, Any] = {"cls": GroupedOption, "group": group, "help": entry.help}
     if entry.hint is bool:
-        return click.option(flag(entry.name), is_flag=True, help=entry.help)
-    given: dict[str, Any] = {"type": _Value(entry), "required": required, "help": entry.help}
+        return click.option(flag(entry.name), is_flag=True, **given)
+    given |= {"type": _Value(entry), "required": required}
     if entry.default is not None:
         given |= {"default": shown(entry.default, entry.hint), "show_default": True}
     return click.option(flag(entry.name), **given)
 
 
-def _flat(record: type[Options]) -> Iterator[Entry]:
-    """The options of a record and of those within it."""
+def _flat(record: type[Options]) -> Iterator[tuple[Entry, type[Options]]]:
+    """The options of a record and of those within it, each with the record that it is of."""
     for entry in record.entries():
         if entry.part is None:
-            yield entry
+            yield entry, record
         else:
             yield from _flat(entry.part)
 

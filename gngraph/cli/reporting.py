@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from gngraph.cli.parameters import GroupedCommand
 
-@click.command(short_help="Write a page about runs.")
+
+@click.command(cls=GroupedCommand, short_help="Write a page about runs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; by default RUN/report.html."

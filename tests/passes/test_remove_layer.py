@@ -179,7 +179,7 @@ def test_several_layers_go_one_after_another_and_are_rebuilt_from_what_is_left()
     _, graph = chain()
     data = (torch.randn(240, 3, 8, 8), torch.arange(240) % 3)
     analyses = AnalysisManager(Problem(data, device="cpu", learn=80, judge=80, report=80))
-    result = gngraph.PassManager("remove-layer", analyses).run(graph)
+    result = gngraph.PassManager("remove-layer{at=*}", analyses).run(graph)
     assert [node.op for node in result.graph.nodes.values()].count("conv2d") == 1
     assert result.graph.params["head.weight"].data.shape == (3, 4 * 9)
     assert list(result.results[0].gathers) == ["third.weight", "head.weight"]
@@ -214,7 +214,7 @@ def test_blocks_of_a_transformer_go_one_by_one() -> None:
     assert titles == ["0.self_attention", "0.mlp", "1.self_attention", "1.mlp"]
     for layer in layers_of(graph):
         assert removal_error(graph.to(torch.float64), ChannelSpaces.of(graph), layer, (x,))[1] < 1e-12
-    bare = gngraph.PassManager("remove-layer").run(graph).graph
+    bare = gngraph.PassManager("remove-layer{at=*}").run(graph).graph
     assert not any("encoder_layer_" in name for name in bare.params) and "class_token" in bare.params
     assert gngraph.to_torch(bare)(x).shape == (2, 5)
 
@@ -235,6 +235,8 @@ def test_bad_input_is_told() -> None:
         gngraph.PassManager("remove-layer{at=second}").run(graph)
     with pytest.raises(PassError, match="no layer that can be removed and matches 'secnd'; did you mean 'second'"):
         gngraph.PassManager("remove-layer{at=secnd}").run(graph)
+    with pytest.raises(PassError, match=r"does not say which layer goes: name it, such as remove-layer\{at=first"):
+        gngraph.PassManager("remove-layer").run(graph)
     with pytest.raises(PassError, match="needs a combination of the 4 before it, but none was given"):
         morph(graph, spaces, [RemoveLayer("relu_1")])
     with pytest.raises(PassError, match=r"of the 4 before it, but \(6, 5\) was given"):
