@@ -235,7 +235,7 @@ def test_bad_input_is_told() -> None:
         gngraph.PassManager("remove-layer{at=second}").run(graph)
     with pytest.raises(PassError, match="no layer that can be removed and matches 'secnd'; did you mean 'second'"):
         gngraph.PassManager("remove-layer{at=secnd}").run(graph)
-    with pytest.raises(PassError, match=r"does not say which layer goes: name it, such as remove-layer\{at=first"):
+    with pytest.raises(PassError, match=r"does not say which layer goes: name it, such as remove-layer\{at=second"):
         gngraph.PassManager("remove-layer").run(graph)
     with pytest.raises(PassError, match="needs a combination of the 4 before it, but none was given"):
         morph(graph, spaces, [RemoveLayer("relu_1")])
