@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from gngraph.growth.result import GrowthResult
     from gngraph.growth.run_folder import RunFiles
 
-ProblemLike = Problem | Data | str | tuple[torch.Tensor, torch.Tensor]
-"""A data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and the seed."""
+ProblemLike = Any
+"""A data set or its name, whatever `Problem` takes for data, or a `Problem`, which also names the loss, the device and the seed."""
 
 NAMED = "data"
 """Key of a run's source under which the name of its data stands."""
@@ -48,8 +47,8 @@ def grow(
 
     Args:
         network: a graph, or a module, which is traced on samples of the data and stays as it is.
-        data: a data set or its name, a pair of tensors (x, y), or a `Problem`, which also names the loss, the device and
-            the seed.
+        data: a data set or its name, a `DataLoader`, a pair of data sets (train, test) or of tensors (x, y), or a `Problem`, which
+            has more ways, and also names the loss, the device and the seed.
         options: all of them at once, as an object or as a file keeps them.
         out: a folder for the network in every format, the history and a report about it.
         observer: told what goes on.

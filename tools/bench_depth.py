@@ -52,7 +52,7 @@ from gngraph.search.depth import (
 )
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
-from gngraph.training.training import Trainer
+from gngraph.training.training import Trainer, batch_of
 from tools.bench_growth import budget_named, shrunken
 from tools.growth_designs import FAMILY, designed
 
@@ -116,7 +116,7 @@ class Depths:
         """What the network without some layers comes to."""
         problem, options = self.problem(seed), TrainOptions(lr=self.lr)
         made = at_budget(without(graph, values), self.budget)
-        own = trial_length(self.epochs, len(problem.train), options.batch_size)
+        own = trial_length(self.epochs, len(problem.train), batch_of(options, problem))
         trials = {f"{n:g}": TrialTraining(problem, options, round(n * own)).loss(made) for n in self.lengths}
         ended = Trainer(problem, options).train(restarted(made, mixed(seed, 1)), Stretch(self.epochs, "cosine")).graph
         accuracy = evaluate(ended, problem, problem.test)[1]

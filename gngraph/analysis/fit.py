@@ -17,11 +17,11 @@ from gngraph.lowering.to_torch import run
 from gngraph.running.problem import Problem
 
 
-def problem_for(data: Problem | Data | str | tuple[torch.Tensor, torch.Tensor], **options: Any) -> Problem:
+def problem_for(data: Any, **options: Any) -> Problem:
     """A `Problem` about `data`; a data set without classes gets the loss "mse" where none is named.
 
     Args:
-        data: a problem (returned as it is), a data set or its name, or a pair of tensors (x, y).
+        data: a problem (returned as it is), the name of a data set, or whatever `Problem` takes.
         options: further fields of `Problem`.
     """
     if isinstance(data, Problem):
@@ -96,8 +96,10 @@ def _check_outputs(network: str, loss: Loss, outputs: Outputs, name: str, proble
         )
     for part, samples in (("training", problem.train), ("test", problem.test)):
         labels = labels_of(samples)
-        if labels is not None and labels.dtype == torch.int64 and isinstance(loss, CrossEntropy):
-            check_labels(f"{name}, {part} set", labels, count, loss.counted(labels))
+        if labels is None or labels.is_floating_point() or not isinstance(loss, CrossEntropy):
+            continue
+        if labels.shape[1:] != outputs.shape[1:]:  # else they are one-hot
+            check_labels(f"{name}, {part} set", labels.long(), count, loss.counted(labels.long()))
 
 
 def first_samples(samples: MapDataset, count: int) -> Sample:

@@ -29,6 +29,7 @@ from gngraph.curvature.models import (
     predicted_change,
 )
 from gngraph.curvature.outputs import Outputs, leaves, replaced, unstacked
+from gngraph.curvature.targets import class_targets, number_targets
 
 __all__ = [
     "CURVATURES",
@@ -46,11 +47,13 @@ __all__ = [
     "Outputs",
     "RankOne",
     "as_loss",
+    "class_targets",
     "curvature_named",
     "fallback",
     "gradient",
     "leaves",
     "loss_named",
+    "number_targets",
     "parts_of",
     "predicted_change",
     "pull_back",

@@ -22,7 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from gngraph.curvature.outputs import Outputs, one_tensor
+from gngraph.curvature.targets import class_targets, number_targets
 from gngraph.errors import DataError, GnGraphError
+
+SHARES = 1e-3
+"""How far the shares of classes of a sample may be from a sum of 1."""
 
 
 class Loss(Protocol):
@@ -72,7 +76,10 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross-entropy of logits [N, K] or [N, K, *spatial] with labels int64 [N] or [N, *spatial], mean over positions.
+    """Cross-entropy of logits [N, K] or [N, K, *spatial] with labels [N] or [N, *spatial], mean over positions.
+
+    Labels are integers of any type, with or without an axis of length 1 for the classes. Targets of the outputs' own shape are
+    shares of classes: one-hot, or soft ones that sum to 1.
 
     Attributes:
         ignore_index: a label that says nothing is known: its positions count neither in a sample's mean nor in the number
@@ -97,19 +104,23 @@ class CrossEntropy:
 
     def per_sample(self, outputs: Outputs, targets: Any) -> Tensor:
         """The loss of each sample [N], the mean over its positions."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = self._read(outputs, targets)
         losses = functional.cross_entropy(outputs, targets, ignore_index=self._ignored, reduction="none")
         return (losses * self._shares(outputs, targets)).unsqueeze(1).flatten(1).sum(1)
 
     def check_targets(self, outputs: Outputs, targets: Any) -> None:
-        """Raise DataError unless `targets` are int64 labels within the K classes of `outputs`."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        """Raise DataError unless `targets` are labels within the K classes of `outputs`, or shares of these."""
+        outputs, targets = self._read(outputs, targets)
         if outputs.dim() < 2 or outputs.shape[1] < 2:
             raise DataError(
                 "cross-entropy needs outputs [N, classes, ...] with at least 2 classes, but they have shape "
                 f'"{shown(outputs.shape)}": '
                 'use the loss "bce-with-logits" for a single logit'
             )
+        if targets.shape == outputs.shape:
+            wrong = (targets.sum(1, keepdim=True) - 1).abs().expand_as(targets) > SHARES
+            _check_values(wrong | (targets < 0), targets, "share", "is none of shares that are 0 or more and sum to 1")
+            return
         if targets.dtype != torch.int64:
             raise DataError(
                 f'cross-entropy needs int64 class labels, but the targets are "{_dtype(targets)}": '
@@ -131,7 +142,7 @@ class CrossEntropy:
         gradient is then rarely drawn and large: with one other class of probability p the variance of the squared effect
         is of the order p, with signs of the order p^3.
         """
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = self._read(outputs, targets)
         return self.sign_factor(outputs, targets, _signs(outputs, generator))
 
     def sign_factor(self, outputs: Tensor, targets: Tensor, signs: Tensor) -> Tensor:
@@ -156,7 +167,7 @@ class CrossEntropy:
         Without spatial axes that is K. With them it is K * P factors of N * K * P numbers each, every one a backward
         pass: 21 classes at 64 x 64 positions are 86,016 of them, where `sample_factor` needs one.
         """
-        logits, labels = _tensors(self.name, outputs, targets)
+        logits, labels = self._read(outputs, targets)
         count, classes, *spatial = logits.shape
         positions = math.prod(spatial)
         logs = logits.detach().reshape(count, classes, positions).log_softmax(1)
@@ -168,8 +179,14 @@ class CrossEntropy:
         return (by_class.unsqueeze(1) * at_position).reshape(classes * positions, *logits.shape)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Which positions of `targets` are not ignored: bool, of their shape."""
+        """Which positions of labels are not ignored: bool, of their shape; of shares of classes all positions count."""
+        if targets.is_floating_point():
+            return torch.ones_like(targets[:, 0], dtype=torch.bool)
         return targets != self._ignored
+
+    def _read(self, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+        logits, given = _tensors(self.name, outputs, targets)
+        return logits, class_targets(logits, given)
 
     @property
     def _ignored(self) -> int:
@@ -186,6 +203,8 @@ class CrossEntropy:
 class MeanSquaredError:
     """Mean over all M entries of a sample of (output - target)^2; any shape, targets real and of the outputs' shape.
 
+    Axes of length 1 may be there or not, also for the binary cross-entropy: targets [N] are read for outputs [N, 1].
+
     >>> MeanSquaredError().per_sample(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2)).tolist()
     [5.0]
     """
@@ -195,24 +214,24 @@ class MeanSquaredError:
 
     def per_sample(self, outputs: Outputs, targets: Any) -> Tensor:
         """The loss of each sample [N]; `targets` are converted to the dtype of `outputs`."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = _numbers(self.name, outputs, targets)
         return _mean_over_entries((outputs - targets.to(outputs.dtype)).square())
 
     def check_targets(self, outputs: Outputs, targets: Any) -> None:
         """Raise DataError unless `targets` are finite real numbers of the shape of `outputs`."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = _numbers(self.name, outputs, targets)
         _check_real(self.name, targets)
         _check_shape(outputs.shape, targets, outputs.shape)
         _check_values(~targets.isfinite(), targets, "target", "is not finite: remove the sample or repair its target")
 
     def sample_factor(self, outputs: Outputs, targets: Any, generator: torch.Generator) -> Tensor:
         """sqrt(2 / M) times random signs: the Hessian is 2 / M times the identity."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = _numbers(self.name, outputs, targets)
         return _signs(outputs, generator) * math.sqrt(2 / _entries(outputs))
 
     def hessian_factors(self, outputs: Outputs, targets: Any) -> Tensor:
         """One factor for each entry, sqrt(2 / M) e_m: R = M. The samples share one memory of M^2 numbers."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = _numbers(self.name, outputs, targets)
         rows = _entry_rows(outputs) * math.sqrt(2 / _entries(outputs))
         return rows.expand(-1, *outputs.shape)
 
@@ -230,13 +249,13 @@ class BinaryCrossEntropy:
 
     def per_sample(self, outputs: Outputs, targets: Any) -> Tensor:
         """The loss of each sample [N]; `targets` are converted to the dtype of `outputs`."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = _numbers(self.name, outputs, targets)
         entries = functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
         return _mean_over_entries(entries)
 
     def check_targets(self, outputs: Outputs, targets: Any) -> None:
         """Raise DataError unless `targets` are numbers in [0, 1] of the shape of `outputs`."""
-        outputs, targets = _tensors(self.name, outputs, targets)
+        outputs, targets = _numbers(self.name, outputs, targets)
         _check_real(self.name, targets)
         _check_shape(outputs.shape, targets, outputs.shape)
         _check_values(
@@ -245,12 +264,12 @@ class BinaryCrossEntropy:
 
     def sample_factor(self, outputs: Outputs, targets: Any, generator: torch.Generator) -> Tensor:
         """sqrt(p (1 - p) / M) times random signs, see `CrossEntropy.sample_factor`; `targets` play no part."""
-        outputs = _tensors(self.name, outputs, targets)[0].detach()
+        outputs = _numbers(self.name, outputs, targets)[0].detach()
         return _signs(outputs, generator) * self._roots(outputs)
 
     def hessian_factors(self, outputs: Outputs, targets: Any) -> Tensor:
         """One factor for each logit, sqrt(p_m (1 - p_m) / M) e_m: R = M, and N * M^2 numbers."""
-        logits = _tensors(self.name, outputs, targets)[0].detach()
+        logits = _numbers(self.name, outputs, targets)[0].detach()
         return _entry_rows(logits) * self._roots(logits)
 
     def _roots(self, logits: Tensor) -> Tensor:
@@ -274,6 +293,11 @@ def loss_named(name: str) -> Loss:
 
 def _tensors(loss: str, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
     return one_tensor(outputs, "outputs", loss), one_tensor(targets, "targets", loss)
+
+
+def _numbers(loss: str, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:
+    found, given = _tensors(loss, outputs, targets)
+    return found, number_targets(found, given)
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from gngraph.data.augment import Augment
-from gngraph.data.dataset import HeldDataset, Sample, SampleBatch, SampleDataset, moved
+from gngraph.data.dataset import HeldDataset, LoadedDataset, Sample, SampleBatch, SampleDataset, moved
 from gngraph.errors import DataError
 
 
@@ -134,4 +134,4 @@ def _on_device(dataset: object) -> bool:
 def _wanted_workers(dataset: object) -> int:
     if isinstance(dataset, Subset):
         return _wanted_workers(dataset.dataset)
-    return dataset.workers if isinstance(dataset, SampleDataset) else 0
+    return dataset.workers if isinstance(dataset, SampleDataset | LoadedDataset) else 0

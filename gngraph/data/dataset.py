@@ -125,6 +125,25 @@ class ArrayDataset(SampleDataset):
         return self.raw[torch.as_tensor(indices, dtype=torch.int64)]
 
 
+class LoadedDataset(Dataset[Sample]):
+    """A data set of a user's own, read by as many processes as its loader would have.
+
+    Attributes:
+        samples: the data set.
+        workers: processes that read it.
+    """
+
+    def __init__(self, samples: Any, workers: int) -> None:
+        self.samples, self.workers = samples, workers
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample: Sample = self.samples[index]
+        return sample
+
+
 class HeldDataset(Dataset[Sample]):
     """Samples as tensors on one device.
 

@@ -14,6 +14,9 @@ OptimizerName = Literal["sgd", "adamw"]
 RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
 """Learning rate of each optimiser where none is given; they suit small networks with BatchNorm."""
 
+STEP_SAMPLES = 128
+"""Samples a step where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class TrainOptions(Options):
@@ -36,7 +39,9 @@ class TrainOptions(Options):
         0.9, "Momentum of SGD; AdamW keeps torch's own coefficients."
     )
     weight_decay: Annotated[float, Within(least=0)] = option(5e-4, "L2 penalty of SGD, decoupled decay of AdamW.")
-    batch_size: Positive = option(128, "Samples a step.")
+    batch_size: Positive | None = option(
+        None, "Samples a step; by default 128, or those of a DataLoader that is given."
+    )
     warmup: Annotated[float, Within(least=0)] = option(
         0.0, "Epochs over which the rate rises from 0, at the start and after a restart."
     )

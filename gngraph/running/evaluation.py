@@ -9,7 +9,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss, Outputs, parts_of
+from gngraph.curvature import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    CustomLoss,
+    Loss,
+    Outputs,
+    class_targets,
+    number_targets,
+    parts_of,
+)
 from gngraph.data import MapDataset
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
@@ -136,13 +145,16 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     loss, outputs, targets = parts_of(loss, outputs, targets)[0]
     if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
         return None
+    if isinstance(loss, CrossEntropy):
+        targets = class_targets(outputs, targets)
     if isinstance(loss, BinaryCrossEntropy):
+        targets = number_targets(outputs, targets)
         hits, counted = (outputs > 0) == (targets > 0.5), torch.ones_like(targets, dtype=torch.bool)
     elif outputs.dim() < 2 or outputs.shape[1] < 2:
         return None
     elif targets.dtype == torch.int64 and targets.shape == outputs.shape[:1] + outputs.shape[2:]:
         hits, counted = outputs.argmax(1) == targets, _counted(loss, outputs, targets)
-    elif targets.shape == outputs.shape and _is_cross_entropy(loss):
+    elif targets.shape == outputs.shape and (isinstance(loss, CrossEntropy) or _is_cross_entropy(loss)):
         hits, counted = outputs.argmax(1) == targets.argmax(1), (targets != 0).any(1)
     else:
         return None

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset
 from gngraph.curvature import Heads, Loss, LossLike, MeanSquaredError, as_loss, leaves
 from gngraph.data import Augment, Data, HeldDataset, MapDataset, Sample, Splits, make_splits
 from gngraph.data.checks import check_finite
+from gngraph.data.given import as_tensors_of, given
 from gngraph.data.splits import MOST_JUDGED, SMALLEST_SPLIT, by_size
 from gngraph.errors import DataError
 from gngraph.running.runner import Runner
@@ -47,9 +48,10 @@ class Problem:
     """What a network is for: data, a loss, and where and with which seed to compute.
 
     Attributes:
-        data: a `gngraph.data.Data`, anything with a `train` data set of (x, y), and `test` where it has one, or such a pair
-            for all samples. x is a tensor; y a tensor, or a tuple or dictionary of them. They are read once where they fit
-            into memory, and must not change.
+        data: a `gngraph.data.Data`; what `gngraph.data.given` knows, a torch data set, a `DataLoader`, a pair (train, test) of
+            these, a dictionary with "train" and "test", or rows of Hugging Face's `datasets`; anything with a `train` data set of
+            (x, y), and `test` where it has one; or a pair of tensors or arrays (x, y) for all samples. x is a tensor; y a tensor,
+            or a tuple or dictionary of them. They are read once where they fit into memory, and must not change.
         loss: the name of one: "cross-entropy", "mse", "bce-with-logits"; a `Loss` of `gngraph.curvature`, such as `Heads`
             for a sum over several outputs; or a function that maps (what the network returns, y) to the loss of each
             sample [N], which a `CustomLoss` can give a sampler.
@@ -201,14 +203,17 @@ def part_of(samples: MapDataset, rows: Sequence[int]) -> MapDataset:
 
 
 def _normalised(data: Any) -> Trainable:
-    held = _held(data)
+    held = _held(as_tensors_of(data))
     if held is not None:
         return _Pair(held)
+    found = given(data)
+    if found is not None:
+        return found
     if isinstance(data, Trainable):
         return data
     raise DataError(
         f"data of type '{type(data).__name__}' has no 'train' and 'test' data sets: pass a gngraph.data.Data, an object with "
-        f"'train' and, where there are any, 'test' samples, or a pair of tensors (x, y)"
+        f"'train' and, where there are any, 'test' samples, a torch data set or a DataLoader, a pair of these, or of tensors (x, y)"
     )
 
 

@@ -34,7 +34,7 @@ from gngraph.search.trials import with_few
 from gngraph.search.widths import allocated, worths
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
-from gngraph.training.training import Trainer
+from gngraph.training.training import Trainer, batch_of
 
 DEPTH = "depth"
 """Name of the search's stage, and of its entry in the round's record."""
@@ -113,7 +113,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     order = resolutions_kept(graph, least_missed(graph, analyses, budget))
     depths = shallower(graph, [layer.value for layer in order])
     order, problem = order[: len(depths) - 1], analyses.problem
-    length = trial_length(epochs, len(problem.train), options.batch_size)
+    length = trial_length(epochs, len(problem.train), batch_of(options, problem))
     training = TrialTraining(problem, options, length)
     trials: dict[int, Trial] = {}
 

@@ -14,6 +14,7 @@ from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
+from gngraph.options.training import STEP_SAMPLES
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
@@ -57,6 +58,7 @@ class Trainer:
     ) -> None:
         self.problem = problem
         self.options = options
+        self.batch_size = batch_of(options, problem)
         self.batches_read = batches_read
         self.piece = piece
         self.device = torch.device(problem.device)
@@ -127,7 +129,7 @@ class Trainer:
     @property
     def _steps(self) -> int:
         """Steps of an epoch."""
-        return -(-len(self.problem.train) // self.options.batch_size)
+        return -(-len(self.problem.train) // self.batch_size)
 
     def _epoch(
         self,
@@ -147,7 +149,7 @@ class Trainer:
             graph,
             order,
             augment=self.problem.augment,
-            size=self.options.batch_size,
+            size=self.batch_size,
             done=tally.steps,
         )
         with seeded(seed, self.device):
@@ -165,6 +167,12 @@ class Trainer:
                 tally.add(losses, right, rate)
                 offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))
         return tally.record(time.perf_counter() - began)
+
+
+def batch_of(options: TrainOptions, problem: Problem) -> int:
+    """Samples of a step: as asked for, else those of the loader that the data came in, else `STEP_SAMPLES`."""
+    own: int | None = getattr(problem.data, "batch_size", None)
+    return options.batch_size or own or STEP_SAMPLES
 
 
 def _untrainable(graph: Graph, samples: int, error: Exception) -> str:
