@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "data of no samples": (lambda _: gngraph.Problem((torch.tensor(1.0), torch.tensor(1))), "a row a sample"),
     "sparse data": (lambda _: gngraph.Problem((X.to_sparse(), Y)), "dense"),
     "data without values": (lambda _: gngraph.Problem((X.to("meta"), Y)), "with values"),
-    "data in an array of objects": (lambda _: gngraph.Problem((X.numpy().astype(object), Y.numpy())), "samples and targets are numbers"),
+    "data in an array of objects": (lambda _: gngraph.Problem((X.numpy().astype(object), Y.numpy())), "are numbers"),
     "no device": (lambda _: gngraph.Problem((X, Y), device="tpu9"), "no device of torch"),
     "a device that is not there": (lambda _: gngraph.Problem((X, Y), device="cuda:77"), "is not there"),
     "text for a number of samples": (lambda _: grown(X, Y, batch_size="8"), "number of samples"),

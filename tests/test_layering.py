@@ -30,30 +30,34 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
 
 
 BELOW_PASSES = (
-    "errors options ir ops lowering importing source files deploy curvature data zoo running analysis rewrite scoring"
+    "errors calling options ir ops lowering importing source files deploy curvature data zoo running analysis rewrite "
+    "scoring"
 )
 BELOW_GROWTH = f"{BELOW_PASSES} passes training search inplace"
 LAYERS = {
     "errors": layer(),
     "options": layer("errors"),
+    "calling": layer("errors"),
     "writing": layer("errors"),
     "ir": layer("errors", "torch"),
     "ops": layer("errors ir", "torch torchvision"),
     "lowering": layer("errors ir ops", "torch"),
     "importing": layer("errors ir ops lowering", "torch torchvision"),
     "source": layer("errors writing ir ops lowering", "torch safetensors"),
-    "files": layer("errors writing ir ops importing zoo", "torch torchvision safetensors"),
+    "files": layer("errors calling writing ir ops importing zoo", "torch torchvision safetensors"),
     "deploy": layer("errors writing ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors options", "torch"),
-    "data": layer("errors", "PIL torch torchvision numpy sklearn"),
+    "data": layer("errors calling", "PIL torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
     "running": layer("errors ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ir ops lowering curvature data running", "torch numpy networkx"),
-    "rewrite": layer("errors options ir ops lowering analysis", "torch"),
+    "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),
     "scoring": layer("errors ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
-    "training": layer("errors options ir ops lowering curvature data zoo running analysis rewrite", "torch"),
-    "search": layer("errors options ir ops lowering curvature data running analysis rewrite scoring training", "torch"),
+    "training": layer("errors calling options ir ops lowering curvature data zoo running analysis rewrite", "torch"),
+    "search": layer(
+        "errors calling options ir ops lowering curvature data running analysis rewrite scoring training", "torch"
+    ),
     "inplace": layer("errors ir ops lowering importing analysis rewrite training", "torch"),
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),

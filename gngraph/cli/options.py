@@ -72,7 +72,9 @@ class DataOptions(Options):
     title: ClassVar[str] = "the data"
 
     data: str | None = option(
-        None, "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file or a folder of images."
+        None,
+        "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a folder of images, or "
+        "pkg.module:function that returns arrays.",
     )
     normalize: str = option(
         "auto",

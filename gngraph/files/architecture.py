@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 from torch import Tensor, nn
 
+from gngraph.calling import importable_from_here, is_factory, named
 from gngraph.errors import GnGraphNote, ModelFileError
-from gngraph.files.sniff import is_factory
 from gngraph.zoo import build_seed
 
 _TORCHVISION = "torchvision:"
@@ -118,11 +113,10 @@ def call_factory(text: str) -> nn.Module:
     Raises:
         ModelFileError: the import or the call fails, or gives something that is no module.
     """
-    module_name, _, name = text.partition(":")
     with importable_from_here():
         try:
-            factory = reduce(getattr, name.split("."), importlib.import_module(module_name))
-            made = factory if isinstance(factory, nn.Module) else factory()  # type: ignore[operator]
+            factory = named(text)
+            made = factory if isinstance(factory, nn.Module) else factory()
         except (Exception, SystemExit) as error:  # the caller's own code may raise anything
             reason = (str(error).splitlines() or [""])[0].rstrip(".")
             raise ModelFileError(
@@ -132,19 +126,6 @@ def call_factory(text: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ModelFileError(f'"{text}" returned a {type(made).__name__}, but it must return a torch.nn.Module')
     return made
-
-
-@contextmanager
-def importable_from_here() -> Iterator[None]:
-    """Let imports find modules in the working directory, as `python -m` does and an installed command does not."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        # The code that ran may have changed the path itself.
-        if here in sys.path:
-            sys.path.remove(here)
 
 
 def _has_wrappers(expected: Mapping[str, Tensor]) -> bool:

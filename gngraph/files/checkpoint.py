@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
+from gngraph.calling import importable_from_here
 from gngraph.errors import ModelFileError
-from gngraph.files.architecture import Architecture, call_factory, importable_from_here
+from gngraph.files.architecture import Architecture, call_factory
 from gngraph.files.pickle_audit import is_plain, path_of
 from gngraph.files.safe_classes import allowed_class, find_tampering
 from gngraph.files.sniff import FileFormat, FileInfo, inspect_file, names_factory, sniff

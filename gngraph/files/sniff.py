@@ -5,7 +5,6 @@ Nothing is unpickled, suffixes say nothing, and torch is not needed, so that a f
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO
 
+from gngraph.calling import is_factory
 from gngraph.errors import ModelFileError
 from gngraph.files.pickle_audit import (
     MAX_PICKLE_BYTES,
@@ -65,20 +65,10 @@ class FileInfo:
     damage: str | None = None
 
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LFS = b"version https://git-lfs.github.com"
 _FX_REBUILD = {"torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module"}
 _HEAD_BYTES = 4096
-
-
-def is_factory(text: str) -> bool:
-    """Whether `text` reads `pkg.module:factory`.
-
-    >>> is_factory("mynets.small:make"), is_factory("model.pt")
-    (True, False)
-    """
-    return _FACTORY.fullmatch(text) is not None
 
 
 def names_factory(source: str | Path) -> bool:

@@ -10,10 +10,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
+from gngraph.calling import is_factory
 from gngraph.data.checks import validate
 from gngraph.data.dataset import Data
 from gngraph.data.preprocess import Normalization, measured
 from gngraph.data.sources.digits import load_digits
+from gngraph.data.sources.function import load_function
 from gngraph.data.sources.npz import load_npz
 from gngraph.data.sources.request import Download, Request, Source
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
@@ -47,7 +49,8 @@ def load_data(
     """Loads and checks a data set.
 
     Args:
-        spec: a name in `SOURCES`, the path of an .npz archive, or the path of an image folder. A name wins over a path
+        spec: a name in `SOURCES`, the path of an .npz archive or of an image folder, or pkg.module:function, which is
+            called and returns arrays as an archive holds them, or a `Data`. A name wins over a path
             of the same spelling; write './digits' for a folder called digits.
         input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels.
         root: folder of downloaded data sets; None: `default_root()`.
@@ -82,12 +85,14 @@ def _source(spec: str) -> Source:
         return load_folder
     if path.is_file():
         return load_npz
+    if is_factory(spec):
+        return load_function
     names = ", ".join(f"'{name}'" for name in SOURCES)
     close = get_close_matches(spec, SOURCES, n=1)
     hint = f"did you mean '{close[0]}'" if close else "check the spelling"
     raise DataError(
         f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz file, "
-        f"and the path of an image folder"
+        f"the path of an image folder, and pkg.module:function"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ _TRAIN = ("x_train", "y_train")
 _TEST = ("x_test", "y_test")
 _VALIDATION = ("x_val", "y_val")
 _CLASSES = "classes"
+ARRAYS = (*_TRAIN, *_TEST, *_VALIDATION)
+"""Names of the arrays."""
 _MOST_PACKED = 2**30
 """Bytes that a compressed array may unpack to whatever its ratio; the pixels of CIFAR-10 take a sixth of it."""
 _MAX_RATIO = 20
@@ -35,37 +37,58 @@ def load_npz(request: Request) -> Data:
     """
     path = Path(request.spec).expanduser()
     with _open(path) as archive:
-        tested = any(name in archive.files for name in _TEST)
-        validated = any(name in archive.files for name in _VALIDATION)
-        needed = (_TRAIN + _TEST if tested else _TRAIN) + (_VALIDATION if validated else ())
-        missing = [name for name in needed if name not in archive.files]
-        if missing:
-            raise DataError(
-                f"'{path}' lacks {_quoted(missing)}: it holds {_quoted(archive.files)}, and needed are "
-                f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, {_quoted(_VALIDATION)} for a validation part, "
-                f"and '{_CLASSES}' for class names)"
-            )
-        found = {name: _read(archive, path, name) for name in needed}
-        classes = _class_names(path, _read(archive, path, _CLASSES)) if _CLASSES in archive.files else None
+        wanted = [name for name in (*ARRAYS, _CLASSES) if name in archive.files]
+        _require(f"'{path}'", archive.files)
+        found = {name: _read(archive, path, name) for name in wanted}
+    return from_parts(path.name, f"'{path}'", found, request)
+
+
+def from_parts(name: str, where: str, found: Mapping[str, Array], request: Request) -> Data:
+    """Data from arrays by the names that an archive has.
+
+    Args:
+        name: of the data.
+        where: they come from, for messages.
+        found: at least x_train and y_train.
+        request: how they are to be read.
+
+    Raises:
+        DataError: an array is missing, or has a shape that cannot be used.
+    """
+    _require(where, list(found))
+    tested, validated = (any(part in found for part in parts) for parts in (_TEST, _VALIDATION))
+    classes = _class_names(where, found[_CLASSES]) if _CLASSES in found else None
     try:
         notes: tuple[str, ...] = ()
-        arrays = [found[name] for name in (_TRAIN + _TEST if tested else _TRAIN)]
+        arrays = [found[part] for part in (_TRAIN + _TEST if tested else _TRAIN)]
         if not tested:
             arrays = divided(arrays[0], arrays[1], request.val_split)
             notes = (
                 f"no test part: {len(arrays[2])} of {len(arrays[0]) + len(arrays[2])} samples are held out (see --val-split)",
             )
         data = from_arrays(
-            path.name,
+            name,
             *arrays,
             classes=classes,
             input_shape=request.input_shape,
             normalize=request.normalize,
         )
-        validation = further(data, "val", *(found[name] for name in _VALIDATION)) if validated else None
+        validation = further(data, "val", *(found[part] for part in _VALIDATION)) if validated else None
     except DataError as error:
-        raise DataError(f"in '{path}', {error}") from error
+        raise DataError(f"in {where}, {error}") from error
     return replace(data, notes=notes, validation=validation)
+
+
+def _require(where: str, names: Sequence[str]) -> None:
+    """Refuse what lacks an array: of the training part, or of another that is begun."""
+    begun = [parts for parts in (_TEST, _VALIDATION) if any(part in names for part in parts)]
+    missing = [part for parts in (_TRAIN, *begun) for part in parts if part not in names]
+    if missing:
+        raise DataError(
+            f"{where} lacks {_quoted(missing)}: it holds {_quoted(names)}, and needed are "
+            f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, {_quoted(_VALIDATION)} for a validation part, "
+            f"and '{_CLASSES}' for class names)"
+        )
 
 
 def _open(path: Path) -> NpzFile:
@@ -113,10 +136,10 @@ def _check_size(archive: NpzFile, path: Path, name: str) -> None:
         )
 
 
-def _class_names(path: Path, array: Array) -> list[str]:
+def _class_names(where: str, array: Array) -> list[str]:
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise DataError(
-            f"'{_CLASSES}' in '{path}' has dtype '{array.dtype}' and {array.ndim} axes: it must be a list of text"
+            f"'{_CLASSES}' in {where} has dtype '{array.dtype}' and {array.ndim} axes: it must be a list of text"
         )
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array]
 

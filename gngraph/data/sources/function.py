@@ -1,0 +1,54 @@
+"""Data that a function of the user's own gives, by its name: `pkg.module:function`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gngraph.calling import importable_from_here, named
+from gngraph.data.dataset import Data
+from gngraph.data.sources.npz import ARRAYS, from_parts
+from gngraph.data.sources.request import Request
+from gngraph.errors import DataError
+
+_FORMS = f"a gngraph.data.Data, (x, y), (x_train, y_train, x_test, y_test), or a dictionary of such arrays ({', '.join(ARRAYS)})"
+
+
+def load_function(request: Request) -> Data:
+    """Calls the function that `request.spec` names, without arguments, and reads the arrays or tensors that it returns.
+
+    Raises:
+        DataError: the import or the call fails, or it returns something else.
+    """
+    text = request.spec
+    with importable_from_here():
+        try:
+            made = named(text)()
+        except (Exception, SystemExit) as error:  # the caller's own code may raise anything
+            reason = (str(error).splitlines() or [""])[0].rstrip(".")
+            raise DataError(
+                f"'{text}' could not be called: {type(error).__name__}: {reason}; it must name a function without required "
+                f"arguments that returns data"
+            ) from error
+    if isinstance(made, Data):
+        return made
+    return from_parts(text, f"what '{text}' returned", _arrays(text, made), request)
+
+
+def _arrays(text: str, made: Any) -> dict[str, Any]:
+    """What was returned, as an .npz file holds it."""
+    if isinstance(made, tuple | list) and len(made) in (2, 4):
+        made = dict(zip(ARRAYS, made, strict=False))
+    if not isinstance(made, Mapping):
+        raise DataError(f"'{text}' returned a '{type(made).__name__}', but it must return {_FORMS}")
+    found = {
+        str(name): part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
+        for name, part in made.items()
+    }
+    objects = [name for name, array in found.items() if array.dtype == object]
+    if objects:
+        raise DataError(f"'{objects[0]}' of what '{text}' returned holds Python objects, but it must hold numbers")
+    return found
