@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
-from gngraph.data import Data
 from gngraph.errors import GnGraphError, OptionError, path_text
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph

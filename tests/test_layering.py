@@ -36,7 +36,7 @@ BELOW_PASSES = (
 BELOW_GROWTH = f"{BELOW_PASSES} passes training search inplace"
 LAYERS = {
     "errors": layer(),
-    "options": layer("errors"),
+    "options": layer("errors calling"),
     "calling": layer("errors"),
     "writing": layer("errors"),
     "ir": layer("errors", "torch"),
@@ -54,7 +54,9 @@ LAYERS = {
     "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),
     "scoring": layer("errors ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
-    "training": layer("errors calling options ir ops lowering curvature data zoo running analysis rewrite", "torch"),
+    "training": layer(
+        "errors calling calling options ir ops lowering curvature data zoo running analysis rewrite", "torch"
+    ),
     "search": layer(
         "errors calling options ir ops lowering curvature data running analysis rewrite scoring training", "torch"
     ),

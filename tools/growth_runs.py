@@ -87,7 +87,7 @@ class Settings:
 
     def options(self) -> TrainOptions:
         """How every stretch is trained."""
-        return TrainOptions(self.optimizer, self.lr, weight_decay=self.weight_decay, batch_size=self.batch_size)  # type: ignore[arg-type]
+        return TrainOptions(self.optimizer, self.lr, weight_decay=self.weight_decay, batch_size=self.batch_size)
 
     @property
     def round_epochs(self) -> int:

@@ -31,6 +31,7 @@ from gngraph.running.finite import require_finite
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.search.chance import is_trained, known, may_know, untold
 from gngraph.training.optimizer_state import OptimizerState
+from gngraph.training.optimizers import require_optimizer
 from gngraph.training.training import require_trainable
 from gngraph.training.units import units_of
 
@@ -132,6 +133,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer
         )
     if task.options.whole:
         require_trainable(graph)
+        require_optimizer(task.options.train)
     if problem.divisible:
         for split in (problem.splits.judge, problem.splits.report):
             require_finite(graph, problem, split)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from gngraph.calling import is_factory
+from gngraph.errors import OptionError
 from gngraph.options.definition import Options, option
-from gngraph.options.values import Positive, Within
+from gngraph.options.values import Positive, Within, Written
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -16,6 +18,17 @@ RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
 
 STEP_SAMPLES = 128
 """Samples a step where nothing else is asked for."""
+
+
+def own_function(text: str) -> str:
+    """A text that reads `pkg.module:function`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not is_factory(text):
+        raise ValueError
+    return text
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,11 @@ class TrainOptions(Options):
 
     title: ClassVar[str] = "training"
 
-    optimizer: OptimizerName = option("sgd", "SGD with Nesterov momentum, or AdamW.")
+    optimizer: OptimizerName | Annotated[str, Written(own_function, "pkg.module:function")] = option(
+        "sgd",
+        "SGD with Nesterov momentum, AdamW, or one of your own: pkg.module:function, called with parameters and lr=, for which "
+        "--lr is needed.",
+    )
     lr: Annotated[float, Within(above=0)] | None = option(
         None, "Learning rate; where none is given, 0.1 for sgd and 0.002 for adamw."
     )
@@ -45,8 +62,22 @@ class TrainOptions(Options):
     warmup: Annotated[float, Within(least=0)] = option(
         0.0, "Epochs over which the rate rises from 0, at the start and after a restart."
     )
+    clip: Annotated[float, Within(above=0)] | None = option(
+        None, "Largest norm of the gradients of a step; they are scaled down to it."
+    )
+    accumulate: Positive = option(
+        1,
+        "Pieces of a batch that are computed one after the other, each in a part of the memory; their gradients add up.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer not in RATES and self.lr is None:
+            raise OptionError(
+                f"the optimizer '{self.optimizer}' has no rate of its own here: give the learning rate (lr)"
+            )
 
     @property
     def rate(self) -> float:
-        """The learning rate in force: `lr`, or the optimiser's own default."""
+        """The learning rate in force: `lr`, or the default of the optimiser."""
         return RATES[self.optimizer] if self.lr is None else self.lr

@@ -146,7 +146,7 @@ def restore(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
                 )
         # step counts stay on the CPU, where torch's default optimisers keep them
         optimizer.state[parameter] = {
-            key: value.to(parameter.device).clone() if key in POWERS else value.clone()
+            key: value.to(parameter.device).clone() if key in POWERS or value.dim() else value.clone()
             for key, value in entries.items()
         }
 

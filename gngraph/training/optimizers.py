@@ -7,14 +7,48 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from gngraph.calling import importable_from_here, named
+from gngraph.errors import OptionError
 from gngraph.options import TrainOptions
 
 
 def fresh_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """An optimiser of `parameters` that remembers nothing."""
+    """An optimiser of `parameters` that remembers nothing.
+
+    Raises:
+        OptionError: a function of the user's own fails, or makes none that a step can be taken with.
+    """
     if options.optimizer == "sgd":
         nesterov = options.momentum > 0
         return torch.optim.SGD(
             parameters, options.rate, options.momentum, weight_decay=options.weight_decay, nesterov=nesterov
         )
-    return torch.optim.AdamW(parameters, options.rate, weight_decay=options.weight_decay)
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, options.rate, weight_decay=options.weight_decay)
+    return _own(options.optimizer, list(parameters), options.rate)
+
+
+def require_optimizer(options: TrainOptions) -> None:
+    """Refuse options whose optimiser cannot be made, before anything is trained.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    fresh_optimizer(options, [nn.Parameter(torch.zeros(2, 2))])
+
+
+def _own(text: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    with importable_from_here():
+        try:
+            made = named(text)(parameters, lr=rate)
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
+            reason = (str(error).splitlines() or [""])[0].rstrip(".")
+            raise OptionError(
+                f"the optimizer '{text}' could not be made: {type(error).__name__}: {reason}; it is called with a list of "
+                f"parameters and lr={rate:g}"
+            ) from error
+    if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
+        raise OptionError(
+            f"the optimizer '{text}' is a '{type(made).__name__}', but must be a torch.optim.Optimizer whose step takes no closure"
+        )
+    return made

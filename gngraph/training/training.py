@@ -60,7 +60,7 @@ class Trainer:
         self.options = options
         self.batch_size = batch_of(options, problem)
         self.batches_read = batches_read
-        self.piece = piece
+        self.piece = min(piece, -(-self.batch_size // options.accumulate))
         self.device = torch.device(problem.device)
 
     def train(
@@ -163,6 +163,8 @@ class Trainer:
                     losses, right = gradients(x, y)
                 except (RuntimeError, ValueError) as error:  # of an op in train mode
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
+                if self.options.clip is not None:
+                    nn.utils.clip_grad_norm_(gradients.module.parameters(), self.options.clip)
                 optimizer.step()
                 tally.add(losses, right, rate)
                 offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))

@@ -53,7 +53,7 @@ def test_gradients_are_those_of_the_mean_loss_and_of_this_batch_alone() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_captured_step_trains_as_one_that_runs_as_it_comes(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, task = seed_graph(width=0.1), replace(problem(), device="cuda")
-    trainer = Trainer(task, TrainOptions(optimizer, 1e-3, batch_size=32))  # type: ignore[arg-type]  # rounding stays small
+    trainer = Trainer(task, TrainOptions(optimizer, 1e-3, batch_size=32))  # rounding stays small
     captured = trainer.train(graph, Stretch(3))  # 240 samples: 7 batches of 32, and one of 16
     monkeypatch.setattr(Gradients, "_capture", lambda self, x, y: None)
     plain = trainer.train(graph, Stretch(3))

@@ -35,7 +35,7 @@ class Tables(nn.Module):
 @pytest.mark.parametrize("bag", [True, False])
 def test_sparse_tables_train_as_dense_ones_and_stay_sparse(bag: bool, optimizer: str) -> None:
     problem = gngraph.Problem((TOKENS, LABELS), device="cpu")
-    train = TrainOptions(optimizer=optimizer)  # type: ignore[arg-type]
+    train = TrainOptions(optimizer=optimizer)
     found = [
         gngraph.grow(
             Tables(bag, sparse), problem, max_params=300, rounds=1, epochs=1, final_epochs=1, train=train
