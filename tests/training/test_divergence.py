@@ -82,11 +82,11 @@ def diverging(times: int, seen: list[float]) -> Callable[..., Trained]:
     """Training that diverges some times after the first rewrite."""
     honest = Trainer.train
 
-    def train(self: Trainer, graph: Graph, stretch: Stretch, *others: Any) -> Trained:
+    def train(self: Trainer, graph: Graph, stretch: Stretch, *others: Any, **named: Any) -> Trained:
         seen.append(stretch.share)
         if 1 < len(seen) <= 1 + times:
             raise DivergedError("training diverged: after 1 epoch the loss is 99")
-        return honest(self, graph, stretch, *others)
+        return honest(self, graph, stretch, *others, **named)
 
     return train
 
