@@ -21,6 +21,7 @@ from gngraph.growth.result import GrowthResult
 from gngraph.growth.schedule import round_budgets
 from gngraph.growth.state import Point, RunState
 from gngraph.ir import Graph
+from gngraph.options.training import RATES
 from gngraph.rewrite.layer_removal import removable_layer
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import RemoveLayer
@@ -76,7 +77,8 @@ class Rounds:
         self.horizon = task.options.whole if task.options.final == "continue" else None
         self.analyses = AnalysisManager(problem)
         self.trainer = Trainer(problem, task.options.train, piece=state.piece)
-        problem.runner.batch_size = state.at_a_time or problem.batch_size
+        if state.at_a_time is not None:
+            problem.runner.batch_size = state.at_a_time
         self.decider = Decider(self.analyses, task.budget, journal.stage, state.worths)
 
     def to_end(self) -> GrowthResult:
@@ -275,7 +277,11 @@ class Rounds:
         """Training, or what is left of it."""
         now, warmup = self.now, self.options.train.warmup
         stretch = Stretch(epochs, schedule, warmup, now.epochs_done, self.horizon, now.rises_from, now.rate_share)
-        watch = UNWATCHED if self.keeper is None else self.keeper.watch(now, self.journal)
+        watch = UNWATCHED
+        if (
+            self.keeper is not None and self.options.train.optimizer in RATES
+        ):  # one of the user's own may remember more than tensors
+            watch = self.keeper.watch(now, self.journal)
         with self.journal.stage("train"):
             return self.trainer.train(graph, stretch, now.optimizer, self.journal.epoch, watch=watch, done=now.progress)
 

@@ -23,6 +23,9 @@ from gngraph.growth.result import GrowthResult
 from gngraph.growth.rounds import Rounds
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
+from gngraph.training.divergence import DivergedError
+from gngraph.training.stretch import Stretch
+from gngraph.training.training import Trained, Trainer
 from tests.problems import digits, dropping, problem, small_vgg
 
 
@@ -60,23 +63,49 @@ RUNS: dict[str, Callable[[Path], GrowthResult]] = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_run_goes_on_from_its_checkpoints(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def copied(run: Callable[[Path], GrowthResult], root: Path) -> tuple[GrowthResult, list[Path]]:
+    """A run, and copies of its folder after each of its checkpoints."""
     keep, copies = Checkpoints.keep, list[Path]()
-    whole = tmp_path / "whole"
 
-    def copied(self: Checkpoints, *arguments: Any) -> None:
+    def kept(self: Checkpoints, *arguments: Any) -> None:
         keep(self, *arguments)
-        copies.append(shutil.copytree(whole, tmp_path / str(len(copies) + 1)))
+        copies.append(shutil.copytree(root / "whole", root / str(len(copies) + 1)))
 
-    with monkeypatch.context() as own:
-        own.setattr(Checkpoints, "keep", copied)
-        expected = RUNS[kind](whole)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "keep", kept)
+        return run(root / "whole"), copies
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_goes_on_from_its_checkpoints(kind: str, tmp_path: Path) -> None:
+    expected, copies = copied(RUNS[kind], tmp_path)
     for folder in copies[2 :: max(3, len(copies) // 3)]:
         kept = newest(folder)
         assert kept is not None
         torch.manual_seed(len(copies))  # another process has other random states
-        assert_same(expected, go_on(kept, problem(), folder), whole, folder)
+        assert_same(expected, go_on(kept, problem(), folder), tmp_path / "whole", folder)
+
+
+def test_training_that_diverged_once_goes_on_at_half_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, shares = Trainer.train, list[float]()
+
+    def train(self: Trainer, graph: Graph, stretch: Stretch, *others: Any, **named: Any) -> Trained:
+        shares.append(stretch.share)
+        if len(shares) == 2:
+            raise DivergedError("training diverged")
+        return honest(self, graph, stretch, *others, **named)
+
+    with monkeypatch.context() as diverging:
+        diverging.setattr(Trainer, "train", train)
+        expected, copies = copied(lambda out: begun(dropping(), out, depth="keep", rounds=1), tmp_path)
+    assert shares == [1.0, 1.0, 0.5] and "half the rate" in expected.history[-1]["notes"][0]
+    for folder in copies:
+        kept = newest(folder)
+        assert kept is not None
+        if kept.record["state"]["slowed"]:
+            assert_same(expected, go_on(kept, problem(), folder), tmp_path / "whole", folder)
+            return
+    pytest.fail("nothing was kept while it was trained at half the rate")
 
 
 class Stopped(Exception):
