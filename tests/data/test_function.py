@@ -24,6 +24,10 @@ def four():
     return x[:60], x[:60, :3].argmax(1), x[60:], x[60:, :3].argmax(1)
 def data():
     return gngraph.data.from_arrays("own", *four())
+def pairs():
+    return (x[:60], x[:60, :3].argmax(1)), (x[60:], x[60:, :3].argmax(1))
+def ragged():
+    return [numpy.zeros((2, 3)), numpy.zeros((2, 4))], [0, 1]
 def ending():
     sys.exit(2)
 def number():
@@ -42,7 +46,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "samples", "outputs"), [("pair", 72, 3), ("parts", 60, 1), ("four", 60, 3), ("data", 60, 3)]
+    ("name", "samples", "outputs"),
+    [("pair", 72, 3), ("parts", 60, 1), ("four", 60, 3), ("pairs", 60, 3), ("data", 60, 3)],
 )
 def test_a_function_gives_what_an_archive_holds(name: str, samples: int, outputs: int) -> None:
     found = load_data(f"owndata:{name}")
@@ -56,6 +61,7 @@ def test_a_function_gives_what_an_archive_holds(name: str, samples: int, outputs
         ("missing", "'owndata:missing' could not be called: AttributeError: "),
         ("number", r"'owndata:number' returned a 'int', but it must return a gngraph\.data\.Data, \(x, y\)"),
         ("lacking", "what 'owndata:lacking' returned lacks 'y_train', 'y_test': it holds"),
+        ("ragged", "'x_train' of what 'owndata:ragged' returned is no array: "),
         ("words", "'y_train' of what 'owndata:words' returned holds Python objects"),
     ],
 )

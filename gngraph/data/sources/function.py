@@ -14,7 +14,10 @@ from gngraph.data.sources.npz import ARRAYS, from_parts
 from gngraph.data.sources.request import Request
 from gngraph.errors import DataError
 
-_FORMS = f"a gngraph.data.Data, (x, y), (x_train, y_train, x_test, y_test), or a dictionary of such arrays ({', '.join(ARRAYS)})"
+_FORMS = (
+    "a gngraph.data.Data, (x, y), (x_train, y_train, x_test, y_test), ((x_train, y_train), (x_test, y_test)), or a dictionary of "
+    f"such arrays ({', '.join(ARRAYS)})"
+)
 
 
 def load_function(request: Request) -> Data:
@@ -40,15 +43,24 @@ def load_function(request: Request) -> Data:
 
 def _arrays(text: str, made: Any) -> dict[str, Any]:
     """What was returned, as an .npz file holds it."""
+    if (
+        isinstance(made, tuple | list)
+        and len(made) == 2
+        and all(isinstance(part, tuple) and len(part) == 2 for part in made)
+    ):
+        made = (*made[0], *made[1])
     if isinstance(made, tuple | list) and len(made) in (2, 4):
         made = dict(zip(ARRAYS, made, strict=False))
     if not isinstance(made, Mapping):
         raise DataError(f"'{text}' returned a '{type(made).__name__}', but it must return {_FORMS}")
-    found = {
-        str(name): part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
-        for name, part in made.items()
-    }
-    objects = [name for name, array in found.items() if array.dtype == object]
-    if objects:
-        raise DataError(f"'{objects[0]}' of what '{text}' returned holds Python objects, but it must hold numbers")
-    return found
+    return {str(name): _array(f"'{name}' of what '{text}' returned", part) for name, part in made.items()}
+
+
+def _array(what: str, part: Any) -> Any:
+    try:
+        array = part.numpy(force=True) if isinstance(part, Tensor) else np.asarray(part)
+    except ValueError as error:
+        raise DataError(f"{what} is no array: {error}") from error
+    if array.dtype == object:
+        raise DataError(f"{what} holds Python objects, but it must hold numbers")
+    return array
