@@ -18,7 +18,6 @@ from gngraph.running.finite import moderate
 from gngraph.running.problem import Problem, inputs_of
 
 if TYPE_CHECKING:
-    from gngraph.growth.observer import Observer
     from gngraph.growth.result import GrowthResult
     from gngraph.growth.run_folder import RunFiles
 
@@ -39,7 +38,7 @@ def grow(
     options: GrowOptions | Mapping[str, Any] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    observer: Observer | None = None,
+    observer: object = None,
     **keywords: Any,
 ) -> GrowthResult:
     """Grow `network` on `data` in rounds until it uses up a budget, and train the result; see `gngraph.growth.loop`.
@@ -50,7 +49,7 @@ def grow(
             has more ways, and also names the loss, the device and the seed.
         options: all of them at once, as an object or as a file keeps them.
         out: a folder for the network in every format, the history and a report about it.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         keywords: options by name, which win.
 
     Raises:
@@ -71,7 +70,7 @@ def extend(
     options: ExtendOptions | Mapping[str, Any] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    observer: Observer | None = None,
+    observer: object = None,
     **keywords: Any,
 ) -> GrowthResult:
     """Make a trained network larger, by what keeps its function or is predicted to lower the loss, and train it on.
@@ -83,7 +82,7 @@ def extend(
         data: see `grow`.
         options: all of them at once, as an object or as a file keeps them.
         out: see `grow`.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         keywords: options by name, which win.
 
     Raises:
@@ -99,7 +98,7 @@ def reshape(
     options: ReshapeOptions | Mapping[str, Any] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    observer: Observer | None = None,
+    observer: object = None,
     **keywords: Any,
 ) -> GrowthResult:
     """Move channels of a trained network from where they are worth little to where they are worth much, and train it on.
@@ -111,7 +110,7 @@ def reshape(
         data: see `grow`.
         options: all of them at once, as an object or as a file keeps them.
         out: see `grow`.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         keywords: options by name, which win.
 
     Raises:
@@ -127,7 +126,7 @@ def shrink(
     options: ShrinkOptions | Mapping[str, Any] | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    observer: Observer | None = None,
+    observer: object = None,
     **keywords: Any,
 ) -> GrowthResult:
     """Make a trained network smaller, rebuilding what is removed from what stays, and train it on.
@@ -137,7 +136,7 @@ def shrink(
         data: see `grow`.
         options: all of them at once, as an object or as a file keeps them.
         out: see `grow`.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         keywords: options by name, which win.
 
     Raises:
@@ -147,9 +146,7 @@ def shrink(
     return _worked("shrink", network, data, ShrinkOptions.of(options, **keywords), out, observer)
 
 
-def resume(
-    folder: str | os.PathLike[str], data: ProblemLike | None = None, *, observer: Observer | None = None
-) -> GrowthResult:
+def resume(folder: str | os.PathLike[str], data: ProblemLike | None = None, *, observer: object = None) -> GrowthResult:
     """Go on with a run that was interrupted, from its newest checkpoint; it ends as it would have ended, but for its seconds.
 
     Options, seed network and number of threads are those of the run.
@@ -157,7 +154,7 @@ def resume(
     Args:
         folder: of the run.
         data: as it was given when the run began; None: that was by name.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
 
     Raises:
         GnGraphError: the folder holds no run that was interrupted, or code, machine or data are others than when it began.
@@ -190,7 +187,7 @@ def _worked(
     data: ProblemLike,
     options: Any,
     out: str | os.PathLike[str] | None,
-    observer: Observer | None,
+    observer: object,
 ) -> GrowthResult:
     from gngraph.growth.run_lock import claimed
 
@@ -209,7 +206,7 @@ def _worked(
 
 
 def _grown(
-    job: str, network: Graph | nn.Module, data: ProblemLike, options: Any, out: Path | None, observer: Observer | None
+    job: str, network: Graph | nn.Module, data: ProblemLike, options: Any, out: Path | None, observer: object
 ) -> GrowthResult:
     from gngraph.growth.jobs import JOBS
     from gngraph.growth.loop import grow_by

@@ -25,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gngraph
 from gngraph.analysis.fit import first_samples
-from gngraph.growth.observer import Unobserved
 from gngraph.running.problem import Problem
 from gngraph.zoo import build_seed
 
@@ -38,7 +37,7 @@ BAR = 1.0
 """Seconds of a step as a multiple of those of a round, at most."""
 
 
-class Clock(Unobserved):
+class Clock:
     """Adds up seconds of the processor over the stages of a run."""
 
     def __init__(self) -> None:

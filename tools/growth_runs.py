@@ -18,7 +18,6 @@ from gngraph.analysis.cost import Budget, cost
 from gngraph.files.archive import load, save
 from gngraph.growth.jobs import Task
 from gngraph.growth.loop import grow_by
-from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.options import RunOptions, TrainOptions
@@ -144,7 +143,7 @@ class Meter:
         self.search_seconds += passed
 
 
-class _Stages(Unobserved):
+class _Stages:
     """Counts the FLOPs of the search in a growth run."""
 
     def __init__(self, counted: tuple[str, ...]) -> None:

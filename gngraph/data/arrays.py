@@ -46,7 +46,7 @@ def from_arrays(
     Args:
         name: for messages and records.
         x_train: uint8 [N, H, W, C] or [N, H, W], floats [N, C, H, W], [N, C, L] or [N, C, D, H, W], or numbers [N, F].
-        y_train: integers [N] (class indices), or floats [N] or [N, K] (targets of a regression).
+        y_train: integers [N] (class indices) or [N, K] (one-hot), or floats [N] or [N, K] (targets of a regression).
         x_test: like `x_train`, the same sample shape and dtype kind.
         y_test: like `y_train`.
         classes: class names; without them the classes are numbered up to the largest training label.
@@ -224,9 +224,21 @@ def _labels(where: str, array: Array) -> Tensor:
                 f"'{where}' holds the label '{array.max()}': labels are class indices from 0, so renumber them"
             )
         return torch.from_numpy(array.reshape(-1).astype(np.int64))
+    if (
+        array.dtype.kind in "biu"
+        and array.ndim == 2
+        and array.shape[1] > 1
+        and bool(((array == 0) | (array == 1)).all())
+    ):
+        if bool((array.sum(1) == 1).all()):  # one-hot
+            return torch.from_numpy(array.argmax(1).astype(np.int64))
+        raise DataError(
+            f"'{where}' holds several yes-or-no answers a sample: store them as floats, and name the loss "
+            f"'bce-with-logits' (--loss)"
+        )
     raise DataError(
-        f"'{where}' has shape '{shape_text(array.shape)}' and dtype '{array.dtype}': labels are integers of shape N, "
-        f"targets of a regression are floats of shape N or N,K"
+        f"'{where}' has shape '{shape_text(array.shape)}' and dtype '{array.dtype}': labels are integers of shape N or one-hot "
+        f"N,K, targets of a regression are floats of shape N or N,K"
     )
 
 

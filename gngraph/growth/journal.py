@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.growth.channel_records import add_predictions, selection_record, spaces_record
 from gngraph.growth.history import Lineage, Record
-from gngraph.growth.observer import Observer, Unobserved
+from gngraph.growth.observer import observers_of
 from gngraph.growth.run_folder import RunFolder
 from gngraph.ir import Graph
 from gngraph.scoring.gauss_newton import Scores
@@ -44,7 +44,7 @@ class Journal:
         self,
         seed: Graph,
         lineage: Lineage,
-        observer: Observer | None,
+        observer: object,
         folder: RunFolder | None,
         kept: Record | None = None,
     ) -> None:
@@ -54,7 +54,7 @@ class Journal:
         self.history: list[Record] = kept["history"]
         self.channels: list[Record] = kept["channels"]
         self.lineage = lineage
-        self._observer = observer or Unobserved()
+        self._observer = observers_of(observer)
         self._given: Record | None = kept["given"]
         self._number: int = kept["number"]
         self._seconds: dict[str, float] = kept["seconds"]

@@ -11,14 +11,13 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.errors import OptionError
 from gngraph.growth.checkpoints import Checkpoint, Checkpoints
 from gngraph.growth.history import Lineage, Record
 from gngraph.growth.identity import THREADS, with_threads
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.keeping import Keeper, begun_again, begun_as, unpacked
-from gngraph.growth.observer import Observer
+from gngraph.growth.observer import observers_of
 from gngraph.growth.randomness import drawing_from
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.rounds import Rounds
@@ -42,7 +41,7 @@ def grow_by(
     problem: Problem,
     *,
     out: Path | None = None,
-    observer: Observer | None = None,
+    observer: object = None,
     source: Record | None = None,
 ) -> GrowthResult:
     """Grow `graph` in rounds to a budget, or shrink it where it is above, and train the result.
@@ -61,7 +60,7 @@ def grow_by(
         problem: data, loss, device and seed.
         out: folder for `seed.gng`, and `history.jsonl` and `model.gng` after every round, and checkpoints, from which
             `go_on` goes on; None: nothing is written.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         source: what to keep with the checkpoints of where the data comes from, as JSON.
 
     Raises:
@@ -90,14 +89,14 @@ def grow_by(
     return run.to_end()
 
 
-def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: Observer | None = None) -> GrowthResult:
+def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: object = None) -> GrowthResult:
     """Go on with a run that was interrupted; it ends as it would have ended, but for its seconds.
 
     Args:
         kept: the newest checkpoint of the run.
         problem: as it was when the run began.
         out: folder of the run.
-        observer: told what goes on.
+        observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
 
     Raises:
         GnGraphError: something that the run depends on is another; and as for `grow_by`.
@@ -115,7 +114,7 @@ def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: Observer | No
         return Rounds(replace(task, options=options), seed, problem, journal, found.state, keeper).to_end()
 
 
-def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer | None) -> None:
+def _require_work(task: Task, graph: Graph, problem: Problem, observer: object) -> None:
     """Refuse what would end the run later, when much is trained and a folder written.
 
     Raises:
@@ -127,10 +126,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: Observer
     """
     round_budgets(cost(graph), task.budget, task.options.rounds)
     require_memory(cost(graph), task.budget, torch.device(problem.device))
-    if observer is not None and not isinstance(observer, Observer):
-        raise OptionError(
-            f"a '{type(observer).__name__}' is no observer; derive it from gngraph.growth.observer.Unobserved"
-        )
+    observers_of(observer)
     if task.options.whole:
         require_trainable(graph)
         require_optimizer(task.options.train)

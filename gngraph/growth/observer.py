@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+from gngraph.errors import OptionError
 from gngraph.growth.history import Record
 from gngraph.training.progress import EpochRecord
 
 
-@runtime_checkable
 class Observer(Protocol):
-    """Receives the events of a run, in order. Rounds count from 1; the final training is round `rounds + 1`."""
+    """Receives the events of a run, in order; an object of a user's own need not have all methods.
+
+    Rounds count from 1; the final training is round `rounds + 1`.
+    """
 
     def network_given(self, given: Record) -> None:
         """What the run decided before anything was trained, by what the network knows as it is given.
@@ -44,20 +48,63 @@ class Observer(Protocol):
         ...
 
 
-class Unobserved:
-    """An observer that ignores everything; a base for those that want a few events."""
+EVENTS = ("network_given", "stage_started", "stage_finished", "epoch_finished", "round_finished")
+"""Methods of an observer."""
+
+
+class Observers:
+    """Objects of a user's own, each told of the events that it has a method for.
+
+    Args:
+        told: at least one method of `Observer` each.
+    """
+
+    def __init__(self, told: Sequence[object]) -> None:
+        self._told = tuple(told)
 
     def network_given(self, given: Record) -> None:
-        """Ignore it."""
+        """See `Observer`."""
+        self._tell("network_given", given)
 
     def stage_started(self, number: int, stage: str) -> None:
-        """Ignore it."""
+        """See `Observer`."""
+        self._tell("stage_started", number, stage)
 
     def stage_finished(self, number: int, stage: str, seconds: float) -> None:
-        """Ignore it."""
+        """See `Observer`."""
+        self._tell("stage_finished", number, stage, seconds)
 
     def epoch_finished(self, number: int, epoch: EpochRecord) -> None:
-        """Ignore it."""
+        """See `Observer`."""
+        self._tell("epoch_finished", number, epoch)
 
     def round_finished(self, record: Record) -> None:
-        """Ignore it."""
+        """See `Observer`."""
+        self._tell("round_finished", record)
+
+    def _tell(self, event: str, *what: Any) -> None:
+        for one in self._told:
+            method = getattr(one, event, None)
+            if method is not None:
+                method(*what)
+
+
+def observers_of(given: object) -> Observer:
+    """One observer of what a user gives: None, an object with some of the methods of `Observer`, or several such.
+
+    Raises:
+        OptionError: one has none of the methods.
+
+    >>> class Losses:
+    ...     def epoch_finished(self, number, epoch):
+    ...         print(number, epoch)
+    >>> observers_of([Losses(), Losses()]).epoch_finished(1, "an epoch")
+    1 an epoch
+    1 an epoch
+    """
+    several = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    for one in several:
+        if isinstance(one, type) or not any(callable(getattr(one, event, None)) for event in EVENTS):
+            what = f"the class '{one.__name__}'" if isinstance(one, type) else f"a '{type(one).__name__}'"
+            raise OptionError(f"{what} is no observer: give an object with any of the methods {', '.join(EVENTS)}")
+    return Observers(several)

@@ -88,7 +88,8 @@ def test_a_negative_label_is_refused() -> None:
             "uint8 of shape 'Nx3x16x16' but 'x_test' as uint8 of shape",
         ),
         ("x_test", np.zeros((10, 3, 16, 16)), "but 'x_test' as float32"),
-        ("y_train", np.zeros((30, 3), dtype=int), "labels are integers of shape N"),
+        ("y_train", np.full((30, 3), 2), "labels are integers of shape N"),
+        ("y_train", np.ones((30, 3), dtype=int), "several yes-or-no answers a sample: store them as floats"),
         ("y_train", np.array(["cat"] * 30), "'y_train' has dtype '<U3'"),
         ("y_train", np.arange(30) * 1000, "label '29000' with only '30' samples and no 'classes'"),
         ("y_test", np.zeros(10), "'y_train' was read as int64"),
@@ -143,3 +144,15 @@ def test_shapes_that_cannot_be_fitted_are_refused() -> None:
         with pytest.raises(DataError, match="'3x16x16', which cannot become"):
             from_arrays("pictures", **colour_arrays(), input_shape=wanted)
     assert from_arrays("pictures", **colour_arrays(), input_shape=(3, 20, 24)).train[0][0].shape == (3, 20, 24)
+
+
+def test_one_hot_labels_are_classes() -> None:
+    arrays = colour_arrays()
+    labels = arrays["y_train"]
+    hot = {
+        **arrays,
+        "y_train": np.eye(5, dtype=np.uint8)[labels % 5],
+        "y_test": np.eye(5, dtype=np.uint8)[arrays["y_test"] % 5],
+    }
+    data = from_arrays("hot", **cast(Arrays, hot))
+    assert data.train.labels.tolist() == (labels % 5).tolist()

@@ -7,7 +7,6 @@ import torch
 
 import gngraph
 from gngraph.errors import OptionError
-from gngraph.growth.observer import Unobserved
 from gngraph.options import GrowOptions, TrainOptions
 from gngraph.report.words import describe_given
 from gngraph.search.chance import is_trained, known
@@ -18,7 +17,7 @@ from tests.problems import problem, seed_graph
 TRAIN = TrainOptions(batch_size=32)
 
 
-class Told(Unobserved):
+class Told:
     """Keeps what was decided."""
 
     def __init__(self) -> None:

@@ -21,7 +21,6 @@ from gngraph.growth.history import Record, read_history, without_seconds
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import STAGES
 from gngraph.growth.loop import grow_by
-from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, diff
@@ -163,7 +162,7 @@ def test_a_network_with_two_outputs_and_a_loss_on_one_is_refused() -> None:
         grow(from_torch(Two(), torch.zeros(2, 1, 8, 8)), problem(), max_params=2000, epochs=0)
 
 
-class Diary(Unobserved):
+class Diary:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.records: list[Record] = []

@@ -29,7 +29,12 @@ CASES: dict[str, tuple[nn.Module, dict[str, Any], type[GnGraphError], str]] = {
     "train": (network(), {"train": lambda *samples: 1}, OptionError, "TrainOptions or a table, not of type 'function'"),
     "curvature": (network(), {"curvature": "foo"}, GnGraphError, "no curvature 'foo'"),
     "kinds": (network(), {"kinds": ()}, PassError, "no kind of candidates is named"),
-    "observer": (network(), {"observer": "x"}, OptionError, "a 'str' is no observer"),
+    "observer": (
+        network(),
+        {"observer": "x"},
+        OptionError,
+        "a 'str' is no observer: give an object",
+    ),
     "nothing learns": (still(), {}, TrainingError, "no trainable parameter"),
     "nothing free": (nn.Linear(4, 3), {"depth": "keep", "perturb": 0}, PassError, "no free channel space"),
     "no place": (narrow(), {"kinds": ("merge",)}, PassError, "no place for merge"),

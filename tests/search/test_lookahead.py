@@ -21,7 +21,6 @@ from gngraph.errors import PassError, TrainingError
 from gngraph.growth.history import without_seconds
 from gngraph.growth.jobs import Task
 from gngraph.growth.loop import grow_by
-from gngraph.growth.observer import Unobserved
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.options import RunOptions, TrainOptions
@@ -232,7 +231,7 @@ def test_the_benchmark_counts_it_as_search(tmp_path: Path) -> None:
     assert run.meter.search_seconds >= found["seconds"]["lookahead"] > 0
 
 
-class Clock(Unobserved):
+class Clock:
     def __init__(self) -> None:
         self.stages: list[str] = []
 
