@@ -39,7 +39,6 @@ from gngraph.growth.checkpoints import Checkpoints, newest
 from gngraph.growth.history import read_history, without_seconds
 from gngraph.growth.jobs import JOBS
 from gngraph.growth.loop import go_on, grow_by
-from gngraph.growth.observer import Unobserved
 from gngraph.growth.run_lock import claimed
 from gngraph.ir.fingerprint import fingerprint
 from gngraph.running.problem import Problem
@@ -52,7 +51,7 @@ Step = Callable[[Path, int], None]
 """What a process does to the folder of a run; a number is of the pipe into which it tells its stages."""
 
 
-class Told(Unobserved):
+class Told:
     """Tells the stages to whoever outlives the process."""
 
     def __init__(self, pipe: int) -> None:
