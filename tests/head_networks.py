@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.vision_transformer import VisionTransformer
 
 CAUSAL = torch.triu(torch.full((4, 4), float("-inf")), 1)
@@ -36,6 +37,62 @@ class Attending(nn.Module):
             y, weights = attend(y, y, y, key_padding_mask=padding, **self.call)
             x = x + y
         return (self.head(x), weights) if self.shown else self.head(x)
+
+
+class ByHand(nn.Module):
+    """A block whose attention is written by hand, in one of the spellings of the repositories.
+
+    Args:
+        attend: what attends to what; its arguments are the module, what stands before the norm, and behind.
+        width: of queries, keys and values together.
+    """
+
+    def __init__(self, attend: Callable[[Any, Tensor], Tensor], width: int = 24) -> None:
+        super().__init__()
+        self.attend, self.heads, self.size = attend, 2, 4
+        self.stem, self.norm, self.qkv = nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, width)
+        self.out, self.last, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.out(self.attend(self, self.norm(x)))
+        y: Tensor = self.head(self.last(x))
+        return y
+
+
+def timm_fused(m: ByHand, x: Tensor) -> Tensor:
+    n, t, c = x.shape
+    q, k, v = m.qkv(x).reshape(n, t, 3, m.heads, m.size).permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c)
+
+
+def timm(m: ByHand, x: Tensor) -> Tensor:
+    n, t, c = x.shape
+    q, k, v = m.qkv(x).reshape(n, t, 3, m.heads, c // m.heads).permute(2, 0, 3, 1, 4).unbind(0)
+    weights = (q * m.size**-0.5) @ k.transpose(-2, -1)
+    y: Tensor = weights.softmax(-1) @ v
+    return y.transpose(1, 2).reshape(n, t, c)
+
+
+def nano_gpt(m: ByHand, x: Tensor) -> Tensor:
+    n, t, c = x.size()
+    q, k, v = m.qkv(x).split(8, dim=2)
+    k = k.view(n, t, m.heads, c // m.heads).transpose(1, 2)
+    q = q.view(n, t, m.heads, c // m.heads).transpose(1, 2)
+    v = v.view(n, t, m.heads, c // m.heads).transpose(1, 2)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return y.transpose(1, 2).contiguous().view(n, t, c)
+
+
+def by_einsum(m: ByHand, x: Tensor) -> Tensor:
+    q, k, v = (part.unflatten(-1, (m.heads, -1)) for part in m.qkv(x).chunk(3, -1))
+    weights = torch.einsum("nqhd,nkhd->nhqk", q, k).mul(0.5).softmax(-1)
+    return torch.einsum("nhqk,nkhd->nqhd", weights, v).flatten(2)
+
+
+def several_left(m: ByHand, x: Tensor) -> Tensor:
+    q, k, v = (part.view(x.shape[0], x.shape[1], m.heads, -1).transpose(1, 2) for part in m.qkv(x).chunk(3, -1))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Case(NamedTuple):
@@ -92,6 +149,14 @@ MODULES: dict[str, Case] = {
     "mask and padding": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL < 0), padded, 2, by_calls=False),
 }
 """Networks with torch's attention module, as its arithmetic."""
+
+
+def by_hand(attend: Callable[[Any, Tensor], Tensor]) -> Case:
+    return Case(lambda: ByHand(attend), tokens, 2)
+
+
+BY_HAND = {attend.__name__: by_hand(attend) for attend in (timm_fused, timm, nano_gpt, by_einsum, several_left)}
+"""Networks whose attention is written by hand."""
 
 
 def built(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:

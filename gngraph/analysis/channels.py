@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gngraph.analysis.coupling import Coupled, coupled
 from gngraph.analysis.snapshots import per_snapshot
 from gngraph.errors import FrozenSpaceError, IRError
-from gngraph.ir import Graph, TensorType
-from gngraph.ir.types import integer_at
+from gngraph.ir import Graph, OpaqueType, Ref, TensorType
+from gngraph.ir.types import attr_at
 from gngraph.ops import Layout, lookup
 from gngraph.ops.spec import AttrPath, Fresh
 
@@ -64,15 +65,22 @@ class Measure(NamedTuple):
 
     Attributes:
         path: name of the attribute, then positions in tuples and fields of slices that lead to the integer.
+        size: None for a number; where a size that the forward computes stands there, by how much that grows with each space.
     """
 
     path: AttrPath
     constant: int
     parts: tuple[tuple[str, int], ...]
+    size: tuple[tuple[str, Fraction], ...] | None = None
 
     def value(self, widths: Mapping[str, int]) -> int:
         """The integer for other widths of the spaces."""
         return self.constant + sum(inner * widths[space] for space, inner in self.parts)
+
+    def parts_from_size(self, before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+        """Whether the size that stands there is another number than is wanted at widths `after`, those being `before`."""
+        grown = sum(amount * (after[space] - before[space]) for space, amount in self.size or ())
+        return self.value(before) + grown != self.value(after)
 
 
 @dataclass(frozen=True)
@@ -230,9 +238,15 @@ class _Naming:
         found: dict[str, tuple[Measure, ...]] = {}
         for (node, path), layout in self.coupled.measured.items():
             amounts = {var: int(amount) for var, amount in self.sets.amounts(layout).items()}
-            value = integer_at(self.graph.nodes[node].attrs, path)
+            value: Any = attr_at(self.graph.nodes[node].attrs, path)
+            size = None
+            if isinstance(value, Ref):
+                grows = self.sets.amounts(self.coupled.values[value.name][0].get(0))
+                size = tuple((self.names[var], amount) for var, amount in grows.items())
+                type_ = self.graph.nodes[value.name].type
+                value = type_.value if isinstance(type_, OpaqueType) else None
             constant = value - sum(amount * self.sets.sizes[var] for var, amount in amounts.items())
-            measure = Measure(path, constant, tuple((self.names[var], amount) for var, amount in amounts.items()))
+            measure = Measure(path, constant, tuple((self.names[var], amount) for var, amount in amounts.items()), size)
             found[node] = (*found.get(node, ()), measure)
         return found
 

@@ -72,7 +72,7 @@ def _self_attention(module: nn.MultiheadAttention, query: Any, given: Mapping[st
         mask = None if causal else _mask(x, given["attn_mask"], given["key_padding_mask"])
         dropout = module.dropout if module.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-    y = module.out_proj(y.permute(2, 0, 1, 3).flatten(2).flatten(0, 1)).view(length, samples, -1)
+    y = module.out_proj(y.permute(2, 0, 1, 3).contiguous().flatten(2))
     return y.transpose(0, 1) if module.batch_first else y, weights
 
 

@@ -214,7 +214,7 @@ def _sets(numbers: NumberChanges) -> Iterator[frozenset[NumberAt]]:
 
 def _reason(module: nn.Module, graph: Graph, space: str, problem: str) -> str:
     for name, measures in ChannelSpaces.of(graph).measures.items():
-        if any(space == part for measure in measures for part, _ in measure.parts):
+        if any(space == part for measure in measures if measure.size is None for part, _ in measure.parts):
             node = graph.nodes[name]
             where = f"module '{node.scope}'" if node.scope else f"'{graph.name}'"
             return (

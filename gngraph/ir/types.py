@@ -186,16 +186,16 @@ def replace_refs(attr: Attr, renaming: Mapping[str, str]) -> Attr:
     return attr
 
 
-def integer_at(attrs: Mapping[str, Attr], path: Sequence[str | int]) -> int:
-    """The integer at `path`: the name of an attribute, then positions in tuples and fields of slices.
+def attr_at(attrs: Mapping[str, Attr], path: Sequence[str | int]) -> Attr:
+    """What stands at `path`: the name of an attribute, then positions in tuples and fields of slices.
 
-    >>> integer_at({"index": (None, Slice(2, 8, None))}, ("index", 1, "stop"))
+    >>> attr_at({"index": (None, Slice(2, 8, None))}, ("index", 1, "stop"))
     8
     """
     value: Attr = attrs[str(path[0])]
     for step in path[1:]:
         value = getattr(value, step) if isinstance(step, str) else value[step]
-    return int(value)
+    return value
 
 
 def with_integer(attr: Attr, path: Sequence[str | int], value: int) -> Attr:

@@ -26,7 +26,6 @@ from gngraph.ops import (
     sizes,
 )
 from gngraph.ops.draft import draft_of
-from gngraph.ops.sizes import layout_length
 from gngraph.ops.spec import (
     Call,
     ChannelRules,
@@ -60,7 +59,6 @@ __all__ = [
     "draft_of",
     "embedding",
     "foreign",
-    "layout_length",
     "linear",
     "lookup",
     "merge",

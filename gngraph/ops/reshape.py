@@ -238,10 +238,12 @@ def _spread(
 ) -> None:
     """Lay an axis with `layout` out over the new axes `axes`, one of which carries the channels.
 
-    An axis whose size the forward computes from the channels (C // groups) carries them in place of `carrier`.
+    An axis whose size the forward computes from these channels (C // groups) carries them in place of `carrier`.
     """
     entries = operands.node.attrs["shape"]
-    carrier = next((axis for axis in axes if size_layout(rules, operands, entries[axis]) is not None), carrier)
+    own = {segment.var for segment in layout or ()}
+    sizes = {axis: size_layout(rules, operands, entries[axis]) or () for axis in axes}
+    carrier = next((axis for axis in axes if not own.isdisjoint(s.var for s in sizes[axis])), carrier)
     carried: Layout | None = None
     if layout is not None and all(isinstance(new[axis], int) for axis in axes):
         outer, inner = (
@@ -255,9 +257,9 @@ def _spread(
     elif layout is not None:
         rules.freeze(layout, "it is reshaped together with the batch axis")
     for axis in axes:
-        own = carried if axis == carrier else None
-        hold_size(rules, operands, ("shape", axis), own)
-        rules.set(axis, own)
+        part = carried if axis == carrier else None
+        hold_size(rules, operands, ("shape", axis), part)
+        rules.set(axis, part)
 
 
 def _emit_reshape(emitter: Emitter, node: Node) -> fx.Node:

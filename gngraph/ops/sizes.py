@@ -106,9 +106,8 @@ def size_layout(rules: ChannelRules, operands: Operands, attr: Attr) -> Layout |
 def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ...], layout: Layout | None) -> None:
     """The integer, or the reference to a size, at `path` gives the length of an axis with this layout.
 
-    An integer is measured; -1 and None follow by themselves; a size must grow as the axis does. So the axis whose size it is
-    and this one become one, where they are of one length (a gate that is expanded over what it was computed from), else both
-    are frozen.
+    An integer is measured; -1 and None follow by themselves. So is a size that does not grow as the axis does (the heads that are
+    merged to a width read off the stream): once the two part, the number that it was stands in its place.
 
     Args:
         rules: of the analysis under way.
@@ -121,26 +120,16 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
         attr = attr[step]
     if isinstance(attr, Ref):
         other = size_layout(rules, operands, attr)
-        if not rules.same_amount(layout, other) and _equally_long(layout, other):
-            rules.unify([layout, other])
-        elif not rules.same_amount(layout, other):
+        if rules.same_amount(layout, other):
+            return
+        if isinstance(known_size(attr, operands), int):
+            rules.measure(path, layout or ())
+        else:
             reason = "a shape is computed from the size of another axis"
             rules.freeze(layout, reason)
             rules.freeze(other, reason)
     elif attr is not None and attr != -1:
         rules.measure(path, layout)
-
-
-def layout_length(layout: Layout) -> int:
-    """Entries of an axis with this layout."""
-    return sum(segment.length for segment in layout)
-
-
-def _equally_long(layout: Layout | None, size: Layout | None) -> bool:
-    """Whether an axis has as many entries as a size that is made of whole axes, each counted once."""
-    if layout is None or size is None or not all(isinstance(s.inner, int) and s.inner > 0 for s in size):
-        return False
-    return layout_length(layout) == layout_length(size)
 
 
 def _infer_size(operands: Operands) -> Type:

@@ -90,7 +90,7 @@ class ChannelRules(Protocol):
         """Whether two axes, or sizes, grow by the same number of entries with every channel of every space."""
 
     def measure(self, path: AttrPath, layout: Layout | None) -> None:
-        """The integer at `path` in the node's attributes is the length of `layout`; surgery keeps it so."""
+        """The integer, or the size, at `path` in the node's attributes is the length of `layout`; surgery keeps it so."""
 
     def count(self, axis: int) -> None:
         """The node takes statistics over axis `axis` of its first input, or the first channels of it, for statistics."""

@@ -9,8 +9,8 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
-from gngraph.ir import Draft, Graph
-from gngraph.ir.types import with_integer
+from gngraph.ir import Draft, Graph, OpaqueType
+from gngraph.ir.types import refs_in, with_integer
 from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.counting import ChannelStart, Stream, count_only, kept_entries, scaled_eps, stream_of
@@ -131,19 +131,30 @@ def rewrite(
 def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Mapping[str, int]) -> None:
     """Set the integer attributes that are widths in disguise to what they are at other widths of the spaces.
 
+    A number takes the place of a size from which it parts there; sizes that nothing reads then go.
+
     Args:
         draft: of `graph`; its attributes are set.
         graph: before the rewrite.
         spaces: of `graph`, which know where its attributes are widths.
         widths: of every space after the rewrite, by name.
     """
+    before, unread = {space.name: space.size for space in spaces}, False
     for name, measures in spaces.measures.items():
-        attrs = dict(graph.nodes[name].attrs)
+        old = graph.nodes[name].attrs
+        attrs = dict(old)
         for measure in measures:
             attr, inside = str(measure.path[0]), measure.path[1:]
-            attrs[attr] = with_integer(attrs[attr], inside, measure.value(widths))
-        if attrs != graph.nodes[name].attrs:
-            draft.set_attrs(name, **attrs)
+            if measure.size is None or measure.parts_from_size(before, widths):
+                attrs[attr] = with_integer(attrs[attr], inside, measure.value(widths))
+        if attrs != old:
+            gone = set(refs_in(tuple(old.values()))).difference(refs_in(tuple(attrs.values())))
+            node, unread = draft.node(name), unread or bool(gone)
+            draft.put(
+                replace(node, inputs=tuple(i for i in node.inputs if i not in gone), attrs={**node.attrs, **attrs})
+            )
+    if unread:
+        draft.remove_unread(node.name for node in graph.nodes.values() if isinstance(node.type, OpaqueType))
 
 
 def carry(tensor: torch.Tensor, gathers: tuple[Gather, ...], power: int) -> torch.Tensor:

@@ -26,6 +26,7 @@ from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context, Proposer
 from gngraph.scoring.registry import PROPOSERS
+from gngraph.scoring.samples_first import with_samples_first
 from gngraph.scoring.second_look import missing_change
 
 MODEL_ERROR = 0.25
@@ -170,8 +171,10 @@ class _Scoring:
     def __init__(self, options: GaussNewton, graph: Graph, analyses: AnalysisManager) -> None:
         self.options = options
         self.problem: Problem = analyses.problem
-        self.graph = graph.to(device=self.problem.device)
-        self.spaces = analyses.get(ChannelSpaces, graph)
+        own = with_samples_first(graph)
+        self.added = own.nodes.keys() - graph.nodes.keys()
+        self.graph = own.to(device=self.problem.device)
+        self.spaces = analyses.get(ChannelSpaces, own)
         if not self.spaces.free:
             reasons = "; ".join(f"{s.name}: {s.frozen}" for s in self.spaces)
             raise PassError(f"'{graph.name}' has no free channel space to score ({reasons})")
@@ -197,6 +200,8 @@ class _Scoring:
         first = self.graph.nodes[self.graph.inputs[0]].type
         for edge in proposer.edges():
             node = self.graph.nodes[edge.value]
+            if not edge.reader and node.name in self.added:
+                return False  # nothing can stand behind a value that the graph itself has not
             if not (isinstance(node.type, TensorType) and isinstance(first, TensorType)):
                 continue
             if node.type.shape[:1] != first.shape[:1]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import outputs64
+from gngraph.analysis.share import share_free_both_ways
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
@@ -19,11 +20,11 @@ from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
 from gngraph.source.export import to_source
-from tests.head_networks import MODULES, built
+from tests.head_networks import BY_HAND, MODULES, built
 from tests.local_errors import relative
 
 BAR = 1e-12
-CASES = MODULES
+CASES = {**MODULES, **BY_HAND}
 
 
 def prepared(name: str) -> tuple[Graph, ChannelSpaces, tuple[Tensor, ...]]:
@@ -79,3 +80,22 @@ def test_heads_and_their_stream_are_no_longer_of_one_width(tmp_path: Path) -> No
     assert torch.equal(to_torch(load(tmp_path / "net.gng"))(x), module(x))
     report = export_onnx(new, tmp_path / "net.onnx", samples=x)
     assert report.parity.max_abs_difference <= 1e-4 * report.parity.max_abs_output
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_width_that_is_read_off_the_stream_does_not_tie_the_heads_to_it(name: str) -> None:
+    graph, spaces, x = prepared(name)
+    assert {s.name: s.size for s in spaces.free} == {"stem": 8, "qkv": 2}
+    assert share_free_both_ways(graph, spaces) == 1
+    grown: list[list[Morphism]] = [
+        [NewChannel("stem")],
+        [NewChannel("qkv")],
+        [SplitChannel("stem", 1), NewChannel("qkv")],
+    ]
+    for morphisms in grown:
+        new = morph(graph, spaces, morphisms).graph
+        kept = [node for node in new.nodes.values() if node.op == "size_arithmetic" and not new.users(node.name)]
+        assert not kept, "what nothing reads goes"
+        module = to_torch(new)
+        again = ChannelSpaces.of(from_torch(module, x))
+        assert {s.name: s.size for s in again.free} == {s.name: s.size for s in ChannelSpaces.of(new).free}
