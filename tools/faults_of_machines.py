@@ -182,7 +182,7 @@ def signalled(number: int, seconds: float) -> None:
     Trainer.train = begun  # type: ignore[method-assign]
 
 
-@fault("Ctrl-C in the middle of training", 1, r"interrupted")
+@fault("Ctrl-C in the middle of training", 1, r"interrupted; go on with it by gngraph resume run")
 def interrupted() -> int:
     """Ctrl-C in the middle of training."""
     write()
@@ -190,7 +190,7 @@ def interrupted() -> int:
     return grow("nets:net", "--epochs", "5000")
 
 
-@fault("SIGTERM in the middle of training", -signal.SIGTERM, r"")
+@fault("SIGTERM in the middle of training", 1, r"interrupted; go on with it by gngraph resume run")
 def terminated() -> int:
     """SIGTERM in the middle of training."""
     write()
