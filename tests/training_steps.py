@@ -33,6 +33,7 @@ class Trial:
         part: what is compared of the output of the first module in train mode.
         dtype: what both are run in; None for their own.
         tolerance: largest difference, relative to the largest entry of a tensor.
+        of_inputs: whether gradients of the inputs are compared, which some networks let nobody ask for.
     """
 
     batches: Sequence[Sequence[Tensor]]
@@ -40,6 +41,7 @@ class Trial:
     part: Callable[[Any], Any] = lambda output: output
     dtype: torch.dtype | None = torch.float64
     tolerance: float = TOLERANCE
+    of_inputs: bool = True
 
     def differences(self, module: nn.Module, other: nn.Module) -> Iterator[str]:
         """What differs, one after another; both modules are trained, and move in dtype."""
@@ -50,9 +52,9 @@ class Trial:
         for number, (training, batch) in enumerate(self._runs()):
             where = f"in step {number} ({'train' if training else 'eval'} mode)"
             cast = [x.to(self.dtype) if x.is_floating_point() else x for x in batch]
-            first = _run(module, cast, number, training, self.part)
+            first = _run(module, cast, number, training, self.part, self.of_inputs)
             try:
-                second = _run(other, cast, number, training, lambda output: output)
+                second = _run(other, cast, number, training, lambda output: output, self.of_inputs)
             except Exception as error:  # where the first ran
                 yield f"'{type(error).__name__}: {error}' is raised {where}"
                 return
@@ -92,10 +94,17 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)
 
 
-def _run(module: nn.Module, inputs: Sequence[Tensor], seed: int, training: bool, part: Callable[[Any], Any]) -> Values:
+def _run(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    seed: int,
+    training: bool,
+    part: Callable[[Any], Any],
+    of_inputs: bool,
+) -> Values:
     module.train(training)
     seed_everything(seed)
-    leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    leaves = [x.clone().requires_grad_(of_inputs and x.is_floating_point()) for x in inputs]
     with torch.set_grad_enabled(training):
         result = module(*(x.clone() for x in leaves))
     outputs = [x for x in tree_leaves(part(result) if training else result) if isinstance(x, Tensor)]

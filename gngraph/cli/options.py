@@ -36,6 +36,9 @@ class ModelOptions(Options):
     classes: Positive | None = option(None, "Outputs of --arch; by default those of the state dict.")
     trust: bool = option(False, "Let the model file run code while it is loaded.")
     drop_train_only: bool = option(False, "Drop what runs in train mode only (auxiliary heads).")
+    model_output: str | None = option(
+        None, "The tensor to keep of a model that returns several by name, such as logits."
+    )
 
     def open(self, model: str, data: Data | None = None) -> Graph:
         """The network in `model`; the data, if given, tells the input shape where nothing else does."""
@@ -50,6 +53,7 @@ class ModelOptions(Options):
             classes=self.classes,
             trust=Trust.FILE if self.trust else Trust.ALLOW_LIST,
             train_only="drop" if self.drop_train_only else "refuse",
+            output=self.model_output,
         )
 
 

@@ -25,6 +25,7 @@ def load(
     classes: int | None = None,
     trust: Trust = Trust.ALLOW_LIST,
     train_only: TrainOnly = "refuse",
+    output: str | None = None,
 ) -> Graph:
     """The network in `source` as a graph, on the CPU.
 
@@ -33,7 +34,7 @@ def load(
         input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own.
         arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
         trust: whether the file may run code while it is loaded.
-        train_only: see `from_torch`.
+        train_only, output: see `from_torch`; an archive has what it was made with.
 
     Raises:
         ModelFileError: the file cannot be read, would run code, or the input shape is missing.
@@ -56,7 +57,7 @@ def load(
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
     from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it
 
-    return from_torch(module, example(input_shape), train_only=train_only)
+    return from_torch(module, example(input_shape), output=output, train_only=train_only)
 
 
 def is_archive(source: str | os.PathLike[str]) -> bool:

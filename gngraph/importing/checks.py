@@ -7,7 +7,6 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
-from torch.nn.utils import parametrize
 
 from gngraph.errors import UnsupportedModelError
 
@@ -19,7 +18,7 @@ _SHARDED = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataP
 
 
 def check_module(module: nn.Module) -> None:
-    """Refuse what is no module, hooks, parametrizations, scripted, quantised, sharded and lazy modules, shared memory.
+    """Refuse what is no module, hooks, scripted, quantised, sharded and lazy modules, shared memory.
 
     Raises:
         UnsupportedModelError: names the module or parameter and the remedy.
@@ -49,10 +48,6 @@ def check_module(module: nn.Module) -> None:
         for name, tensor in (*child._parameters.items(), *child._buffers.items()):
             if tensor is not None:
                 _check_values(tensor, f"'{f'{path}.{name}'.strip('.')}'", where)
-        if parametrize.is_parametrized(child):
-            raise UnsupportedModelError(
-                f"{where} has parametrized weights; call torch.nn.utils.parametrize.remove_parametrizations first"
-            )
         hooks = [name for name in _HOOKS if getattr(child, name, None)]
         if hooks:
             raise UnsupportedModelError(f"{where} has hooks ({hooks[0]}), which tracing would lose; remove them first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_map_only
 
 from gngraph.importing.copies import meta_twin, on_meta
 from gngraph.importing.shapes import Shapes, ShapesSeen
@@ -23,6 +25,10 @@ InputAxis = tuple[int, int]
 """Number of an input, and of one of its axes."""
 
 _AS_GIVEN: Mapping[InputAxis, int] = MappingProxyType({})
+
+
+_OF_DEVICES = (getattr, operator.eq, operator.ne)
+"""What a forward asks of a device."""
 
 
 class Undecided(Exception):
@@ -135,6 +141,11 @@ def meta_inputs(
     return made
 
 
+def _on_meta(value: Any) -> Any:
+    """Arguments with the meta device in place of any other."""
+    return tree_map_only(torch.device, lambda device: torch.device("meta"), value)
+
+
 class MetaRun(CountingInterpreter):
     """A run of a graph on the meta device, step by step.
 
@@ -148,6 +159,7 @@ class MetaRun(CountingInterpreter):
     def __init__(self, twin: nn.Module, source: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__(twin, garbage_collect_values=False, graph=graph)
         self._source = source
+        self._device = next((x.device for x in (*source.parameters(), *source.buffers())), torch.device("cpu"))
         self._inputs = iter(inputs)
         self._last: fx.Node = graph._root
 
@@ -161,6 +173,18 @@ class MetaRun(CountingInterpreter):
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The next input, or the default among `args` of an argument; `target` and `kwargs` are not looked at."""
         return next(self._inputs, args[0] if args else None)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A call of `target` with `args` and `kwargs`; a tensor says that it is where the network is, for a forward may ask."""
+        if target is getattr and args[1] == "device" and isinstance(args[0], torch.Tensor):
+            return self._device
+        if target not in _OF_DEVICES:
+            args, kwargs = _on_meta((args, kwargs))
+        return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A call of the method `target` with `args` and `kwargs`, where no tensor leaves the meta device."""
+        return super().call_method(target, *_on_meta((args, kwargs)))
 
     # while torch.fx traces, calls of modules and reads of their attributes are recorded: neither may happen here
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.importing.outputs import taken
 from gngraph.ir import Attr, Items, Listed, Ref
 from gngraph.ir.types import dtype_name
 
@@ -38,17 +39,21 @@ class Example:
         names: a name for each: that of the argument, with its place in it.
         arguments: what forward takes, as `Graph.arguments` has it; references are the names of the tensors.
         call: the arguments, with a mark in place of each tensor.
+        output: the name of the part that is kept of what forward returns; None for all of it.
+        whole: whether what is kept is what it returns.
     """
 
     tensors: tuple[torch.Tensor, ...]
     names: tuple[str, ...]
     arguments: Items
     call: inspect.BoundArguments = field(repr=False)
+    output: str | None = None
+    whole: bool = True
 
     @property
     def is_flat(self) -> bool:
-        """Whether the tensors, in order, are the whole call."""
-        return not self.call.kwargs and all(isinstance(arg, _Leaf) for arg in self.call.args)
+        """Whether the tensors, in order, are the whole call, and what it returns is kept as it is."""
+        return self.whole and not self.call.kwargs and all(isinstance(arg, _Leaf) for arg in self.call.args)
 
     def filled(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the call with other values in place of the tensors."""
@@ -100,14 +105,14 @@ def example_of(module: nn.Module, given: Any) -> Example:
 def reading_leaves(module: nn.Module, example: Example) -> nn.Module:
     """A module, the import's own, whose forward takes the tensors of an example one by one, each in its place in the call.
 
-    It gets a class derived from its own, of the same name; nothing else of it changes.
+    It returns what is kept of the output alone. It gets a class derived from its own, of the same name; nothing else of it changes.
     """
     kind: Any = type(module)
-    original = kind.forward
+    original, keep = kind.forward, taken
 
     def forward(self: nn.Module, *tensors: Any) -> Any:
         args, kwargs = example.filled(tensors)
-        return original(self, *args, **kwargs)
+        return keep(original(self, *args, **kwargs), example.output)
 
     # torch.fx looks for functions to record among the globals of the root's forward
     derived = FunctionType(

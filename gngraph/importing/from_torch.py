@@ -18,7 +18,7 @@ from gngraph.importing.imported import Imported, changes_in_forward, function_of
 from gngraph.importing.in_place import without_changes_in_place
 from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
-from gngraph.importing.proof import outputs_of, prove
+from gngraph.importing.proof import Expected, expected_of, prove
 from gngraph.importing.reached import Reached
 from gngraph.importing.surroundings import plain_torch
 from gngraph.importing.trace import trace
@@ -31,7 +31,9 @@ TrainOnly = Literal["refuse", "drop"]
 """What to do with heads that give outputs in train mode alone: refuse the model, or drop them."""
 
 
-def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly = "refuse") -> Graph:
+def from_torch(
+    module: nn.Module, example_inputs: Any, *, output: str | None = None, train_only: TrainOnly = "refuse"
+) -> Graph:
     """The graph of an unmodified module, which computes and trains as the module does. The module is not changed in any way.
 
     Everything runs on a copy of the module, and the graph has parameters of its own. What a forward does in train mode alone is
@@ -46,6 +48,9 @@ def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly 
     What wraps modules for a training loop is taken off, and state_dict names are those of what is inside: DataParallel,
     DistributedDataParallel, compiled and averaged modules.
 
+    Of a module that returns a record, as transformers' model outputs are, the graph gives one tensor: the one that `output` names,
+    else `logits`, `last_hidden_state`, `pooler_output` or the only one, and a `GnGraphNote` says which.
+
     Python control flow on sizes is decided as it is for the example inputs, and the axes that decide are marked: run for another
     size of theirs, the network raises a `DataError`. All others are as free as the module leaves them. Torch's
     transformer layers are read as their plain arithmetic: where torch takes its fused fast path (in eval mode, without gradients)
@@ -56,11 +61,12 @@ def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly 
         example_inputs: a tensor, a tuple or list of the positional arguments of `forward`, or a dictionary of its keyword
             arguments, as in {"batch": {"image": x}}; axis 0 of each tensor is the batch. They give the shapes, and the graph is
             run on them to prove that it computes bit for bit what the module computes in eval mode.
+        output: the tensor that the graph gives, of a module that returns a record, a dictionary or a named tuple.
         train_only: what to do when the module returns more in train mode than in eval mode (auxiliary heads).
 
     Raises:
-        UnsupportedModelError: the module cannot be copied or traced, has hooks or parametrizations, the inputs do not fit, or the
-            graph would not compute or train as the module does.
+        UnsupportedModelError: the module cannot be copied or traced, has hooks, the inputs do not fit, it returns no such
+            output, or the graph would not compute or train as the module does.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -73,9 +79,10 @@ def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly 
         own, reached = copy_of(module), Reached(module)
         guard = Guard(module, own)
         example = example_of(own, example_inputs)
-        own = own if example.is_flat else reading_leaves(own, example)
         try:
-            graph = _imported(own, example, drop=train_only == "drop")
+            expected, example = expected_of(own, example, output)
+            own = own if example.is_flat else reading_leaves(own, example)
+            graph = _imported(own, example, expected, drop=train_only == "drop")
         except GnGraphError:
             raise
         except Exception as error:  # whatever a forward does that nobody has thought of
@@ -95,10 +102,9 @@ def from_torch(module: nn.Module, example_inputs: Any, *, train_only: TrainOnly 
     return graph
 
 
-def _imported(module: nn.Module, example: Example, *, drop: bool) -> Graph:
+def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: bool) -> Graph:
     """The graph of a module that is the import's own, with its tensors, and whose forward takes those of the example one by one."""
     name, known, inputs = type(module).__name__, dict[Any, Any](), example.tensors
-    expected = outputs_of(module, inputs)
     evaluated, trained = (trace(module, example, known, training=training) for training in (False, True))
     for path in sorted(evaluated.unlike):
         if spec_of_module(evaluated.root.get_submodule(path)) is not None:

@@ -12,6 +12,7 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, OpaqueType, Ref, Slice, TensorType, TupleType
 from gngraph.ir.types import refs_in
+from gngraph.ops.assign import assigned
 from gngraph.ops.pieces import read_index
 from gngraph.ops.reshape import read_shape, regrouping
 from gngraph.ops.sizes import ARITHMETIC, PROPERTIES
@@ -58,6 +59,9 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         return _permute(importer, fx_node)
     if target in _TRANSPOSES or (target is getattr and fx_node.args[1] in _TRANSPOSES):
         return _transpose(importer, fx_node)
+    if target is assigned:
+        fx_node.args = (fx_node.args[0], _of_all_axes(importer, *fx_node.args[:2]), fx_node.args[2])
+        return None
     if getattr(target, "__name__", "") == "getitem":
         return _getitem(importer, fx_node)
     if target is getattr and fx_node.args[1] == "shape":
@@ -155,6 +159,7 @@ def _getitem(importer: Importer, fx_node: fx.Node) -> Node | None:
         rows = Node(fx_node.name, "take", (source, importer.value(index)), {}, {})
         return rows if importer.infers(rows) else None
     if isinstance(type_, TensorType):
+        fx_node.args = (fx_node.args[0], _of_all_axes(importer, fx_node.args[0], index))
         entries = read_index(_with_sizes(importer, index), type_.shape)
         if entries is None:
             return None
@@ -168,6 +173,25 @@ def _getitem(importer: Importer, fx_node: fx.Node) -> Node | None:
     if not isinstance(index, int) or (isinstance(type_, OpaqueType) and not isinstance(type_.value, tuple)):
         return None
     return Node(fx_node.name, "getitem", (source,), {}, {"index": index})
+
+
+def _of_all_axes(importer: Importer, source: Any, index: Any) -> Any:
+    """An index in which an ellipsis is written out."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    type_ = importer.nodes[importer.value(source)].type
+    at = next((i for i, entry in enumerate(entries) if entry is Ellipsis), None)
+    if at is None or not isinstance(type_, TensorType):
+        return index
+    taken = sum(_axes_of(importer, entry) for entry in entries if entry is not Ellipsis)
+    return *entries[:at], *[slice(None)] * (len(type_.shape) - taken), *entries[at + 1 :]
+
+
+def _axes_of(importer: Importer, entry: Any) -> int:
+    """How many axes an entry of an index takes: a mask has several, a new axis is none."""
+    if not isinstance(entry, fx.Node):
+        return int(entry is not None)
+    type_ = importer.nodes[importer.value(entry)].type
+    return len(type_.shape) if isinstance(type_, TensorType) and type_.dtype == "bool" else 1
 
 
 def _with_sizes(importer: Importer, index: Any) -> Any:

@@ -88,6 +88,8 @@ def step(
     inputs: Sequence[torch.Tensor],
     project: Callable[[torch.Tensor], torch.Tensor],
     part: Callable[[Any], Any] | None,
+    *,
+    of_inputs: bool = True,
 ) -> Outcome:
     """Run a module, and where gradients are on, its backward.
 
@@ -96,9 +98,10 @@ def step(
         inputs: for its forward.
         project: gives the gradient at an output.
         part: what is kept of its output in train mode; None for all of it.
+        of_inputs: whether gradients of the inputs are asked for too.
     """
     module, before = held.module, held.tensors()
-    leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+    leaves = [x.detach().requires_grad_(of_inputs and x.is_floating_point()) for x in inputs]
     result = module(*(x.clone() for x in leaves))  # which it may change in place
     outputs = list(tensors_in(part(result) if part is not None and module.training else result))
     parameters = {name: p for name, p in before.items() if isinstance(p, nn.Parameter) and p.requires_grad}

@@ -23,6 +23,7 @@ from gngraph.importing.trace import Traced
 from gngraph.importing.tracer import WITHOUT_GRADIENT
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.ops import spec_of_function
+from gngraph.ops.assign import assigned
 
 _SHAPES = ("size", "dim", "ndimension", "shape", "ndim", "dtype", "device")
 """What may be asked of a value that has changed."""
@@ -34,6 +35,7 @@ _PLAIN: dict[Any, Any] = {
     operator.ifloordiv: operator.floordiv,
     operator.imod: operator.mod,
     operator.ipow: operator.pow,
+    operator.setitem: assigned,
 }
 _DRAWS = ("bernoulli", "uniform", "normal", "exponential", "random", "cauchy", "log_normal", "geometric")
 """Methods that draw random numbers: those in place have other arguments than those that are not."""
@@ -79,7 +81,7 @@ def without_changes_in_place(
                     f"node '{quiet[source].name}' changes '{source.name}' in place where no gradient passes, and '{node.name}' "
                     f"reads '{source.name}' afterwards, whose gradient is that of before; make the change as a new value"
                 )
-            if source in stale and not _asks_for_shape(node):
+            if source in stale and not (_asks_for_shape(node) or _puts_back(node, stale[source], seen)):
                 raise UnsupportedModelError(
                     f"node '{stale[source].name}' changes a part of '{source.name}' in place, or a view of it, and '{node.name}' "
                     f"reads '{source.name}' afterwards; make the change without '_', '+=' or inplace=True, as a new value"
@@ -95,7 +97,7 @@ def without_changes_in_place(
             held = next((other for other in near if other.op == "get_attr" and seen.overlap(other, changed)), None)
             if held is not None:
                 updates[str(held.target)] = node
-            elif node.target is not operator.setitem:  # which stays what it is, on a value that all its views share
+            else:
                 if _is_cut(node) or seen.is_cut(changed):
                     quiet.update({other: node for other in near if seen.passes(other) and seen.overlap(other, changed)})
                 now.update(dict.fromkeys(alike, node))
@@ -110,7 +112,9 @@ def without_changes_in_place(
                     if other in alike:
                         stale.pop(other, None)
                     elif seen.overlap(other, changed):
-                        stale[other] = node
+                        stale.setdefault(other, node)
+                if node.target is assigned:  # which gives nothing in Python
+                    seen.lies_as(node, changed)
         before.add(node)
     return updates
 
@@ -136,6 +140,12 @@ class _Seen:
         ]
         for storage, *_ in self.places[node]:
             self.at.setdefault(storage, []).append(node)
+
+    def lies_as(self, node: fx.Node, other: fx.Node) -> None:
+        """Say where the value of a node lies: where that of `other` does."""
+        self.places[node] = self.places[other]
+        for storage, *_ in self.places[other]:
+            self.at[storage].append(node)
 
     def near(self, node: fx.Node) -> Iterable[fx.Node]:
         """All values that share a storage with a node's."""
@@ -175,13 +185,22 @@ def _may_change(traced: Traced, node: fx.Node) -> bool:
         return bool(getattr(traced.root.get_submodule(str(node.target)), "inplace", False))
     if not node.op.startswith("call"):
         return False
-    return node.target is operator.setitem or "out" in node.kwargs or is_inplace(node.target, node)
+    return node.target in _PLAIN or "out" in node.kwargs or is_inplace(node.target, node)
 
 
 def _is_cut(node: fx.Node) -> bool:
     """Whether a call gives what passes no gradient."""
     data = node.target is getattr and node.args[1] == "data"
     return bool(node.meta.get(WITHOUT_GRADIENT) or data or node.target in _CUTS)
+
+
+def _puts_back(node: fx.Node, changed: fx.Node, seen: _Seen) -> bool:
+    """Whether a part that was changed is assigned to the same part of the whole, as `x[i] += 1` does."""
+    if node.target is not operator.setitem or node.args[2] is not changed:
+        return False
+    part = changed.args[0]
+    taken = isinstance(part, fx.Node) and part.target is operator.getitem
+    return taken and seen.lie_alike(part.args[0], node.args[0]) and bool(part.args[1] == node.args[1])  # type: ignore[union-attr, arg-type]
 
 
 def _asks_for_shape(node: fx.Node) -> bool:

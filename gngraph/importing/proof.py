@@ -9,8 +9,7 @@ module takes other sizes than the example's, both are compared there too; an axi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,9 +18,11 @@ from torch import nn
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.examples import Example
 from gngraph.importing.freeing import return_free_memory
 from gngraph.importing.imported import Imported
 from gngraph.importing.other_sizes import by_numbers, unlike_axes
+from gngraph.importing.outputs import chosen, taken
 from gngraph.importing.recorded_types import run_checked
 from gngraph.importing.same_calls import same_calls
 from gngraph.importing.same_numbers import compare_numbers
@@ -44,37 +45,47 @@ class Expected:
     drawn: bool
 
 
-def outputs_of(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Expected:
-    """Run a copy of a module in eval mode.
+def expected_of(module: nn.Module, example: Example, output: str | None) -> tuple[Expected, Example]:
+    """Run a copy of a module in eval mode, and say which part of what it returns is kept.
 
     Args:
         module: it may change its tensors, as embeddings with a largest norm do.
-        inputs: example inputs.
+        example: how it is called.
+        output: the part that the user names.
 
     Raises:
-        UnsupportedModelError: it does not run on them.
+        UnsupportedModelError: it does not run so, or returns no such part.
     """
     twin, draws = on_shared_tensors(module), torch.get_rng_state()
     try:
-        result = _run_once(twin.train(False), inputs)
+        result = _run_once(twin.train(False), example)
     except Exception as error:
-        shapes = ", ".join(f"{tuple(x.shape)}, {dtype_name(x.dtype)}" for x in inputs)
+        shapes = ", ".join(f"{tuple(x.shape)}, {dtype_name(x.dtype)}" for x in example.tensors)
         raise UnsupportedModelError(
             f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason_of(error)}; "
             f"give an input of the right shape and type"
         ) from error
-    outputs = [x.detach() for x in tensors_in(result)]
+    drawn = not torch.equal(draws, torch.get_rng_state())
+    example = replace(example, output=chosen(type(module).__name__, result, output))
+    kept = taken(result, example.output)
+    outputs, example = [x.detach() for x in tensors_in(kept)], replace(example, whole=kept is result)
+    del result, kept
     return_free_memory()
-    return Expected(outputs, not torch.equal(draws, torch.get_rng_state()))
+    return Expected(outputs, drawn), example
 
 
-def _run_once(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
+def _run_once(module: nn.Module, example: Example) -> Any:
     """Without gradients, unless the forward asks for them; it may work in place on its inputs."""
+
+    def run() -> Any:
+        args, kwargs = example.filled([x.clone() for x in example.tensors])
+        return module(*args, **kwargs)
+
     try:
         with torch.no_grad():
-            return module(*(x.clone() for x in inputs))
+            return run()
     except RuntimeError:
-        return module(*(x.clone() for x in inputs))
+        return run()
 
 
 def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:

@@ -37,6 +37,8 @@ _MOVED = 0.01
 _SAMPLES = 4
 """Samples of the example that are run with gradients."""
 _SEED = 0
+_WAYS = ((True, "all"), (True, "parameters"), (True, "none"), (False, "none"))
+"""Whether in train mode, and of what gradients are asked for: of less only where the module has none of more."""
 
 
 def compare_numbers(claim: Imported) -> None:
@@ -60,16 +62,16 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
     ran = False
     graph = claim.graph if dtype is None else _with_parameters_as(claim.graph, dtype)
     for inputs, drawn in zip(_probes(claim.inputs, dtype), ({}, _drawn(graph)), strict=True):
-        for training, backward in ((True, True), (True, False), (False, False)):
-            if training and not backward and ran:
-                continue  # only where gradients cannot be had, of a network that cannot be trained
+        for training, gradients in _WAYS:
+            if training and gradients != "all" and ran:
+                continue
             module = copy_of(claim.module).to(dtype)
             with torch.no_grad():
                 for name, tensor in drawn.items():
                     module.get_parameter(name).copy_(tensor)
             try:
-                expected = _run(module, inputs, claim.part, training=training, backward=backward)
-                again = _run(module, inputs, claim.part, training=training, backward=False)
+                expected = _run(module, inputs, claim.part, training=training, gradients=gradients)
+                again = _run(module, inputs, claim.part, training=training, gradients="none")
             except Exception as error:  # whatever the user's own module raises for such inputs
                 errors += [error] if training else []
                 continue
@@ -77,7 +79,7 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
             try:
                 with redirect_stderr(StringIO()):  # where torch.fx prints what it raises
                     found = _run(
-                        reading_inputs(graph.with_params(drawn)), inputs, None, training=training, backward=backward
+                        reading_inputs(graph.with_params(drawn)), inputs, None, training=training, gradients=gradients
                     )
             except Exception as error:
                 _refuse(claim, f"does not run in {_mode(training)} mode, where the module does ({reason_of(error)})")
@@ -144,7 +146,7 @@ def _run(
     part: Callable[[Any], Any] | None,
     *,
     training: bool,
-    backward: bool,
+    gradients: str,
 ) -> Outcome:
     module.train(training)
     torch.manual_seed(_SEED)
@@ -153,8 +155,8 @@ def _run(
     def project(x: torch.Tensor) -> torch.Tensor:
         return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
 
-    with torch.set_grad_enabled(backward):
-        found = step(Held(module), inputs, project, part)
+    with torch.set_grad_enabled(gradients != "none"):
+        found = step(Held(module), inputs, project, part, of_inputs=gradients == "all")
     return replace(found, state={name: tensor.clone() for name, tensor in found.state.items()})
 
 

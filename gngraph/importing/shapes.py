@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -42,6 +43,8 @@ _LIKE_FIRST = {
 """Ops whose value is like their operands, where these are alike: torch's rules, in Python, take a hundred times as long."""
 _RESHAPING = {"resize_", "resize_as_", "t_", "transpose_", "squeeze_", "unsqueeze_", "set_", "as_strided_", "swapaxes_"}
 """Ops in place that change the shape of what they are called on."""
+_BY_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+"""Tags of ops whose values, or shapes, only data tells."""
 
 
 class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -79,13 +82,25 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = tuple(shape and torch.empty_strided(*shape[:2], dtype=shape[2], device="meta") for shape in shapes)
             return made[0] if single else made
         result = _like_first(op.name, args) if op.is_aten else None
-        result = func(*args, **kwargs) if result is None else result
+        result = _run(func, args, kwargs) if result is None else result
         items = (result,) if isinstance(result, torch.Tensor) else result
         read = {x.untyped_storage()._cdata for x in arguments_of(args, kwargs)}
         if isinstance(items, tuple) and all(x is None or _is_new(x, read) for x in items):
             shapes = tuple(None if x is None else (x.size(), x.stride(), x.dtype) for x in items)
             self.known[key] = isinstance(result, torch.Tensor), shapes
         return result
+
+
+def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An op on the meta device; one that has no rule for it runs on zeros, if what these are decides no shape."""
+    try:
+        return func(*args, **kwargs)
+    except Exception:  # whatever an op raises without data
+        if func.namespace == "aten" and _BY_DATA.isdisjoint(func.tags):
+            with suppress(Exception):  # where the shapes do not fit
+                real = tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device="cpu"), (args, dict(kwargs)))
+                return without_values(func(*real[0], **real[1]))
+        raise
 
 
 def _like_first(name: str, args: Sequence[Any]) -> Any:

@@ -23,7 +23,8 @@ from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import random_streams
 from gngraph.importing.tracer import Tracer, reason_of
 
-_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
+_FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
+_LIMITS = ("finfo", "iinfo")
 DRAWS = ("normal", "rand", "randint", "randn", "randperm")
 """Functions of torch that draw random numbers without reading a value: recorded, so that a graph draws anew every time."""
 _READS = ("size", "dim", "ndimension", "is_floating_point", getattr, operator.getitem)
@@ -160,7 +161,18 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
     with ExitStack() as stack:
         for name in (*_FACTORIES, *DRAWS):
             stack.enter_context(_replaced(torch, name, recorded(name)))
+        for name in _LIMITS:
+            stack.enter_context(_replaced(torch, name, _of_known_dtype(tracer, getattr(torch, name))))
         yield
+
+
+def _of_known_dtype(tracer: Tracer, limits: Callable[[torch.dtype], Any]) -> Callable[[Any], Any]:
+    """The limits of a dtype that a value has."""
+
+    def call(dtype: Any) -> Any:
+        return limits(tracer.dtype(dtype) if isinstance(dtype, fx.Proxy) else dtype)
+
+    return call
 
 
 @contextmanager

@@ -88,10 +88,7 @@ class _Proxy(_Counted):
     __ipow__ = _changing(operator.ipow, "pow")
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise UnsupportedModelError(
-            f"{self.tracer.here()} assigns to a part of a value ('{self.node.name}[...] = ...'), which a graph does not hold; make "
-            f"a new value (torch.where, torch.cat, torch.slice_scatter)"
-        )
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __getattr__(self, k: str) -> _Attribute:
         return _Attribute(self, k)
@@ -151,7 +148,10 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """As fx does it with `m`, `forward`, `args` and `kwargs`; a module that cannot be traced is named."""
-        path = self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:  # it stands in none of the tree, as activations may, and is a function like others
+            return self._of_no_path(m, forward, args, kwargs)
         written = written_out(m, args, kwargs)
         self._written_out = m if written is not None else None
         try:
@@ -163,6 +163,17 @@ class Tracer(fx.Tracer):
                 f"module '{path}' ({type(m).__name__}) cannot be traced: {reason_of(error)}; rewrite its forward without "
                 f"Python control flow on tensor values, or register it as an op (gngraph.ops.register)"
             ) from error
+
+    def _of_no_path(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        held = next((name for name, _ in (*m.named_parameters(), *m.named_buffers())), None)
+        if held is not None:
+            raise UnsupportedModelError(
+                f"{self.here()} calls a module of {type(m).__name__} that is none of its own, so that no state_dict has its "
+                f"'{held}'; make it an attribute of a module of the network"
+            )
+        return forward(*args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
         """As fx does it with `a`, but a generator of random numbers is refused."""
@@ -219,6 +230,8 @@ class Tracer(fx.Tracer):
                 f"{self.here()} computes gradients in its forward, which a graph cannot hold; write the derivative out with "
                 f"torch's functions"
             )
+        if target == "__setitem__":  # of a tensor that the forward makes by itself
+            kind, target = "call_function", operator.setitem
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
             args = (args[0], tuple(self.iter(args[1])))
         return super().create_proxy(kind, target, args, kwargs, *more, **options)
@@ -232,6 +245,11 @@ class Tracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:
         """What Python's control flow reads."""
         return bool(self._looked_at(obj, "flag", lambda shadow: shadow.value(obj.node)))
+
+    def dtype(self, obj: fx.Proxy) -> torch.dtype:
+        """The dtype that a value is; no size decides it."""
+        found: torch.dtype = self._known(obj, lambda shadow: shadow.value(obj.node))
+        return found
 
     def number(self, obj: fx.Proxy) -> Any:
         """A number that Python computes or counts with."""

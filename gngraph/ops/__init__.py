@@ -4,6 +4,7 @@ To add an op, register an `OpSpec` in the family's file (or in your own code) an
 """
 
 from gngraph.ops import (
+    assign,
     attention,
     conv,
     conv_transpose,
@@ -53,6 +54,7 @@ __all__ = [
     "OpSpec",
     "Operands",
     "Segment",
+    "assign",
     "attention",
     "conv",
     "conv_transpose",

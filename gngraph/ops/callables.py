@@ -9,6 +9,7 @@ little.
 from __future__ import annotations
 
 _FUNCTIONS = """
+_grouped_mm _weight_norm
 _assert abs absolute acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
 adaptive_max_pool1d_with_indices adaptive_max_pool2d adaptive_max_pool2d_with_indices adaptive_max_pool3d
 adaptive_max_pool3d_with_indices add addbmm addcdiv addcmul addmm addmv addr adjoint affine_grid affine_grid_generator

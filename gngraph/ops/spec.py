@@ -318,8 +318,8 @@ def spec_of_module(module: nn.Module) -> tuple[OpSpec, ReadAttrs] | None:
     A subclass counts as its registered base only while it inherits all of the base's behaviour in `forward`.
     """
     kind = type(module)
-    if {"forward", "_conv_forward"} & set(vars(module)):
-        return None  # set on this very module
+    if {"forward", "_conv_forward"} & set(vars(module)) or "parametrizations" in module._modules:
+        return None  # set on this very module, or whose weights are computed anew in every call
     for base in kind.__mro__:
         if (key := _key(base, _MODULES)) in _MODULES:
             own = [name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)]

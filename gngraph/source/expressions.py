@@ -127,6 +127,10 @@ class Expressions:
             base = self.value(args[0], "operand", "")
             index = Build("", tuple(self._index(args[1])), "[]")
             return Piece(Join((_closed(base), index)), base.calls)
+        if target is operator.setitem:
+            base, held = self.value(args[0], "operand", ""), self.value(args[2], "constant", "assigned")
+            index = Build("", tuple(self._index(args[1])), "[]")
+            return Piece(Join((_closed(base), index, Text(" = "), held.code)), held.calls)
         if target is getattr and len(args) == 2:
             base = self.value(args[0], "operand", "")
             return Piece(Join((_closed(base), Text(f".{checked_name(str(args[1]), 'the attribute')}"))), base.calls)

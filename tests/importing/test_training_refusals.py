@@ -148,12 +148,6 @@ def own_noise() -> nn.Module:
     return Body(lambda s, x: head(s, s.a(x) + torch.randn(1, generator=generator)))
 
 
-def assigned_part(s: Any, x: Tensor) -> Tensor:
-    y = s.a(x)
-    y[:, :2] = 0.0
-    return head(s, y)
-
-
 round_off = Rounded.apply
 
 
@@ -247,7 +241,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "behind a gate": (gated, "another gradient of .*'Rounded' in module 'Body' is an autograd.Function"),
     "straight-through by another name": (lambda: Body(lambda s, x: head(s, round_off(s.a(x)))), "'Rounded' in module 'Body' is an"),
     "one memory": (one_memory, "'a.weight' and 'c.weight' share memory without being one parameter"),
-    "assigned part": (lambda: Body(assigned_part), r"module 'Body' assigns to a part of a value .'a\[...\] = ...'"),
     "gradients in forward": (lambda: Body(inner_gradient), "module 'Body' computes gradients in its forward"),
     "quiet change": (lambda: Body(quietly), "'clamp_' changes 'a' in place where no gradient passes, and 'b' reads 'a'"),
     "own noise": (own_noise, "module 'Body' draws random numbers by a torch.Generator of its own"),
