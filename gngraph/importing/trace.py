@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import random_streams
 from gngraph.importing.tracer import Tracer, reason_of
+from gngraph.ops import spec_of_function
+from gngraph.ops.foreign import function_path
 
 _FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
 _LIMITS = ("finfo", "iinfo")
@@ -80,7 +83,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     tracer = Tracer(module, example.tensors, example.names, known)
     before, streams, reached = set(vars(root)), random_streams(), Reached(root)
     try:
-        with _recorded_factories(tracer), _followed_functions(tracer), _noted_system() as system:
+        with _recorded_factories(tracer), _followed_functions(tracer), _looked_into(), _noted_system() as system:
             graph = tracer.trace(root)
         for node in graph.nodes:
             if node.target is torch._assert and tracer.holds(node):
@@ -173,6 +176,20 @@ def _of_known_dtype(tracer: Tracer, limits: Callable[[torch.dtype], Any]) -> Cal
         return limits(tracer.dtype(dtype) if isinstance(dtype, fx.Proxy) else dtype)
 
     return call
+
+
+@contextmanager
+def _looked_into() -> Iterator[None]:
+    """While tracing, functions that their author marked by torch.fx.wrap are followed, where a graph could not name them."""
+    table = "_wrapped_fns_to_patch"
+    marked: Mapping[tuple[int, str], Any] = vars(fx._symbolic_trace)[table]
+    kept = {key: held for key, held in marked.items() if _is_named(held.get(key[1], getattr(builtins, key[1], None)))}
+    with _replaced(fx._symbolic_trace, table, kept):
+        yield
+
+
+def _is_named(function: Any) -> bool:
+    return spec_of_function(function) is not None or function_path(function) is not None
 
 
 @contextmanager

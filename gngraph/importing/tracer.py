@@ -26,6 +26,8 @@ _SHAPED = ("view", "reshape", "expand", torch.reshape)
 _HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
 _GRADIENTS = ("backward", torch.autograd.grad, torch.autograd.backward)
 """Calls that compute gradients."""
+_PUBLIC = {torch._VF.meshgrid: torch.meshgrid}  # type: ignore[attr-defined]
+"""Functions that torch calls behind its own, past which a list of values hides that they are traced."""
 WITHOUT_GRADIENT = "without_gradient"
 """Set in the `meta` of nodes that are called where gradients are switched off."""
 
@@ -230,6 +232,8 @@ class Tracer(fx.Tracer):
                 f"{self.here()} computes gradients in its forward, which a graph cannot hold; write the derivative out with "
                 f"torch's functions"
             )
+        if kind == "call_function":
+            target = _PUBLIC.get(target, target)
         if target == "__setitem__":  # of a tensor that the forward makes by itself
             kind, target = "call_function", operator.setitem
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):

@@ -88,7 +88,22 @@ def outside(s: Any, x: Tensor) -> Tensor:
     return ACTIVATIONS["relu"](s.l(x))  # type: ignore[no-any-return]
 
 
+@torch.fx.wrap
+def positions(size: int) -> Tensor:
+    return torch.arange(size) / size
+
+
+def marked(s: Any, x: Tensor) -> Tensor:
+    return s.l(x) * positions(x.shape[1])  # type: ignore[no-any-return]
+
+
+def grid(s: Any, x: Tensor) -> Tensor:
+    rows, columns = torch.meshgrid([torch.arange(x.shape[1]), torch.arange(x.shape[1])], indexing="ij")
+    return s.l(x) @ (rows - columns).to(x.dtype)  # type: ignore[no-any-return]
+
+
 CALLS = (
+    *(marked, grid),
     *(parts, parts_changed, masked_parts, numbered_parts, seen_through_a_view),
     *(lowest, number_as_tensor, by_device, outside),
 )

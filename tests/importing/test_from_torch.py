@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from gngraph.errors import IRError, UnsupportedModelError
@@ -186,7 +185,6 @@ REFUSED = {
     "data-dependent control flow": (Branch(), "cannot be traced.*must not depend on tensor values"),
     "train-only parts": (Heads(), "train_only='drop'"),
     "hooks": (with_hook(), "module '0' .Linear. has hooks"),
-    "parametrizations": (nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3))), "remove_parametrizations"),
     "wrong input": (nn.Linear(5, 2), r"does not run on an input of shape \(1, 3\)"),
     "untraceable module": (nn.Sequential(nn.Linear(3, 3), Branch()), "module '1' .Branch. cannot be traced"),
 }
