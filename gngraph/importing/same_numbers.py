@@ -75,6 +75,10 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
             except Exception as error:  # whatever the user's own module raises for such inputs
                 errors += [error] if training else []
                 continue
+            if gradients == "parameters":  # reentrant checkpoints give none where none of their inputs has one
+                expected = replace(
+                    expected, gradients={name: x for name, x in expected.gradients.items() if x is not None}
+                )
             ran = ran or training
             try:
                 with redirect_stderr(StringIO()):  # where torch.fx prints what it raises
