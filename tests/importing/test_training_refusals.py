@@ -245,7 +245,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "quiet change": (lambda: Body(quietly), "'clamp_' changes 'a' in place where no gradient passes, and 'b' reads 'a'"),
     "own noise": (own_noise, "module 'Body' draws random numbers by a torch.Generator of its own"),
     "system": (lambda: draw(random.SystemRandom().random), "draws random numbers by 'random.SystemRandom'"),
-    "past self": (Closed, "cannot be traced|changes its own 'n.running_mean'"),
+    "past self": (Closed, "calls a module of BatchNorm1d that is none of its own"),
 }  # fmt: skip
 
 
