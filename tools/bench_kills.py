@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +79,6 @@ def begin(folder: Path, pipe: int) -> None:
     options: dict[str, Any] = {"rounds": 2, "epochs": 1, "final_epochs": 2, "checkpoint_every": 0.02, "depth": "search"}
     job = JOBS["grow"]
     given = job.options.of(options, max_params=2 * cost(graph).params, train={"batch_size": 16})
-    shutil.rmtree(folder, ignore_errors=True)
     with claimed(folder):
         grow_by(job.task(given, graph), graph, problem(), out=folder, observer=Told(pipe))
 
@@ -90,6 +90,7 @@ def resumed(folder: Path, pipe: int) -> None:
         if kept is not None:
             go_on(kept, problem(), folder, Told(pipe))
     if kept is None:
+        shutil.rmtree(folder, ignore_errors=True)
         begin(folder, pipe)
 
 
@@ -130,6 +131,8 @@ def process(step: Step, folder: Path, *, after: float | None = None, before: int
                 _count_operations(folder, before)
             step(folder, writing)
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writing)
@@ -226,6 +229,7 @@ def random_kills(count: int, root: Path, draw: random.Random) -> bool:
             expected[kind] = summary(whole)
             print(f"{kind}: a run of {lasts[kind]:.1f} s", flush=True)
         folder, step, times, moments = root / f"{kind} killed", begin, 1 + (draw.random() < 0.25), list[float]()
+        shutil.rmtree(folder, ignore_errors=True)
         while len(moments) < times:
             ended = process(step, folder, after=draw.uniform(0.0, lasts[kind] / len([*moments, 0])))
             if ended.alone:
@@ -251,6 +255,7 @@ def kills_before_operations(root: Path) -> bool:
     good = True
     for name, step, expect in (("of a run", begin, summary), ("of its exports", exported, everything)):
         whole, tally, number = root / "dropping", Tally(Counter()), 0
+        shutil.rmtree(whole, ignore_errors=True)
         process(begin, whole)
         start = shutil.copytree(whole, root / "at the end", dirs_exist_ok=True)
         if step is exported:
@@ -258,8 +263,8 @@ def kills_before_operations(root: Path) -> bool:
         expected = expect(whole)
         while True:
             number += 1
+            shutil.rmtree(whole)
             if step is exported:
-                shutil.rmtree(whole)
                 shutil.copytree(start, whole)
             ended = process(step, whole, before=number)
             if ended.alone:
