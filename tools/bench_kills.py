@@ -25,7 +25,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,16 @@ def problem() -> Problem:
     return Problem(digits(120, 24), device="cpu", batch_size=32)
 
 
-def begin(folder: Path, pipe: int) -> None:
-    """A run from its beginning, without its exports."""
+def begin(folder: Path, pipe: int, every: float = 0.02) -> None:
+    """A run from its beginning, without its exports, with a checkpoint every so many seconds."""
     graph = seed_graph("mlp", 0.05) if folder.name.startswith("mlp") else dropping()
-    options: dict[str, Any] = {"rounds": 2, "epochs": 1, "final_epochs": 2, "checkpoint_every": 0.02, "depth": "search"}
+    options: dict[str, Any] = {
+        "rounds": 2,
+        "epochs": 1,
+        "final_epochs": 2,
+        "checkpoint_every": every,
+        "depth": "search",
+    }
     job = JOBS["grow"]
     given = job.options.of(options, max_params=2 * cost(graph).params, train={"batch_size": 16})
     with claimed(folder):
@@ -228,7 +234,8 @@ def random_kills(count: int, root: Path, draw: random.Random) -> bool:
             lasts[kind] = process(begin, whole).seconds
             expected[kind] = summary(whole)
             print(f"{kind}: a run of {lasts[kind]:.1f} s", flush=True)
-        folder, step, times, moments = root / f"{kind} killed", begin, 1 + (draw.random() < 0.25), list[float]()
+        folder, times, moments = root / f"{kind} killed", 1 + (draw.random() < 0.25), list[float]()
+        step: Step = begin
         shutil.rmtree(folder, ignore_errors=True)
         while len(moments) < times:
             ended = process(step, folder, after=draw.uniform(0.0, lasts[kind] / len([*moments, 0])))
@@ -252,8 +259,8 @@ def random_kills(count: int, root: Path, draw: random.Random) -> bool:
 
 def kills_before_operations(root: Path) -> bool:
     """Whether runs that are killed before each file operation end as they would have; then the same with exports alone."""
-    good = True
-    for name, step, expect in (("of a run", begin, summary), ("of its exports", exported, everything)):
+    good, seldom = True, partial(begin, every=0.5)
+    for name, step, expect in (("of a run", seldom, summary), ("of its exports", exported, everything)):
         whole, tally, number = root / "dropping", Tally(Counter()), 0
         shutil.rmtree(whole, ignore_errors=True)
         process(begin, whole)
@@ -270,8 +277,10 @@ def kills_before_operations(root: Path) -> bool:
             if ended.alone:
                 break
             tally.killed(whole, ended.stage)
-            process(resumed if step is begin else exported, whole)
+            process(resumed if step is seldom else exported, whole)
             tally.ended(expect(whole), expected, f"before operation {number} {name}")
+            if tally.runs % 20 == 0:
+                tally.tell("so far")
         tally.tell(f"before each file operation {name}")
         good &= not tally.different
     return good
@@ -287,7 +296,7 @@ def checkpoint_cost() -> None:
         spent[:] = spent[0] + 1, spent[1] + time.perf_counter() - started
 
     Checkpoints.keep = timed  # type: ignore[method-assign,assignment]
-    for name, width, most in (("mlp", 0.25, 100_000), ("vgg11", 0.0625, 100_000), ("resnet20", 0.125, 30_000)):
+    for name, width, most in (("mlp", 0.05, 20_000), ("vgg11", 0.0625, 100_000), ("resnet20", 0.125, 30_000)):
         spent[:] = 0.0, 0.0
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
