@@ -304,7 +304,15 @@ REDUCTIONS: dict[str, Case] = {
     "largest channels": function(lambda y: y.topk(4, dim=1)[0], free=0, behind=4),
 }  # fmt: skip
 
-CASES: dict[str, Case] = {**NORMS, **ELEMENTWISE, **SHAPES, **POOLS, **REDUCTIONS}
+
+def assigned_rows(m: Between, y: Tensor) -> Tensor:
+    """A row of every map is set to a number."""
+    y = y * 1.0
+    y[:, :, 0] = 0.5
+    return y
+
+
+CASES: dict[str, Case] = {"assigned": images(assigned_rows, 0), **NORMS, **ELEMENTWISE, **SHAPES, **POOLS, **REDUCTIONS}
 """Name -> case."""
 
 
