@@ -36,6 +36,37 @@ def named(text: str) -> Any:
     return reduce(getattr, name.split("."), importlib.import_module(module_name))
 
 
+class CallError(Exception):
+    """Code of the user's own could not be imported or called; the message says what it raised, without a full stop."""
+
+
+def called(text: str, *args: Any, made: type | tuple[()] = (), **kwargs: Any) -> Any:
+    """What the function that `pkg.module:function` names returns, be it of a module in the working directory.
+
+    Args:
+        text: its name.
+        made: what is of this type already is given as it is.
+        args: what it is called with.
+        kwargs: the same by name.
+
+    Raises:
+        CallError: the import or the call raises, whatever it is, or ends the process.
+
+    >>> called("math:sqrt", 9.0)
+    3.0
+    >>> called("math:sqrt", -1.0)
+    Traceback (most recent call last):
+    gngraph.calling.CallError: ValueError: math domain error
+    """
+    with importable_from_here():
+        try:
+            found = named(text)
+            return found if isinstance(found, made) else found(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            reason = (str(error).splitlines() or [""])[0].rstrip(".")
+            raise CallError(f"{type(error).__name__}: {reason}") from error
+
+
 @contextmanager
 def importable_from_here() -> Iterator[None]:
     """Let imports find modules in the working directory, as `python -m` does and an installed command does not."""

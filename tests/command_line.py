@@ -10,6 +10,12 @@ import pytest
 
 from gngraph.cli import main
 
+COMMANDS = (
+    *("seed", "inspect", "show", "train", "evaluate", "score", "passes", "apply"),
+    *("grow", "extend", "reshape", "shrink", "resume", "report", "diff", "export", "verify"),
+)
+"""Every command."""
+
 
 class Done(NamedTuple):
     """How a command ended."""

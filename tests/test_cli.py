@@ -23,26 +23,9 @@ from gngraph.cli import main
 from gngraph.files.archive import load
 from gngraph.growth.checkpoints import Checkpoints
 from gngraph.zoo import build_seed
-from tests.command_line import Commands, write_bars
+from tests.command_line import COMMANDS, Commands, write_bars
 
 MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
-COMMANDS = [
-    "seed",
-    "inspect",
-    "show",
-    "train",
-    "evaluate",
-    "score",
-    "passes",
-    "apply",
-    "grow",
-    "extend",
-    "reshape",
-    "shrink",
-    "resume",
-    "diff",
-    "export",
-]
 
 
 @pytest.fixture

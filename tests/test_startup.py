@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import Commands
+from tests.command_line import COMMANDS, Commands
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
@@ -31,22 +31,6 @@ for words in {commands}:
 print(*sorted({watched} & set(sys.modules)))
 """
 
-COMMANDS = [
-    "seed",
-    "inspect",
-    "show",
-    "train",
-    "evaluate",
-    "score",
-    "passes",
-    "apply",
-    "grow",
-    "extend",
-    "reshape",
-    "shrink",
-    "diff",
-    "export",
-]
 ON_DIGITS = ("--data", "digits")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gngraph.calling import importable_from_here, is_factory, named
+from gngraph.calling import CallError, called, is_factory
 from gngraph.errors import GnGraphNote, ModelFileError
 from gngraph.zoo import build_seed
 
@@ -113,16 +113,13 @@ def call_factory(text: str) -> nn.Module:
     Raises:
         ModelFileError: the import or the call fails, or gives something that is no module.
     """
-    with importable_from_here():
-        try:
-            factory = named(text)
-            made = factory if isinstance(factory, nn.Module) else factory()
-        except (Exception, SystemExit) as error:  # the caller's own code may raise anything
-            reason = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise ModelFileError(
-                f'"{text}" could not be called: {type(error).__name__}: {reason}; it must name a function without'
-                " required arguments that returns a torch.nn.Module"
-            ) from error
+    try:
+        made = called(text, made=nn.Module)
+    except CallError as error:
+        raise ModelFileError(
+            f'"{text}" could not be called: {error}; it must name a function without required arguments that returns a '
+            "torch.nn.Module"
+        ) from error
     if not isinstance(made, nn.Module):
         raise ModelFileError(f'"{text}" returned a {type(made).__name__}, but it must return a torch.nn.Module')
     return made

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from gngraph.calling import importable_from_here, named
+from gngraph.calling import CallError, called
 from gngraph.errors import OptionError
 from gngraph.options import TrainOptions
 
@@ -38,15 +38,12 @@ def require_optimizer(options: TrainOptions) -> None:
 
 
 def _own(text: str, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    with importable_from_here():
-        try:
-            made = named(text)(parameters, lr=rate)
-        except (Exception, SystemExit) as error:  # the user's own code may raise anything
-            reason = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise OptionError(
-                f"the optimizer '{text}' could not be made: {type(error).__name__}: {reason}; it is called with a list of "
-                f"parameters and lr={rate:g}"
-            ) from error
+    try:
+        made = called(text, parameters, lr=rate)
+    except CallError as error:
+        raise OptionError(
+            f"the optimizer '{text}' could not be made: {error}; it is called with a list of parameters and lr={rate:g}"
+        ) from error
     if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
         raise OptionError(
             f"the optimizer '{text}' is a '{type(made).__name__}', but must be a torch.optim.Optimizer whose step takes no closure"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gngraph.calling import importable_from_here, named
+from gngraph.calling import CallError, called
 from gngraph.data.dataset import Data
 from gngraph.data.sources.npz import ARRAYS, from_parts
 from gngraph.data.sources.request import Request
@@ -27,15 +27,12 @@ def load_function(request: Request) -> Data:
         DataError: the import or the call fails, or it returns something else.
     """
     text = request.spec
-    with importable_from_here():
-        try:
-            made = named(text)()
-        except (Exception, SystemExit) as error:  # the caller's own code may raise anything
-            reason = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise DataError(
-                f"'{text}' could not be called: {type(error).__name__}: {reason}; it must name a function without required "
-                f"arguments that returns data"
-            ) from error
+    try:
+        made = called(text)
+    except CallError as error:
+        raise DataError(
+            f"'{text}' could not be called: {error}; it must name a function without required arguments that returns data"
+        ) from error
     if isinstance(made, Data):
         return made
     return from_parts(text, f"what '{text}' returned", _arrays(text, made), request)
