@@ -157,6 +157,16 @@ def test_the_rest_may_be_more_than_each_is_rebuilt_from(monkeypatch: pytest.Monk
         assert len(merge.sources) == 5 and min(merge.sources) >= 10
 
 
+def test_rounding_of_a_singular_covariance_never_names_a_channel_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # of channels that are all but dead the inverse has diagonal entries of both signs
+    singular = torch.tensor([[-0.001, 0.1, 0.0], [0.1, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    monkeypatch.setattr(merging._Read, "covariance", lambda self: singular)
+    read = object.__new__(merging._Read)
+    read.channels = torch.tensor([0])
+    found = read.partial_correlations(torch.tensor([[False, True, False]]))
+    assert found[0].topk(1).indices.tolist() == [1] and 0 <= float(found[0, 1]) <= 1
+
+
 def test_nothing_removed_needs_no_data_and_what_cannot_be_removed_is_refused() -> None:
     graph, analyses = trained()
     split = [SplitChannel("0", 1)]

@@ -237,12 +237,13 @@ class _Read:
         return self.second / max(self.count, 1) - mean @ mean.T
 
     def partial_correlations(self, kept: torch.Tensor) -> torch.Tensor:
-        """Square of the partial correlation of each channel with those that it may be rebuilt from, `kept` [T, C]; -1 for others.
+        """Square of the partial correlation of each channel with those that it may be rebuilt from, `kept` [T, C]; -inf for others.
 
-        From the inverse P of the covariance of a channel c with its own: P_cj^2 / (P_cc P_jj) for each j of them.
+        From the inverse P of the covariance of a channel c with its own: P_cj^2 / (P_cc P_jj) for each j of them; within 0
+        and 1 where the covariance is singular but for rounding, which may make it anything.
         """
         covariance = damped(self.covariance(), MERGE_RIDGE)
-        result = torch.full_like(covariance[self.channels], -1.0)
+        result = torch.full_like(covariance[self.channels], -torch.inf)
         inverse, shared = torch.linalg.inv(covariance), int(kept[0].sum()) + 1 == len(covariance)
         for t, channel in enumerate(self.channels.tolist()):
             own = kept[t].nonzero().flatten().to(covariance.device)
@@ -251,7 +252,8 @@ class _Read:
                 index = torch.cat([own, own.new_tensor([channel])])
                 inverse = torch.linalg.inv(covariance[index][:, index])
                 place, rest = len(own), torch.arange(len(own)).to(own)
-            result[t, own] = inverse[place, rest].square() / (inverse[place, place] * inverse.diagonal()[rest])
+            found = inverse[place, rest].square() / (inverse[place, place] * inverse.diagonal()[rest])
+            result[t, own] = found.nan_to_num(0.0).clamp(0.0, 1.0)
         return result
 
     def add_equations(self, batch: Collected, sources: torch.Tensor) -> None:
