@@ -7,6 +7,7 @@ and under one seed. Exits non-zero when one trains in another way, or raises wha
 
     python tools/check_timm.py                   every family, a line each, and why what is refused is refused
     python tools/check_timm.py resnet nfnet      some families
+    python tools/check_timm.py --up-to 1000      of any size; one of 100 M parameters takes 6 GB of memory
 
 gngraph does not need timm: install it first.
 """
@@ -50,7 +51,7 @@ class Result:
     """What came of a family.
 
     Attributes:
-        verdict: "alike", "unlike", "refused", "error", or "unbuilt" for what timm itself does not build or run.
+        verdict: "alike", "unlike", "refused", "error", "unbuilt" for what timm itself does not build or run, or "large".
     """
 
     family: str
@@ -75,16 +76,13 @@ def families() -> dict[str, list[str]]:
     return dict(found)
 
 
-def smallest(names: list[str]) -> str:
-    """The network with the fewest parameters, of those that are not called large."""
-    few = [name for name in names if not _LARGE.search(name)] or names
-    if len(few) == 1:
-        return few[0]
+def smallest(names: list[str]) -> tuple[str, int]:
+    """The network with the fewest parameters, of those that are not called large, and how many it has."""
     counts = {}
-    for name in few[:_TRIED]:
+    for name in ([name for name in names if not _LARGE.search(name)] or names)[:_TRIED]:
         with torch.device("meta"):
             counts[name] = sum(p.numel() for p in _timm().create_model(name).parameters())
-    return min(counts, key=lambda name: counts[name])
+    return min(counts.items(), key=lambda item: item[1])
 
 
 def built(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -105,11 +103,13 @@ def built(name: str) -> tuple[nn.Module, torch.Tensor]:
     raise errors[-1]
 
 
-def check(family: str, names: list[str]) -> Result:
-    """Import the smallest network of a family and train it beside its import."""
+def check(family: str, names: list[str], largest: float) -> Result:
+    """Import the smallest network of a family, of at most `largest` parameters, and train it beside its import."""
     start, name = time.process_time(), names[0]
     try:
-        name = smallest(names)
+        name, parameters = smallest(names)
+        if parameters > largest:
+            return Result(family, name, "large", f"{parameters / 1e6:.0f} M parameters", 0.0)
         network, example = built(name)
     except Exception as error:  # whatever timm raises
         return Result(family, name, "unbuilt", f"{type(error).__name__}: {error}".splitlines()[0], 0.0)
@@ -133,6 +133,7 @@ def main() -> int:
     """Run the check; 0 when none trains in another way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="which (default: all)")
+    parser.add_argument("--up-to", type=float, default=100, metavar="M", help="millions of parameters (default: 100)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -141,7 +142,7 @@ def main() -> int:
         parser.error(f"no family '{sorted(unknown)[0]}'; choose from {', '.join(sorted(known))}")
     results = []
     for family in options.families or sorted(known):
-        result = check(family, known[family])
+        result = check(family, known[family], options.up_to * 1e6)
         results.append(result)
         print(
             f"{family:16} {result.network:40} {result.verdict:8} {result.seconds:6.1f} s  {result.told[:160]}",
