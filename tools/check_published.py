@@ -1,13 +1,15 @@
-"""Every family of timm: its smallest network is taken as it is, in both modes, or refused with a reason.
+"""Networks of timm or torchvision: taken as they are, in both modes, and trained as they train, or refused with a reason.
 
-A family is the letters that names begin with. Its smallest network is built without weights, for small images where it allows
-them, imported as it is, and trained beside its import: outputs in eval mode, then outputs, gradients of parameters and inputs,
-parameters and buffers of steps of SGD on batches of two sizes, then eval mode again, in float64 (above 100 M parameters in float32)
-and under one seed. Exits non-zero when one trains in another way, or raises what is no `GnGraphError`.
+Of timm the smallest network of every family, which is the letters that names begin with; of torchvision every model. They are
+built without weights, for small images where they allow them, imported, and trained beside their imports: outputs in eval mode,
+then outputs, gradients of parameters and inputs, parameters and buffers of steps of SGD on batches of two sizes, then eval mode
+again, in float64 (above 100 M parameters in float32) and under one seed. Exits non-zero when one trains in another way, or raises
+what is no `GnGraphError`.
 
-    python tools/check_timm.py                   every family, a line each, and why what is refused is refused
-    python tools/check_timm.py resnet nfnet      some families
-    python tools/check_timm.py --up-to 1000      of any size; one of 100 M parameters takes 6 GB of memory
+    python tools/check_published.py timm                   every family, a line each, and why what is refused is refused
+    python tools/check_published.py timm resnet nfnet      some families
+    python tools/check_published.py torchvision            every model, of few parameters first
+    python tools/check_published.py timm --up-to 1000      of any size; one of 100 M parameters takes 6 GB of memory
 
 gngraph does not need timm: install it first.
 """
@@ -20,8 +22,9 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
+from tests.coverage_models import Model, models_of
 from tests.coverage_row import training_differences
 
 SIZES = (64, 128, 224, 256)
@@ -48,7 +52,7 @@ _TRIED = 12
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a family.
+    """What came of a family of timm's, or of a model of torchvision's.
 
     Attributes:
         verdict: "alike", "unlike", "refused", "error", "unbuilt" for what timm itself does not build or run, or "large".
@@ -103,16 +107,49 @@ def built(name: str) -> tuple[nn.Module, torch.Tensor]:
     raise errors[-1]
 
 
-def check(family: str, names: list[str], largest: float) -> Result:
-    """Import the smallest network of a family, of at most `largest` parameters, and train it beside its import."""
-    start, name = time.process_time(), names[0]
+@dataclass(frozen=True)
+class Entry:
+    """A network to be checked.
+
+    Attributes:
+        label: what its line begins with.
+        named: gives its name, and how many parameters it has.
+        build: gives it, and an example for it; what it raises is not gngraph's.
+    """
+
+    label: str
+    named: Callable[[], tuple[str, int]]
+    build: Callable[[str], tuple[nn.Module, torch.Tensor]]
+
+
+def of_timm() -> dict[str, Entry]:
+    """The smallest network of every family."""
+    return {family: Entry(family, partial(smallest, names), built) for family, names in sorted(families().items())}
+
+
+def of_torchvision() -> dict[str, Entry]:
+    """Every model, of few parameters first."""
+    models = sorted(models_of("all"), key=lambda model: (model.published_parameters, model.name))
+    return {model.name: _entry_of(model) for model in models}
+
+
+def _entry_of(model: Model) -> Entry:
+    return Entry(model.family, lambda: (model.name, model.published_parameters), lambda _: model.build())
+
+
+LIBRARIES = {"timm": of_timm, "torchvision": of_torchvision}
+
+
+def check(entry: Entry, largest: float) -> Result:
+    """Import a network of at most `largest` parameters, and train it beside its import."""
+    start, name = time.process_time(), entry.label
     try:
-        name, parameters = smallest(names)
+        name, parameters = entry.named()
         if parameters > largest:
-            return Result(family, name, "large", f"{parameters / 1e6:.0f} M parameters", 0.0)
-        network, example = built(name)
-    except Exception as error:  # whatever timm raises
-        return Result(family, name, "unbuilt", f"{type(error).__name__}: {error}".splitlines()[0], 0.0)
+            return Result(entry.label, name, "large", f"{parameters / 1e6:.0f} M parameters", 0.0)
+        network, example = entry.build(name)
+    except Exception as error:  # whatever the library raises
+        return Result(entry.label, name, "unbuilt", f"{type(error).__name__}: {error}".splitlines()[0], 0.0)
     try:
         graph = from_torch(network, example)
         unlike = training_differences(network, example, graph)
@@ -121,7 +158,7 @@ def check(family: str, names: list[str], largest: float) -> Result:
         verdict, told = "refused", str(error)
     except Exception as error:  # which no public function should raise, or of the network itself
         verdict, told = "error", f"{type(error).__name__}: {error}".splitlines()[0]
-    return Result(family, name, verdict, told, time.process_time() - start)
+    return Result(entry.label, name, verdict, told, time.process_time() - start)
 
 
 def _causes(results: list[Result]) -> Iterator[str]:
@@ -132,24 +169,25 @@ def _causes(results: list[Result]) -> Iterator[str]:
 def main() -> int:
     """Run the check; 0 when none trains in another way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", help="which (default: all)")
+    parser.add_argument("library", choices=LIBRARIES, help="whose networks")
+    parser.add_argument("names", nargs="*", help="families of timm, or models of torchvision (default: all)")
     parser.add_argument("--up-to", type=float, default=100, metavar="M", help="millions of parameters (default: 100)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    known = families()
-    if unknown := set(options.families) - set(known):
-        parser.error(f"no family '{sorted(unknown)[0]}'; choose from {', '.join(sorted(known))}")
+    known = LIBRARIES[options.library]()
+    if unknown := set(options.names) - set(known):
+        parser.error(f"there is no '{sorted(unknown)[0]}'; choose from {', '.join(known)}")
     results = []
-    for family in options.families or sorted(known):
-        result = check(family, known[family], options.up_to * 1e6)
+    for name in options.names or known:
+        result = check(known[name], options.up_to * 1e6)
         results.append(result)
         print(
-            f"{family:16} {result.network:40} {result.verdict:8} {result.seconds:6.1f} s  {result.told[:160]}",
+            f"{result.family:16} {result.network:40} {result.verdict:8} {result.seconds:6.1f} s  {result.told[:160]}",
             flush=True,
         )
     verdicts = Counter(result.verdict for result in results)
-    print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()), f"of {len(results)} families")
+    print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()), f"of {len(results)}")
     print("\n".join(_causes(results)))
     return 1 if verdicts["unlike"] + verdicts["error"] else 0
 
