@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import InputAxis, Shadow
+from gngraph.importing.concrete import SAMPLE_COUNTS, InputAxis, Shadow
 from gngraph.ir import Graph
 from gngraph.ops.foreign import DECIDED
 
@@ -46,12 +46,24 @@ class Look:
     of: LookedAtAs
 
 
-def decided_axes(
-    name: str, shadow: Shadow, looks: Sequence[Look], inputs: Sequence[torch.Tensor]
-) -> frozenset[InputAxis]:
-    """The axes that what Python looked at depends on, found by running the trace for other sizes, without data.
+@dataclass(frozen=True)
+class Decided:
+    """What the sizes of inputs decided while a forward was traced.
 
-    An axis is one of them too where what was looked at has to do with sizes, and the trace runs for no other.
+    Attributes:
+        axes: those whose sizes did.
+        alone: whether it was asked if there is one sample, as transformers ask before they repeat positions; what was traced is
+            what several samples take, and whether one takes the same is to be seen.
+    """
+
+    axes: frozenset[InputAxis] = frozenset()
+    alone: bool = False
+
+
+def decided_by(name: str, shadow: Shadow, looks: Sequence[Look], inputs: Sequence[torch.Tensor]) -> Decided:
+    """What sizes decided, found by running the trace for other sizes, without data.
+
+    An axis decides too where what was looked at has to do with sizes, and the trace runs for no other.
 
     Args:
         name: the module's, for messages.
@@ -64,8 +76,12 @@ def decided_axes(
     """
     few, more = shadow.seen()
     questions = [q for look in dict.fromkeys(looks) if (q := _Question.of(look, few)) is not None]
+    alone = False
     for question in questions:
         if not question.of_any and question.depends({}, [more]):
+            if question.asks_for_one(more):
+                alone = True
+                continue
             raise UnsupportedModelError(
                 f"'{name}' decides by the number of samples (node '{question.node.name}'), which a graph leaves open; let its "
                 f"forward do the same for every number of samples"
@@ -81,7 +97,7 @@ def decided_axes(
                 others += [shadow.values((i, axis), n) for n in (size // 2, size - 1) if n > 0]
             if any(question.depends(longer, others) for question in questions):
                 found.add((i, axis))
-    return frozenset(found)
+    return Decided(frozenset(found), alone)
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,14 @@ class _Question:
             return True
         varied = any(self._number(node, run) != self._number(node, self.base) for run in runs for node in self.read)
         return varied and not (self._is_settled([self.base, *runs]) and (not longer or self.answered([longer])))
+
+    def asks_for_one(self, more: Mapping[fx.Node, Any]) -> bool:
+        """Whether it compares the number of samples, alone, with 1; `more` has the values for another number of them."""
+        if self.counted or self.node.target not in (operator.eq, operator.ne):
+            return False
+        sides = [tuple(_numbers(side, run) for run in (self.base, more)) for side in self.node.args]
+        samples = tuple((count,) for count in SAMPLE_COUNTS)
+        return ((1,), (1,)) in sides and samples in sides
 
     def _number(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         return len(values[node]) if self.counted else values[node]

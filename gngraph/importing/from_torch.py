@@ -125,12 +125,13 @@ def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: 
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
     graph = with_heads(built(module, joint, evaluated.root, trained.unlike, example, known))
-    graph = with_decided(graph, evaluated.decided | trained.decided)
+    graph = with_decided(graph, evaluated.decided.axes | trained.decided.axes)
     try:
         vet(graph)
     except IRError as error:
         raise UnsupportedModelError(f"'{name}' cannot be read: {error}") from error
     take_apart(joint.graph)
     suspects = [function_of_its_own(function, f" in {where}") for function, where in trained.functions.items()]
-    claim = Imported(module, graph, inputs, joint.part, joint.whole, suspects, known)
+    alone = evaluated.decided.alone or trained.decided.alone
+    claim = Imported(module, graph, inputs, joint.part, joint.whole, suspects, known, alone)
     return with_decided(graph, prove(claim, expected))

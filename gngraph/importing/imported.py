@@ -25,6 +25,7 @@ class Imported:
         whole: whether that is all of it; else buffers that the graph does not read are not compared.
         suspects: what was met on the way that may be why the two do not agree, in words.
         known: see `Shapes`.
+        alone: whether one sample may take another way than several, see `Decided`.
     """
 
     module: nn.Module
@@ -34,6 +35,7 @@ class Imported:
     whole: bool
     suspects: Sequence[str]
     known: ShapesSeen = field(repr=False)
+    alone: bool = False
 
     def holds(self, name: str) -> bool:
         """Whether the graph says what a step makes of the parameter or buffer `name`."""

@@ -99,6 +99,8 @@ def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
         UnsupportedModelError: they do not agree; the message says in what, and why if that is known.
     """
     lowered = _check_outputs(claim, expected)
+    if claim.alone:
+        _check_alone(claim)
     try:
         unlike = same_calls(claim, lowered)
     except UnsupportedModelError:
@@ -109,6 +111,17 @@ def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
         compare_numbers(claim)
         unlike, _ = unlike_axes(claim, by_numbers(claim))
     return unlike
+
+
+def _check_alone(claim: Imported) -> None:
+    """With one sample, in both modes, where the forward asks whether there is one."""
+    try:
+        compare_numbers(replace(claim, inputs=tuple(x[:1] if x.dim() else x for x in claim.inputs)))
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"'{claim.graph.name}' decides by the number of samples, which a graph leaves open, and one sample does not take what "
+            f"several take ({error}); let its forward do the same for every number of samples"
+        ) from error
 
 
 def _check_outputs(claim: Imported, expected: Expected) -> nn.Module:

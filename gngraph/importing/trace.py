@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.decided import Decided
 from gngraph.importing.examples import Example
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
@@ -50,7 +50,7 @@ class Traced:
         unlike: paths of the modules that the network's `train` and `eval` put into the other mode.
         assigned: buffers and parameters that the forward sets anew, with the nodes that give them.
         functions: autograd.Functions that were traced through, with the modules that call them.
-        decided: axes of inputs whose sizes decided what is called.
+        decided: what the sizes of inputs decided of it.
     """
 
     graph: fx.Graph
@@ -59,7 +59,7 @@ class Traced:
     unlike: frozenset[str]
     assigned: Mapping[str, fx.Node]
     functions: Mapping[str, str]
-    decided: frozenset[InputAxis]
+    decided: Decided
 
 
 def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: bool) -> Traced:

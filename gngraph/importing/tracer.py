@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.attention import written_out
-from gngraph.importing.concrete import InputAxis, Shadow, Undecided
-from gngraph.importing.decided import Look, LookedAtAs, decided_axes
+from gngraph.importing.concrete import Shadow, Undecided
+from gngraph.importing.decided import Decided, Look, LookedAtAs, decided_by
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
@@ -294,15 +294,15 @@ class Tracer(fx.Tracer):
         self.looks.append(Look(obj.node, kind))
         return value
 
-    def decided(self) -> frozenset[InputAxis]:
-        """The axes of inputs whose sizes decided what was looked at.
+    def decided(self) -> Decided:
+        """What the sizes of inputs decided of what was looked at.
 
         Raises:
             UnsupportedModelError: the number of samples did.
         """
         if self._shadow is None:
-            return frozenset()
-        return decided_axes(type(self.module).__name__, self._shadow, self.looks, self.inputs)
+            return Decided()
+        return decided_by(type(self.module).__name__, self._shadow, self.looks, self.inputs)
 
     def _known(self, obj: fx.Proxy, read: Callable[[Shadow], Any]) -> Any:
         if self._asking:

@@ -173,3 +173,27 @@ def test_an_image_is_tried_with_other_heights_and_widths_than_each_other() -> No
     turned.load_state_dict(whole.state_dict())
     claim = Imported(whole, from_torch(turned, example), (example,), lambda output: output, True, (), {})
     assert same_calls(claim, to_torch(claim.graph))
+
+
+def test_one_sample_may_be_asked_for_where_it_takes_what_several_take() -> None:
+    def repeated(net: Net, x: Tensor) -> Tensor:
+        rows = torch.arange(5.0, device=x.device)[None]
+        if x.shape[0] != rows.shape[0]:
+            rows = rows.expand(x.shape[0], -1)
+        return net.inner(x + rows[:, None])
+
+    def alone(net: Net, x: Tensor) -> Tensor:
+        return net.inner(2 * x if x.shape[0] == 1 else x)
+
+    for samples in (1, 2):
+        net = Net(repeated)
+        module = to_torch(from_torch(net, torch.randn(samples, 10, 5)))
+        for count in (1, 2, 7):
+            x = torch.randn(count, 10, 5)
+            assert torch.equal(module(x), net.eval()(x))
+    with pytest.raises(UnsupportedModelError, match="one sample does not take what several take"):
+        from_torch(Net(alone), torch.randn(2, 10, 5))
+    with pytest.raises(UnsupportedModelError):
+        from_torch(Net(alone), torch.randn(1, 10, 5))
+    with pytest.raises(UnsupportedModelError, match="depends on the number of samples"):
+        from_torch(Net(lambda net, x: net.inner(2 * x if x.shape[0] > 2 else x)), torch.randn(2, 10, 5))
