@@ -176,13 +176,13 @@ def test_an_image_is_tried_with_other_heights_and_widths_than_each_other() -> No
 
 
 def test_one_sample_may_be_asked_for_where_it_takes_what_several_take() -> None:
-    def repeated(net: Net, x: Tensor) -> Tensor:
+    def repeated(net: Net, x: Tensor) -> Any:
         rows = torch.arange(5.0, device=x.device)[None]
         if x.shape[0] != rows.shape[0]:
             rows = rows.expand(x.shape[0], -1)
         return net.inner(x + rows[:, None])
 
-    def alone(net: Net, x: Tensor) -> Tensor:
+    def alone(net: Net, x: Tensor) -> Any:
         return net.inner(2 * x if x.shape[0] == 1 else x)
 
     for samples in (1, 2):
