@@ -107,7 +107,7 @@ def of_one_value() -> Iterator[tuple[str, dict[str, Any]]]:
         calls = [call for function, call in spec.functions.items() if call.operands == ("input",)]
         if (
             calls
-            and name != "size"
+            and name not in ("size", "assigned")
             and not any(key in calls[0].params and default is REQUIRED for key, default in calls[0].signature)
         ):
             own = ARGUMENTS | BY_OP.get(name, {})

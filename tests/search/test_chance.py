@@ -179,7 +179,7 @@ def test_a_network_is_trained_after_layers_went_by_epochs_of_the_run(monkeypatch
     options = GrowOptions(rounds=2, epochs=3, final_epochs=5, depth="search", train=TRAIN, max_params=300)
     histories = {}
     for name, worst in (("at once", 10.0), ("never", 0.0)):
-        monkeypatch.setattr("gngraph.growth.loop.constant_loss", lambda graph, problem, worst=worst: worst)
+        monkeypatch.setattr("gngraph.growth.rounds.constant_loss", lambda graph, problem, worst=worst: worst)
         histories[name] = grow(seed, problem, options).history
     for name, epochs in (("at once", 1), ("never", 3)):
         history = histories[name]
