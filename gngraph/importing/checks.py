@@ -16,6 +16,9 @@ _GRADIENT_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 _SHARDED = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 
+_QUANTISED = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.quantizable")
+"""Where quantised modules are; FloatFunctional is one of them by its name alone: it is plain arithmetic until it is converted."""
+
 
 def check_module(module: nn.Module) -> None:
     """Refuse what is no module, hooks, scripted, quantised, sharded and lazy modules, shared memory.
@@ -35,7 +38,7 @@ def check_module(module: nn.Module) -> None:
         where = f"module '{path or type(child).__name__}' ({type(child).__name__})"
         if isinstance(child, torch.jit.ScriptModule):
             raise UnsupportedModelError(f"{where} is scripted; pass the original nn.Module instead of TorchScript")
-        if type(child).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized", "torch.nn.quantizable")):
+        if type(child).__module__.startswith(_QUANTISED) and type(child).__name__ != "FloatFunctional":
             raise UnsupportedModelError(
                 f"{where} is a quantised module, whose weights are not trained as they are; pass the network as it was before "
                 f"and quantise what gngraph makes of it"

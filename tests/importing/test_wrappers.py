@@ -108,6 +108,21 @@ def sparse() -> nn.Module:
     return net
 
 
+def test_float_functionals_of_networks_to_be_quantised_are_their_arithmetic() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.sum = nn.Linear(6, 6), torch.ao.nn.quantized.FloatFunctional()
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.sum.add_relu(x, self.inner(x))
+
+    net, x = Residual(), torch.randn(4, 6)
+    graph = gngraph.from_torch(net, x)
+    assert {"add", "relu"} <= {node.op for node in graph.nodes.values()}
+    assert torch.equal(gngraph.to_torch(graph)(x), net.eval()(x))
+
+
 def quantised() -> nn.Module:
     layer: Any = torch.ao.nn.quantized.dynamic.Linear
     return nn.Sequential(layer(6, 5), nn.ReLU())
