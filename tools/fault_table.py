@@ -67,11 +67,12 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def fault(name: str, status: int, says: str) -> Callable[[Callable[[], int]], Callable[[], int]]:
-    """Add a fault to the table."""
+def fault(status: int, says: str) -> Callable[[Callable[[], int]], Callable[[], int]]:
+    """Add a fault to the table, by the name that its docstring gives it."""
 
     def decorate(act: Callable[[], int]) -> Callable[[], int]:
-        FAULTS.append(Fault(name, act, status, says))
+        told = (act.__doc__ or "").rstrip(".")
+        FAULTS.append(Fault(told[:1].lower() + told[1:], act, status, says))
         return act
 
     return decorate

@@ -37,7 +37,7 @@ def poisoned(at: int, times: int) -> None:
     Gradients.__call__ = call  # type: ignore[method-assign]
 
 
-@fault("nan at step 3", 1, r"the training loss became 'nan' at step 3 of epoch 1")
+@fault(1, r"the training loss became 'nan' at step 3 of epoch 1")
 def nan_at_step() -> int:
     """Nan at step 3."""
     write()
@@ -45,7 +45,7 @@ def nan_at_step() -> int:
     return grow()
 
 
-@fault("nan once after the rewrite", 0, r"since the last rewrite \(.*at half the rate")
+@fault(0, r"since the last rewrite \(.*at half the rate")
 def nan_after_rewrite() -> int:
     """Nan once after the rewrite."""
     write()
@@ -53,9 +53,7 @@ def nan_after_rewrite() -> int:
     return grow()
 
 
-@fault(
-    "nan again and again after the rewrite", 1, r"since the last rewrite \(\S+: \d+ .*\), at half the rate once more"
-)
+@fault(1, r"since the last rewrite \(\S+: \d+ .*\), at half the rate once more")
 def nan_again() -> int:
     """Nan again and again after the rewrite."""
     write()
@@ -75,7 +73,7 @@ def short(kind: type, method: str, most: int, error: Exception) -> None:
     setattr(kind, method, limited)
 
 
-@fault("memory of a GPU runs out in training", 0, r"memory ran out in a step of training: it goes on with 16 samples")
+@fault(0, r"memory ran out in a step of training: it goes on with 16 samples")
 def short_in_training() -> int:
     """Memory of a GPU runs out in training."""
     write()
@@ -83,9 +81,7 @@ def short_in_training() -> int:
     return grow()
 
 
-@fault(
-    "memory of the machine runs out in the analysis", 0, r"memory ran out in an analysis: it goes on with 32 samples"
-)
+@fault(0, r"memory ran out in an analysis: it goes on with 32 samples")
 def short_in_analysis() -> int:
     """Memory of the machine runs out in the analysis."""
     write()
@@ -93,7 +89,7 @@ def short_in_analysis() -> int:
     return grow()
 
 
-@fault("memory runs out whatever is done", 1, r"memory ran out in a step of training, with \d samples at a time too")
+@fault(1, r"memory ran out in a step of training, with \d samples at a time too")
 def short_of_all() -> int:
     """Memory runs out whatever is done."""
     write()
@@ -101,7 +97,7 @@ def short_of_all() -> int:
     return train()
 
 
-@fault("a limit on the memory of the process", 0, r"memory ran out in a step of training: it goes on with \d+ samples")
+@fault(0, r"memory ran out in a step of training: it goes on with \d+ samples")
 def limited_memory() -> int:
     """A limit on the memory of the process."""
     torch.manual_seed(0)
@@ -117,14 +113,14 @@ def limited_memory() -> int:
     return told(lambda: Trainer(problem, TrainOptions(batch_size=128)).train(graph, Stretch(1)))
 
 
-@fault("a budget of 1e15 parameters", 1, r"to train these takes [\d,]+ GiB, where 'cpu' has")
+@fault(1, r"to train these takes [\d,]+ GiB, where 'cpu' has")
 def absurd_budget() -> int:
     """A budget of 1e15 parameters."""
     write()
     return command("grow", "nets:net", "--data", "data.npz", "--max-params", "1000000G", "-o", "run")
 
 
-@fault("a limit on the size of files", 1, r"File too large")
+@fault(1, r"File too large")
 def limited_files() -> int:
     """A limit on the size of files."""
     write()
@@ -132,7 +128,7 @@ def limited_files() -> int:
     return grow()
 
 
-@fault("a full disk in the middle of a run", 1, r"No space left on device")
+@fault(1, r"No space left on device")
 def full_disk() -> int:
     """A full disk in the middle of a run."""
     write()
@@ -148,14 +144,14 @@ def full_disk() -> int:
     return grow()
 
 
-@fault("a folder that cannot be written", 1, r"'/proc/gngraph")
+@fault(1, r"'/proc/gngraph")
 def read_only() -> int:
     """A folder that cannot be written."""
     write()
     return command("grow", "nets:net", *GROW, "-o", "/proc/gngraph-run")
 
 
-@fault("a folder that goes away", 1, r"No such file or directory|not a folder|is gone")
+@fault(1, r"No such file or directory|not a folder|is gone")
 def folder_gone() -> int:
     """A folder that goes away."""
     write()
@@ -182,7 +178,7 @@ def signalled(number: int, seconds: float) -> None:
     Trainer.train = begun  # type: ignore[method-assign]
 
 
-@fault("Ctrl-C in the middle of training", 1, r"interrupted; go on with it by gngraph resume run")
+@fault(1, r"interrupted; go on with it by gngraph resume run")
 def interrupted() -> int:
     """Ctrl-C in the middle of training."""
     write()
@@ -190,7 +186,7 @@ def interrupted() -> int:
     return grow("nets:net", "--epochs", "5000")
 
 
-@fault("SIGTERM in the middle of training", 1, r"interrupted; go on with it by gngraph resume run")
+@fault(1, r"interrupted; go on with it by gngraph resume run")
 def terminated() -> int:
     """SIGTERM in the middle of training."""
     write()

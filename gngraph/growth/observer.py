@@ -48,7 +48,7 @@ class Observer(Protocol):
         ...
 
 
-EVENTS = ("network_given", "stage_started", "stage_finished", "epoch_finished", "round_finished")
+EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
 """Methods of an observer."""
 
 

@@ -11,6 +11,7 @@ import torch
 from gngraph.growth.history import Lineage, Record
 from gngraph.ir import Graph, parse
 from gngraph.ir.text import format_graph
+from gngraph.ir.types import dtype_name, dtype_of
 from gngraph.training.gradients import WHOLE
 from gngraph.training.optimizer_state import OptimizerState
 from gngraph.training.progress import EpochRecord, PartEpoch, Progress
@@ -167,7 +168,7 @@ def laid_out(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
         kept[memory] = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
         layouts[name] = {
             "memory": memory,
-            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "dtype": dtype_name(tensor.dtype),
             "offset": tensor.storage_offset(),
             "shape": list(tensor.shape),
             "stride": list(tensor.stride()),
@@ -183,7 +184,7 @@ def as_laid_out(kept: Mapping[str, torch.Tensor], layouts: Record) -> dict[str, 
     """
     found = {name: tensor for name, tensor in kept.items() if not name.startswith("memory/")}
     for name, own in layouts.items():
-        empty = torch.empty(0, dtype=getattr(torch, own["dtype"]))
+        empty = torch.empty(0, dtype=dtype_of(own["dtype"]))
         memory = kept[own["memory"]].untyped_storage()
         found[name] = empty.set_(memory, own["offset"], own["shape"], own["stride"])
     return found

@@ -19,6 +19,9 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, 
 """What may be shared by a copy: values that nothing changes."""
 
 
+_TABLES = ("_parameters", "_buffers", "_modules")
+"""Attributes of a module that hold its tensors and modules."""
+
 _COPYING = {
     "__deepcopy__",
     "__reduce__",
@@ -99,9 +102,8 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 def take_values(module: nn.Module) -> None:
     """Put tensors without values in the places of a module's parameters and buffers; those themselves stay as they are."""
-    twins: dict[
-        int, tuple[torch.Tensor, torch.Tensor]
-    ] = {}  # with what they stand for, whose id none other may get meanwhile
+    # with what they stand for, whose id none other may get meanwhile
+    twins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for child in module.modules():
         for table in (child._parameters, child._buffers):
             for key, tensor in table.items():
@@ -134,6 +136,8 @@ def _copied(module: nn.Module, tensor_for: Callable[[torch.Tensor], torch.Tensor
             for tensor in (*child._parameters.values(), *child._buffers.values()):
                 if tensor is not None and id(tensor) not in memo:
                     memo[id(tensor)] = tensor_for(tensor)
+        for tensor in _computed_tensors(module):
+            memo.setdefault(id(tensor), tensor.detach().clone())
         try:
             return _module_copy(bare(module), memo)
         except Exception as error:  # whatever an attribute raises that cannot be copied
@@ -144,12 +148,14 @@ def _copied(module: nn.Module, tensor_for: Callable[[torch.Tensor], torch.Tensor
             ) from error
 
 
-def _note_computed(value: Any, memo: dict[int, Any]) -> None:
-    """Copy tensors that a forward has left in an attribute, with what they were computed from: torch copies no such tensor."""
-    items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
-    for item in items:
-        if isinstance(item, torch.Tensor) and not item.is_leaf:
-            memo.setdefault(id(item), item.detach().clone())
+def _computed_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors that a forward has left in an attribute, with what they were computed from: torch copies no such tensor."""
+    for child in module.modules():
+        for name, value in vars(child).items():
+            if name in _TABLES:
+                continue
+            items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+            yield from (item for item in items if isinstance(item, torch.Tensor) and not item.is_leaf)
 
 
 def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -159,9 +165,6 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return known
     kind = type(module)
     if _copies_itself(kind):
-        for child in module.modules():
-            for value in vars(child).values():
-                _note_computed(value, memo)
         return read_as(copy.deepcopy(module, memo), module)
     twin: nn.Module
     twin = memo[id(module)] = object.__new__(kind)
@@ -182,7 +185,6 @@ def _module_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         elif isinstance(value, nn.Module):  # hidden from the tree of modules
             held[name] = _module_copy(value, memo)
         else:
-            _note_computed(value, memo)
             held[name] = copy.deepcopy(value, memo)
     return twin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any, Literal
 
 from torch import nn
@@ -112,7 +113,7 @@ def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: 
                 f"module '{path}' stays in train mode under eval(), where every run must give the same outputs; let train(False) "
                 f"put it into eval mode"
             )
-    twin = on_meta(module)
+    twin = cache(partial(on_meta, module))  # made where a forward changes something in place
     for traced in (evaluated, trained):
         updates = without_changes_in_place(traced, module, twin, inputs, known)
         if traced is trained:

@@ -7,7 +7,7 @@ that gives back what it got are all other names of one value.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,14 +49,18 @@ Place = tuple[Any, Any, tuple[int, ...], tuple[int, ...]]
 
 
 def without_changes_in_place(
-    traced: Traced, module: nn.Module, twin: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen
+    traced: Traced,
+    module: nn.Module,
+    twin: Callable[[], nn.Module],
+    inputs: Sequence[torch.Tensor],
+    known: ShapesSeen,
 ) -> Mapping[str, fx.Node]:
     """Rewrite a trace so that no node depends on the change in place of a value that another gives.
 
     Args:
         traced: the trace, whose graph is changed.
         module: what was traced, as it was before.
-        twin: a copy of it without values.
+        twin: gives a copy of it without values.
         inputs: example inputs, batch first.
         known: see `Shapes`.
 
@@ -69,7 +73,7 @@ def without_changes_in_place(
     updates = dict(traced.assigned)
     if not any(_may_change(traced, node) for node in traced.graph.nodes):
         return updates
-    seen = _seen(traced, module, twin, inputs, known)
+    seen = _seen(traced, module, twin(), inputs, known)
     now: dict[fx.Node, fx.Node] = {}
     stale: dict[fx.Node, fx.Node] = {}
     quiet: dict[fx.Node, fx.Node] = {}

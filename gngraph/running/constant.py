@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,19 +17,20 @@ CONSTANT, FITTING = 512, 20
 """Samples that the best constant output is fitted on, and iterations of L-BFGS for it: the built-in losses are convex in it."""
 
 
-def constant_loss(graph: Graph, problem: Problem) -> float:
+def constant_loss(graph: Graph, problem: Problem, network: Callable[[torch.Tensor], Any] | None = None) -> float:
     """Mean loss on the judge split of the best output that is the same for all samples.
 
     It is fitted on the learn split, so that it knows of the judge split no more than a network does. Infinite for losses of a
     user's own, where outputs may be bound to a range. Cost: `FITTING` evaluations of the loss for `CONSTANT` samples.
 
     Args:
-        graph: says what outputs look like.
+        graph: whose samples are read.
         problem: its data and loss.
+        network: shows what outputs look like; None: the graph does, in the problem's runner.
     """
     runner, loss_fn = problem.runner, problem.loss_fn
     x, targets = next(runner.read(problem.splits.learn, graph, size=CONSTANT))
-    outputs = runner.outputs(graph, x[:2])
+    outputs = (network or runner.function(graph))(x[:2])
     parts = [part for part, _, _ in loss_fn.parts(outputs, targets)] if isinstance(loss_fn, Heads) else [loss_fn]
     if not all(type(part) in map(type, LOSSES.values()) for part in parts):
         return math.inf

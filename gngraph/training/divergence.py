@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
+from torch import nn
 
 from gngraph.curvature import MeanSquaredError
 from gngraph.errors import TrainingError
@@ -34,11 +37,12 @@ class Course:
         graph: the network that the stretch starts from.
         problem: its data and loss.
         rate: full learning rate, for messages.
+        module: the network as it is trained, which shows what outputs look like.
     """
 
-    def __init__(self, graph: Graph, problem: Problem, rate: float) -> None:
+    def __init__(self, graph: Graph, problem: Problem, rate: float, module: nn.Module) -> None:
         self._graph, self._problem, self._rate = graph, problem, rate
-        self._constant = constant_loss(graph, problem) if problem.divisible else math.inf
+        self._constant = constant_loss(graph, problem, partial(_shown, module)) if problem.divisible else math.inf
 
     def check(self, losses: Sequence[float], network: Callable[[], Graph]) -> None:
         """Refuse to go on where that is hopeless.
@@ -103,6 +107,14 @@ class Course:
         _, y = next(self._problem.runner.read(self._problem.train, self._graph))
         size = float(y.double().square().mean().sqrt()) if isinstance(y, torch.Tensor) else 1.0
         return f", and the targets have the size {size:.4g}: scale them to about 1" if not 0.01 < size < 100 else ""
+
+
+@torch.no_grad()
+def _shown(module: nn.Module, x: torch.Tensor) -> Any:
+    """What a module that is trained gives in eval mode."""
+    outputs = module.eval()(x)
+    module.train()
+    return outputs
 
 
 def _epochs(count: int) -> str:

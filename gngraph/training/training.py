@@ -90,7 +90,7 @@ class Trainer:
         """
         if not stretch.epochs:
             return Trained(self._settled(graph), (), state or OptimizerState({}))
-        units, course = units_of(graph, self.problem), Course(graph, self.problem, self.options.rate * stretch.share)
+        units, given = units_of(graph, self.problem), graph
         if done is not None:
             graph, state = done.graph, done.state
         elif state is None or not state.entries:
@@ -98,6 +98,7 @@ class Trainer:
         else:
             graph, state = units.standard(graph), units.state(state, standard=True)
         module = reading_inputs(_with_dense_gradients(graph)).to(self.device).train()
+        course = Course(given, self.problem, self.options.rate * stretch.share, module)
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
         restore(optimizer, parameters, state)

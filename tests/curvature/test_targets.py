@@ -20,15 +20,22 @@ from gngraph.training.training import Trainer
 
 LABELS = torch.tensor([2, 0, 1, 1])
 
-FORMS = {
-    "int32": LABELS.int(),
-    "uint8": LABELS.byte(),
-    "an axis": LABELS.unsqueeze(1),
-    "an axis, int32": LABELS.int().unsqueeze(1),
-    "one-hot": nn.functional.one_hot(LABELS, 3),
-    "one-hot, bool": nn.functional.one_hot(LABELS, 3).bool(),
-    "shares": nn.functional.one_hot(LABELS, 3).float(),
-}
+
+def forms(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Labels of three classes as people have them."""
+    one_hot = nn.functional.one_hot(labels, 3)
+    return {
+        "int32": labels.int(),
+        "uint8": labels.byte(),
+        "an axis": labels.unsqueeze(1),
+        "an axis, int32": labels.int().unsqueeze(1),
+        "one-hot": one_hot,
+        "one-hot, bool": one_hot.bool(),
+        "shares": one_hot.float(),
+    }
+
+
+FORMS = forms(LABELS)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -64,15 +71,7 @@ def test_a_network_is_trained_scored_and_tested_on_them(form: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(90, 4)
     labels = x[:, :3].argmax(1)
-    y = {
-        "int32": labels.int(),
-        "uint8": labels.byte(),
-        "an axis": labels.unsqueeze(1),
-        "an axis, int32": labels.int().unsqueeze(1),
-        "one-hot": nn.functional.one_hot(labels, 3),
-        "one-hot, bool": nn.functional.one_hot(labels, 3).bool(),
-        "shares": nn.functional.one_hot(labels, 3).float(),
-    }[form]
+    y = forms(labels)[form]
     problem = Problem((x, y), device="cpu")
     graph = from_torch(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), x[:2])
     check_fit(graph, problem)
