@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from gngraph.errors import GnGraphError
+
+VALUES_HASH = "sha256"
+"""Entry in the metadata of a safetensors file: `values_hash` of it, when it was written."""
 
 _SUFFIX = ".tmp"
 
@@ -54,6 +59,24 @@ def remove_unfinished(folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
         for path in folder.glob(f".{name}.*{_SUFFIX}"):
             path.unlink()
+
+
+def values_hash(file: IO[bytes]) -> str:
+    """SHA-256 of the values in a safetensors file: of what stands behind its header.
+
+    >>> import io
+    >>> values_hash(io.BytesIO((2).to_bytes(8, "little") + b"{}")) == hashlib.sha256().hexdigest()
+    True
+
+    Args:
+        file: of any position, which is at the end afterwards.
+    """
+    file.seek(0)
+    file.seek(8 + int.from_bytes(file.read(8), "little"))
+    found = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _require_replaceable(file: Path) -> None:

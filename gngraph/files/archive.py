@@ -1,14 +1,15 @@
 """The archive `.gng`: a zip of `graph.json`, `weights.safetensors` and `history.json`.
 
-`graph.json` holds {"format": "gngraph", "version": 1, "text": [the lines of the graph's text form]}, the weights are
-stored under the parameters' names (tied names are in the graph alone), and the history is the caller's: growth record,
-preprocessing, provenance. Nothing in an archive is unpickled, imported or run; every member is checked, and the graph
-vetted, before a `Graph` leaves this module. The same content gives the same bytes: members are stored uncompressed, in
-a fixed order, with a fixed time.
+`graph.json` holds {"format": "gngraph", "version": 1, "text": [lines], "sha256": {name: sum}}: the lines of the graph's text form,
+and sums of what "text" and the other two members hold. The weights are stored under the parameters' names (tied names are in the
+graph alone), and the history is the caller's: growth record, preprocessing, provenance. Nothing in an archive is unpickled,
+imported or run; every member is checked, and the graph vetted, before a `Graph` leaves this module. The same content gives the
+same bytes: members are stored uncompressed, in a fixed order, with a fixed time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -43,6 +44,7 @@ _MAX_RATIO = 100
 """A member that unpacks to more than this many times its packed size is taken for a zip bomb."""
 _MAX_COMPRESSED = 256 << 20
 _RESERVED = "__metadata__"
+_TEXT, _SUMS = "text", "sha256"
 
 
 def save(graph: Graph, path: str | os.PathLike[str], *, history: Json = None) -> None:
@@ -65,8 +67,9 @@ def save(graph: Graph, path: str | os.PathLike[str], *, history: Json = None) ->
         record = json.dumps(history, indent=1, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ArchiveError(f"the history for '{path}' is not JSON with finite numbers: {error}") from error
-    header = json.dumps({"format": "gngraph", "version": VERSION, "text": lines}, indent=1).encode()
     weights = _encode_weights(graph)
+    sums = {_TEXT: _sum(_joined(lines)), _WEIGHTS: _sum(weights), _HISTORY: _sum(record)}
+    header = json.dumps({"format": "gngraph", "version": VERSION, _TEXT: lines, _SUMS: sums}, indent=1).encode()
     try:
         with replacing(Path(path)) as (file,), zipfile.ZipFile(file, "x", zipfile.ZIP_STORED) as archive:
             for name, content in zip(_MEMBERS, (header, weights, record), strict=True):
@@ -85,10 +88,12 @@ def load(path: str | os.PathLike[str]) -> Graph:
             says which.
     """
     with _opened(path) as archive:
-        graph = _decode_graph(archive.json(_GRAPH), path)
-        weights = archive.bytes(_WEIGHTS, _weights_limit(graph))
+        header = archive.json(_GRAPH)
+        graph = _decode_graph(header, path)
+        values = _decode_weights(archive.bytes(_WEIGHTS, _weights_limit(graph)), graph, path)
         archive.json(_HISTORY)
-    return graph.with_params(_decode_weights(weights, graph, path))
+        archive.require_as_written(header)
+    return graph.with_params(values)
 
 
 def load_history(path: str | os.PathLike[str]) -> Json:
@@ -98,7 +103,9 @@ def load_history(path: str | os.PathLike[str]) -> Json:
         ArchiveError: as for `load`, as far as the container and the history are concerned.
     """
     with _opened(path) as archive:
-        return archive.json(_HISTORY)
+        history = archive.json(_HISTORY)
+        archive.require_as_written(archive.json(_GRAPH))
+    return history
 
 
 def recorded_inputs(path: str | os.PathLike[str]) -> Json:
@@ -146,6 +153,7 @@ class _Container:
             raise ArchiveError(
                 f"archive '{path}' has the member {(extra or names)[0][:80]!r} too many; refusing to read it"
             )
+        self._sums: dict[str, str] = {}
 
     def bytes(self, name: str, limit: int) -> bytes:
         """Content of member `name`, which may have at most `limit` bytes."""
@@ -171,7 +179,20 @@ class _Container:
                 f"member '{name}' of archive '{self._path}' has {len(content)} bytes instead of {info.file_size}; "
                 "the archive is damaged"
             )
+        self._sums[name] = _sum(content)
         return content
+
+    def require_as_written(self, header: Json) -> None:
+        """Require that the members read so far, and the header's text, are what the header was written for."""
+        if not isinstance(header, Mapping) or not isinstance(header.get(_SUMS), Mapping):
+            return  # an archive from before there were sums
+        found = self._sums | {_TEXT: _sum(_joined(header.get(_TEXT)))}
+        for name, written in header[_SUMS].items():
+            if found.get(name, written) != written:
+                what = f"text in '{_GRAPH}'" if name == _TEXT else f"member '{name}'"
+                raise ArchiveError(
+                    f"the {what} of archive '{self._path}' is not what was written with the rest of it; copy the archive again"
+                )
 
     def json(self, name: str) -> Json:
         """Content of member `name` as JSON; NaN and infinities are refused."""
@@ -197,6 +218,14 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Container]:
         raise ArchiveError(f"archive '{path}' is damaged or not a zip file: {error}") from error
 
 
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _joined(lines: Json) -> bytes:
+    return json.dumps(lines).encode()
+
+
 def _refuse_constant(text: str) -> Json:
     raise ValueError(f"'{text}' is not JSON")
 
@@ -204,14 +233,18 @@ def _refuse_constant(text: str) -> Json:
 def _decode_graph(header: Json, path: str | os.PathLike[str]) -> Graph:
     if not isinstance(header, Mapping) or header.get("format") != "gngraph":
         raise ArchiveError(f"'{_GRAPH}' of archive '{path}' does not say that its format is 'gngraph'")
-    version, lines = header.get("version"), header.get("text")
+    version, lines = header.get("version"), header.get(_TEXT)
     if type(version) is not int or version != VERSION:
         raise ArchiveError(
             f"archive '{path}' has version {version!r:.40}, but this gngraph reads version {VERSION}; "
             "use the gngraph that wrote it"
         )
-    if set(header) != {"format", "version", "text"} or not isinstance(lines, list):
-        raise ArchiveError(f"'{_GRAPH}' of archive '{path}' must have the keys 'format', 'version' and 'text' (lines)")
+    if not {"format", "version", _TEXT} <= set(header) <= {"format", "version", _TEXT, _SUMS} or not isinstance(
+        lines, list
+    ):
+        raise ArchiveError(
+            f"'{_GRAPH}' of archive '{path}' must have the keys 'format', 'version', '{_TEXT}' (lines) and '{_SUMS}'"
+        )
     if not all(isinstance(line, str) for line in lines):
         raise ArchiveError(f"'{_GRAPH}' of archive '{path}' has a line that is not text")
     try:

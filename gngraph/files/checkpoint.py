@@ -29,6 +29,7 @@ from gngraph.files.architecture import Architecture, call_factory
 from gngraph.files.pickle_audit import is_plain, path_of
 from gngraph.files.safe_classes import allowed_class, find_tampering
 from gngraph.files.sniff import FileFormat, FileInfo, inspect_file, names_factory, sniff
+from gngraph.writing import VALUES_HASH, values_hash
 from gngraph.zoo import SEEDS
 
 __all__ = ["FileFormat", "Trust", "load_module", "sniff"]
@@ -102,9 +103,7 @@ def load_module(
 def _read(path: str, info: FileInfo, trust: Trust) -> object:
     try:
         if info.format is FileFormat.SAFETENSORS:
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         if trust is Trust.FILE:
             return _read_trusted(path, info.format)
         return _read_safely(path, info)
@@ -116,6 +115,18 @@ def _read(path: str, info: FileInfo, trust: Trust) -> object:
             f'"{path}" is {info.format.value}, but loading it failed with {type(error).__name__}: {reason};'
             f" if it is not damaged, {_SAVE_AGAIN} where its classes can be imported"
         ) from error
+
+
+def _read_safetensors(path: str) -> dict[str, Tensor]:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, "pt") as opened:
+        written = (opened.metadata() or {}).get(VALUES_HASH)
+    with Path(path).open("rb") as file:
+        if written and values_hash(file) != written:
+            raise ModelFileError(f'the values in "{path}" are not those that were written; copy or download it again')
+    return load_file(path)
 
 
 def _read_trusted(path: str, file_format: FileFormat) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from gngraph.source.modules import Imports
 from gngraph.source.proof import prove, prove_loading
 from gngraph.source.text import camel, is_name, literal, wrapped
 from gngraph.source.tree import Tree
-from gngraph.writing import replacing
+from gngraph.writing import VALUES_HASH, replacing, values_hash
 
 CODE_FILE, WEIGHTS_FILE = "model.py", "weights.safetensors"
 
@@ -91,7 +92,9 @@ def _save_weights(graph: Graph, path: Path) -> None:
     tensors = {name: p.data.detach().cpu().contiguous().clone() for name, p in graph.params.items() if _is_stored(p)}
     try:
         # not save_file, which makes a file that only its owner can read
-        path.write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        content = safetensors.torch.save(tensors, {"format": "pt"})
+        found = values_hash(io.BytesIO(content))
+        path.write_bytes(safetensors.torch.save(tensors, {"format": "pt", VALUES_HASH: found}))
     except Exception as error:  # the Rust writer's own class, KeyError for a dtype it lacks, OSError
         raise IRError(f"the weights of graph '{graph.name}' cannot be written: {error}") from error
 
@@ -127,9 +130,11 @@ def _class_name(name: str) -> str:
         "PREPROCESSING",
         "Tensor",
         WITH_MODULES,
+        "hashlib",
         "load",
-        "load_file",
+        "load_bytes",
         "nn",
+        "safe_open",
         "torch",
     }
     return wanted if is_name(wanted) and wanted not in taken and not hasattr(nn, wanted) else "Network"
@@ -165,13 +170,15 @@ class _File:
         yield '"""'
 
     def _imports(self, body: str) -> Iterator[str]:
-        standard = ["from collections import OrderedDict"] if "OrderedDict(" in body else []
+        standard = ["import hashlib"]
+        standard += ["from collections import OrderedDict"] if "OrderedDict(" in body else []
         standard += ["from pathlib import Path"]
         standard += ["from typing import Any"] if re.search(r"\bAny\b", body) else []
         torch_names = "Tensor, nn" if re.search(r"\bTensor\b", body) else "nn"
         functional = ["from torch.nn import functional as F"] if re.search(r"\bF\.", body) else []
         plain_torch = ["import torch"] if re.search(r"\btorch\.", body) else []
-        names = sorted(["from safetensors.torch import load_file", f"from torch import {torch_names}", *functional])
+        reading = ["from safetensors import safe_open", "from safetensors.torch import load as load_bytes"]
+        names = sorted([*reading, f"from torch import {torch_names}", *functional])
         yield from ("", *standard, "", *plain_torch, *sorted([*names, *self.imports.lines()]))
 
     def _body(self, inputs: Mapping[str, Any]) -> Iterator[str]:
@@ -212,9 +219,20 @@ class _File:
         stored = {name: p for name, p in self.graph.params.items() if p.kind == "constant" and _is_stored(p)}
         ties = {a: n for n, p in self.graph.params.items() if p.kind != "constant" for a, _ in p.aliases}
         yield f"def load(path: str | Path | None = None) -> {self.name}:"
-        yield '    """The network in eval mode, with the values in the file `path`."""'
+        yield '    """The network in eval mode, with the values in the file `path`.'
+        yield ""
+        yield "    Raises:"
+        yield "        ValueError: they are not those that were written to it."
+        yield '    """'
+        yield f"    file = Path(path or Path(__file__).with_name({literal(WEIGHTS_FILE)}))"
+        yield '    with safe_open(file, "pt") as opened:'
+        yield f'        written = (opened.metadata() or {{}}).get("{VALUES_HASH}")'
+        yield "    content = file.read_bytes()"
+        yield '    values = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]'
+        yield "    if written and hashlib.sha256(values).hexdigest() != written:"
+        yield "        raise ValueError(f\"'{file}' is damaged; copy it again\")"
         yield f"    net = {self.name}()"
-        yield f"    weights = load_file(path or Path(__file__).with_name({literal(WEIGHTS_FILE)}))"
+        yield "    weights = load_bytes(content)"
         yield from (f"    weights[{literal(alias)}] = weights[{literal(name)}]" for alias, name in ties.items())
         for name in stored:
             yield f"    net.get_buffer({literal(name)}).copy_(weights.pop({literal(name)}))"

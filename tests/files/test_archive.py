@@ -63,8 +63,8 @@ def rewrite(path: Path, content: dict[str, bytes], compression: int = zipfile.ZI
 
 
 def header(path: Path, **changes: Any) -> bytes:
-    """The archive's graph.json with keys replaced."""
-    return json.dumps(json.loads(members(path)[GRAPH]) | changes).encode()
+    """The archive's graph.json with keys replaced, from before there were sums."""
+    return json.dumps({k: v for k, v in json.loads(members(path)[GRAPH]).items() if k != "sha256"} | changes).encode()
 
 
 @pytest.fixture
@@ -245,6 +245,25 @@ def test_wrong_graph(saved: Path, changes: dict[str, Any], message: str) -> None
     with pytest.raises(ArchiveError) as caught:
         load(rewrite(saved, members(saved) | {GRAPH: header(saved, **changes)}))
     assert message in str(caught.value)
+
+
+def test_members_that_were_not_written_together_are_refused(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gng"
+    save(network(seed=1), other, history="another")
+    content, others, without = members(saved), members(other), header(saved)
+    for name in (WEIGHTS, RECORD):
+        with pytest.raises(ArchiveError, match=f"the member '{name}' of archive .* is not what was written"):
+            load(rewrite(saved, content | {name: others[name]}))
+    with pytest.raises(ArchiveError, match=r"the member 'history\.json'"):
+        load_history(saved)
+    for text in (
+        content[GRAPH].replace(b"graph Net", b"graph Not"),
+        content[GRAPH].replace(b"param @phase", b"buffer @phase"),
+    ):
+        assert text != content[GRAPH]
+        with pytest.raises(ArchiveError, match=r"the text in 'graph\.json' of archive"):
+            load(rewrite(saved, content | {GRAPH: text}))
+    assert equal(load(rewrite(saved, content | {GRAPH: without})), network())
 
 
 @pytest.mark.parametrize("name", [GRAPH, RECORD])

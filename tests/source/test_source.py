@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gngraph.errors import IRError
+from gngraph.errors import IRError, ModelFileError
+from gngraph.files.checkpoint import load_module
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, Parameter
 from gngraph.lowering.to_torch import lower, to_torch
@@ -125,6 +127,23 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.decode(F.relu(self.encode(x))))  # type: ignore[no-any-return]
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
+    """By the file itself, which needs no gngraph, and where gngraph reads the values; values of one's own have no sum."""
+    graph = from_torch(build_seed("mlp", width=0.25, classes=3, input_shape=(4,)), torch.zeros(1, 4))
+    files = export_source(graph, tmp_path)
+    load = execute(files.model.read_text())["load"]
+    own = load(files.weights)
+    damaged = bytearray(files.weights.read_bytes())
+    damaged[-3] ^= 1
+    files.weights.write_bytes(damaged)
+    with pytest.raises(ValueError, match="is damaged; copy it again"):
+        load(files.weights)
+    with pytest.raises(ModelFileError, match="are not those that were written; copy or download it again"):
+        load_module(files.weights, arch="mlp", width=0.25, input_shape=(4,))
+    save_file(own.state_dict(), files.weights)
+    assert all(map(torch.equal, load(files.weights).parameters(), own.parameters()))
 
 
 def test_tied_and_frozen_weights(tmp_path: Path) -> None:
