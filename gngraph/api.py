@@ -215,8 +215,9 @@ def _grown(
     graph = network if isinstance(network, Graph) else from_torch(network, first_samples(problem.train, 2)[0])
     check_fit(graph, problem)
     source = {NAMED: data} if isinstance(data, str) else None
+    given = None if source is None else {NAMED: source}
     task = JOBS[job].task(options, graph)
-    result = grow_by(task, graph, problem, out=out, observer=observer, source=source)
+    result = grow_by(task, graph, problem, out=out, observer=observer, source=source, given=given)
     if out is not None:
         write_run(result, problem, out)
     return result

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from gngraph import __version__
+from gngraph.cli.configuration import configurable
 from gngraph.cli.deploying import export, verify
 from gngraph.cli.growing import extend, grow, reshape, resume, shrink
 from gngraph.cli.learning import evaluate, score, train
@@ -65,7 +66,7 @@ for _command in (
     export,
     verify,
 ):
-    gngraph.add_command(_command)
+    gngraph.add_command(configurable(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

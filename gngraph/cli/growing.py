@@ -45,8 +45,8 @@ def _job_options(record: type[Options]) -> Callable[[Command], Command]:
 def grow(**words: Any) -> None:
     """Grow MODEL on data in rounds of training, analysis and rewriting; the budget is never exceeded.
 
-    The folder then holds report.html, seed.gng, model.gng, model.py with weights.safetensors, model.onnx, history.jsonl,
-    channels.jsonl and pictures.
+    The folder then holds report.html, config.toml, seed.gng, model.gng, model.py with weights.safetensors, model.onnx,
+    history.jsonl, channels.jsonl and pictures.
     """
     _work("grow", **words)
 
@@ -170,7 +170,8 @@ def _work(
         click.echo(describe_setting(graph, problem))
         with RunProgress(task.options) as progress:
             source = source_of(model, how, what, graph, problem)
-            result = grow_by(task, graph, problem, out=output, observer=progress, source=source)
+            given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
+            result = grow_by(task, graph, problem, out=output, observer=progress, source=source, given=given)
             progress.exporting()
             files = write_run(result, problem, output)
     click.echo(describe_run(files, output))

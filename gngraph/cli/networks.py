@@ -162,7 +162,7 @@ def describe_run(files: RunFiles, folder: Path) -> str:
     """What a run wrote, in three lines."""
     return (
         f"{describe_onnx(files.onnx)}\n"
-        f"{folder}: seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl, channels.jsonl and "
+        f"{folder}: config.toml, seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl, channels.jsonl and "
         f"{len(files.pictures)} pictures\n"
         f"{files.report}: the report, to be opened in a browser"
     )

@@ -263,9 +263,9 @@ def _judged_by(problem: Problem) -> str:
     return f"{withheld}: changes are judged{what} by them (see --withhold, --unseen)"
 
 
-model_options = gathered(ModelOptions, "how")
-data_options = gathered(DataOptions, "what", required=("data",))
-optional_data_options = gathered(DataOptions, "what")
+model_options = gathered(ModelOptions, "how", table="model")
+data_options = gathered(DataOptions, "what", required=("data",), table="data")
+optional_data_options = gathered(DataOptions, "what", table="data")
 training_options = gathered(TrainOptions, "training")
 
 model_argument = click.argument("model", type=Model())

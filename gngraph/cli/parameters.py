@@ -21,13 +21,16 @@ Command = Callable[..., Any]
 _SHAPE = re.compile(r"[1-9][0-9]*(x[1-9][0-9]*)*")
 
 
-def gathered(record: type[Options], name: str, *, required: Collection[str] = ()) -> Callable[[Command], Command]:
+def gathered(
+    record: type[Options], name: str, *, required: Collection[str] = (), table: str = ""
+) -> Callable[[Command], Command]:
     """A decorator that gives a command the options of a record, and hands them over as one, called `name`.
 
     Args:
         record: its fields are the options; those of a record within it are options of the command as well.
         name: of the command's argument.
         required: options that must be named.
+        table: of a configuration file where they stand; by default that of the command.
     """
 
     def decorate(command: Command) -> Command:
@@ -40,8 +43,8 @@ def gathered(record: type[Options], name: str, *, required: Collection[str] = ()
             return command(**given, **{name: options})
 
         decorated: Command = wrapper
-        for entry, of in reversed([*_flat(record)]):
-            decorated = _option(entry, of.title, entry.name in required)(decorated)
+        for entry, of, within in reversed([*_flat(record, (table,))]):
+            decorated = _option(entry, of.title, within, entry.name in required)(decorated)
         return decorated
 
     return decorate
@@ -52,13 +55,15 @@ class GroupedOption(click.Option):
 
     Args:
         group: that, such as "the data".
+        table: of a configuration file in which it stands, and that within it; "" is the table of the command.
+        key: its name there.
         words: see `click.Option`.
         given: see `click.Option`.
     """
 
-    def __init__(self, words: Sequence[str], *, group: str, **given: Any) -> None:
+    def __init__(self, words: Sequence[str], *, group: str, table: tuple[str, ...], key: str, **given: Any) -> None:
         super().__init__(words, **given)
-        self.group = group
+        self.group, self.table, self.key = group, table, key
 
 
 class GroupedCommand(click.Command):
@@ -86,23 +91,29 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _option(entry: Entry, group: str, required: bool) -> Callable[[Command], Command]:
-    given: dict[str, Any] = {"cls": GroupedOption, "group": group, "help": entry.help}
+def _option(entry: Entry, group: str, table: tuple[str, ...], required: bool) -> Callable[[Command], Command]:
+    given: dict[str, Any] = {
+        "cls": GroupedOption,
+        "group": group,
+        "table": table,
+        "key": entry.name,
+        "help": entry.help,
+    }
     if entry.hint is bool:
         return click.option(flag(entry.name), is_flag=True, **given)
-    given |= {"type": _Value(entry), "required": required}
+    given |= {"type": Word(entry), "required": required}
     if entry.default is not None:
         given |= {"default": shown(entry.default, entry.hint), "show_default": True}
     return click.option(flag(entry.name), **given)
 
 
-def _flat(record: type[Options]) -> Iterator[tuple[Entry, type[Options]]]:
-    """The options of a record and of those within it, each with the record that it is of."""
+def _flat(record: type[Options], table: tuple[str, ...]) -> Iterator[tuple[Entry, type[Options], tuple[str, ...]]]:
+    """The options of a record and of those within it, each with the record that it is of, and its table."""
     for entry in record.entries():
         if entry.part is None:
-            yield entry, record
+            yield entry, record, table
         else:
-            yield from _flat(entry.part)
+            yield from _flat(entry.part, (*table, entry.name))
 
 
 def _record(record: type[Options], given: dict[str, Any]) -> Options:
@@ -111,8 +122,12 @@ def _record(record: type[Options], given: dict[str, Any]) -> Options:
     return record.of(values)
 
 
-class _Value(click.ParamType[Any]):
-    """A value of an option, in words."""
+class Word(click.ParamType[Any]):
+    """A value of an option, in words.
+
+    Args:
+        entry: the option.
+    """
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry

@@ -43,6 +43,7 @@ def grow_by(
     out: Path | None = None,
     observer: object = None,
     source: Record | None = None,
+    given: Record | None = None,
 ) -> GrowthResult:
     """Grow `graph` in rounds to a budget, or shrink it where it is above, and train the result.
 
@@ -62,6 +63,7 @@ def grow_by(
             `go_on` goes on; None: nothing is written.
         observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         source: what to keep with the checkpoints of where the data comes from, as JSON.
+        given: what `config.toml` has beside the options of the job, by table.
 
     Raises:
         OptionError: the observer is none.
@@ -72,19 +74,21 @@ def grow_by(
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
     _require_work(task, graph, problem, observer)
-    options, given = _settled(task.options, graph, problem)
-    doubted = may_know(graph, problem) if given is None else untold(problem) and given["trained"]
+    options, decided = _settled(task.options, graph, problem)
+    doubted = may_know(graph, problem) if decided is None else untold(problem) and decided["trained"]
     lineage = Lineage.begun(ChannelSpaces.of(graph))
     text = units_of(graph, problem).text if options.whole else None
     state = RunState(graph, OptimizerState({}), lineage, options.share, doubted, notes=[text] if text else [])
-    folder = None if out is None else RunFolder.start(out, graph, inputs_of(problem, not doubted))
+    own = {} if task.given is None else {task.given.title: task.given.as_dict()}
+    inputs = inputs_of(problem, not doubted)
+    folder = None if out is None else RunFolder.start(out, graph, inputs, {**(given or {}), **own})
     journal = Journal(graph, lineage, observer, folder)
     keeper = None
     if out is not None and task.given is not None:
         keeper = Keeper(Checkpoints(out, options.checkpoint_every), begun_as(task.given, graph, problem, source))
     run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper)
-    if given is not None:
-        journal.given(given)
+    if decided is not None:
+        journal.given(decided)
     run.keep()
     return run.to_end()
 

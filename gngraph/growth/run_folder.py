@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gngraph.deploy.provenance import metadata_of
+from gngraph.deploy.provenance import metadata_of, version
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import INPUTS, save
@@ -19,9 +19,12 @@ from gngraph.growth.checkpoints import Checkpoint, newest, remove_checkpoints
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record, replace_records, without_seconds
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
+from gngraph.options.toml import toml_text
 from gngraph.running.problem import TRAINED
 from gngraph.source.export import export_source
+from gngraph.writing import replacing
 
+CONFIG_FILE = "config.toml"
 SEED_FILE = "seed.gng"
 MODEL_FILE = "model.gng"
 ONNX_FILE = "model.onnx"
@@ -36,7 +39,7 @@ Draw = Callable[[GrowthResult, Path], tuple[Path, Sequence[Path]]]
 
 
 class RunFolder:
-    """`history.jsonl`, `channels.jsonl`, `seed.gng` and `model.gng` of a run that goes on.
+    """`config.toml`, `history.jsonl`, `channels.jsonl`, `seed.gng` and `model.gng` of a run that goes on.
 
     Args:
         path: of the folder.
@@ -50,13 +53,14 @@ class RunFolder:
         self._inputs = inputs
 
     @classmethod
-    def start(cls, path: Path, seed: Graph, inputs: Inputs) -> RunFolder:
-        """A folder for a new run, made if need be, with the seed in it.
+    def start(cls, path: Path, seed: Graph, inputs: Inputs, config: Record) -> RunFolder:
+        """A folder for a new run, made if need be, with the seed in it, and what the run was given.
 
         Args:
             path: of the folder.
             seed: what the run starts from.
             inputs: see `archived`.
+            config: tables of `config.toml`.
 
         Raises:
             GnGraphError: it holds another run, or cannot be written.
@@ -64,6 +68,8 @@ class RunFolder:
         folder = cls(path, HistoryWriter(path), inputs)
         (path / COMPARISON_FILE).unlink(missing_ok=True)  # of a run that was there before
         remove_checkpoints(path)
+        with replacing(path / CONFIG_FILE) as (beside,):
+            beside.write_text(f"# gngraph {version()}: what this run was given\n\n{toml_text(config)}\n", "utf-8")
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
         return folder
 

@@ -13,12 +13,15 @@ from gngraph.errors import GnGraphError
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.checkpoints import CHECKPOINTS
 from gngraph.growth.history import HISTORY_FILE
-from gngraph.growth.run_folder import MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
+from gngraph.growth.run_folder import CONFIG_FILE, MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
 from gngraph.source.export import CODE_FILE, WEIGHTS_FILE
 from gngraph.writing import remove_unfinished
 
 _LOCK_FILE = ".lock"
-_WRITTEN = (SEED_FILE, MODEL_FILE, ONNX_FILE, HISTORY_FILE, CHANNELS_FILE, REPORT_FILE, CODE_FILE, WEIGHTS_FILE)
+_WRITTEN = (
+    *(CONFIG_FILE, SEED_FILE, MODEL_FILE, ONNX_FILE, HISTORY_FILE, CHANNELS_FILE, REPORT_FILE),
+    *(CODE_FILE, WEIGHTS_FILE),
+)
 
 
 @contextmanager
