@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.analysis.equivalence import outputs64, relative_error
-from gngraph.ir import Graph
+from gngraph.ir import Graph, Node
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
+from gngraph.ops import lookup
+from gngraph.ops.spec import OWN_STATE
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
@@ -39,12 +41,21 @@ class _ValueMask(fx.Interpreter):
     def __init__(self, graph: Graph, spaces: ChannelSpaces, space: str, channel: int, kept: Mapping[str, torch.Tensor]):
         lowered = lower(graph)
         super().__init__(lowered.module)
+        self.steps: dict[fx.Node, tuple[Node, dict[str, list[int]]]] = {}
+        self.params = {name: p.data for name, p in graph.params.items()}
+        for slot in spaces[space].slots:
+            for name, role in graph.readers(slot.param):
+                node = graph.nodes[name]
+                if slot.role is Role.CONSUME and lookup(node.op).reads(node, role) == OWN_STATE:
+                    (step,) = (s for s in lowered.steps[name] if s.op == "call_module")
+                    gone = self.steps.setdefault(step, (node, {}))[1].setdefault(role, [])
+                    gone.extend(range(slot.offset + channel * slot.inner, slot.offset + (channel + 1) * slot.inner))
         self.patches: dict[fx.Node, list[tuple[fx.Node, int, int, torch.Tensor]]] = {}
         for reader in spaces[space].nodes(Role.CONSUME):
-            for call in {
-                name for slot in spaces[space].slots if slot.node == reader for name in _calls(graph, slot.param)
+            for call, place in {
+                use for slot in spaces[space].slots if slot.node == reader for use in _calls(graph, slot)
             }:
-                source = graph.nodes[call].inputs[0]
+                source = graph.nodes[call].inputs[place]
                 for axis, start, inner in _stretches(spaces, source, space, channel):
                     for step in lowered.steps[call]:
                         constant = kept.get(call, torch.zeros(inner, dtype=torch.float64))
@@ -59,15 +70,31 @@ class _ValueMask(fx.Interpreter):
                 constant.view(shape).expand_as(patched.narrow(axis, start, len(constant)))
             )
             self.env[source] = patched
-        result = super().run_node(n)
+        result = self.stepped(n) if n in self.steps else super().run_node(n)
         self.env.update({key: originals[key] for key, *_ in self.patches.get(n, ())})
         return result
 
+    def stepped(self, n: fx.Node) -> Any:
+        """A recurrent layer whose weights find zeros in its own states."""
+        node, gone = self.steps[n]
+        run = lookup(node.op).stepwise
+        assert run is not None
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
 
-def _calls(graph: Graph, param: str) -> list[str]:
-    return [
-        node for node, role in graph.readers(param) if role.startswith("weight") and graph.nodes[node].op != "parameter"
-    ]
+        def read(role: str, state: torch.Tensor, step: int | None) -> torch.Tensor:
+            return state.index_fill(-1, torch.tensor(gone.get(role, []), dtype=torch.long), 0.0)
+
+        held = {role: self.params[param] for role, param in node.params.items()}
+        return run(node, held, args[0], kwargs.get("hx"), read)
+
+
+def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
+    """The nodes that read values by a weight, each with the position of the input that it reads."""
+    for name, role in graph.readers(slot.param):
+        node = graph.nodes[name]
+        place = lookup(node.op).reads(node, role)
+        if role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
+            yield name, place
 
 
 def _stretches(spaces: ChannelSpaces, value: str, space: str, channel: int) -> Iterable[tuple[int, int, int]]:

@@ -213,6 +213,8 @@ class _Naming:
             for node, items in self.coupled.values.items()
             if isinstance(self.graph.nodes[node].type, TensorType)
             for axis, layout in items[0].items()
+            # what is filled with a number, and meets no parameter, is no space
+            if all(segment.var in self.slots for segment in self.sets.resolve(layout))
         }
         axes = {key: tuple((self.names[var], slot) for var, slot in own) for key, own in self.axes.items()}
         spaces = {name: self._space(var, name) for var, name in self.names.items()}
@@ -237,11 +239,11 @@ class _Naming:
     def _measures(self) -> dict[str, tuple[Measure, ...]]:
         found: dict[str, tuple[Measure, ...]] = {}
         for (node, path), layout in self.coupled.measured.items():
-            amounts = {var: int(amount) for var, amount in self.sets.amounts(layout).items()}
+            amounts = {var: int(amount) for var, amount in self._amounts(layout).items()}
             value: Any = attr_at(self.graph.nodes[node].attrs, path)
             size = None
             if isinstance(value, Ref):
-                grows = self.sets.amounts(self.coupled.values[value.name][0].get(0))
+                grows = self._amounts(self.coupled.values[value.name][0].get(0))
                 size = tuple((self.names[var], amount) for var, amount in grows.items())
                 type_ = self.graph.nodes[value.name].type
                 value = type_.value if isinstance(type_, OpaqueType) else None
@@ -249,6 +251,9 @@ class _Naming:
             measure = Measure(path, constant, tuple((self.names[var], amount) for var, amount in amounts.items()), size)
             found[node] = (*found.get(node, ()), measure)
         return found
+
+    def _amounts(self, layout: Layout | None) -> dict[int, Fraction]:
+        return {var: amount for var, amount in self.sets.amounts(layout).items() if var in self.slots}
 
     def _named(self, layout: Layout) -> tuple[tuple[str, int, int], ...]:
         """A layout by names; long concatenations are passed on by many nodes, and named once."""

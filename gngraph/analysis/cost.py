@@ -57,6 +57,8 @@ def products_of(graph: Graph, node: str) -> tuple[tuple[Factor, ...], ...]:
 def _size(graph: Graph, node: str, factor: Factor) -> int:
     if isinstance(factor, int):
         return factor
+    if isinstance(factor[0], str):
+        return graph.params[graph.nodes[node].params[factor[0]]].data.shape[factor[1]]
     return factors(graph.nodes[graph.nodes[node].inputs[factor[0]]].shape[factor[1]])[0]
 
 
@@ -112,6 +114,18 @@ class _Term:
         return after - before
 
 
+def _entries(graph: Graph, spaces: ChannelSpaces, node: str, factor: Factor) -> tuple[tuple[str, int], ...]:
+    """The spaces that a factor grows with, each with its entries a channel."""
+    if isinstance(factor, int):
+        return ()
+    what, axis = factor
+    if isinstance(what, str):
+        held = spaces.axes.get((graph.nodes[node].params[what], axis), ())
+        return tuple((space, slot.inner) for space, slot in held)
+    layout = spaces.layouts.get((graph.nodes[node].inputs[what], axis), ())
+    return tuple((space, inner) for space, _, inner in layout)
+
+
 class CostModel:
     """Cost of a graph as a function of the widths of its channel spaces; no graph is built to evaluate it.
 
@@ -150,8 +164,7 @@ class CostModel:
     def _axes(self, graph: Graph, spaces: ChannelSpaces, node: str, product: tuple[Factor, ...]) -> tuple[_Axis, ...]:
         axes: list[_Axis] = []
         for factor in product:
-            place = None if isinstance(factor, int) else (graph.nodes[node].inputs[factor[0]], factor[1])
-            entries = tuple((space, inner) for space, _, inner in (spaces.layouts.get(place, ()) if place else ()))
+            entries = _entries(graph, spaces, node, factor)
             covered = sum(inner * self.widths[space] for space, inner in entries)
             axes.append((_size(graph, node, factor) - covered, entries))
         return tuple(axes)

@@ -70,6 +70,7 @@ class _Coupling:
         self.measured: dict[tuple[str, AttrPath], Layout] = {}
         self.counted: dict[str, tuple[int, ...]] = {}
         self._bound: dict[tuple[str, int], Layout | None] = {}
+        self._blank: list[tuple[Node, Layout]] = []
         self._declared: set[tuple[str, str, int]] = set()  # node, parameter, axis
         self._node: Node = next(iter(graph.nodes.values()))
         for node in graph.nodes.values():
@@ -101,6 +102,11 @@ class _Coupling:
             if raw.use == "produce":
                 for segment in self.sets.resolve(raw.layout):
                     writers.setdefault(segment.var, []).append(raw)
+        for node, layout in self._blank:
+            self._at(node)
+            for segment in self.sets.resolve(layout):
+                if segment.var not in writers:
+                    self.freeze((segment,), "it is filled with one number, which is not learned")
         for var, slots in writers.items():
             values = [raw for raw in slots if self.graph.nodes[raw.node].op == "parameter"]
             layers = [raw for raw in slots if raw not in values and self.graph.params[raw.param].kind != "parameter"]
@@ -154,6 +160,11 @@ class _Coupling:
 
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
         return self.sets.group(layout, entries, reason)
+
+    def blank(self, size: int) -> Layout:
+        layout = (Segment(self.sets.new(size), size),)
+        self._blank.append((self._node, layout))
+        return layout
 
     def same_amount(self, a: Layout | None, b: Layout | None) -> bool:
         return self.sets.amounts(a) == self.sets.amounts(b)

@@ -97,6 +97,9 @@ class _Followed:
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
         return layout
 
+    def blank(self, size: int) -> Layout:
+        return ()
+
     def same_amount(self, a: Layout | None, b: Layout | None) -> bool:
         return True
 

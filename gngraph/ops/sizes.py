@@ -185,8 +185,10 @@ def _infer_getitem(operands: Operands) -> Type:
 def _getitem_channels(rules: ChannelRules, operands: Operands) -> None:
     source, index = operands.inputs[0], operands.node.attrs["index"]
     if isinstance(source, TupleType):
+        taken = source.items[index]
         for axis, layout in rules.item_layouts(0, index).items():
-            rules.set(axis, layout)
+            for item in range(len(taken.items) if isinstance(taken, TupleType) else 1):
+                rules.set(axis, layout, item)
     elif isinstance(source, OpaqueType) and isinstance(source.value, tuple):
         at = _positions(index, len(source.value))
         for position, axis in enumerate(at if isinstance(at, list) else [at]):

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Parameter, TensorType, Type
+from gngraph.ops.stepwise import Read
 from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, Start
 
 
@@ -86,6 +87,9 @@ class ChannelRules(Protocol):
         `reason`, where they cannot.
         """
 
+    def blank(self, size: int) -> Layout:
+        """A layout of `size` channels of a value that no parameter writes, and that has the same entry for each of them."""
+
     def same_amount(self, a: Layout | None, b: Layout | None) -> bool:
         """Whether two axes, or sizes, grow by the same number of entries with every channel of every space."""
 
@@ -158,8 +162,9 @@ class Emitter(Protocol):
         """An fx node that reads the root's `training` flag at run time."""
 
 
-Factor = int | tuple[int, int]
-"""A factor of a number of multiplications: a number, or the size of (input, axis), where the batch counts as one sample."""
+Factor = int | tuple[int, int] | tuple[str, int]
+"""A factor of a number of multiplications: a number, or the size of (input, axis), where the batch counts as one sample, or that of
+(role, axis) of a parameter."""
 
 
 def no_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
@@ -170,6 +175,19 @@ def no_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
 def no_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
     """For ops without weights: no multiplications with a weight."""
     return (0,)
+
+
+OWN_STATE = -1
+"""What a weight reads that reads no input, but what its node computed a step before."""
+
+
+PASSED_BY = -2
+"""What a weight reads that its node also hands on past it, so that no gradient tells the two apart."""
+
+
+def first_input(node: Node, role: str) -> int | None:
+    """For ops whose weights read the first input."""
+    return 0
 
 
 def no_padding(node: Node) -> int | None:
@@ -221,6 +239,9 @@ class OpSpec:
         evaluated: the node that one is whose module stays in eval mode while the network trains; None for ops that are the same in
             both modes.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
+        reads: which of the inputs a node's weight of some role reads; `OWN_STATE` or `PASSED_BY` where it is none of
+            them alone, and None where it reads nothing.
+        stepwise: for ops some weights of which read their own state: the value step by step (`gngraph.ops.stepwise`).
         looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         starts: how parameters start that no `reset_parameters` draws, by role (`gngraph.ops.starts`).
@@ -247,6 +268,8 @@ class OpSpec:
     counts: ChannelStatistics | None = None
     evaluated: Callable[[Node], Node] | None = None
     channel_axis: int = 1
+    reads: Callable[[Node, str], int | None] = first_input
+    stepwise: Callable[[Node, Mapping[str, torch.Tensor], torch.Tensor, Any, Read], Any] | None = None
     looked_up: Callable[[Operands], tuple[int, Dim]] | None = None
     padding_row: Callable[[Node], int | None] = no_padding
     starts: Mapping[str, Start] = field(default_factory=dict)

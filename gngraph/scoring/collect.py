@@ -21,6 +21,7 @@ from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import BatchStatistics, lookup
 from gngraph.scoring.sites import Band, Edge
+from gngraph.scoring.stepping import Stepwise
 
 PIECE, VALUES = 64, 2**22
 """Samples of a batch that are collected at once, and numbers in the values of all nodes up to which they are more: the first bounds
@@ -139,7 +140,11 @@ class Collector:
         self._piece = max(PIECE, VALUES // sum(_values(node.type) for node in graph.nodes.values()))
         self._wanted = tuple(sorted(edges, key=lambda e: (e.value, e.reader)))
         # a value with a single reader has the same gradient on its edge as in itself: no view is needed
-        self._plain = {e for e in edges if not e.reader or self._single(e)}
+        self._plain = {e for e in edges if not e.of_state and (not e.reader or self._single(e))}
+        readers = {edge.reader for edge in edges if edge.of_state}
+        self._stepwise = {name: Stepwise(graph, graph.nodes[name]) for name in readers}
+        for name, layer in self._stepwise.items():
+            self.replay.lowered.module.set_submodule(graph.nodes[name].module or "", layer)
 
     def _single(self, edge: Edge) -> bool:
         reads = self.graph.nodes[edge.reader].inputs.count(edge.value)
@@ -217,7 +222,7 @@ class Collector:
         values: dict[str, Any] = {}
         by_reader: dict[str, list[Edge]] = {}
         for edge in self._wanted:
-            if edge not in self._plain:
+            if edge not in self._plain and not edge.of_state:
                 by_reader.setdefault(edge.reader, []).append(edge)
         marks = {edge.value for edge in self._plain}
         for name in self.graph.nodes:
@@ -234,6 +239,10 @@ class Collector:
                 for step in lowered.steps[name]:
                     env[step] = interpreter.run_node(step)
                 env.update(original)
+                if name in self._stepwise:
+                    for role, state, probe in self._stepwise[name].taken():
+                        values[f"{name}:{role}"] = state
+                        held[Edge(f"{name}:{role}", name)] = probe
                 value = env[lowered.values[name]]
             if name in marks and not value.requires_grad:
                 value.requires_grad_(True)

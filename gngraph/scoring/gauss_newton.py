@@ -199,6 +199,8 @@ class _Scoring:
         """Whether the values at its edges have one row a sample; where windows or steps come first, they have not."""
         first = self.graph.nodes[self.graph.inputs[0]].type
         for edge in proposer.edges():
+            if edge.of_state:
+                continue
             node = self.graph.nodes[edge.value]
             if not edge.reader and node.name in self.added:
                 return False  # nothing can stand behind a value that the graph itself has not

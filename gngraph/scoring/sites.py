@@ -13,14 +13,23 @@ from dataclasses import dataclass
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
 from gngraph.ops import lookup
+from gngraph.ops.spec import OWN_STATE, PASSED_BY
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Node `reader` reads the value of node `value`. With reader "" the value itself, whoever reads it."""
+    """Node `reader` reads the value of node `value`. With reader "" the value itself, whoever reads it.
+
+    A layer that reads its own state, step by step, reads a value "layer:role" that is no node's, with the role of its weight.
+    """
 
     value: str
     reader: str = ""
+
+    @property
+    def of_state(self) -> bool:
+        """Whether it is a layer's own state that is read, [N, T, channels]."""
+        return ":" in self.value
 
 
 @dataclass(frozen=True)
@@ -120,16 +129,48 @@ def not_split(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
 
 
 def read_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[ReadSite]:
-    """Every edge over which a layer reads a free space."""
+    """Every edge over which a layer reads a free space, but for those spaces of which `not_followed` tells."""
+    unread = {name for name, _ in _not_read(graph, spaces)}
     bands = _band_table(spaces)
     for space in spaces.free:
         for slot in space.slots:
-            if slot.role is Role.CONSUME:
-                for reader, _ in graph.readers(slot.param):
-                    value = graph.nodes[reader].inputs[0]
-                    width = graph.params[slot.param].data.shape[slot.axis]  # of one group
+            if slot.role is not Role.CONSUME or space.name in unread:
+                continue
+            width = graph.params[slot.param].data.shape[slot.axis]  # of one group
+            for reader, role in graph.readers(slot.param):
+                place = lookup(graph.nodes[reader].op).reads(graph.nodes[reader], role)
+                if place == OWN_STATE:
+                    state = Band(2, slot.offset, space.size, slot.inner)
+                    yield ReadSite(space.name, Edge(f"{reader}:{role}", reader), slot, (state,))
+                elif place is not None:
+                    value = graph.nodes[reader].inputs[place]
                     own = tuple(b for b in bands[value, space.name] if b.start % width == slot.offset)
                     yield ReadSite(space.name, Edge(value, reader), slot, own)
+
+
+def not_followed(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
+    """A sentence for every free space of which no removal is scored, which says why."""
+    for space, reason in _not_read(graph, spaces):
+        yield f"removals from '{space}' are not scored: {reason}"
+
+
+def _not_read(graph: Graph, spaces: ChannelSpaces) -> Iterator[tuple[str, str]]:
+    """Free spaces some read of which has no gradient of its own, each with the reason."""
+    for space in spaces.free:
+        reads = [use for slot in space.slots if slot.role is Role.CONSUME for use in graph.readers(slot.param)]
+        reasons = [reason for reader, role in reads if (reason := _hidden(graph, graph.nodes[reader], role))]
+        if reasons:
+            yield space.name, reasons[0]
+
+
+def _hidden(graph: Graph, node: Node, role: str) -> str | None:
+    """Why it cannot be seen what a node's weight reads; None where it can."""
+    place, where = lookup(node.op).reads(node, role), f"'{node.module or node.name}' ({node.op})"
+    if place == PASSED_BY:
+        return f"{where} hands on what it reads; use the layer that has all steps"
+    if place is None or place == OWN_STATE or not isinstance(graph.nodes[node.inputs[place]].type, TupleType):
+        return None
+    return f"{where} reads it in a tuple of states; pass them apart, as h, c"
 
 
 def reads_by_space(graph: Graph, spaces: ChannelSpaces) -> dict[str, tuple[ReadSite, ...]]:

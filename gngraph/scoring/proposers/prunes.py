@@ -14,11 +14,12 @@ from gngraph.rewrite.morphism import PruneChannel
 from gngraph.scoring.collect import Collected, per_channel
 from gngraph.scoring.counting import WithoutChannel
 from gngraph.scoring.proposer import Context
-from gngraph.scoring.sites import Edge, ReadSite, reads_by_space
+from gngraph.scoring.sites import Edge, ReadSite, not_followed, reads_by_space
 
 
 def propose_prunes(context: Context) -> Iterator[Removal]:
     """One proposer for each free space of several channels, of the removal of every one."""
+    context.notes.extend(not_followed(context.graph, context.spaces))
     for name, sites in reads_by_space(context.graph, context.spaces).items():
         if sites[0].bands[0].size > 1:
             yield Removal(context.graph, sites, WithoutChannel(context.graph, context.spaces, name))

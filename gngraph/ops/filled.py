@@ -1,0 +1,67 @@
+"""Tensors of one number that a forward makes, such as the first state of a recurrent layer: any width of them is as good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from gngraph.errors import IRError
+from gngraph.ir import Attr, Dim, Node, TensorType, Type
+from gngraph.ops.foreign import resolve_function
+from gngraph.ops.sizes import hold_size, known_size, size_layout
+from gngraph.ops.spec import AttrPath, ChannelRules, Emitter, Operands, OpSpec, register
+
+FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full")
+"""Functions, and methods with a dot in front, that fill a tensor of a size with one number."""
+
+
+def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
+    """Where each size stands in a node's arguments, and what stands there."""
+    start = 1 if str(node.attrs["target"]).startswith(".") else 0
+    given = node.attrs["args"][start:]
+    if given and isinstance(given[0], tuple):
+        yield from ((("args", start, i), size) for i, size in enumerate(given[0]))
+    elif not str(node.attrs["target"]).endswith("full"):
+        yield from ((("args", i), size) for i, size in enumerate(given, start=start))
+
+
+def _infer(operands: Operands) -> Type:
+    node = operands.node
+    shape: list[Dim] = []
+    for _, size in _sizes(node):
+        known = known_size(size, operands)
+        if known is None or isinstance(size, bool):
+            raise IRError(f"node '{node.name}' (filled) takes sizes that are not known when the network is traced")
+        shape.append(known)
+    if not shape:
+        raise IRError(f"node '{node.name}' (filled) takes no sizes by position")
+    return TensorType(node.attrs["dtype"].name, tuple(shape))
+
+
+def _channels(rules: ChannelRules, operands: Operands) -> None:
+    """An axis of a number may hold channels, whichever; one of a size follows that."""
+    for axis, (path, size) in enumerate(_sizes(operands.node)):
+        if isinstance(size, int):
+            layout = rules.blank(size) if size > 1 else None
+        else:
+            layout = size_layout(rules, operands, size)
+            if layout is not None and any(segment.inner != 1 for segment in layout):
+                rules.freeze(layout, "a tensor of a number is made of a size computed from it")
+                layout = None
+        hold_size(rules, operands, path, layout)
+        rules.set(axis, layout)
+
+
+def _emit(emitter: Emitter, node: Node) -> fx.Node:
+    args, kwargs = emitter.resolve(node.attrs["args"]), emitter.resolve(node.attrs["kwargs"])
+    target = str(node.attrs["target"])
+    if target not in FILLS:
+        raise IRError(f"node '{node.name}' (filled) calls '{target}', which is none of {', '.join(FILLS)}")
+    if target.startswith("."):
+        return emitter.method(target[1:], *args, **kwargs)
+    return emitter.call(resolve_function(target), *args, **kwargs)
+
+
+# import makes it of calls that would be foreign
+register(OpSpec("filled", _infer, _channels, _emit, of_sizes=True))
