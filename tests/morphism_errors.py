@@ -15,7 +15,7 @@ from gngraph.ir import Graph, Node
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup
-from gngraph.ops.spec import OWN_STATE
+from gngraph.ops.stepwise import OWN_STATE
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite

@@ -17,8 +17,6 @@ from gngraph.ir import Node, TensorType, TupleType, Type
 from gngraph.ops.rules import read_attrs
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import (
-    OWN_STATE,
-    PASSED_BY,
     Call,
     ChannelRules,
     Emitter,
@@ -29,7 +27,7 @@ from gngraph.ops.spec import (
     register,
     signature,
 )
-from gngraph.ops.stepwise import stepwise
+from gngraph.ops.stepwise import OWN_STATE, PASSED_BY, stepwise
 
 _MODULES: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1, "lstm_cell": 4, "gru_cell": 3, "rnn_cell": 1}

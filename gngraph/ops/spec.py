@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Parameter, TensorType, Type
-from gngraph.ops.stepwise import Read
+from gngraph.ops.stepwise import Read, first_input
 from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, Start
 
 
@@ -175,19 +175,6 @@ def no_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
 def no_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
     """For ops without weights: no multiplications with a weight."""
     return (0,)
-
-
-OWN_STATE = -1
-"""What a weight reads that reads no input, but what its node computed a step before."""
-
-
-PASSED_BY = -2
-"""What a weight reads that its node also hands on past it, so that no gradient tells the two apart."""
-
-
-def first_input(node: Node, role: str) -> int | None:
-    """For ops whose weights read the first input."""
-    return 0
 
 
 def no_padding(node: Node) -> int | None:

@@ -9,6 +9,18 @@ import torch
 
 from gngraph.ir import Node
 
+OWN_STATE = -1
+"""What a weight reads that reads no input, but what its node computed a step before."""
+
+
+PASSED_BY = -2
+"""What a weight reads that its node also hands on past it, so that no gradient tells the two apart."""
+
+
+def first_input(node: Node, role: str) -> int | None:
+    """For ops whose weights read the first input."""
+    return 0
+
 
 class Read(Protocol):
     """Sees what a weight reads of the layer's own states, and gives what it is to read."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
 from gngraph.ops import lookup
-from gngraph.ops.spec import OWN_STATE, PASSED_BY
+from gngraph.ops.stepwise import OWN_STATE, PASSED_BY
 
 
 @dataclass(frozen=True)
