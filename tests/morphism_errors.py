@@ -93,7 +93,8 @@ def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
     for name, role in graph.readers(slot.param):
         node = graph.nodes[name]
         place = lookup(node.op).reads(node, role)
-        place = 1 if place == PASSED_BY else place  # what a cell hands on of a unit that nothing reads is not read either
+        # what a cell hands on of a unit that nothing reads is not read either
+        place = 1 if place == PASSED_BY else place
         if role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
             yield name, place
 
