@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gngraph.errors import GnGraphError, OptionError, path_text
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
+from gngraph.ranks import here, joined
 from gngraph.running.finite import moderate
 from gngraph.running.problem import Problem, inputs_of
 
@@ -165,10 +167,11 @@ def resume(folder: str | os.PathLike[str], data: ProblemLike | None = None, *, o
     from gngraph.growth.run_lock import claimed
 
     path = Path(path_text(folder))
-    if not path.is_dir():
-        raise GnGraphError(f"there is no folder '{path}'; name the folder that a run was written to")
-    with claimed(path):
-        kept = checkpoint_of(path)
+    with joined() as ranks, ExitStack() as held:
+        if not ranks.by_first(path.is_dir):
+            raise GnGraphError(f"there is no folder '{path}'; name the folder that a run was written to")
+        held.enter_context(claimed(path))
+        kept = ranks.by_first(lambda: checkpoint_of(path))
         source = kept.record["begun"]["source"] or {}
         if data is None and NAMED not in source:
             raise GnGraphError(
@@ -177,7 +180,7 @@ def resume(folder: str | os.PathLike[str], data: ProblemLike | None = None, *, o
             )
         problem = problem_for(source[NAMED] if data is None else data)
         result = go_on(kept, problem, path, observer)
-        write_run(result, problem, path)
+        ranks.only_first(lambda: write_run(result, problem, path))
         return result
 
 
@@ -191,17 +194,19 @@ def _worked(
 ) -> GrowthResult:
     from gngraph.growth.run_lock import claimed
 
-    if out is None:
-        return _grown(job, network, data, options, None, observer)
-    if not isinstance(out, str | os.PathLike):
+    if out is not None and not isinstance(out, str | os.PathLike):
         raise OptionError(f"'out' is of type '{type(out).__name__}', but must be the path of a folder")
     try:
-        with claimed(Path(out)):
-            return _grown(job, network, data, options, Path(out), observer)
+        with joined():
+            if out is None:
+                return _grown(job, network, data, options, None, observer)
+            with claimed(Path(out)):
+                return _grown(job, network, data, options, Path(out), observer)
     except KeyboardInterrupt as interrupt:
-        interrupt.add_note(
-            f"go on with the run by gngraph.resume({os.fspath(out)!r}), with the data again if it has no name"
-        )
+        if out is not None:
+            interrupt.add_note(
+                f"go on with the run by gngraph.resume({os.fspath(out)!r}), with the data again if it has no name"
+            )
         raise
 
 
@@ -219,7 +224,7 @@ def _grown(
     task = JOBS[job].task(options, graph)
     result = grow_by(task, graph, problem, out=out, observer=observer, source=source, given=given)
     if out is not None:
-        write_run(result, problem, out)
+        here().only_first(lambda: write_run(result, problem, out))
     return result
 
 

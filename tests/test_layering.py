@@ -30,15 +30,17 @@ def layer(gngraph: str = "", third_party: str = "") -> Layer:
 
 
 BELOW_PASSES = (
-    "errors calling options ir ops lowering importing source files deploy curvature data zoo running analysis rewrite "
+    "errors calling options ranks ir ops lowering importing source files deploy curvature data zoo running analysis rewrite "
     "scoring"
 )
-BELOW_GROWTH = f"{BELOW_PASSES} passes training search inplace"
+BELOW_GROWTH = f"{BELOW_PASSES} environment passes training search inplace"
 LAYERS = {
     "errors": layer(),
     "options": layer("errors calling"),
     "calling": layer("errors"),
     "writing": layer("errors"),
+    "environment": layer("errors"),
+    "ranks": layer("environment errors", "torch"),
     "ir": layer("errors", "torch"),
     "ops": layer("errors ir", "torch torchvision"),
     "lowering": layer("errors ir ops", "torch"),
@@ -49,18 +51,18 @@ LAYERS = {
     "curvature": layer("errors options", "torch"),
     "data": layer("errors calling", "PIL torch torchvision numpy sklearn"),
     "zoo": layer("errors", "torch torchvision"),
-    "running": layer("errors ir ops lowering curvature data", "torch"),
-    "analysis": layer("errors ir ops lowering curvature data running", "torch numpy networkx"),
+    "running": layer("errors ranks ir ops lowering curvature data", "torch"),
+    "analysis": layer("errors ranks ir ops lowering curvature data running", "torch numpy networkx"),
     "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),
-    "scoring": layer("errors ir ops lowering curvature data running analysis rewrite", "torch"),
+    "scoring": layer("errors ranks ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
     "training": layer(
-        "errors calling calling options ir ops lowering curvature data zoo running analysis rewrite", "torch"
+        "errors calling calling options ranks ir ops lowering curvature data zoo running analysis rewrite", "torch"
     ),
     "search": layer(
         "errors calling options ir ops lowering curvature data running analysis rewrite scoring training", "torch"
     ),
-    "inplace": layer("errors ir ops lowering importing analysis rewrite training", "torch"),
+    "inplace": layer("errors ranks ir ops lowering importing analysis rewrite training", "torch"),
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),
     "growth": layer(f"writing {BELOW_GROWTH}", "filelock numpy safetensors torch"),

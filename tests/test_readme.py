@@ -33,7 +33,12 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
-GNGRAPH = [(page, words[1:]) for page in PAGES for words in commands(page) if words[0] == "gngraph"]
+GNGRAPH = [
+    (page, words[words.index("gngraph") + 1 :])
+    for page in PAGES
+    for words in commands(page)
+    if words[0] in ("gngraph", "torchrun")
+]
 TOOLS = [(page, words[1:]) for page in PAGES for words in commands(page) if words[0] == "python"]
 
 

@@ -20,6 +20,7 @@ from gngraph.cli.growing import extend, grow, reshape, resume, shrink
 from gngraph.cli.learning import evaluate, score, train
 from gngraph.cli.listing import passes
 from gngraph.cli.networks import apply, diff, inspect, seed, show
+from gngraph.cli.processes import require_alone
 from gngraph.cli.reporting import report
 from gngraph.errors import GnGraphError, GnGraphNote
 
@@ -39,12 +40,14 @@ class _Ordered(click.Group):
 @click.group(cls=_Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message="gngraph %(version)s")
 @click.option("--traceback", is_flag=True, help="Show where in the code an error came from.")
-def gngraph(traceback: bool) -> None:
+@click.pass_context
+def gngraph(context: click.Context, traceback: bool) -> None:
     """Grow and shrink PyTorch networks by graph rewrites that a Gauss-Newton model of the loss chooses.
 
     MODEL is a gngraph archive, the folder of a run, a whole module saved by torch.save, a state dict with --arch, or
     pkg.module:factory.
     """
+    require_alone(str(context.invoked_subcommand))
 
 
 for _command in (

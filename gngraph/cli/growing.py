@@ -25,6 +25,8 @@ from gngraph.cli.options import (
     source_of,
 )
 from gngraph.cli.parameters import Command, GroupedCommand, gathered
+from gngraph.cli.processes import together
+from gngraph.environment import Environment
 from gngraph.errors import GnGraphError
 from gngraph.options import ExtendOptions, GrowOptions, Options, ReshapeOptions, ShrinkOptions
 
@@ -99,9 +101,10 @@ def resume(run: Path) -> None:
     from gngraph.growth.loop import go_on
     from gngraph.growth.run_folder import checkpoint_of
     from gngraph.growth.run_lock import claimed
+    from gngraph.ranks import here
 
-    with _resumable(run), claimed(run):
-        kept = checkpoint_of(run)
+    with together(), _resumable(run), claimed(run):
+        kept = here().by_first(lambda: checkpoint_of(run))
         begun, state = kept.record["begun"], kept.record["state"]
         source = begun["source"]
         if source is None:
@@ -113,16 +116,20 @@ def resume(run: Path) -> None:
         done = state["epochs_done"] + len((state["progress"] or {"epochs": ()})["epochs"])
         with RunProgress(job.run(job.options.of(begun["options"])), done) as progress:
             progress.resuming(state["number"], done)
+            if (environment := Environment.read().text) is not None:
+                progress.say(environment)
             result = go_on(kept, problem, run, progress)
             progress.exporting()
-            files = write_run(result, problem, run)
-    click.echo(describe_run(files, run))
+            files = here().only_first(lambda: write_run(result, problem, run))
+        if files is not None:
+            click.echo(describe_run(files, run))
 
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
     """What ends a run before its time says how to go on: Ctrl-C, a termination, a disk that is full."""
     from gngraph.growth.checkpoints import CHECKPOINTS
+    from gngraph.ranks import LostRankError
 
     before = signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -130,8 +137,8 @@ def _resumable(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted; {_next_step(folder)}") from None
     except (OSError, GnGraphError) as error:
-        disk = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(disk, OSError) or not (folder / CHECKPOINTS).exists():
+        disk = error if isinstance(error, OSError | LostRankError) else error.__cause__
+        if not isinstance(disk, OSError | LostRankError) or not (folder / CHECKPOINTS).exists():
             raise
         raise click.ClickException(f"{error}; {_next_step(folder)}") from error
     finally:
@@ -146,7 +153,9 @@ def _next_step(folder: Path) -> str:
     from gngraph.growth.checkpoints import newest
 
     if newest(folder) is not None:
-        return f"go on with it by gngraph resume {shlex.quote(str(folder))}"
+        count = Environment.read().ranks
+        started = f", started by torchrun as {count} processes" if count > 1 else ""
+        return f"go on with it by gngraph resume {shlex.quote(str(folder))}{started}"
     return "nothing of it was kept: begin it anew"
 
 
@@ -160,18 +169,20 @@ def _work(
     from gngraph.growth.loop import grow_by
     from gngraph.growth.run_folder import set_history_aside
     from gngraph.growth.run_lock import claimed, require_free_folder
+    from gngraph.ranks import here
 
-    with _resumable(output), claimed(output):
+    with together(), _resumable(output), claimed(output):
         if not force:
-            require_free_folder(output)
+            here().by_first(lambda: require_free_folder(output))
         graph, problem = open_both(model, how, what)
         task = JOBS[job].task(options, graph)
-        set_history_aside(output)
+        here().by_first(lambda: set_history_aside(output))
         click.echo(describe_setting(graph, problem))
         with RunProgress(task.options) as progress:
             source = source_of(model, how, what, graph, problem)
             given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
             result = grow_by(task, graph, problem, out=output, observer=progress, source=source, given=given)
             progress.exporting()
-            files = write_run(result, problem, output)
-    click.echo(describe_run(files, output))
+            files = here().only_first(lambda: write_run(result, problem, output))
+        if files is not None:
+            click.echo(describe_run(files, output))

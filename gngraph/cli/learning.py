@@ -20,6 +20,7 @@ from gngraph.cli.options import (
     training_options,
 )
 from gngraph.cli.parameters import GroupedCommand, gathered
+from gngraph.cli.processes import together
 from gngraph.options import ScoreOptions, TrainOptions
 
 
@@ -30,11 +31,13 @@ from gngraph.options import ScoreOptions, TrainOptions
 @training_options
 @click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Passes over the training set.")
 @output_option
+@together()
 def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptions, epochs: int, output: Path) -> None:
     """Train MODEL with a learning rate that falls to 0 along a cosine."""
     from gngraph.cli.progress import EpochLines
     from gngraph.files.archive import save
     from gngraph.growth.run_folder import archived
+    from gngraph.ranks import here
     from gngraph.report.words import percent
     from gngraph.running.finite import standing
     from gngraph.running.problem import inputs_of
@@ -51,7 +54,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
-    save(trained.graph, output, history=archived([], {}, inputs))
+    here().only_first(lambda: save(trained.graph, output, history=archived([], {}, inputs)))
     found = standing(trained.graph, problem)
     if found.note is not None:
         click.echo(f"note: {found.note}")
@@ -64,6 +67,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
 @model_options
 @data_options
 @json_option
+@together()
 def evaluate(model: str, how: ModelOptions, what: DataOptions, as_json: bool) -> None:
     """Run MODEL on the test part of the data, or on what is held out where it has none.
 
@@ -100,6 +104,7 @@ def evaluate(model: str, how: ModelOptions, what: DataOptions, as_json: bool) ->
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Candidates to show.")
 @click.option("--all", "show_all", is_flag=True, help="Show every candidate.")
 @json_option
+@together()
 def score(
     model: str,
     how: ModelOptions,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import click
 
 from gngraph.cli.parameters import ArchiveFile, Model, gathered, parse_shape, shape_text, usable_device
+from gngraph.environment import Environment
 from gngraph.options import Options, TrainOptions, option
 from gngraph.options.values import Positive, Within, Written
 
@@ -238,6 +239,8 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
     samples = f"{len(problem.samples):,} training {_and_test(problem)}samples of {shape}"
     found = standing(graph, problem)
     notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]
+    environment = Environment.read().text
+    notes += [] if environment is None else [environment]
     return (
         f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
         f"{_judged_by(problem)}\n"

@@ -31,7 +31,7 @@ def batches(
     device: str | torch.device = "cpu",
     layout: torch.memory_format = torch.preserve_format,
     workers: int | None = None,
-    done: int = 0,
+    own: slice = slice(None),
 ) -> Iterator[Sample]:
     """Iterates once over a data set.
 
@@ -47,7 +47,7 @@ def batches(
         device: where the batches shall lie.
         layout: how x shall lie in memory there; channels_last is for four axes alone.
         workers: processes that read; None: what the data set asks for (`SampleDataset.workers`).
-        done: batches to leave out, the first ones; `generator` then is where the order left it.
+        own: which of the batches, the others being left out; `generator` then is where the order left it.
 
     Returns:
         Iterator of (x, y): x float32 [B, C, H, W] or [B, F], y int64 [B] or float32 [B, K]; where a sample's targets are
@@ -72,7 +72,7 @@ def batches(
     target = torch.device(device)
     loader = DataLoader(
         cast("Dataset[Sample]", dataset),
-        batch_sampler=_index_batches(_order(len(dataset), generator), batch_size)[done:],
+        batch_sampler=_index_batches(_order(len(dataset), generator), batch_size)[own],
         collate_fn=_collate,
         num_workers=_wanted_workers(dataset) if workers is None else workers,
         pin_memory=target.type == "cuda" and not _on_device(dataset),

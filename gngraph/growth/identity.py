@@ -14,17 +14,25 @@ import torch
 from gngraph.data import Data
 from gngraph.data.digest import digest
 from gngraph.deploy.provenance import version
+from gngraph.environment import Environment
 from gngraph.errors import GnGraphError
 from gngraph.growth.history import Record
 from gngraph.growth.randomness import RandomStates, drawing_from
 from gngraph.running.problem import Problem
 
+RANKS = "number of processes (ranks)"
+"""Entry of an identity: how many share the work, on which the order of sums depends."""
+
 THREADS = "threads"
 """Entry of an identity that a run that goes on is given, where others must be the same."""
 
 
-def identity_of(problem: Problem) -> Record:
+def identity_of(problem: Problem, ranks: int) -> Record:
     """Code, machine, data and what it is for, by what each is called in messages.
+
+    Args:
+        problem: of the run.
+        ranks: processes that share the work.
 
     Cost: see `digest`.
     """
@@ -41,6 +49,8 @@ def identity_of(problem: Problem) -> Record:
         "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
         "device": f"{device}, {torch.cuda.get_device_name(device)}" if cuda else str(device),
         THREADS: torch.get_num_threads(),
+        RANKS: ranks,
+        "environment": Environment.read().arithmetic,
         "seed": problem.seed,
         "loss": _named(problem.loss),
         "output of the loss": problem.output,
@@ -53,18 +63,19 @@ def identity_of(problem: Problem) -> Record:
     }
 
 
-def require_same(kept: Record, problem: Problem, folder: Path) -> None:
+def require_same(kept: Record, problem: Problem, ranks: int, folder: Path) -> None:
     """Refuse to go on with a run where something that it depends on is another.
 
     Args:
         kept: what `identity_of` gave when it began.
         problem: that it is to go on with.
+        ranks: processes that share the work.
         folder: of the run.
 
     Raises:
         GnGraphError: with the first difference.
     """
-    for name, now in identity_of(problem).items():
+    for name, now in identity_of(problem, ranks).items():
         if name != THREADS and kept.get(name) != now:
             raise GnGraphError(
                 f"run '{folder}' cannot go on, for its result would be another: {name} is {_short(now)}, but was "

@@ -6,12 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.environment import Environment
 from gngraph.growth.channel_records import add_predictions, selection_record, spaces_record
 from gngraph.growth.history import Lineage, Record
 from gngraph.growth.observer import observers_of
 from gngraph.growth.run_folder import RunFolder
 from gngraph.ir import Graph
+from gngraph.ranks import here
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.selection import Selection
 from gngraph.search.depth import DEPTH
@@ -35,7 +39,7 @@ class Journal:
     Args:
         seed: the network that the run starts from.
         lineage: of the seed.
-        observer: told of everything; None: nobody is.
+        observer: told of everything; None: nobody is. Of several processes the first one's is.
         folder: of the run; None: nothing is written.
         kept: what `as_dict` gave of a run that goes on.
     """
@@ -50,22 +54,27 @@ class Journal:
     ) -> None:
         if kept is None:
             begun = {"round": 0, "spaces": spaces_record(seed, ChannelSpaces.of(seed), None)}
+            ranks, threads = here().size, torch.get_num_threads()
+            environment = {"ranks": ranks, "threads": threads, **Environment.read().arithmetic}
             kept = {"history": [], "channels": [begun], "given": None, "number": 0, "seconds": {}}
+            kept["environment"] = environment
         self.history: list[Record] = kept["history"]
         self.channels: list[Record] = kept["channels"]
         self.lineage = lineage
-        self._observer = observers_of(observer)
+        self._observer = observers_of(observer if here().first else None)
         self._given: Record | None = kept["given"]
         self._number: int = kept["number"]
         self._seconds: dict[str, float] = kept["seconds"]
+        self._environment: Record = kept["environment"]
         self._folder = folder
         if folder is not None:
             folder.write_channels(self.channels)
 
     def as_dict(self) -> Record:
         """The account as JSON."""
-        own = {"history": self.history, "channels": self.channels}
-        return own | {"given": self._given, "number": self._number, "seconds": self._seconds}
+        own: Record = {"history": self.history, "channels": self.channels}
+        own |= {"given": self._given, "environment": self._environment}
+        return own | {"number": self._number, "seconds": self._seconds}
 
     def given(self, given: Record) -> None:
         """What was decided before the first round; its record will have it."""
@@ -109,8 +118,9 @@ class Journal:
     def close(self, record: Record, graph: Graph) -> None:
         """The round ended, with `graph`; its seconds are added to the record."""
         record["seconds"] = {stage: round(self._seconds.get(stage, 0.0), 4) for stage in STAGES}
-        if not self.history and self._given is not None:
-            record["given"] = self._given
+        if not self.history:
+            record["environment"] = self._environment
+            record |= {} if self._given is None else {"given": self._given}
         self.history.append(record)
         if self.channels[-1]["round"] != self._number:  # nothing was decided in it: it is the final training
             self.channels.append(self._channels_of(graph))

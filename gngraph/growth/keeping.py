@@ -17,9 +17,11 @@ from gngraph.growth.journal import Journal
 from gngraph.growth.randomness import RandomStates
 from gngraph.growth.run_folder import SEED_FILE
 from gngraph.growth.state import RunState, as_laid_out, laid_out
-from gngraph.ir import Graph
+from gngraph.ir import Graph, parse
 from gngraph.ir.fingerprint import fingerprint
+from gngraph.ir.text import format_graph
 from gngraph.options import Options
+from gngraph.ranks import here
 from gngraph.running.problem import Problem
 from gngraph.training.progress import Progress, Watch
 
@@ -34,7 +36,8 @@ def begun_as(options: Options, graph: Graph, problem: Problem, source: Record | 
         source: of its data, see `gngraph.growth.loop.grow_by`.
     """
     own = {"job": options.title, "options": options.as_dict(), "network": fingerprint(graph)}
-    return own | {"identity": identity_of(problem), "source": source}
+    ranks = here()
+    return own | {"identity": ranks.by_first(lambda: identity_of(problem, ranks.size)), "source": source}
 
 
 def begun_again(begun: Record, problem: Problem, folder: Path) -> tuple[Task, Graph]:
@@ -48,29 +51,40 @@ def begun_again(begun: Record, problem: Problem, folder: Path) -> tuple[Task, Gr
     Raises:
         GnGraphError: something that the run depends on is another.
     """
-    require_same(begun["identity"], problem, folder)
-    graph = load(folder / SEED_FILE)
+    ranks = here()
+    ranks.by_first(lambda: require_same(begun["identity"], problem, ranks.size, folder))
+    graph = _loaded(folder / SEED_FILE)
     if fingerprint(graph) != begun["network"]:
         raise GnGraphError(f"'{folder / SEED_FILE}' is not the network that the run in '{folder}' began with")
     job = JOBS[begun["job"]]
     return job.task(job.options.of(begun["options"]), graph), graph
 
 
+def _loaded(path: Path) -> Graph:
+    """The network in a file that the first process can read."""
+    ranks = here()
+    graph = ranks.only_first(lambda: load(path))
+    own = None if graph is None else (format_graph(graph), {name: p.data for name, p in graph.params.items()})
+    text, tensors = ranks.agreed(own) or ("", {})
+    return parse(text).with_params(tensors) if graph is None else graph
+
+
 class Keeper:
     """Keeps a run.
 
     Args:
-        checkpoints: of the run.
+        checkpoints: of the run; None: another process writes them.
         begun: what `begun_as` gave.
     """
 
-    def __init__(self, checkpoints: Checkpoints, begun: Record) -> None:
+    def __init__(self, checkpoints: Checkpoints | None, begun: Record) -> None:
         self._checkpoints = checkpoints
         self._begun = begun
 
     def due(self, boundary: bool) -> bool:
-        """See `Checkpoints.due`."""
-        return self._checkpoints.due(boundary)
+        """See `Checkpoints.due`: the process that writes them decides."""
+        own = self._checkpoints is not None and self._checkpoints.due(boundary)
+        return bool(here().copied({"due": torch.tensor(own)})["due"])
 
     def keep(self, state: RunState, journal: Journal, torchs: torch.Tensor | None = None) -> None:
         """Write a checkpoint.
@@ -79,12 +93,16 @@ class Keeper:
             state, journal: of the run.
             torchs: torch's random state, where that is another while a network is trained.
         """
+        ranks, random = here(), RandomStates.now()
+        own = {**random.tensors, **({} if torchs is None else {"torch": torchs})}
+        states = {f"random/{name}": ranks.rows(tensor.unsqueeze(0)) for name, tensor in own.items()}
+        rest = ranks.gathered(dict(random.rest))
+        if self._checkpoints is None:
+            return
         record, tensors = state.packed()
-        random = RandomStates.now()
-        shared = {**random.tensors, **({} if torchs is None else {"torch": torchs})}
-        tensors, layouts = laid_out(tensors | {f"random/{name}": tensor for name, tensor in shared.items()})
+        tensors, layouts = laid_out(tensors | states)
         whole = {"begun": self._begun, "state": record, "journal": journal.as_dict()}
-        self._checkpoints.keep(whole | {"random": dict(random.rest), "layouts": layouts}, tensors)
+        self._checkpoints.keep(whole | {"random": rest, "layouts": layouts}, tensors)
 
     def watch(self, state: RunState, journal: Journal) -> Watch:
         """What keeps the run while a network is trained.
@@ -107,7 +125,7 @@ class Kept:
     Attributes:
         state: of the run.
         journal: what `Journal.as_dict` gave.
-        random: states of the process.
+        random: states of this process.
     """
 
     state: RunState
@@ -119,5 +137,7 @@ def unpacked(kept: Checkpoint) -> Kept:
     """What was kept."""
     record = kept.record
     tensors = as_laid_out(kept.tensors, record["layouts"])
-    random = {name: tensors[f"random/{name}"] for name in ("torch", "numpy", "python")}
-    return Kept(RunState.unpacked(record["state"], tensors), record["journal"], RandomStates(random, record["random"]))
+    rank = here().rank
+    random = {name: tensors[f"random/{name}"][rank].clone() for name in ("torch", "numpy", "python")}
+    states = RandomStates(random, record["random"][rank])
+    return Kept(RunState.unpacked(record["state"], tensors), record["journal"], states)

@@ -18,7 +18,7 @@ from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.keeping import Keeper, begun_again, begun_as, unpacked
 from gngraph.growth.observer import observers_of
-from gngraph.growth.randomness import drawing_from
+from gngraph.growth.randomness import RandomStates, drawing_from
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.rounds import Rounds
 from gngraph.growth.run_folder import RunFolder
@@ -26,6 +26,7 @@ from gngraph.growth.schedule import require_memory, round_budgets
 from gngraph.growth.state import RunState
 from gngraph.ir import Graph
 from gngraph.options import RunOptions
+from gngraph.ranks import here
 from gngraph.running.finite import require_finite
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.search.chance import is_trained, known, may_know, untold
@@ -73,19 +74,22 @@ def grow_by(
         PassError: no channel space is free.
         GnGraphError: the loss does not fit what the network returns, or `out` holds another run.
     """
+    here().agreed(RandomStates.now()).set()  # what data of a user's own draws is the same in all processes
     _require_work(task, graph, problem, observer)
     options, decided = _settled(task.options, graph, problem)
     doubted = may_know(graph, problem) if decided is None else untold(problem) and decided["trained"]
     lineage = Lineage.begun(ChannelSpaces.of(graph))
     text = units_of(graph, problem).text if options.whole else None
     state = RunState(graph, OptimizerState({}), lineage, options.share, doubted, notes=[text] if text else [])
-    own = {} if task.given is None else {task.given.title: task.given.as_dict()}
-    inputs = inputs_of(problem, not doubted)
-    folder = None if out is None else RunFolder.start(out, graph, inputs, {**(given or {}), **own})
+    folder, keeper, ranks = None, None, here()
+    if out is not None:
+        own = {} if task.given is None else {task.given.title: task.given.as_dict()}
+        inputs, config = inputs_of(problem, not doubted), {**(given or {}), **own}
+        folder = ranks.only_first(lambda: RunFolder.start(out, graph, inputs, config))
     journal = Journal(graph, lineage, observer, folder)
-    keeper = None
     if out is not None and task.given is not None:
-        keeper = Keeper(Checkpoints(out, options.checkpoint_every), begun_as(task.given, graph, problem, source))
+        checkpoints = Checkpoints(out, options.checkpoint_every) if ranks.first else None
+        keeper = Keeper(checkpoints, begun_as(task.given, graph, problem, source))
     run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper)
     if decided is not None:
         journal.given(decided)
@@ -111,9 +115,10 @@ def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: object = None
     given = found.journal["given"]
     options = task.options if given is None else task.options.settled(given["trained"])
     _require_work(task, seed, problem, observer)
-    folder = RunFolder.again(out, inputs_of(problem, not found.state.doubted), found.journal["history"])
+    inputs, ranks = inputs_of(problem, not found.state.doubted), here()
+    folder = ranks.only_first(lambda: RunFolder.again(out, inputs, found.journal["history"]))
     journal = Journal(seed, found.state.lineage, observer, folder, found.journal)
-    keeper = Keeper(Checkpoints(out, options.checkpoint_every, kept.number), begun)
+    keeper = Keeper(Checkpoints(out, options.checkpoint_every, kept.number) if ranks.first else None, begun)
     with with_threads(begun["identity"][THREADS]), drawing_from(found.random):
         return Rounds(replace(task, options=options), seed, problem, journal, found.state, keeper).to_end()
 

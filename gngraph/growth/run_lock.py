@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,6 +14,7 @@ from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.checkpoints import CHECKPOINTS
 from gngraph.growth.history import HISTORY_FILE
 from gngraph.growth.run_folder import CONFIG_FILE, MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
+from gngraph.ranks import here
 from gngraph.source.export import CODE_FILE, WEIGHTS_FILE
 from gngraph.writing import remove_unfinished
 
@@ -28,7 +29,7 @@ _WRITTEN = (
 def claimed(folder: Path) -> Iterator[None]:
     """The folder of a run, made if need be, belongs to this run until the block ends; the system frees it where a process dies.
 
-    What a killed run left of files that it was writing is removed.
+    What a killed run left of files that it was writing is removed. Of several processes the first one has it, for all.
 
     Args:
         folder: of the run. It goes again where nothing was written into it and it is new.
@@ -36,6 +37,13 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         GnGraphError: another run has it, or it cannot be made.
     """
+    with ExitStack() as held:
+        here().only_first(lambda: held.enter_context(_locked(folder)))
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise GnGraphError(f"'{folder}' is a file, not a folder; name another folder")
     made, unlocked = not folder.exists(), not (folder / _LOCK_FILE).exists()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import TypeVar
 
-import torch
-from torch import distributed
+from gngraph.ranks import default_group
 
 Value = TypeVar("Value")
 
@@ -19,11 +17,4 @@ def agreed(value: Value) -> Value:
     Args:
         value: of any kind that pickles; its tensors are on the CPU afterwards.
     """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return value
-    written = io.BytesIO()
-    torch.save(value, written)
-    held = [written.getvalue()]
-    distributed.broadcast_object_list(held)
-    first: Value = torch.load(io.BytesIO(held[0]), map_location="cpu", weights_only=False)
-    return first
+    return default_group().agreed(value)

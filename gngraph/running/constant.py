@@ -50,6 +50,6 @@ def constant_loss(graph: Graph, problem: Problem, network: Callable[[torch.Tenso
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        judge = runner.read(problem.splits.judge, graph, size=CONSTANT)
-        loss = sum(float(total(x, y)) for x, y in judge) / len(problem.splits.judge)
+        losses = runner.over(problem.splits.judge, graph, lambda x, y: float(total(x, y)), size=CONSTANT)
+        loss = sum(losses) / len(problem.splits.judge)
     return loss if math.isfinite(loss) else math.inf

@@ -24,5 +24,5 @@ def accuracy_outside(
     answers = Answers()
     for x, y in problem.runner.read(problem.test, graph):
         (output,) = run((x.cpu(),))
-        answers.add(correct(problem.loss_fn, output.to(x.device), y))
+        answers.add(Answers.counted(correct(problem.loss_fn, output.to(x.device), y)))
     return answers.accuracy

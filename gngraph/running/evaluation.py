@@ -42,14 +42,21 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
     Raises:
         DataError: the data set is empty.
     """
-    runner = problem.runner
-    loss, samples, answers = 0.0, 0, Answers()
-    for x, y in runner.read(dataset, graph):
+    runner, loss, answers = problem.runner, 0.0, Answers()
+
+    def measured(x: torch.Tensor, y: Any) -> tuple[float, Counts]:
         outputs = runner.outputs(graph, x)
-        loss += float(problem.loss_fn.per_sample(outputs, y).double().sum())
-        answers.add(correct(problem.loss_fn, outputs, y))
-        samples += len(x)
-    return loss / samples, answers.accuracy
+        loss = float(problem.loss_fn.per_sample(outputs, y).double().sum())
+        return loss, Answers.counted(correct(problem.loss_fn, outputs, y))
+
+    for own, counts in runner.over(dataset, graph, measured):
+        loss += own
+        answers.add(counts)
+    return loss / len(dataset), answers.accuracy
+
+
+Counts = tuple[float, int]
+"""Right answers of some samples, and answers."""
 
 
 class Answers:
@@ -58,15 +65,19 @@ class Answers:
     def __init__(self) -> None:
         self._right, self._answered = 0.0, 0
 
-    def add(self, hits: torch.Tensor | None) -> None:
-        """Counts a batch.
+    @staticmethod
+    def counted(hits: torch.Tensor | None) -> Counts:
+        """Right answers of a batch, and answers.
 
         Args:
             hits: of `correct`.
         """
-        if hits is not None:
-            self._right += float(hits.double().nansum())
-            self._answered += int((~hits.isnan()).sum())
+        return (0.0, 0) if hits is None else (float(hits.double().nansum()), int((~hits.isnan()).sum()))
+
+    def add(self, counts: Counts) -> None:
+        """Add those of a batch."""
+        self._right += counts[0]
+        self._answered += counts[1]
 
     @property
     def accuracy(self) -> float | None:
@@ -97,13 +108,14 @@ def mean_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) 
         problem: as for `mean_loss`.
         dataset: as for `mean_loss`.
     """
-    totals, count = [0.0] * len(networks.functions), 0
-    for x, y in problem.runner.read(dataset, networks.first):
-        for i, outputs in enumerate(networks.outputs(x)):
-            losses = problem.loss_fn.per_sample(outputs, y)
-            totals[i] += float(losses.double().sum().cpu())
-        count += len(losses)
-    return [total / count for total in totals]
+    totals = [0.0] * len(networks.functions)
+
+    def measured(x: torch.Tensor, y: Any) -> list[float]:
+        return [float(problem.loss_fn.per_sample(o, y).double().sum().cpu()) for o in networks.outputs(x)]
+
+    for losses in problem.runner.over(dataset, networks.first, measured):
+        totals = [total + loss for total, loss in zip(totals, losses, strict=True)]
+    return [total / len(dataset) for total in totals]
 
 
 @sparing("an evaluation")
@@ -116,11 +128,11 @@ def sample_losses(networks: Together[Any], problem: Problem, dataset: MapDataset
         problem: as for `mean_loss`.
         dataset: as for `mean_loss`.
     """
-    rows = [
-        torch.stack([problem.loss_fn.per_sample(outputs, y).double().cpu() for outputs in networks.outputs(x)])
-        for x, y in problem.runner.read(dataset, networks.first)
-    ]
-    return torch.cat(rows, 1)
+
+    def measured(x: torch.Tensor, y: Any) -> torch.Tensor:
+        return torch.stack([problem.loss_fn.per_sample(o, y).double().cpu() for o in networks.outputs(x)])
+
+    return torch.cat(problem.runner.over(dataset, networks.first, measured), 1)
 
 
 def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ from gngraph.data import MapDataset
 from gngraph.data.held import unwound
 from gngraph.errors import DataError
 from gngraph.ir import Graph
-from gngraph.running.evaluation import Answers, correct
+from gngraph.running.evaluation import Answers, Counts, correct
 from gngraph.running.problem import Problem, part_of
 from gngraph.running.sparing import sparing
 
@@ -45,15 +45,20 @@ def standing(graph: Graph, problem: Problem) -> Standing:
         problem: with the samples.
     """
     runner, samples = problem.runner, problem.test
-    loss, answers, bad, done = 0.0, Answers(), list[int](), 0
-    for x, y in runner.read(samples, graph):
+
+    def measured(x: torch.Tensor, y: Any) -> tuple[float, Counts, list[int], int]:
         outputs = runner.outputs(graph, x)
         losses, hits = problem.loss_fn.per_sample(outputs, y), correct(problem.loss_fn, outputs, y)
         usable = losses.isfinite() & moderate(x)
-        loss += float(losses[usable].double().sum())
-        answers.add(hits if hits is None else hits[usable])
-        bad += (done + (~usable).nonzero().flatten()).tolist()
-        done += len(x)
+        counts = Answers.counted(hits if hits is None else hits[usable])
+        return float(losses[usable].double().sum()), counts, (~usable).nonzero().flatten().tolist(), len(x)
+
+    loss, answers, bad, done = 0.0, Answers(), list[int](), 0
+    for own, counts, unusable, count in runner.over(samples, graph, measured):
+        loss += own
+        answers.add(counts)
+        bad += [done + row for row in unusable]
+        done += count
     if not bad:
         return Standing(loss / done, answers.accuracy, None)
     which = _described(problem, samples, bad[0], graph)
@@ -91,11 +96,15 @@ def require_finite(graph: Graph, problem: Problem, samples: MapDataset) -> None:
 @torch.no_grad()
 def _unusable(graph: Graph, problem: Problem, samples: MapDataset) -> list[int]:
     """Rows of the samples that no loss can be told of."""
-    rows, done = list[int](), 0
-    for x, y in problem.runner.read(samples, graph):
+
+    def measured(x: torch.Tensor, y: Any) -> tuple[list[int], int]:
         usable = problem.loss_fn.per_sample(problem.runner.outputs(graph, x), y).isfinite() & moderate(x)
-        rows += (done + (~usable).nonzero().flatten()).tolist()
-        done += len(x)
+        return (~usable).nonzero().flatten().tolist(), len(x)
+
+    rows, done = list[int](), 0
+    for unusable, count in problem.runner.over(samples, graph, measured):
+        rows += [done + row for row in unusable]
+        done += count
     return rows
 
 

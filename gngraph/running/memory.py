@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from gngraph.errors import GnGraphError, GnGraphNote
+from gngraph.ranks import here
 
 Done = TypeVar("Done")
 
@@ -72,10 +73,11 @@ def in_halves(what: str, size: int, work: Callable[[int], Done], least: int = 1)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if size // 2 < least:
+            if size // 2 < least or here().size > 1:  # the others wait where this one was
+                too = " too" if size // 2 < least else ""
                 raise MemoryShortError(
-                    f"memory ran out in {what}, with {size} samples at a time too: take a smaller network or smaller samples, or a "
-                    f"device with more memory"
+                    f"memory ran out in {what}, with {size} samples at a time{too}: take a smaller network or smaller samples, or "
+                    f"a device with more memory"
                 ) from error
         release()  # here, for the error holds what was computed
         size //= 2

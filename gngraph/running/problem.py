@@ -16,6 +16,7 @@ from gngraph.data.checks import check_finite
 from gngraph.data.given import as_tensors_of, given
 from gngraph.data.splits import MOST_JUDGED, SMALLEST_SPLIT, by_size
 from gngraph.errors import DataError
+from gngraph.ranks import local_device
 from gngraph.running.runner import Runner
 
 WITHHELD: Literal["withheld"] = "withheld"
@@ -190,6 +191,8 @@ def _device(given: Any) -> torch.device:
     there = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if there else "cpu") if given == "auto" else given)
+        if device.type == "cuda" and device.index is None:
+            device = local_device() or device
     except (RuntimeError, TypeError):
         raise DataError(f"{given!r} is no device of torch; give auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not (there and (device.index or 0) < torch.cuda.device_count()):

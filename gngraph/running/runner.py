@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -19,6 +19,9 @@ from gngraph.ir import Graph
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import Lowered, lower
+from gngraph.ranks import here
+
+OfBatch = TypeVar("OfBatch")
 
 HELD_BYTES = 2**30
 """Bytes of samples that a runner keeps on its device, beside those that lie there anyway. What goes beyond is read every time."""
@@ -71,7 +74,13 @@ class Runner:
         _Watcher(self._network(graph), seen).run(x)
 
     def read(
-        self, samples: MapDataset, graph: Graph, *, size: int | None = None, shuffle: torch.Generator | None = None
+        self,
+        samples: MapDataset,
+        graph: Graph,
+        *,
+        size: int | None = None,
+        shuffle: torch.Generator | None = None,
+        own: slice = slice(None),
     ) -> Iterator[Sample]:
         """Batches of some samples that `graph` is measured on, lying in memory as it reads them fastest.
 
@@ -83,12 +92,37 @@ class Runner:
             graph: what is to read them.
             size: samples a batch; None: the runner's own.
             shuffle: None: in order; else shuffled by it, and its state advances.
+            own: which of the batches.
 
         Raises:
             DataError: see `gngraph.data.batches`.
         """
         held = self._samples(samples, anew=False)
-        return batches(held, size or self.batch_size, generator=shuffle, device=self.device, layout=layout_of(graph))
+        return batches(
+            held, size or self.batch_size, generator=shuffle, device=self.device, layout=layout_of(graph), own=own
+        )
+
+    def over(
+        self,
+        samples: MapDataset,
+        graph: Graph,
+        work: Callable[[torch.Tensor, Any], OfBatch],
+        *,
+        size: int | None = None,
+    ) -> list[OfBatch]:
+        """What `work` gives for each batch of some samples, in their order. Processes that work together take turns.
+
+        Args:
+            samples: the data set, or the split of one.
+            graph: what is to read them.
+            work: called with x and y; what it gives pickles, and has its tensors on the CPU.
+            size: samples a batch; None: the runner's own.
+
+        Raises:
+            DataError: see `gngraph.data.batches`.
+        """
+        turns = slice(here().rank, None, here().size)
+        return here().joined(work(x, y) for x, y in self.read(samples, graph, size=size, own=turns))
 
     def read_to_train(
         self,
@@ -124,7 +158,7 @@ class Runner:
             augment=augment,
             device=self.device,
             layout=layout_of(graph),
-            done=done,
+            own=slice(done, None),
         )
 
     def placed(self, graph: Graph) -> Graph:

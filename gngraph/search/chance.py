@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -59,15 +60,20 @@ def known(graph: Graph, problem: Problem) -> Knowledge:
     That asks nothing of the loss, and holds for classes, numbers and maps of either. Cost: a forward pass over the judge split.
     """
     runner, count = problem.runner, len(problem.splits.judge)
-    own, exchanged, alike, floor = 0.0, 0.0, True, 0.0
-    for x, y in runner.read(problem.splits.judge, graph, size=max(2, runner.batch_size)):
+
+    def measured(x: torch.Tensor, y: Any) -> tuple[float, float, bool, float]:
         outputs = runner.outputs(graph, x)
         rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
-        alike = alike and all(torch.equal(rolled[path], target) for path, target in leaves(y).items())
-        others = replaced(y, rolled)
+        same = all(torch.equal(rolled[path], target) for path, target in leaves(y).items())
         losses = problem.loss_fn.per_sample(outputs, y).double()
-        own, floor = own + float(losses.sum()), min(floor, float(losses.min()))
-        exchanged += float(problem.loss_fn.per_sample(outputs, others).double().sum())
+        others = problem.loss_fn.per_sample(outputs, replaced(y, rolled)).double()
+        return float(losses.sum()), float(others.sum()), same, float(losses.min())
+
+    own, exchanged, alike, floor = 0.0, 0.0, True, 0.0
+    size = max(2, runner.batch_size)
+    for loss, other, same, least in runner.over(problem.splits.judge, graph, measured, size=size):
+        own, exchanged = own + loss, exchanged + other
+        alike, floor = alike and same, min(floor, least)
     return Knowledge(own / count, exchanged / count, alike, floor)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gngraph.curvature import Loss
+from gngraph.ranks import here, whole_batches
 from gngraph.running.evaluation import correct
 from gngraph.running.memory import in_halves, release
 
@@ -25,29 +26,45 @@ WARM_UP = 3
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Sums over a batch, on its device.
+
+    Attributes:
+        loss: of the losses.
+        right, answered: of the shares of right answers as `correct` counts them, and how many samples have one.
+    """
+
+    loss: Tensor
+    right: Tensor
+    answered: Tensor
+
+
+@dataclass(frozen=True)
 class _Captured:
     """Passes over one batch as a CUDA graph, which reads and writes the tensors that it was captured with."""
 
     graph: torch.cuda.CUDAGraph
     x: Tensor
     y: Tensor
-    losses: Tensor
-    right: Tensor | None
+    sums: Sums
 
     def fits(self, x: Tensor, y: Any) -> bool:
         """Whether a batch has the shapes of the captured one."""
         return isinstance(y, Tensor) and (x.shape, y.shape, y.dtype) == (self.x.shape, self.y.shape, self.y.dtype)
 
-    def replay(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+    def replay(self, x: Tensor, y: Tensor) -> Sums:
         """The passes over another batch."""
         self.x.copy_(x)
         self.y.copy_(y)
         self.graph.replay()
-        return self.losses, self.right
+        return self.sums
 
 
 class Gradients:
     """Forward and backward passes of the mean loss of a batch, which leave its gradients in the parameters.
+
+    Processes that work together each take a share of the batch, or of every piece of it, and add their gradients up; norms over the
+    batch see the shares of all (`gngraph.ranks.whole_batches`).
 
     Python launches the some 200 kernels of a step in several times the time that a GPU needs for them where a network is
     small, as networks are while they grow. So on a GPU the passes over the first batch are captured, and replayed for every
@@ -74,11 +91,14 @@ class Gradients:
     ) -> None:
         self.module, self.loss, self.optimizer = module, loss, optimizer
         self.piece, self.targets = piece, targets
-        self._untried = device.type == "cuda"
+        self.ranks = here()
+        self._untried = (
+            device.type == "cuda" and self.ranks.size == 1
+        )  # processes that wait for each other are not captured
         self._captured: _Captured | None = None
 
-    def __call__(self, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
-        """Losses [N], and shares of right answers [N] as `correct` counts them; the next call may overwrite both."""
+    def __call__(self, x: Tensor, y: Any) -> Sums:
+        """The sums over a batch, x and y; the next call may overwrite them."""
         y = self.targets(y)
         if self._untried and isinstance(y, Tensor):
             self._untried = False
@@ -87,10 +107,10 @@ class Gradients:
         if self._captured is not None and self._captured.fits(x, y):
             return self._captured.replay(x, y)
 
-        def attempt(size: int) -> tuple[Tensor, Tensor | None]:
+        def attempt(size: int) -> Sums:
             # a graph writes gradients where they were when it was captured: there they must stay
             self.optimizer.zero_grad(set_to_none=self._captured is None)
-            return self._passes(x, y) if size >= len(x) else self._in_pieces(x, y, size)
+            return self._reduced(self._in_pieces(x, y, size))
 
         size = min(self.piece, len(x))
         found, able = in_halves("a step of training", size, attempt, least=min(2, size))
@@ -98,22 +118,44 @@ class Gradients:
             self.piece = able
         return found
 
+    def _reduced(self, own: Sums) -> Sums:
+        """The sums of all processes; so are gradients, of which those that none has stay None."""
+        if self.ranks.size == 1:
+            return own
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        known = torch.tensor([float(p.grad is not None) for p in parameters], device=own.loss.device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        sums = torch.stack([own.loss.double(), own.right.double(), own.answered.double()])
+        known, sums, *gradients = self.ranks.total(known, sums, *gradients)
+        for p, some, gradient in zip(parameters, known.tolist(), gradients, strict=True):
+            p.grad = gradient if some else None
+        return Sums(*sums.unbind())
+
     def _passes(self, x: Tensor, y: Any, share: float = 1.0) -> tuple[Tensor, Tensor | None]:
         outputs = self.module(x)
         losses = self.loss.per_sample(outputs, y)
         torch.autograd.backward(losses.mean() * share)
         return losses.detach(), correct(self.loss, outputs, y)
 
-    def _in_pieces(self, x: Tensor, y: Any, size: int) -> tuple[Tensor, Tensor | None]:
-        """The same in pieces, whose gradients add up; norms over the batch are over a piece then. None has a single sample."""
+    def _in_pieces(self, x: Tensor, y: Any, size: int) -> Sums:
+        """The same in pieces, whose gradients add up; norms over the batch are over a piece then. None has a single sample.
+
+        A piece of fewer samples than there are processes is the first one's alone.
+        """
         starts = [start for start in range(0, len(x), size) if not start or start + 1 < len(x)]
         losses, right = list[Tensor](), list[Tensor]()
-        for own in (slice(start, end) for start, end in pairwise([*starts, len(x)])):
+        for start, end in pairwise([*starts, len(x)]):
+            together = self.ranks.of(end - start)
+            if together is not self.ranks and not self.ranks.first:
+                continue
+            rows = together.share(end - start)
+            own = slice(start + rows.start, start + rows.stop)
             targets = tree_map_only(Tensor, operator.itemgetter(own), y)
-            found, hits = self._passes(x[own], targets, len(x[own]) / len(x))
+            with whole_batches(together):
+                found, hits = self._passes(x[own], targets, len(x[own]) / len(x))
             losses.append(found)
             right += [] if hits is None else [hits]
-        return torch.cat(losses), torch.cat(right) if right else None
+        return _sums(losses, right, x)
 
     def _capture(self, x: Tensor, y: Tensor) -> _Captured | None:
         """The passes as a graph, and gradients that it writes; None where they cannot be captured."""
@@ -142,13 +184,24 @@ class Gradients:
             # other threads, such as those that pin batches, may use the device meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 losses, right = self._passes(inputs, targets)
+                sums = _sums([losses], [] if right is None else [right], x)
         except RuntimeError as error:
             generator.graphsafe_set_state(random)  # which took itself to be captured, and would refuse to be drawn from
             self.optimizer.zero_grad()
             if not _by_capture(error):
                 raise
             return None
-        return _Captured(graph, inputs, targets, losses, right)
+        return _Captured(graph, inputs, targets, sums)
+
+
+def _sums(losses: Sequence[Tensor], right: Sequence[Tensor], x: Tensor) -> Sums:
+    """Sums of what pieces of a batch gave, which may be nothing."""
+    none = torch.zeros((), device=x.device)
+    loss = torch.cat([*losses]).sum() if losses else none
+    if not right:
+        return Sums(loss, none, none)
+    answers = torch.cat([*right])
+    return Sums(loss, answers.nansum(), (~answers.isnan()).sum())
 
 
 def _by_capture(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gngraph.ir import Graph
+from gngraph.ranks import here
 from gngraph.training.optimizer_state import OptimizerState
 
 
@@ -87,9 +88,11 @@ UNWATCHED = Watch(lambda epoch_ended: False, lambda progress: None)
 
 
 def random_states(order: torch.Generator, device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of the generators that an epoch draws from."""
-    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"order": order.get_state(), "torch": torch.get_rng_state(), **cuda}
+    """The states of the generators that an epoch draws from; those of torch are each process's own, a row of them."""
+    own = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
+    return {"order": order.get_state(), **{name: here().rows(state.unsqueeze(0)) for name, state in own.items()}}
 
 
 def put_back(random: Mapping[str, torch.Tensor], order: torch.Generator, device: torch.device) -> None:
@@ -100,7 +103,8 @@ def put_back(random: Mapping[str, torch.Tensor], order: torch.Generator, device:
         order: the generator that orders and augments.
         device: of the training.
     """
+    rank = here().rank  # a state of its own is read where it begins
     order.set_state(random["order"])
-    torch.set_rng_state(random["torch"])
+    torch.set_rng_state(random["torch"][rank].clone())
     if device.type == "cuda":
-        torch.cuda.set_rng_state(random["cuda"], device)
+        torch.cuda.set_rng_state(random["cuda"][rank].clone(), device)

@@ -15,11 +15,12 @@ from gngraph.ir import Graph
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
 from gngraph.options.training import STEP_SAMPLES
+from gngraph.ranks import here
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
 from gngraph.training.divergence import Course
-from gngraph.training.gradients import WHOLE, Gradients
+from gngraph.training.gradients import WHOLE, Gradients, Sums
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
 from gngraph.training.optimizers import fresh_optimizer
 from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
@@ -153,7 +154,7 @@ class Trainer:
             size=self.batch_size,
             done=tally.steps,
         )
-        with seeded(seed, self.device):
+        with seeded(here().seed(seed), self.device):
             if part is not None:
                 put_back(part.random, order, self.device)
             for step, (x, y) in enumerate(stream, tally.steps):
@@ -161,13 +162,13 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 try:
-                    losses, right = gradients(x, y)
+                    sums = gradients(x, y)
                 except (RuntimeError, ValueError) as error:  # of an op in train mode
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
                 if self.options.clip is not None:
                     nn.utils.clip_grad_norm_(gradients.module.parameters(), self.options.clip)
                 optimizer.step()
-                tally.add(losses, right, rate)
+                tally.add(sums, len(x), rate)
                 offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))
         return tally.record(time.perf_counter() - began)
 
@@ -206,13 +207,12 @@ class _Tally:
         sums = {name: torch.stack(own).cpu() for name, own in lists.items() if own}
         return PartEpoch(self.steps, self.samples, self.total, sums, self.rate, seconds, random)
 
-    def add(self, losses: torch.Tensor, right: torch.Tensor | None, rate: float) -> None:
-        self.samples += len(losses)
+    def add(self, sums: Sums, samples: int, rate: float) -> None:
+        self.samples += samples
         self.rate = rate
-        self.losses.append(losses.sum())
-        if right is not None:
-            self.right.append(right.nansum())
-            self.answered.append((~right.isnan()).sum())
+        self.losses.append(sums.loss.clone())
+        self.right.append(sums.right.clone())
+        self.answered.append(sums.answered.clone())
         self.steps += 1
         if len(self.losses) == CHECK_EVERY:
             self._flush()
@@ -267,12 +267,8 @@ def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _taken_back(graph: Graph, module: nn.Module) -> Graph:
-    """`graph` with the tensors of `module`, each on the device where the graph had it."""
+    """`graph` with the tensors of `module`, each on the device where the graph had it; the same in all processes."""
     held: Mapping[str, torch.Tensor] = module.state_dict()
-    return graph.with_params(
-        {
-            name: held[name].detach().to(p.data.device).clone()
-            for name, p in graph.params.items()
-            if p.kind != "constant"
-        }
-    )
+    own = {name: held[name].detach() for name, p in graph.params.items() if p.kind != "constant"}
+    first = here().copied(own)
+    return graph.with_params({name: t.to(graph.params[name].data.device).clone() for name, t in first.items()})

@@ -74,8 +74,8 @@ def test_no_piece_has_a_single_sample() -> None:
     module = Seen()
     loss = Problem((torch.zeros(3, 2), torch.zeros(3, 2)), loss="mse", device="cpu").loss_fn
     optimizer = torch.optim.SGD(module.parameters())
-    losses, _ = Gradients(module, loss, optimizer, torch.device("cpu"), piece=4)(torch.ones(9, 2), torch.zeros(9, 2))
-    assert seen == [4, 5] and losses.shape == (9,)
+    sums = Gradients(module, loss, optimizer, torch.device("cpu"), piece=4)(torch.ones(9, 2), torch.zeros(9, 2))
+    assert seen == [4, 5] and float(sums.loss) == 9.0
 
 
 def test_what_does_not_fit_in_the_smallest_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

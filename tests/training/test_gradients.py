@@ -41,10 +41,10 @@ def test_gradients_are_those_of_the_mean_loss_and_of_this_batch_alone() -> None:
     gradients, _ = gradients_of(module, torch.device("cpu"))
     for _ in range(2):
         x, y = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
-        losses, right = gradients(x, y)
+        sums = gradients(x, y)
         outputs = module(x)
-        assert torch.equal(losses, nn.functional.cross_entropy(outputs, y, reduction="none"))
-        assert right is not None and torch.equal(right, (outputs.argmax(1) == y).float())
+        assert torch.equal(sums.loss, nn.functional.cross_entropy(outputs, y, reduction="none").sum())
+        assert (int(sums.right), int(sums.answered)) == (int((outputs.argmax(1) == y).sum()), 5)
         (expected,) = torch.autograd.grad(nn.functional.cross_entropy(outputs, y), [module.weight])
         assert module.weight.grad is not None and torch.allclose(module.weight.grad, expected)
 
@@ -69,7 +69,7 @@ def test_passes_are_captured_and_dropout_differs_from_step_to_step() -> None:
     module = nn.Sequential(nn.Linear(6, 64), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 3)).to(device)
     gradients, _ = gradients_of(module, device)
     x, y = torch.randn(8, 6, device=device), torch.zeros(8, dtype=torch.int64, device=device)
-    losses = [gradients(x, y)[0].clone() for _ in range(2)]
+    losses = [gradients(x, y).loss.clone() for _ in range(2)]
     assert gradients._captured is not None and not torch.equal(*losses)
     assert int(module.get_buffer("1.num_batches_tracked")) == 2  # warming up leaves no trace
     kept = [p.grad for p in module.parameters()]
@@ -83,12 +83,12 @@ def test_what_waits_for_the_device_runs_as_it_comes() -> None:
     module = Asking().to(device)
     gradients, optimizer = gradients_of(module, device)
     x, y = torch.randn(8, 6, device=device), torch.zeros(8, dtype=torch.int64, device=device)
-    first = float(gradients(x, y)[0].mean())
+    first = float(gradients(x, y).loss)
     assert float(nn.functional.dropout(x, 0.5).sum()) != float(x.sum())  # random numbers can still be drawn
     for _ in range(20):
         optimizer.step()
         gradients(x, y)
-    assert gradients._captured is None and float(gradients(x, y)[0].mean()) < first
+    assert gradients._captured is None and float(gradients(x, y).loss) < first
 
 
 @on_a_gpu
