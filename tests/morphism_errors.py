@@ -15,7 +15,7 @@ from gngraph.ir import Graph, Node
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup
-from gngraph.ops.stepwise import OWN_STATE
+from gngraph.ops.stepwise import OWN_STATE, PASSED_BY
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
@@ -93,6 +93,8 @@ def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
     for name, role in graph.readers(slot.param):
         node = graph.nodes[name]
         place = lookup(node.op).reads(node, role)
+        # what a cell hands on of a unit that nothing reads is not read either
+        place = 1 if place == PASSED_BY else place
         if role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
             yield name, place
 

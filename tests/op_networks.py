@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.recurrent_networks import Cells
 from tests.small_networks import calibrated
 
 
@@ -259,10 +260,12 @@ SHAPES: dict[str, Case] = {
     "gate": Case(lambda: Between(lambda m, y: m.part(y), part=Gate()), (3, 6, 6), {"first": 8, "part.down": 5}),
     "places": Case(Places, (4, 5), {"first": 6}),
     "sequences": Case(Sequences, (4, 5), {"first": 8, "second": 7}),
+    "cells": Case(Cells, (4, 5), {"cell": 6, "gate": 5, "plain": 4}),
     "rows by number": module(Table),
     "added to itself": function(lambda y: y + y.tanh()),
     "stacked": function(lambda y: torch.stack([y, y.tanh()], dim=1).mean(1)),
-    "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}, (".long",)),
+    "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
+    "casts": function(lambda y: y.to(torch.float64).tanh().to(y.dtype) + y.float().type_as(y)),
     "decoder": Case(Decoder, (3, 6, 6), {"first": 8, "up": 2}),
     "decoder by functions": Case(
         RawDecoder, (4, 5), {"first": 8, "conv_transpose1d": 7, "conv_transpose2d": 5, "conv_transpose3d": 6}

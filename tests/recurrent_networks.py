@@ -61,19 +61,21 @@ class HandedOn(nn.Module):
 
 
 class Cells(nn.Module):
-    """Cells of two kinds, step by step."""
+    """Cells of every kind, step by step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cell, self.gate, self.last = nn.LSTMCell(5, 6), nn.GRUCell(6, 5), nn.Linear(5, 3)
+        self.cell, self.gate = nn.LSTMCell(5, 6), nn.GRUCell(6, 5)
+        self.plain, self.last = nn.RNNCell(5, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h = c = x.new_zeros(x.shape[0], 6)
-        gate = None
+        gate = plain = None
         for step in range(4):
             h, c = self.cell(x[:, step], (h, c))
             gate = self.gate(h, gate)
-        y: Tensor = self.last(gate)
+            plain = self.plain(gate, plain)
+        y: Tensor = self.last(plain)
         return y
 
 
@@ -103,7 +105,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "last states": (LastStates, {"first": 4, "layer": 6}),
     "first states": (FirstStates, {"first": 4, "layer": 6}),
     "handed on": (HandedOn, {"encoder": 6}),
-    "cells": (Cells, {"cell": 6, "gate": 5}),
+    "cells": (Cells, {"cell": 6, "gate": 5, "plain": 4}),
     "tuple of states": (TupleOfStates, {"cell": 6}),
 }
 """Name -> what builds it, and the free spaces with their widths."""

@@ -99,6 +99,15 @@ class ChannelSpace:
     slots: tuple[Slot, ...]
     frozen: str | None = None
 
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Parameters that write its channels and read them too, as a table of words does that is the network's head as well.
+
+        Among the slots such an axis stands in both roles; it is rebuilt once, as what reads.
+        """
+        written = {(slot.param, slot.axis) for slot in self.slots if slot.role is Role.PRODUCE}
+        return tuple(s.param for s in self.slots if s.role is Role.CONSUME and (s.param, s.axis) in written)
+
     def nodes(self, role: Role) -> tuple[str, ...]:
         """Nodes whose parameters have this role, in graph order."""
         return tuple(dict.fromkeys(slot.node for slot in self.slots if slot.role is role))
@@ -198,8 +207,12 @@ class _Naming:
         self.axes: dict[tuple[str, int], list[tuple[int, Slot]]] = {}
         for key, bound in axes.slots.items():
             self.axes[key], offset = [], 0
+            writer = axes.tied.get(key)
             for var, size, inner in self.sets.resolve(bound.layout):
                 slot = Slot(bound.param, bound.axis, offset, inner, Role(bound.use), bound.fresh, bound.node)
+                if writer is not None:
+                    written = slot._replace(role=Role.PRODUCE, fresh=writer.fresh, node=writer.node)
+                    self.slots.setdefault(var, []).append(written)
                 self.slots.setdefault(var, []).append(slot)
                 self.axes[key].append((var, slot))
                 offset += size * inner

@@ -42,6 +42,7 @@ class Coupled:
         sets: the channels, by variable.
         values: node -> the layouts by axis of its value, or of each of its items.
         slots: (parameter, axis) -> how it holds channels.
+        tied: the same for axes that are written through as well: rows of a table that a layer reads again.
         measured: (node, path) -> the layout whose length an integer attribute gives.
         counted: node -> axes of its first input over which it takes statistics, or the first channels of which it takes for them.
     """
@@ -49,6 +50,7 @@ class Coupled:
     sets: Cuttable
     values: Mapping[str, Sequence[Mapping[int, Layout]]]
     slots: Mapping[tuple[str, int], Bound]
+    tied: Mapping[tuple[str, int], Bound]
     measured: Mapping[tuple[str, AttrPath], Layout]
     counted: Mapping[str, tuple[int, ...]]
 
@@ -56,7 +58,7 @@ class Coupled:
 def coupled(graph: Graph) -> Coupled:
     """The axes of `graph`, by the channel rules of all of its nodes."""
     rules = _Coupling(graph)
-    return Coupled(rules.sets, rules.values, rules.slots, rules.measured, rules.counted)
+    return Coupled(rules.sets, rules.values, rules.slots, rules.tied, rules.measured, rules.counted)
 
 
 class _Coupling:
@@ -67,6 +69,7 @@ class _Coupling:
         self.sets = Cuttable()
         self.values: dict[str, list[dict[int, Layout]]] = {}
         self.slots: dict[tuple[str, int], Bound] = {}
+        self.tied: dict[tuple[str, int], Bound] = {}
         self.measured: dict[tuple[str, AttrPath], Layout] = {}
         self.counted: dict[str, tuple[int, ...]] = {}
         self._bound: dict[tuple[str, int], Layout | None] = {}
@@ -98,7 +101,7 @@ class _Coupling:
         accompanies the channels of what is learned.
         """
         writers: dict[int, list[Bound]] = {}
-        for raw in self.slots.values():
+        for raw in (*self.slots.values(), *self.tied.values()):
             if raw.use == "produce":
                 for segment in self.sets.resolve(raw.layout):
                     writers.setdefault(segment.var, []).append(raw)
@@ -197,11 +200,22 @@ class _Coupling:
         if key in self._bound:
             self.unify([self._bound[key], layout])
             known = self.slots.get(key)
-            if known is not None and known.use != use:
-                self.freeze(layout, f"parameter '{param}' is used in two ways along axis {axis}")
+            if known is not None and layout is not None and known.use != use:
+                self._tie(key, known, Bound(param, axis, layout, use, fresh, self._node.name))
         self._bound.setdefault(key, layout)
         if layout is not None:
             self.slots.setdefault(key, Bound(param, axis, layout, use, fresh, self._node.name))
+
+    def _tie(self, key: tuple[str, int], known: Bound, bound: Bound) -> None:
+        """An axis that is used in another way than before: a table may write what a layer reads by the same numbers."""
+        uses = {known.use: known, bound.use: bound}
+        if key in self.tied and bound.use in ("produce", "consume"):
+            return
+        writer = uses.get("produce")
+        if "consume" in uses and writer is not None and lookup(self.graph.nodes[writer.node].op).looked_up is not None:
+            self.slots[key], self.tied[key] = uses["consume"], writer
+            return
+        self.freeze(bound.layout, f"parameter '{bound.param}' is used in two ways along axis {bound.axis}")
 
     def _is_constant(self, param: str) -> bool:
         """Whether nothing learns what a node reads: a buffer, or a parameter that is read as a value while training holds it."""

@@ -70,8 +70,8 @@ def _free(spaces: ChannelSpaces, param: str, axis: int) -> int:
 def _is_outer(graph: Graph, spaces: ChannelSpaces, param: str, axis: int) -> bool:
     """Whether an axis is a side of the network: its input, its output, or what is looked up by number."""
     slots = spaces.axes.get((param, axis), ())
-    if slots:
-        return any((spaces[name].frozen or "").startswith(NETWORK_OUTPUT) for name, _ in slots)
+    if any((spaces[name].frozen or "").startswith(NETWORK_OUTPUT) for name, _ in slots):
+        return True
     for node, _ in graph.readers(param):
         layer = graph.nodes[node]
         spec = lookup(layer.op)
@@ -79,6 +79,6 @@ def _is_outer(graph: Graph, spaces: ChannelSpaces, param: str, axis: int) -> boo
             return True
         read = graph.nodes[layer.inputs[0]] if layer.inputs else layer
         channels = spec.channel_axis % max(1, len(read.shape))
-        if spec.apply is not None and (read.name, channels) not in spaces.layouts:
+        if not slots and spec.apply is not None and (read.name, channels) not in spaces.layouts:
             return True
     return False

@@ -38,6 +38,7 @@ from gngraph.ir import (
 from gngraph.ir.types import dtype_name, dtype_of, refs_in, replace_refs
 from gngraph.lowering.probe import range_of
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
+from gngraph.ops.cast import CASTS
 from gngraph.ops.conv import specialise
 from gngraph.ops.filled import FILLS
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
@@ -225,11 +226,11 @@ class _Builder:
         kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
         known = self.record(fx_node)
-        if path in FILLS and isinstance(known.type, TensorType):
+        op = "filled" if path in FILLS else "cast" if path in CASTS else None
+        if op is not None and isinstance(known.type, TensorType):
             plain = tuple(self.flag(fx_node, i, self.attr(a)) for i, a in enumerate(fx_node.args))
-            dtype = DType(known.type.dtype)
-            filled = {"target": path, "args": plain, "kwargs": kwargs, "dtype": dtype}
-            node = Node(fx_node.name, "filled", inputs, {}, filled)
+            own = {"target": path, "args": plain, "kwargs": kwargs, "dtype": DType(known.type.dtype)}
+            node = Node(fx_node.name, op, inputs, {}, own)
             if self.infers(node):
                 return node
         attrs = {"target": path, "args": args, "kwargs": kwargs, MULTIPLY_ADDS: known.multiply_adds}

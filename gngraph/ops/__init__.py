@@ -6,6 +6,7 @@ To add an op, register an `OpSpec` in the family's file (or in your own code) an
 from gngraph.ops import (
     assign,
     attention,
+    cast,
     conv,
     conv_transpose,
     embedding,
@@ -57,6 +58,7 @@ __all__ = [
     "Segment",
     "assign",
     "attention",
+    "cast",
     "conv",
     "conv_transpose",
     "draft_of",

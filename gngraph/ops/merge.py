@@ -139,9 +139,15 @@ register(
 )
 
 
+def _joined(operands: Operands) -> list[int]:
+    """The positions of what is joined: torch passes over tensors of shape [0], with which caches start."""
+    every = range(len(operands.inputs))
+    return [i for i in every if operands.tensor(i).shape != (0,)] or list(every)
+
+
 def _infer_cat(operands: Operands) -> Type:
     node = operands.node
-    types = [operands.tensor(i) for i in range(len(operands.inputs))]
+    types = [operands.tensor(i) for i in _joined(operands)]
     rank = len(types[0].shape)
     dim = node.attrs["dim"] % rank
     total = 0
@@ -153,15 +159,15 @@ def _infer_cat(operands: Operands) -> Type:
         total += int(t.shape[dim])
     shape: list[Dim] = list(types[0].shape)
     shape[dim] = total
-    return TensorType(joined(types), tuple(shape))
+    return TensorType(joined([operands.tensor(i) for i in range(len(operands.inputs))]), tuple(shape))
 
 
 def _cat_channels(rules: ChannelRules, operands: Operands) -> None:
-    rank = len(operands.tensor().shape)
+    parts = _joined(operands)
+    rank = len(operands.tensor(parts[0]).shape)
     dim = operands.node.attrs["dim"] % rank
-    count = len(operands.inputs)
     for axis in range(rank):
-        layouts = [rules.layout(i, axis) for i in range(count)]
+        layouts = [rules.layout(i, axis) for i in parts]
         if axis != dim:
             rules.set(axis, rules.unify(layouts))
             continue

@@ -95,9 +95,13 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
     roles = {slot.param for slot in space.slots if slot.role is not Role.CONSUME}
     written = {param for node in writers for param in graph.nodes[node].params.values() if param in roles}
     reads = {
-        slot.param: [node for node, _ in graph.readers(slot.param)] for slot in space.slots if slot.role is Role.CONSUME
+        slot.param: [node for node, _ in graph.readers(slot.param) if lookup(graph.nodes[node].op).looked_up is None]
+        for slot in space.slots
+        if slot.role is Role.CONSUME
     }
     quiet = {param for param, nodes in reads.items() if all(graph.nodes[node].inputs[0] in silent for node in nodes)}
+    if not quiet.issuperset(space.tied):  # what it starts with is read
+        return None
     return Stream(start, frozenset(written), frozenset(quiet), frozenset(scales), norms)
 
 

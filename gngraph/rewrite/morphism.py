@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.rewrite.channel_map import ChannelMap
@@ -208,6 +208,7 @@ def _edit(
             )
     if len(removals) >= space.size + len(news):
         raise PassError(f"pruning all {space.size} channels of space '{name}' would cut the network; keep at least one")
+    _check_tied(space, group)
     whole = ChannelMap.identity(space.size).split([m.channel for m in splits]).grow(len(news))
     rows: dict[str, dict[int, torch.Tensor]] = {}
     for position, m in enumerate(splits):
@@ -243,3 +244,21 @@ def _edit(
         for param, delta in deltas:
             shift[param] = shift[param] + delta if param in shift else delta
     return SpaceEdit(final, rows, out, shift)
+
+
+def _check_tied(space: ChannelSpace, group: Iterable[ChannelMorphism]) -> None:
+    """Refuse what would give a parameter that both writes and reads a space other entries for the two.
+
+    Raises:
+        PassError: a channel is split, or what a morphism learned is for such a parameter.
+    """
+    tied = set(space.tied)
+    for m in group if tied else ():
+        learned = {p for p, b in m.weights.items() if bool(b.any())} if isinstance(m, MergeChannel) else set()
+        learned |= {*m.rows, *m.out} if isinstance(m, NewChannel) else set()
+        if isinstance(m, SplitChannel) or not tied.isdisjoint(learned):
+            held = ", ".join(f"'{param}'" for param in sorted(tied))
+            raise PassError(
+                f"a {m.kind} of space '{space.name}' cannot be exact, for {held} both writes and reads it; prune channels of "
+                f"it, or add new ones without weights of their own"
+            )

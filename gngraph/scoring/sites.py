@@ -92,7 +92,7 @@ def split_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[SplitSite]:
     """Every layer that writes a free space and whose weight no other node uses; O(#nodes) each."""
     bands = _band_table(spaces)
     for space in spaces.free:
-        for slot in space.slots:
+        for slot in space.slots if not space.tied else ():
             node = graph.nodes[slot.node]
             writes = slot.role is Role.PRODUCE or (slot.role is Role.FOLLOW and lookup(node.op).channelwise)
             if not writes or lookup(node.op).apply is None or node.params.get("weight") != slot.param:
@@ -123,7 +123,7 @@ def not_split(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
                 behind = graph.nodes[site.opaque]
                 yield f"{layer}: they are not followed through '{behind.module or site.opaque}' ({behind.op})"
             elif site is None and node.op != "parameter":  # a parameter that is read as a value is no layer
-                shared = [p for p in node.params.values() if len(graph.readers(p)) > 1]
+                shared = [*space.tied] or [p for p in node.params.values() if len(graph.readers(p)) > 1]
                 held = f"several nodes read '{shared[0]}'" if shared else "its weight has no row for each of them"
                 yield f"{layer}: {held}"
 
@@ -137,7 +137,7 @@ def read_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[ReadSite]:
             if slot.role is not Role.CONSUME or space.name in unread:
                 continue
             width = graph.params[slot.param].data.shape[slot.axis]  # of one group
-            for reader, role in graph.readers(slot.param):
+            for reader, role in _uses(graph, slot):
                 place = lookup(graph.nodes[reader].op).reads(graph.nodes[reader], role)
                 if place == OWN_STATE:
                     state = Band(2, slot.offset, space.size, slot.inner)
@@ -157,10 +157,15 @@ def not_followed(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
 def _not_read(graph: Graph, spaces: ChannelSpaces) -> Iterator[tuple[str, str]]:
     """Free spaces some read of which has no gradient of its own, each with the reason."""
     for space in spaces.free:
-        reads = [use for slot in space.slots if slot.role is Role.CONSUME for use in graph.readers(slot.param)]
+        reads = [use for slot in space.slots if slot.role is Role.CONSUME for use in _uses(graph, slot)]
         reasons = [reason for reader, role in reads if (reason := _hidden(graph, graph.nodes[reader], role))]
         if reasons:
             yield space.name, reasons[0]
+
+
+def _uses(graph: Graph, slot: Slot) -> list[tuple[str, str]]:
+    """The nodes that read channels by the parameter of a slot, with its role; a table that is tied to a layer looks up rows."""
+    return [use for use in graph.readers(slot.param) if lookup(graph.nodes[use[0]].op).looked_up is None]
 
 
 def _hidden(graph: Graph, node: Node, role: str) -> str | None:

@@ -1,0 +1,38 @@
+"""Casts to another dtype or device, in their many spellings: entry by entry, whatever the widths are."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from gngraph.errors import IRError
+from gngraph.ir import Node, TensorType, Type
+from gngraph.ir.types import dtype_of
+from gngraph.ops.rules import all_axes
+from gngraph.ops.spec import Emitter, Operands, OpSpec, register
+from gngraph.ops.traits import with_first
+
+CASTS = (".to", ".float", ".double", ".half", ".bfloat16", ".long", ".int", ".bool", ".type_as", ".cpu", ".cuda")
+"""Methods, with a dot in front, that give the same entries in another dtype or on another device."""
+
+
+def _infer(operands: Operands) -> Type:
+    return TensorType(operands.node.attrs["dtype"].name, operands.tensor().shape)
+
+
+def _linear(node: Node, positions: frozenset[int]) -> bool:
+    """Of real numbers, to rounding; not to integers, or truth values."""
+    dtype: torch.dtype = dtype_of(node.attrs["dtype"].name)
+    return positions <= {0} and dtype.is_floating_point
+
+
+def _emit(emitter: Emitter, node: Node) -> fx.Node:
+    args, kwargs = emitter.resolve(node.attrs["args"]), emitter.resolve(node.attrs["kwargs"])
+    target = str(node.attrs["target"])
+    if target not in CASTS:
+        raise IRError(f"node '{node.name}' (cast) calls '{target}', which is none of {', '.join(CASTS)}")
+    return emitter.method(target[1:], *args, **kwargs)
+
+
+# import makes it of calls that would be foreign
+register(OpSpec("cast", _infer, all_axes, _emit, channelwise=True, linear=_linear, nonnegative=with_first))
