@@ -33,7 +33,7 @@ BELOW_PASSES = (
     "errors calling options ranks ir ops lowering importing source files deploy curvature data zoo running analysis rewrite "
     "scoring"
 )
-BELOW_GROWTH = f"{BELOW_PASSES} environment passes training search inplace"
+BELOW_GROWTH = f"{BELOW_PASSES} environment passes training search latency inplace"
 LAYERS = {
     "errors": layer(),
     "options": layer("errors calling"),
@@ -53,6 +53,7 @@ LAYERS = {
     "zoo": layer("errors", "torch torchvision"),
     "running": layer("errors ranks ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ranks ir ops lowering curvature data running", "torch numpy networkx"),
+    "latency": layer("errors ranks writing ir ops lowering deploy running analysis", "torch numpy onnxruntime"),
     "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),
     "scoring": layer("errors ranks ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.ir import Graph
@@ -16,16 +17,47 @@ from gngraph.ops.spec import Factor
 
 @dataclass(frozen=True)
 class Cost:
-    """Entries of all nn.Parameters, and FLOPs of one sample, of which a multiply-add is two (see `cost`)."""
+    """What a network, or a change of one, costs.
+
+    Attributes:
+        params: entries of all nn.Parameters.
+        flops: of one sample, of which a multiply-add is two (see `cost`).
+        nanoseconds: that are predicted of a batch, where a `Clock` tells them; else 0.
+    """
 
     params: int
     flops: int
+    nanoseconds: int = field(default=0, repr=False)
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.params + other.params, self.flops + other.flops)
+        return Cost(self.params + other.params, self.flops + other.flops, self.nanoseconds + other.nanoseconds)
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.params - other.params, self.flops - other.flops)
+        return Cost(self.params - other.params, self.flops - other.flops, self.nanoseconds - other.nanoseconds)
+
+
+class PricedTime(Protocol):
+    """The time of a network as a function of the widths of its channel spaces, in nanoseconds."""
+
+    def of(self, widths: Mapping[str, int]) -> int:
+        """At the widths."""
+        ...
+
+    def change(self, space: str, widths: Mapping[str, int], delta: int) -> int:
+        """What `delta` more channels of a space add to it, at the widths."""
+        ...
+
+    def neighbours(self, space: str) -> frozenset[str]:
+        """The spaces on whose widths that depends, beside the space itself."""
+        ...
+
+
+class Clock(Protocol):
+    """Tells how long networks take; `gngraph.latency` has one."""
+
+    def of(self, graph: Graph, spaces: ChannelSpaces) -> PricedTime:
+        """The time of a network with these spaces."""
+        ...
 
 
 def positions_of(graph: Graph, node: str) -> tuple[Factor, ...]:
@@ -129,6 +161,11 @@ def _entries(graph: Graph, spaces: ChannelSpaces, node: str, factor: Factor) -> 
 class CostModel:
     """Cost of a graph as a function of the widths of its channel spaces; no graph is built to evaluate it.
 
+    Args:
+        graph: the network.
+        spaces: of it.
+        clock: tells nanoseconds; None: they are 0.
+
     >>> import torch, gngraph
     >>> from gngraph.analysis.channels import ChannelSpaces
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -138,7 +175,8 @@ class CostModel:
     Cost(params=7, flops=12)
     """
 
-    def __init__(self, graph: Graph, spaces: ChannelSpaces) -> None:
+    def __init__(self, graph: Graph, spaces: ChannelSpaces, clock: Clock | None = None) -> None:
+        self._time = None if clock is None else clock.of(graph, spaces)
         self.widths: dict[str, int] = {space.name: space.size for space in spaces}
         self._layouts = spaces.layouts
         self._terms: list[_Term] = []
@@ -177,7 +215,8 @@ class CostModel:
     def of(self, widths: Mapping[str, int]) -> Cost:
         """Cost at the given widths; O(#parameters)."""
         sizes = [(term, term.size(widths)) for term in self._terms]
-        return Cost(sum(t.params * n for t, n in sizes), sum(t.flops * n for t, n in sizes))
+        time = 0 if self._time is None else self._time.of(widths)
+        return Cost(sum(t.params * n for t, n in sizes), sum(t.flops * n for t, n in sizes), time)
 
     def marginal(self, space: str, widths: Mapping[str, int], delta: int = 1) -> Cost:
         """Cost of `delta` more channels of `space` at the given widths; O(#parameters of the space).
@@ -188,11 +227,13 @@ class CostModel:
             delta: channels more; fewer where negative.
         """
         changes = [(t, t.change(widths, space, delta)) for t in self._of_space[space]]
-        return Cost(sum(t.params * n for t, n in changes), sum(t.flops * n for t, n in changes))
+        time = 0 if self._time is None else self._time.change(space, widths, delta)
+        return Cost(sum(t.params * n for t, n in changes), sum(t.flops * n for t, n in changes), time)
 
     def neighbours(self, space: str) -> frozenset[str]:
         """The spaces whose marginal cost depends on the width of `space`, itself among them."""
-        return frozenset(name for term in self._of_space[space] for _, parts in term.axes for name, _ in parts)
+        priced = frozenset(name for term in self._of_space[space] for _, parts in term.axes for name, _ in parts)
+        return priced if self._time is None else priced | self._time.neighbours(space)
 
     def within(self, value: str) -> frozenset[str]:
         """The spaces whose channels lie in a value, on whichever axis."""
@@ -202,28 +243,57 @@ class CostModel:
 
 @dataclass(frozen=True)
 class Budget:
-    """Largest cost that a network may have; None leaves a side open."""
+    """Largest cost that a network may have; None leaves a side open.
+
+    Attributes:
+        max_params, max_flops, max_nanoseconds: see `Cost`.
+        clock: tells the nanoseconds, where they are bounded.
+    """
 
     max_params: int | None = None
     max_flops: int | None = None
+    max_nanoseconds: int | None = None
+    clock: Clock | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def sides(self) -> tuple[int | None, ...]:
+        """The bounds, in the order of `Cost`."""
+        return (self.max_params, self.max_flops, self.max_nanoseconds)
+
+    def model(self, graph: Graph, spaces: ChannelSpaces) -> CostModel:
+        """What a network costs at any widths, in all that may be bounded.
+
+        Args:
+            graph: the network.
+            spaces: of it.
+        """
+        return CostModel(graph, spaces, self.clock)
 
     def allows(self, cost: Cost) -> bool:
         """Whether `cost` lies within the budget."""
-        return (self.max_params is None or cost.params <= self.max_params) and (
-            self.max_flops is None or cost.flops <= self.max_flops
-        )
+        return all(most is None or side <= most for side, most in zip(sides_of(cost), self.sides, strict=True))
 
     def share(self, change: Cost) -> float:
-        """A change of cost as a share of the budget, both sides added; parameters count where nothing is bounded."""
-        total = 0.0
-        if self.max_params is not None:
-            total += change.params / max(self.max_params, 1)
-        if self.max_flops is not None:
-            total += change.flops / max(self.max_flops, 1)
-        return total if (self.max_params, self.max_flops) != (None, None) else float(change.params)
+        """A change of cost as a share of the budget, all sides added; parameters count where nothing is bounded."""
+        if self.sides == (None, None, None):
+            return float(change.params)
+        both = zip(sides_of(change), self.sides, strict=True)
+        return sum(side / max(most, 1) for side, most in both if most is not None)
 
     @cached_property
     def text(self) -> str:
         """The budget in words."""
         sides = [(self.max_params, "parameters"), (self.max_flops, "FLOPs")]
-        return " and ".join(f"{limit:,} {what}" for limit, what in sides if limit is not None) or "no limit"
+        told = [f"{limit:,} {what}" for limit, what in sides if limit is not None]
+        if self.max_nanoseconds is not None:
+            told.append(f"{self.max_nanoseconds / NANOSECONDS:.4g} ms")
+        return " and ".join(told) or "no limit"
+
+
+NANOSECONDS = 10**6
+"""Of a millisecond."""
+
+
+def sides_of(cost: Cost) -> tuple[int, int, int]:
+    """Parameters, FLOPs and nanoseconds."""
+    return cost.params, cost.flops, cost.nanoseconds

@@ -111,6 +111,20 @@ def export_onnx(
     return OnnxReport(target, found, nodes, providers, precision, parity, target.stat().st_size, run)
 
 
+def written_onnx(graph: Graph, path: Path) -> None:
+    """Write what `export_onnx` writes, in float32, unchecked and without its metadata: to be timed.
+
+    Args:
+        graph: the network, with values.
+        path: the file to write.
+
+    Raises:
+        GnGraphError: a package is missing, or the exporter refuses.
+    """
+    with _refusals(graph):
+        _export(graph, reading_inputs(_exportable(checked(graph))).cpu(), path, None)
+
+
 def opened_onnx(graph: Graph, path: Path) -> tuple[Run, dict[str, str]]:
     """What an ONNX file computes in onnxruntime, and its metadata.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +79,6 @@ def require_same(kept: Record, problem: Problem, ranks: int, folder: Path) -> No
                 f"run '{folder}' cannot go on, for its result would be another: {name} is {_short(now)}, but was "
                 f"{_short(kept.get(name))} when it began"
             )
-
-
-@contextmanager
-def with_threads(count: int) -> Iterator[None]:
-    """Torch computes with so many threads, on which the order of sums depends, and as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _code() -> str:

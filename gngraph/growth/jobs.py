@@ -8,7 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from gngraph.analysis.cost import Budget, cost
 from gngraph.growth.schedule import require_room
+from gngraph.growth.timing import timed_budget
 from gngraph.ir import Graph
+from gngraph.latency import LatencySetting, clock_of
 from gngraph.options import (
     ExtendOptions,
     GrowOptions,
@@ -76,7 +78,10 @@ def _growing(options: GrowOptions) -> Strategy | Lookahead:
 def _grown(graph: Graph, options: GrowOptions) -> Budget:
     budget = Budget(options.max_params, options.max_flops)
     require_room(graph, budget)
-    return budget
+    if options.max_latency is None:
+        return budget
+    setting = LatencySetting(options.on, options.latency_batch, options.latency_threads)
+    return timed_budget(graph, budget, options.max_latency, clock_of(setting))
 
 
 def _extended(graph: Graph, options: ExtendOptions) -> Budget:

@@ -13,7 +13,7 @@ from gngraph.analysis.cost import cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.growth.checkpoints import Checkpoint, Checkpoints
 from gngraph.growth.history import Lineage, Record
-from gngraph.growth.identity import THREADS, with_threads
+from gngraph.growth.identity import THREADS
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.keeping import Keeper, begun_again, begun_as, unpacked
@@ -22,13 +22,14 @@ from gngraph.growth.randomness import RandomStates, drawing_from
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.rounds import Rounds
 from gngraph.growth.run_folder import RunFolder
-from gngraph.growth.schedule import require_memory, round_budgets
+from gngraph.growth.schedule import require_memory, round_budgets, seed_cost
 from gngraph.growth.state import RunState
 from gngraph.ir import Graph
 from gngraph.options import RunOptions
 from gngraph.ranks import here
 from gngraph.running.finite import require_finite
 from gngraph.running.problem import Problem, inputs_of
+from gngraph.running.threads import with_threads
 from gngraph.search.chance import is_trained, known, may_know, untold
 from gngraph.training.optimizer_state import OptimizerState
 from gngraph.training.optimizers import require_optimizer
@@ -133,7 +134,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: object) 
         DataError: a sample that changes are to be judged by gives no finite loss.
         PassError: no channel space is free, or the kinds of candidates have no place.
     """
-    round_budgets(cost(graph), task.budget, task.options.rounds)
+    round_budgets(seed_cost(graph, task.budget), task.budget, task.options.rounds)
     require_memory(cost(graph), task.budget, torch.device(problem.device))
     observers_of(observer)
     if task.options.whole:

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.cost import NANOSECONDS, Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError
 from gngraph.growth.history import Record, epoch_entries, morphism_entries, morphisms_text
@@ -18,8 +18,9 @@ from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.keeping import Keeper
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.schedule import round_budgets
+from gngraph.growth.schedule import round_budgets, seed_cost
 from gngraph.growth.state import Point, RunState
+from gngraph.growth.timing import clock_in, decided_in_time, timing_note
 from gngraph.ir import Graph
 from gngraph.options.training import RATES
 from gngraph.rewrite.layer_removal import removable_layer
@@ -32,7 +33,7 @@ from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
 from gngraph.search.chance import MAY_KNOW, no_better_than_chance
-from gngraph.search.decision import Decider
+from gngraph.search.decision import Decider, Decision
 from gngraph.search.depth import DEPTH, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Situation
@@ -65,6 +66,7 @@ class Rounds:
         self, task: Task, seed: Graph, problem: Problem, journal: Journal, state: RunState, keeper: Keeper | None
     ) -> None:
         self.budget = task.budget
+        self.clock = clock_in(task.budget)
         self.options = task.options
         self.seed = seed
         self.problem = problem
@@ -83,7 +85,9 @@ class Rounds:
 
     def to_end(self) -> GrowthResult:
         """All that is left to do."""
-        for number, target in enumerate(round_budgets(cost(self.seed), self.budget, self.options.rounds), 1):
+        for number, target in enumerate(
+            round_budgets(seed_cost(self.seed, self.budget), self.budget, self.options.rounds), 1
+        ):
             if number >= self.now.number:
                 self.round(number, target)
         if self.now.number == self.options.rounds + 1:
@@ -123,7 +127,7 @@ class Rounds:
             doubt = no_better_than_chance(graph, self.problem)
         situation = self.decider.situation(self.strategy, graph, target, number)
         strategy = self._settled(situation)
-        made = self.decider.decide(strategy, situation, number)
+        made, timed = self._decided(strategy, situation, number)
         self.journal.decided(graph, situation.scores, made.selection)
         rewritten, judged, reported = made.step.rewritten, made.judge, made.report
         now.optimizer = carry_state(now.optimizer, graph, rewritten)
@@ -152,9 +156,18 @@ class Rounds:
                 *([doubt] if doubt else []),
                 *situation.scores.notes,
                 *self._guesses(),
+                *(timing_note(timed) if timed else []),
             ],
         }
+        if timed is not None:
+            now.record["latency"] = timed
         self._close()
+
+    def _decided(self, strategy: Strategy, situation: Situation, number: int) -> tuple[Decision, Record | None]:
+        """The decision, and what was predicted and measured of its milliseconds, where they are bounded."""
+        if self.clock is None:
+            return self.decider.decide(strategy, situation, number), None
+        return decided_in_time(lambda seen: self.decider.decide(strategy, seen, number), situation, self.clock)
 
     def _begin(self, kind: str) -> None:
         self.journal.begin(self.now.number)
@@ -301,7 +314,8 @@ class Rounds:
         spaces = self.analyses.get(ChannelSpaces, graph)
         widths = {space.name: space.size for space in spaces.free}
         measured = {"loss": found.loss, "accuracy": found.accuracy, "tested": self.problem.tested}
-        return {"params": size.params, "flops": size.flops, **measured, "widths": widths}
+        milliseconds = None if self.clock is None else self.clock.measured(graph).milliseconds
+        return {"params": size.params, "flops": size.flops, "milliseconds": milliseconds, **measured, "widths": widths}
 
     def _close(self) -> None:
         now = self.now
@@ -330,4 +344,9 @@ def _least(loss: float | None) -> float:
 
 
 def _sides(budget: Budget) -> Record:
-    return {"params": budget.max_params, "flops": budget.max_flops}
+    most = budget.max_nanoseconds
+    return {
+        "params": budget.max_params,
+        "flops": budget.max_flops,
+        "milliseconds": None if most is None else most / NANOSECONDS,
+    }

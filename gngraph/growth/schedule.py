@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gngraph.analysis.cost import Budget, Cost, cost
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, Cost, cost, sides_of
 from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import BudgetError
 from gngraph.ir import Graph
@@ -23,18 +24,31 @@ def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]
         rounds: how many.
 
     Raises:
-        BudgetError: the budget is open on both sides, or there is no round.
+        BudgetError: the budget is open on all sides, or there is no round.
 
     >>> [target.max_params for target in round_budgets(Cost(1000, 0), Budget(max_params=8000), 3)]
     [2000, 4000, 8000]
     """
     if rounds < 1:
         raise BudgetError(f"a network cannot grow in '{rounds}' rounds; give at least 1")
-    if budget.max_params is None and budget.max_flops is None:
-        raise BudgetError("growth needs a budget; give max_params, max_flops or both")
-    params = _side(seed.params, budget.max_params, rounds)
-    flops = _side(seed.flops, budget.max_flops, rounds)
-    return tuple(Budget(p, f) for p, f in zip(params, flops, strict=True))
+    if budget.sides == (None, None, None):
+        raise BudgetError("growth needs a budget; give max_params, max_flops or max_latency, or several")
+    both = zip(sides_of(seed), budget.sides, strict=True)
+    sides = [_side(start, limit, rounds) for start, limit in both]
+    return tuple(Budget(params, flops, time, budget.clock) for params, flops, time in zip(*sides, strict=True))
+
+
+def seed_cost(graph: Graph, budget: Budget) -> Cost:
+    """What a network costs before the first round, in all that a budget may bound.
+
+    Args:
+        graph: the network.
+        budget: of the run.
+    """
+    if budget.clock is None:
+        return cost(graph)
+    model = budget.model(graph, ChannelSpaces.of(graph))
+    return model.of(model.widths)
 
 
 def require_room(graph: Graph, budget: Budget) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from gngraph.errors import OptionError
 from gngraph.options.definition import Options, option
 from gngraph.options.training import TrainOptions
-from gngraph.options.values import Count, Named, Positive, Share, Whole, Within
+from gngraph.options.values import Count, Milliseconds, Named, Positive, Share, Whole, Within
 
 Final = Literal["continue", "cycle", "retrain"]
 """What the training after the last rewrite is, and what that means for the rate before it."""
@@ -16,6 +16,9 @@ Final = Literal["continue", "cycle", "retrain"]
 Depth = Literal["auto", "search", "keep"]
 """What becomes of the layers of a network that grows: some may go first (`gngraph.search.depth`), or all stay; "auto" decides by
 whether the network is trained."""
+
+Runtime = Literal["onnxruntime-cpu", "torch"]
+"""What a network is to be fast in, on this machine's CPU."""
 
 Selecting = Literal["joint", "additive"]
 """How candidates are chosen."""
@@ -35,7 +38,13 @@ PERTURB = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetOptions(Options):
-    """What a network may cost."""
+    """What a network may cost.
+
+    Attributes:
+        others: how the message ends that asks for a budget.
+    """
+
+    others: ClassVar[str] = "or both"
 
     max_params: Count | None = option(None, "Largest number of parameters, such as 500k.")
     max_flops: Count | None = option(None, "Largest number of FLOPs a sample, such as 40M; a multiply-add counts as 2.")
@@ -47,7 +56,9 @@ class BudgetOptions(Options):
             OptionError: they do.
         """
         if self.max_params is None and self.max_flops is None:
-            raise OptionError("growth needs a budget: give max_params (such as 500k), max_flops (such as 40M), or both")
+            raise OptionError(
+                f"growth needs a budget: give max_params (such as 500k), max_flops (such as 40M), {self.others}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +153,7 @@ class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
     """
 
     title: ClassVar[str] = "grow"
+    others: ClassVar[str] = "max_latency (such as 5ms), or several"
 
     selection: Selecting = option("joint", SELECTING)
     allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional", "lookahead"))] = (
@@ -151,10 +163,19 @@ class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
             "that trains best in a short trial at the full budget (lookahead), which costs up to 8 more epochs.",
         )
     )
+    max_latency: Milliseconds | None = option(
+        None, "Longest time of a batch on this machine, such as 5ms; layers are timed, and the result is measured."
+    )
+    on: Runtime = option("onnxruntime-cpu", "What that time is of.")
+    latency_batch: Positive = option(1, "Samples in that batch.")
+    latency_threads: Positive = option(1, "Threads that it is computed with.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_budget()
+        if self.max_latency is None:
+            self.require_budget()
+        elif "insert" in self.kinds:
+            raise OptionError("what a layer more takes is not timed: leave insert out of the kinds, or max_latency")
 
 
 @dataclass(frozen=True, kw_only=True)

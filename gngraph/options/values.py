@@ -38,6 +38,25 @@ def parse_count(text: str) -> int:
     return value
 
 
+_TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(us|ms|s|)\s*$")
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
+
+
+def parse_milliseconds(text: str) -> float:
+    """A time such as 5ms, 800us or 0.1s in milliseconds.
+
+    Raises:
+        BudgetError: it is none.
+
+    >>> parse_milliseconds("800us")
+    0.8
+    """
+    match = _TIME.match(text)
+    if match is None:
+        raise BudgetError(f"'{text}' is not a time; write a positive number such as 5ms or 800us")
+    return float(match[1]) * _MILLISECONDS[match[2]]
+
+
 @dataclass(frozen=True)
 class Within:
     """Bounds of a number, which must be finite: `least` and `most` may be reached, `above` and `below` not."""
@@ -86,6 +105,11 @@ class Named:
 
 Count = Annotated[int, Written(parse_count, "a count such as 250k or 1.5M"), Within(least=1)]
 """A positive whole number, or its text."""
+
+Milliseconds = Annotated[
+    float, Written(parse_milliseconds, "a time such as 5ms or 800us", lambda value: f"{value:g}ms"), Within(above=0)
+]
+"""A positive number of milliseconds, or its text."""
 
 Whole = Annotated[int, Within(least=0)]
 Positive = Annotated[int, Within(least=1)]

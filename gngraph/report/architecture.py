@@ -164,8 +164,9 @@ def _index(layers: list[str], layer: str | None) -> int:
 
 def _limits(own: Record) -> dict[str, int]:
     """What a round could use; the network itself where nothing was bounded."""
-    bounds = {side: limit for side, limit in own.get("target", {}).items() if limit}
-    return bounds or {side: own[side] for side in ("params", "flops") if own.get(side)} or {"params": 1}
+    told = ("params", "flops")  # of channels alone milliseconds are not told
+    bounds = {side: limit for side, limit in own.get("target", {}).items() if limit and side in told}
+    return bounds or {side: own[side] for side in told if own.get(side)} or {"params": 1}
 
 
 def _standing(record: Record, history: Sequence[Record], own: Record) -> dict[str, Any]:

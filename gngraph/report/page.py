@@ -133,10 +133,21 @@ def _cards(run: ReportedRun, start: Record, last: Record) -> list[dict[str, str]
          f"{_quality(start, bare=True)} before the first rewrite, after {before} epoch{plural}"),
         ("parameters", f"{last['params']:,}", _against(last, start, "params")),
         ("FLOPs a sample", count(last["flops"]), _against(last, start, "flops")),
+        *_timing_card(run, last),
         ("training", _time(training), f"{epochs} epochs"),
         ("search", _time(whole - training), f"{100 * (whole - training) / max(whole, 1e-9):.0f} % of the run"),
     ]  # fmt: skip
     return [{"label": label, "value": value, "more": more} for label, value, more in cards]
+
+
+def _timing_card(run: ReportedRun, last: Record) -> list[tuple[str, str, str]]:
+    """Milliseconds, where the run bounded them."""
+    timed = [record["latency"] for record in run.history if "latency" in record]
+    if not timed:
+        return []
+    asked, predicted = last["budget"]["milliseconds"], timed[-1]["predicted"]
+    more = f"± {timed[-1]['noise']:.2g} of {asked:.3g} asked, {predicted:.3g} predicted; {timed[-1]['setting']}"
+    return [("milliseconds", f"{last['milliseconds']:.3g}", more)]
 
 
 def _against(last: Record, start: Record, side: str) -> str:
@@ -182,8 +193,9 @@ def _difference(run: ReportedRun) -> str | None:
     return diff(run.seed, run.graph, lineage=run.lineage).render()
 
 
-def _limits(record: Record) -> list[tuple[str, int | None]]:
-    return [("parameters", record["budget"]["params"]), ("FLOPs", record["budget"]["flops"])]
+def _limits(record: Record) -> list[tuple[str, float | None]]:
+    sides = (("parameters", "params"), ("FLOPs", "flops"), ("ms", "milliseconds"))
+    return [(unit, record["budget"].get(side)) for unit, side in sides]
 
 
 def _measure(record: Record) -> str:

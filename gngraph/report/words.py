@@ -94,7 +94,22 @@ def _size(record: Record) -> str:
         limit = record["budget"][key]
         if limit is not None:
             sides.append(f"{record[key]:,} of {limit:,} {unit} ({100 * record[key] / limit:.0f} %)")
+    if "latency" in record:
+        sides.append(timing_told(record["latency"]))
+    elif record["budget"].get("milliseconds") is not None:
+        sides.append(f"{record['milliseconds']:.3g} of {record['budget']['milliseconds']:.3g} ms")
     return ", ".join(sides)
+
+
+def timing_told(timed: Record) -> str:
+    """What was predicted and measured of the milliseconds of a network.
+
+    >>> timing_told({"asked": 5.0, "predicted": 4.75, "measured": 4.9, "noise": 0.1, "narrowed": 1, "setting": "torch"})
+    '4.9 ± 0.1 of 5 ms (4.75 predicted; narrowed once more)'
+    """
+    narrowed = {0: "", 1: "; narrowed once more"}.get(timed["narrowed"], f"; narrowed {timed['narrowed']} times more")
+    measured = f"{timed['measured']:.3g} ± {timed['noise']:.2g} of {timed['asked']:.3g} ms"
+    return f"{measured} ({timed['predicted']:.3g} predicted{narrowed})"
 
 
 def looked_ahead(allocation: str, found: Record) -> str:

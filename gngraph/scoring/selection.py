@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from gngraph.analysis.cost import Budget, Cost, CostModel
+from gngraph.analysis.cost import Budget, Cost, CostModel, sides_of
 from gngraph.errors import BudgetError, PassError
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism
 from gngraph.scoring.gauss_newton import Moments, Scores
@@ -144,7 +144,7 @@ class _Ledger:
 
     Attributes:
         row: each candidate's row of the price list, [C].
-        prices: marginal cost, parameters and FLOPs, int64 [rows, 2].
+        prices: marginal cost, parameters, FLOPs and nanoseconds, int64 [rows, 3].
         delta: change of width, [rows].
         spares: whether a space keeps one of the channels that it had, [rows].
         slack: channels by which the space lies below the width that it may have, [rows].
@@ -156,34 +156,32 @@ class _Ledger:
         self.model = model
         self.limits = limits
         rows: dict[tuple[str | int, int], int] = {}
-        own: list[tuple[int, int]] = []
+        own: list[tuple[int, int, int]] = []
         row: list[int] = []
         for i, candidate in enumerate(scores.candidates):
             delta = WIDENS[candidate.morphism.kind]
             row.append(rows.setdefault((candidate.morphism.space, delta) if delta else (i, 0), len(rows)))
             if len(own) < len(rows):
-                own.append((candidate.cost.params, candidate.cost.flops))
+                own.append(sides_of(candidate.cost))
         self.moves = [(str(name), delta) for name, delta in rows]
         self.row = torch.tensor(row, dtype=torch.long)
         self.delta = torch.tensor([delta for _, delta in self.moves], dtype=torch.long)
-        self.prices = torch.tensor(own, dtype=torch.long).reshape(-1, 2)
+        self.prices = torch.tensor(own, dtype=torch.long).reshape(-1, 3)
         self.spares = torch.ones(len(rows), dtype=torch.bool)
         self.slack = torch.full((len(rows),), self.UNLIMITED)
         self.kept = dict(model.widths)
         self.widths = dict(model.widths)
         self._price(frozenset(self.widths))
         start = model.of(self.widths)
-        sides = (budget.max_params, budget.max_flops) if budget else (None, None)
-        limit = torch.tensor([self.UNLIMITED if side is None else side for side in sides])
-        self.room = limit - torch.tensor([start.params, start.flops])
-        unit = [budget.share(Cost(1, 0)), budget.share(Cost(0, 1))] if budget else [0.0, 0.0]
+        limit = torch.tensor([self.UNLIMITED if side is None else side for side in (budget or Budget()).sides])
+        self.room = limit - torch.tensor(sides_of(start))
+        unit = [budget.share(one) if budget else 0.0 for one in (Cost(1, 0), Cost(0, 1), Cost(0, 0, 1))]
         self.unit = torch.tensor(unit, dtype=torch.float64)
 
     def _price(self, names: frozenset[str]) -> None:
         for row, (name, delta) in enumerate(self.moves):
             if delta and name in names:
-                cost = self.model.marginal(name, self.widths, delta)
-                self.prices[row] = torch.tensor([cost.params, cost.flops])
+                self.prices[row] = torch.tensor(sides_of(self.model.marginal(name, self.widths, delta)))
                 self.spares[row] = delta > 0 or self.kept[name] > 1
                 if name in self.limits:
                     self.slack[row] = self.limits[name] - self.widths[name]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role
-from gngraph.analysis.cost import Budget, CostModel, cost, uses_of
+from gngraph.analysis.cost import Budget, cost, uses_of
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
@@ -262,7 +262,7 @@ class TrialTraining:
 def at_budget(graph: Graph, budget: Budget) -> Graph:
     """The architecture at widths that are worth the same within a budget, or as narrow as can be."""
     spaces = ChannelSpaces.of(graph)
-    model = CostModel(graph, spaces)
+    model = budget.model(graph, spaces)
     writers = {space.name: max(1, len(space.nodes(Role.PRODUCE))) for space in spaces.free}
     widths = allocated(model, {**model.widths, **dict.fromkeys(writers, 1)}, worths({}, writers), budget)
     morphisms: list[Morphism] = []

@@ -47,7 +47,7 @@ class Situation:
     @cached_property
     def model(self) -> CostModel:
         """What the network costs at any widths."""
-        return CostModel(self.graph, self.spaces)
+        return self.budget.model(self.graph, self.spaces)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from itertools import product
 
-from gngraph.analysis.cost import Budget, Cost, CostModel
+from gngraph.analysis.cost import Budget, Cost, CostModel, sides_of
 
 POWER = 2
 """Power of the width in the loss that it costs: the greater, the nearer to uniform are the widths where FLOPs are scarce
 (docs/results.md#widths)."""
 
 TRADES = 9
-"""Trade-offs between parameters and FLOPs that are tried where both are bounded."""
+"""Trade-offs between two sides of a budget (parameters, FLOPs, milliseconds) that are tried where both are bounded; of three, fewer
+for each two."""
 
 TRUST = 0.75
 """Power to which measured worths are taken: from 0, where all layers are worth the same, to 1, where the measurement is believed.
@@ -51,25 +53,35 @@ def allocated(
 ) -> dict[str, int]:
     """Widths within a budget, none below `start`, for which the sum of worth / width^`POWER` over the spaces of `worth` is least.
 
-    Channels are given one by one where they lower that sum most for their cost. Where parameters and FLOPs are both bounded
-    that depends on what one is worth in units of the other, and the best of `TRADES` such prices counts. Ties go to the
-    space that is named first.
+    Channels are given one by one where they lower that sum most for their cost. Where several sides are bounded that depends on
+    what one is worth in units of the other, and the best of `TRADES` such prices counts. Ties go to the space that is named first.
 
     Args:
         model: prices channels.
         start: width of every space, by name.
         worth: of the spaces that may grow.
-        budget: on parameters, FLOPs, or both.
+        budget: bounded on one side at least.
         cost: of the network at `start`, where the model alone does not say it (a layer that is to be inserted).
     """
-    bounded = [side is not None for side in (budget.max_params, budget.max_flops)]
-    shares = [i / (TRADES - 1) for i in range(TRADES)] if all(bounded) else [float(bounded[0])]
+    bounded = [side is not None for side in budget.sides]
+    steps = {1: 1, 2: TRADES - 1, 3: TRADES // 2}[sum(bounded)]
+    lattice = (parts for parts in product(range(steps + 1), repeat=len(bounded)) if sum(parts) == steps)
+    shares = [
+        tuple(part / steps for part in parts)
+        for parts in lattice
+        if all(part == 0 or one for part, one in zip(parts, bounded, strict=True))
+    ]
     found = [_filled(model, start, worth, budget, share, cost or model.of(start)) for share in shares]
     return min(found, key=lambda widths: sum(w / widths[name] ** POWER for name, w in worth.items()))
 
 
 def _filled(
-    model: CostModel, start: Mapping[str, int], worth: Mapping[str, float], budget: Budget, share: float, cost: Cost
+    model: CostModel,
+    start: Mapping[str, int],
+    worth: Mapping[str, float],
+    budget: Budget,
+    share: tuple[float, ...],
+    cost: Cost,
 ) -> dict[str, int]:
     now, names = dict(start), list(worth)
     # The value of a channel for its cost only falls as the network grows, so what was computed earlier bounds it from above: the
@@ -90,7 +102,7 @@ def _filled(
     return now
 
 
-def _price(marginal: Cost, budget: Budget, share: float) -> float:
-    """Cost as a share of the budget, of which parameters count for `share` and FLOPs for the rest."""
-    params, flops = marginal.params / (budget.max_params or 1), marginal.flops / (budget.max_flops or 1)
-    return share * params + (1 - share) * flops
+def _price(marginal: Cost, budget: Budget, share: tuple[float, ...]) -> float:
+    """Cost as a share of the budget, of which each side counts for its share."""
+    sides = zip(share, sides_of(marginal), budget.sides, strict=True)
+    return sum(part * side / (most or 1) for part, side, most in sides)
