@@ -111,7 +111,7 @@ def keep(setting: LatencySetting, number: int, folder: Path) -> bool:
     words = [sys.executable, __file__, "--measure", str(path), "--on", setting.runtime]
     words += ["--batch", str(setting.batch), "--threads", str(setting.threads)]
     again, noise = map(float, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
-    kept = again <= asked + max(noise, timed["noise"])
+    kept = bool(again <= asked + max(noise, timed["noise"]))
     click.echo(
         f"{asked:.3f} ms asked: {timed['predicted']:.3f} predicted, {timed['measured']:.3f} ± {timed['noise']:.3f} measured, "
         f"{again:.3f} ± {noise:.3f} in a new process{'' if kept else ': exceeded'}; narrowed {timed['narrowed']}"

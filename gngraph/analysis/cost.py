@@ -253,7 +253,7 @@ class Budget:
     max_params: int | None = None
     max_flops: int | None = None
     max_nanoseconds: int | None = None
-    clock: Clock | None = field(default=None, repr=False, compare=False)
+    clock: Clock | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     @property
     def sides(self) -> tuple[int | None, ...]:

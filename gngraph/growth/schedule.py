@@ -35,7 +35,7 @@ def round_budgets(seed: Cost, budget: Budget, rounds: int) -> tuple[Budget, ...]
         raise BudgetError("growth needs a budget; give max_params, max_flops or max_latency, or several")
     both = zip(sides_of(seed), budget.sides, strict=True)
     sides = [_side(start, limit, rounds) for start, limit in both]
-    return tuple(Budget(params, flops, time, budget.clock) for params, flops, time in zip(*sides, strict=True))
+    return tuple(Budget(params, flops, time, clock=budget.clock) for params, flops, time in zip(*sides, strict=True))
 
 
 def seed_cost(graph: Graph, budget: Budget) -> Cost:

@@ -273,11 +273,9 @@ def _swept(weights: int) -> int:
     """Bytes that are read before a layer is timed: of a few sizes, so that times are found again when a network grows.
 
     >>> [_swept(size) for size in (10_000, 300_000, 50_000_000)]
-    [0, 1048576, 67108864]
+    [0, 262144, 47453132]
     """
-    if weights < 2**16:
-        return 0
-    return min(2**26, 1 << 2 * math.ceil(math.log(weights, 4)))
+    return 0 if weights < 2**16 else int(2 ** min(26.0, math.floor(2 * math.log2(weights)) / 2))
 
 
 def clock_of(setting: LatencySetting) -> LatencyClock:

@@ -111,7 +111,7 @@ def test_widths_fill_their_blocks_within_a_budget_of_milliseconds() -> None:
     widths = allocated(model, model.widths, dict.fromkeys(free, 1.0), budget)
     assert budget.allows(model.of(widths)) and all(widths[name] % 8 == 0 for name in free)
     assert sum(widths.values()) > sum(model.widths.values())
-    both = Budget(model.of(widths).params // 2, None, budget.max_nanoseconds, clock)
+    both = Budget(model.of(widths).params // 2, None, budget.max_nanoseconds, clock=clock)
     assert both.allows(model.of(allocated(model, model.widths, dict.fromkeys(free, 1.0), both)))
 
 
