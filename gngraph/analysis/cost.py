@@ -44,7 +44,13 @@ class PricedTime(Protocol):
         ...
 
     def change(self, space: str, widths: Mapping[str, int], delta: int) -> int:
-        """What `delta` more channels of a space add to it, at the widths."""
+        """What more channels add to it.
+
+        Args:
+            space: that gets them.
+            widths: before, of every space, by name.
+            delta: channels more; fewer where negative.
+        """
         ...
 
     def neighbours(self, space: str) -> frozenset[str]:

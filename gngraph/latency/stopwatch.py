@@ -33,7 +33,7 @@ LAYOUTS = frozenset({"ReorderInput", "ReorderOutput"})
 """What onnxruntime does at the ends of a layer that stands alone, not between layers."""
 
 
-class Layer(Protocol):
+class RunningLayer(Protocol):
     """A layer that is ready to run."""
 
     def run(self) -> None:
@@ -118,7 +118,7 @@ def layer_seconds(graph: Graph, setting: LatencySetting, swept: int) -> float:
     sweep = np.ones(swept // 4, np.float32)
     with _refusals(graph, setting), with_threads(setting.threads), tempfile.TemporaryDirectory() as folder:
         batch = random_inputs(graph, setting.batch)
-        layer: Layer
+        layer: RunningLayer
         if setting.runtime == "torch":
             layer = _TorchLayer(graph, batch, setting)
         else:
