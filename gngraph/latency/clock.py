@@ -20,6 +20,7 @@ from gngraph.latency.setting import LatencySetting
 from gngraph.latency.stopwatch import layer_seconds, network_seconds
 from gngraph.latency.table import TimeTable
 from gngraph.latency.units import TimedUnit, timed_units
+from gngraph.ranks import here
 
 VECTOR, BLOCK = 4, 8
 """Widths that are multiples of the first are laid out for vectors, and take the time of the next multiple of the second; others are
@@ -47,7 +48,7 @@ class Measured:
 
 
 class LatencyClock:
-    """Times layers when they are asked for, and keeps what it found.
+    """Times layers when they are asked for, and keeps what it found; of several processes the first does, for all.
 
     Args:
         setting: runtime, batch and threads.
@@ -109,12 +110,7 @@ class LatencyClock:
         Raises:
             GnGraphError: the runtime does not take it.
         """
-        key = f"network {hashlib.sha256(format_graph(graph).encode()).hexdigest()}"
-        kept = self.table.get(key)
-        if kept is None:
-            kept = list(network_seconds(graph, self.setting))
-            self.table.add(key, kept)
-            self.table.save()
+        kept = here().by_first(lambda: self._network(graph))
         return Measured(1000 * kept[0], 1000 * kept[1])
 
     def predicted(self, graph: Graph) -> float:
@@ -134,6 +130,18 @@ class LatencyClock:
             lengths: of its extents.
             swept: see `layer_seconds`.
         """
+        return here().by_first(lambda: self._unit(unit, lengths, swept))
+
+    def _network(self, graph: Graph) -> list[float]:
+        key = f"network {hashlib.sha256(format_graph(graph).encode()).hexdigest()}"
+        kept = self.table.get(key)
+        if kept is None:
+            kept = list(network_seconds(graph, self.setting))
+            self.table.add(key, kept)
+            self.table.save()
+        return kept
+
+    def _unit(self, unit: TimedUnit, lengths: tuple[int, ...], swept: int) -> float:
         key = f"{swept} {unit.key(lengths)}"
         kept = self.table.get(key)
         if kept is None:
