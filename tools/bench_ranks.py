@@ -57,7 +57,7 @@ KINDS = ("split,prune", "split,new", "prune,merge", "split,prune,insert")
 """Kinds of candidates of the runs, in turn."""
 
 
-def digits(count: int = 360) -> dict[str, TensorDataset]:
+def digits(count: int = 240) -> dict[str, TensorDataset]:
     """Digits as double precision numbers."""
     data = load_data("digits")
     parts = {"train": (data.train, count), "test": (data.test, 90)}
@@ -101,7 +101,7 @@ def one_run(number: int, data: Any) -> dict[str, Any]:
         {
             "rounds": 2,
             "epochs": 1,
-            "final_epochs": 1,
+            "final_epochs": 0,
             "depth": "keep",
             "max_params": 2 * cost(graph).params,
             "kinds": KINDS[number % len(KINDS)].split(","),

@@ -42,19 +42,22 @@ class InputMeans:
         for name in graph.nodes:
             if name in readers:
                 reads.setdefault(graph.nodes[name].inputs[0], []).append(name)
-        totals: dict[str, torch.Tensor] = {}
-        count = 0
 
-        def add(value: str, found: Any) -> None:
-            for name in reads.get(value, ()):
-                rows = found.movedim(lookup(graph.nodes[name].op).channel_axis, 1)
-                mean = (rows.flatten(2).mean(2) if rows.dim() > 2 else rows).sum(0).double().cpu()
-                totals[name] = totals[name] + mean if name in totals else mean
+        def measured(x: torch.Tensor, y: Any) -> dict[str, torch.Tensor]:
+            sums: dict[str, torch.Tensor] = {}
 
-        for x, _ in problem.runner.read(problem.splits.learn, graph):
+            def add(value: str, found: Any) -> None:
+                for name in reads.get(value, ()):
+                    rows = found.movedim(lookup(graph.nodes[name].op).channel_axis, 1)
+                    sums[name] = (rows.flatten(2).mean(2) if rows.dim() > 2 else rows).sum(0).double().cpu()
+
             problem.runner.watch(graph, x, add)
-            count += len(x)
-        return cls({name: total / count for name, total in totals.items()})
+            return sums
+
+        learn, totals = problem.splits.learn, dict[str, torch.Tensor]()
+        for sums in problem.runner.over(learn, graph, measured):
+            totals = {name: totals[name] + own if name in totals else own for name, own in sums.items()}
+        return cls({name: total / len(learn) for name, total in totals.items()})
 
     def of_channel(self, space: ChannelSpace, channel: int) -> dict[str, torch.Tensor]:
         """Layer -> mean of the entries of a channel of `space`, slot by slot, as `PruneChannel.means` wants them."""

@@ -83,7 +83,8 @@ class Ranks:
         """
         if self.size == 1:
             return tensor
-        counts = self.gathered(tensor.shape[axis])
+        (counted,) = self.total(torch.eye(self.size, dtype=torch.int64)[self.rank] * tensor.shape[axis])
+        counts: list[int] = counted.tolist()
         padded = tensor.new_zeros(max(counts), *tensor.movedim(axis, 0).shape[1:])
         padded[: tensor.shape[axis]] = tensor.detach().movedim(axis, 0)
         parts = [torch.empty_like(padded) for _ in counts]

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map_only
 
-from gngraph.curvature import Curvature, Loss, Outputs, gradient, pull_back, unstacked
+from gngraph.curvature import Curvature, Loss, Outputs, gradient, leaves, pull_back, replaced, unstacked
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph, Node, TensorType, TupleType, Type
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import BatchStatistics, lookup
+from gngraph.ranks import ALONE, Ranks, here
 from gngraph.scoring.sites import Band, Edge
 from gngraph.scoring.stepping import Stepwise
 
@@ -30,7 +32,7 @@ the memory, the second is for small networks, whose time is that of calls (docs/
 
 @dataclass(frozen=True)
 class Collected:
-    """What N samples, a batch or a piece of it, gave.
+    """What N samples gave: a batch or a piece of it, or the share of one that a process takes.
 
     Attributes:
         values: node -> value, detached.
@@ -38,8 +40,11 @@ class Collected:
         factors: edge -> [R, ...]: gradients of the curvature's R factors there.
         losses: [N] per-sample losses.
         replay: what recomputes parts of the graph.
+        samples: of the piece, in all processes.
+        rows: which of them these are.
         share: N as a share of the batch.
         last: whether this is the last piece of its batch.
+        ranks: who has the others.
     """
 
     values: Mapping[str, Any]
@@ -47,8 +52,15 @@ class Collected:
     factors: Mapping[Edge, torch.Tensor]
     losses: torch.Tensor
     replay: Replay = field(repr=False)
+    samples: int
+    rows: slice
     share: float = 1.0
     last: bool = True
+    ranks: Ranks = ALONE
+
+    def total(self, *sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Sums over all samples of the piece, of sums over these; whoever learns from some samples learns from all by it."""
+        return self.ranks.total(*sums)
 
     def recompute(self, nodes: Sequence[str], changed: dict[str, torch.Tensor]) -> None:
         """Recompute `nodes` with the values in `changed` in place of the recorded ones; results go into `changed`."""
@@ -173,14 +185,16 @@ class Collector:
             inside = (border - seen for border in borders if seen < border < seen + len(x))
             cuts = sorted({*range(0, len(x), self._piece), *inside, len(x)})
             for own in itertools.starmap(slice, itertools.pairwise(cuts)):
-                targets = torch.utils._pytree.tree_map_only(torch.Tensor, operator.itemgetter(own), y)
+                targets = tree_map_only(torch.Tensor, operator.itemgetter(own), y)
                 found = self.collect(x[own], targets, curvature, generator)
-                yield replace(found, share=len(x[own]) / len(x), last=own.stop == len(x))
+                yield replace(found, share=len(found.losses) / len(x), last=own.stop == len(x))
                 del found
             seen += len(x)
 
     def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
-        """Values and gradients for some samples, with R factors of the curvature.
+        """Values and gradients for some samples, with R factors of the curvature; of several processes each takes a share.
+
+        Factors are found from the outputs of all, so that what is drawn is the same as in one process.
 
         Args:
             x: samples [N, ...], on the device of the graph.
@@ -191,27 +205,31 @@ class Collector:
         Raises:
             GnGraphError: the loss is not finite.
         """
-        x = x.to(memory_format=self._layout)
-        values, held = self._forward(x)
+        ranks = here().of(len(x))
+        rows = ranks.share(len(x))
+        values, held = self._forward(x[rows].to(memory_format=self._layout))
         outputs = self.replay.outputs(values)
-        losses, slope = gradient(self.loss, outputs, y)
-        if not bool(torch.isfinite(losses).all()):
+        losses, slope = gradient(self.loss, outputs, tree_map_only(torch.Tensor, operator.itemgetter(rows), y))
+        if not bool(torch.isfinite(ranks.rows(losses)).all()):
             raise GnGraphError(
                 f"the loss of '{self.graph.name}' is not finite on the data; train it with a lower rate first"
             )
         wanted = [held[edge] for edge in self._wanted]
-        passes = [slope, *unstacked(curvature.factors(self.loss, outputs, y, generator))]
+        whole = replaced(outputs, {path: ranks.rows(tensor) for path, tensor in leaves(outputs).items()})
+        factors = curvature.factors(self.loss, whole, y, generator)
+        own = replaced(factors, {path: stack[:, rows] for path, stack in leaves(factors).items()})
+        passes = [slope, *unstacked(own)]
         grads = [pull_back(outputs, v, wanted, retain_graph=v is not passes[-1]) for v in passes]
         filled = [[torch.zeros_like(w) if g is None else g for g, w in zip(row, wanted, strict=True)] for row in grads]
         return Collected(
-            {
-                name: torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, v)
-                for name, v in values.items()
-            },
+            {name: tree_map_only(torch.Tensor, torch.Tensor.detach, v) for name, v in values.items()},
             dict(zip(self._wanted, filled[0], strict=True)),
             {e: _stacked([row[i] for row in filled[1:]]) for i, e in enumerate(self._wanted)},
             losses,
             self.replay,
+            len(x),
+            rows,
+            ranks=ranks,
         )
 
     def _forward(self, x: torch.Tensor) -> tuple[dict[str, Any], dict[Edge, torch.Tensor]]:

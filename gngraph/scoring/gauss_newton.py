@@ -6,12 +6,14 @@ predicted on a third, so that no number was fitted on the samples it is shown fo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Cost, CostModel
@@ -20,6 +22,7 @@ from gngraph.curvature import curvature_named, fallback, predicted_change
 from gngraph.errors import PassError
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
+from gngraph.ranks import here
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Collected, Collector
@@ -225,6 +228,7 @@ class _Scoring:
     def scores(self) -> Scores:
         for _ in range(self.options.epochs):
             self._pass(self.problem.splits.learn, self.generator, [p.learn for p in self.proposers])
+        self._require_same()
         judge, report = self._moments(self.problem.splits.judge), self._moments(self.problem.splits.report)
         model = CostModel(self.graph, self.spaces)
         found = [(*pair, cost) for p in self.proposers for cost in (p.cost(model),) for pair in p.morphisms()]
@@ -235,6 +239,27 @@ class _Scoring:
             for (morphism, site, cost), gain, error in zip(found, gains, errors, strict=True)
         )
         return Scores(candidates, judge, report, tuple(self.notes))
+
+    def _require_same(self) -> None:
+        """Refuse what several processes learned each from its own share alone.
+
+        Raises:
+            PassError: the first such kind is named.
+        """
+        ranks = here()
+        for proposer in self.proposers if ranks.size > 1 else ():
+            found = hashlib.sha256()
+            for morphism, _ in proposer.morphisms():
+                for part in tree_leaves(vars(morphism)):
+                    if isinstance(part, torch.Tensor):
+                        found.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+                    else:
+                        found.update(repr(part).encode())
+            if len(set(ranks.gathered(found.hexdigest()))) > 1:
+                raise PassError(
+                    f"'{type(proposer).__name__}' learned something else in each of {ranks.size} processes: have it add up over "
+                    f"all samples by Collected.total, or score in one process"
+                )
 
     def _looked(self, morphisms: list[Morphism], judge: Moments, report: Moments) -> tuple[Moments, Moments]:
         """The same moments, with what the model misses of the largest changes added to s."""
@@ -272,6 +297,7 @@ class _Scoring:
             with torch.no_grad():
                 effects = [proposer.effect(batch) for proposer in self.proposers]
                 s, q = torch.cat([e[0] for e in effects], 1), torch.cat([e[1] for e in effects], 2)
+                s, q = batch.ranks.rows(s), batch.ranks.rows(q, 1)
             if not found:
                 found.append(Moments(torch.empty(len(data), s.shape[1]), torch.empty(len(q), len(data), s.shape[1])))
             rows = slice(done, done + len(s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -46,9 +47,14 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
         for band, slot in zip(bands, layer.reads, strict=True)
     ]
     with_it, without, runner = reading(graph, layer), reading_without(graph, spaces, layer), problem.runner
-    for x, _ in runner.read(problem.splits.learn, graph):
-        for fit, asked, given in zip(fits, runner.outputs(with_it, x), runner.outputs(without, x), strict=True):
-            fit.add(asked, given)
+
+    def measured(x: torch.Tensor, y: Any) -> list[tuple[list[torch.Tensor], int]]:
+        values = zip(fits, runner.outputs(with_it, x), runner.outputs(without, x), strict=True)
+        return [fit.moments(asked, given) for fit, asked, given in values]
+
+    for moments in runner.over(problem.splits.learn, graph, measured):
+        for fit, own in zip(fits, moments, strict=True):
+            fit.add(*own)
     weights, means = {}, {}
     for slot, fit in zip(layer.reads, fits, strict=True):
         weights[slot.param], means[slot.node] = fit.solve()
@@ -70,12 +76,16 @@ class _Fit:
         self.count = 0
         self.sums: list[torch.Tensor] = []
 
-    def add(self, asked: torch.Tensor, given: torch.Tensor) -> None:
-        """Add a batch of what is read with the layer and without it."""
+    def moments(self, asked: torch.Tensor, given: torch.Tensor) -> tuple[list[torch.Tensor], int]:
+        """Sums over a batch of what is read with the layer and without it, on the CPU, and of how much."""
         y, x = (entries(v, band, 1).double() for v, band in ((asked, self.asked), (given, self.given)))
         own = [x.sum((0, 3)), y.sum((0, 3)), torch.einsum("ncip,ndip->cd", x, x), torch.einsum("ncip,ndip->cd", x, y)]
+        return [total.cpu() for total in own], x.shape[0] * x.shape[3]
+
+    def add(self, own: list[torch.Tensor], count: int) -> None:
+        """Add those of a batch."""
         self.sums = [a + b for a, b in zip(self.sums, own, strict=True)] if self.sums else own
-        self.count += x.shape[0] * x.shape[3]
+        self.count += count
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The combination [C, P], and the constant of every entry [C, inner], 0 where none is allowed."""

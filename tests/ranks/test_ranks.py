@@ -16,9 +16,10 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 import gngraph
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.cli import gngraph as command
 from gngraph.environment import Environment
-from gngraph.errors import GnGraphError
+from gngraph.errors import GnGraphError, PassError
 from gngraph.growth.checkpoints import newest
 from gngraph.growth.history import read_history, without_seconds
 from gngraph.growth.jobs import JOBS
@@ -31,6 +32,8 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ranks import LostRankError, Ranks, here, joined, tells
 from gngraph.running.problem import Problem
+from gngraph.scoring.collect import Collected
+from gngraph.scoring.gauss_newton import GaussNewton
 
 PROCESSES = 2
 
@@ -48,6 +51,7 @@ def network() -> Graph:
 
 def grown(out: Path | None = None) -> GrowthResult:
     given = {"rounds": 1, "epochs": 1, "final_epochs": 1, "max_params": 300, "depth": "keep", "perturb": 0.3}
+    given |= {"kinds": ["split", "prune", "new", "merge"]}
     given |= {"checkpoint_every": 0, "train": {"batch_size": 16, "lr": 0.02, "accumulate": 2}}
     job, graph = JOBS["grow"], network()
     return grow_by(job.task(job.options.of(given), graph), graph, problem(), out=out)
@@ -98,6 +102,10 @@ def work(rank: int, root: str, port: int) -> None:
         told = ranks.gathered((weights, without_seconds(whole.history), without_seconds(again.history)))
         if rank == 0:
             torch.save(told, folder / "told.pt")
+        with pytest.MonkeyPatch.context() as patched:  # as of a proposer that knows nothing of other processes
+            patched.setattr(Collected, "total", lambda self, *sums: sums)
+            with pytest.raises(PassError, match="learned something else in each of 2 processes"):
+                GaussNewton(kinds=("split",)).run(network(), AnalysisManager(problem()))
         with pytest.raises(ZeroDivisionError):
             ranks.by_first(lambda: 1 / 0)
         with pytest.raises(ValueError, match="of the second"):

@@ -80,7 +80,7 @@ class InsertionLearner:
 
     def learn(self, batch: Collected) -> None:
         """Add a batch to the stage at hand; later epochs, which bring the samples of both again, serve none."""
-        before, self._seen = self._seen, self._seen + len(batch.losses)
+        before, self._seen = self._seen, self._seen + batch.samples
         if before < self.border:
             self._add(batch)
         elif before < self.samples:
@@ -89,11 +89,12 @@ class InsertionLearner:
             with torch.no_grad():
                 a, edge = batch.values[self.block.point.value], self.edges()[0]
                 change = self._change(a, self.direction)
-                slopes = (batch.gradient[edge] * change).flatten(1).sum(1)
-                self._slopes.append(slopes)
-                self._curvature += float((batch.factors[edge] * change).flatten(2).sum(2).square().sum())
-                self._moved += float(change.square().sum())
-                self._size += float(a.square().sum())
+                self._slopes.append(batch.ranks.rows((batch.gradient[edge] * change).flatten(1).sum(1)))
+                curvature = (batch.factors[edge] * change).flatten(2).sum(2).square().sum()
+                curvature, moved, size = batch.total(curvature, change.square().sum(), a.square().sum())
+                self._curvature += float(curvature)
+                self._moved += float(moved)
+                self._size += float(size)
 
     def step(self) -> torch.Tensor:
         """What the last weight changes by, of its shape."""
@@ -131,9 +132,11 @@ class InsertionLearner:
             read = self._features(batch.values[edge.value])
         weight = torch.zeros_like(self.direction).requires_grad_(True)
         (gradient,) = torch.autograd.grad(self._apply(read, weight), weight, batch.gradient[edge])
+        factor = self._moment(batch.factors[edge].flatten(0, 1))
+        gradient, moment, factor = batch.total(gradient, self._moment(read), factor)
         self._gradient += gradient
-        self._read += self._moment(read)
-        self._factor += self._moment(batch.factors[edge].flatten(0, 1))
+        self._read += moment
+        self._factor += factor
 
     def _moment(self, value: torch.Tensor) -> torch.Tensor:
         """Sum over samples and positions of the outer product of a value's channels."""

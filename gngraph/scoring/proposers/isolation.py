@@ -10,6 +10,7 @@ import torch
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.ir import Graph, Node, OpaqueType
 from gngraph.ops import BatchStatistics, lookup
+from gngraph.ranks import ALONE, Ranks
 from gngraph.rewrite.morphism import NewChannel, PruneChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
 from gngraph.scoring.collect import Replay
@@ -113,8 +114,13 @@ class Isolation:
                 changed[name] = changed[behind[0]]
         return changed
 
-    def calibrate(self, values: Mapping[str, Any]) -> None:
-        """Set the running statistics of the channels from a batch; a norm of a channel that is constant gives zero."""
+    def calibrate(self, values: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+        """Set the running statistics of the channels from a batch; a norm of a channel that is constant gives zero.
+
+        Args:
+            values: of the nodes, in the batch or a share of it.
+            ranks: who has the other shares.
+        """
 
         def settled(
             norm: Node, roles: BatchStatistics, mean: torch.Tensor, var: torch.Tensor, size: torch.Tensor
@@ -125,7 +131,7 @@ class Isolation:
                 updates[roles.shift] = torch.where(still, 0.0, self.graph.params[norm.params[roles.shift]].data)
             return updates
 
-        self._settle_norms(values, settled)
+        self._settle_norms(values, settled, ranks)
 
     def pass_on(self, values: Mapping[str, Any]) -> None:
         """Let every norm with running statistics pass on what it reads of the channels, in training too, by the batch's own.
@@ -144,7 +150,7 @@ class Isolation:
 
         self._settle_norms(values, settled)
 
-    def _settle_norms(self, values: Mapping[str, Any], settled: Settled) -> None:
+    def _settle_norms(self, values: Mapping[str, Any], settled: Settled, ranks: Ranks = ALONE) -> None:
         changed: dict[str, torch.Tensor] = {}
         for name in self.nodes:
             node = self.graph.nodes[name]
@@ -152,7 +158,7 @@ class Isolation:
             if spec.statistics is not None and spec.statistics.run(node):
                 read = changed[node.inputs[0]] if node.inputs[0] in changed else values[node.inputs[0]]
                 rows = read.movedim(spec.channel_axis, 0).flatten(1)
-                updates = settled(node, spec.statistics, rows.mean(1), rows.var(1, correction=0), rows.square().mean(1))
+                updates = settled(node, spec.statistics, *_moments(rows, ranks))
                 for slot in self.space.slots:
                     for role, new in updates.items():
                         if slot.param == node.params[role]:
@@ -171,6 +177,15 @@ class Isolation:
         """
         band = site.bands[0]
         return changed[site.edge.value].narrow(band.axis, band.start + channel * band.inner, band.inner)
+
+
+def _moments(rows: torch.Tensor, ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, variance and mean square of each row, of which every process has a part."""
+    share = rows.shape[1] / int(ranks.total(torch.tensor(rows.shape[1]))[0])
+    own = rows.mean(1)
+    mean, square = ranks.total(own * share, rows.square().mean(1) * share)
+    (variance,) = ranks.total((rows.var(1, correction=0) + (own - mean).square()) * share)
+    return mean, variance, square
 
 
 def _alike(value: Any, other: torch.Tensor) -> bool:

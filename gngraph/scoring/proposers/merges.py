@@ -138,7 +138,7 @@ class Merging:
     @torch.no_grad()
     def learn(self, batch: Collected) -> None:
         """Add a batch to the covariances, and, once the sources are settled, to the least-squares problems; later epochs do not."""
-        before, self._seen = self._seen, self._seen + len(batch.losses)
+        before, self._seen = self._seen, self._seen + batch.samples
         if before >= self.samples:
             return
         for read in self.reads:
@@ -227,9 +227,10 @@ class _Read:
         """Add what is read to the moments."""
         for edge, band in self.stretches:
             a = entries(batch.values[edge.value], band, 1)
-            self.first += a.sum((0, 3))
-            self.second += torch.einsum("ncip,ndip->cd", a, a)
-            self.count += a.shape[0] * a.shape[3]
+            first, second = batch.total(a.sum((0, 3)), torch.einsum("ncip,ndip->cd", a, a))
+            self.first += first
+            self.second += second
+            self.count += batch.samples * a.shape[3]
 
     def mean(self) -> torch.Tensor:
         """Mean of every entry, [C, I]; 0 where the reader cannot keep a constant."""
@@ -271,8 +272,9 @@ class _Read:
             v = entries(batch.factors[edge], band, 2)[:, :, self.channels]
             rows = rows + torch.stack([(v * a[:, column]).flatten(3).sum(3) for column in columns.T], 3)
         assert isinstance(rows, torch.Tensor)
-        self.equations = self.equations + torch.einsum("rntk,rntl->tkl", rows, rows).double()
-        self.equation_count += rows.shape[0] * rows.shape[1]
+        (equations,) = batch.total(torch.einsum("rntk,rntl->tkl", rows, rows))
+        self.equations = self.equations + equations.double()
+        self.equation_count += rows.shape[0] * batch.samples
 
     def combination(self, sources: torch.Tensor | None) -> torch.Tensor:
         """What is added to what is read in place of each channel, [T, C]: b of the others, and -1 of the channel itself."""

@@ -66,7 +66,7 @@ class NewChannelFinder(ChannelFinder):
 
     def learn(self, batch: Collected) -> None:
         """Add a batch to the stage at hand."""
-        before, self._seen = self._seen, self._seen + len(batch.losses)
+        before, self._seen = self._seen, self._seen + batch.samples
         if before >= self.samples:
             return
         first, second = self.borders
@@ -75,7 +75,7 @@ class NewChannelFinder(ChannelFinder):
             self._demand.add(batch)
         with torch.no_grad():
             if before >= first and self._isolation is None:
-                self.isolation.calibrate(batch.values)
+                self.isolation.calibrate(batch.values, batch.ranks)
                 self._fits = [
                     _Fit(self.isolation, read, self.graph.params[read.slot.param].data) for read in self.isolation.reads
                 ]
@@ -88,8 +88,9 @@ class NewChannelFinder(ChannelFinder):
                     self._out = [fit.solve() for fit in self._fits]
                     self._most = torch.stack([f.most(u) for f, u in zip(self._fits, self._out, strict=True)], 1)
                 s, q = self.effects(batch, self._out)
-                self._slope += s.sum(0)
-                self._curvature += torch.einsum("rnki,rnkj->kij", q, q)
+                slope, curvature = batch.total(s.sum(0), torch.einsum("rnki,rnkj->kij", q, q))
+                self._slope += slope
+                self._curvature += curvature
 
     def out(self) -> list[torch.Tensor]:
         """Out-weights of the channels for each read site, [K, outputs, entries, *kernel], with the best steps taken."""
@@ -160,13 +161,19 @@ class _Demand:
             back = back.narrow(axis, self.start, outputs)
             row = self.weight.new_zeros(outputs, *self.weight.shape[1:]).requires_grad_(True)
             (cross,) = torch.autograd.grad(apply_layer(self.layer, h, row), row, back)
-            self.cross[i] += cross.flatten(1)
-            self.slope[i] += rows_of(self.layer, back).sum((0, 2))
-            self.factor[i] += second_moment(reader, batch.factors[edge])
-        some = max(1, ROWS * len(z) * z.shape[axis] // z.numel())
-        patches = patches_of(self.layer, self.weight, h[:some]).movedim(1, 2).flatten(0, 1)
-        self.first += patches.mean(0)
-        self.second += patches.T @ patches / len(patches)
+            sums = cross.flatten(1), rows_of(self.layer, back).sum((0, 2)), second_moment(reader, batch.factors[edge])
+            cross, slope, factor = batch.total(*sums)
+            self.cross[i] += cross
+            self.slope[i] += slope
+            self.factor[i] += factor
+        positions = z.numel() // (len(z) * z.shape[axis])
+        some = min(max(1, ROWS // positions), batch.samples)
+        patches = patches_of(self.layer, self.weight, h[: max(0, some - batch.rows.start)]).movedim(1, 2).flatten(0, 1)
+        share = len(patches) / (some * positions)
+        mean = patches.mean(0) * share if share else torch.zeros_like(self.first)
+        first, second = batch.total(mean, patches.T @ patches / (some * positions))
+        self.first += first
+        self.second += second
         self.count += 1
 
     def rows(self, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -216,17 +223,18 @@ class _Fit:
     def add(self, batch: Collected, changed: dict[str, torch.Tensor]) -> None:
         """Add a batch, given what carries the channels."""
         edge = Edge(self.site.edge.reader)
-        gradient = rows_of(self.reader, batch.gradient[edge])
+        gradient, value = rows_of(self.reader, batch.gradient[edge]), rows_of(self.reader, batch.values[edge.value])
+        cross, moment = torch.zeros_like(self.cross), torch.zeros_like(self.input)
         for channel in range(len(self.cross)):
             patches = patches_of(self.reader, self.weight, self.isolation.read(self.site, changed, channel))
-            self.cross[channel] += torch.einsum("nop,nmp->om", gradient, patches)
-            self.input[channel] += torch.einsum("nlp,nmp->lm", patches, patches)
-        self.factor += second_moment(self.reader, batch.factors[edge]) / gradient.shape[2]
-        self.samples += len(gradient)
-        self.positions += len(gradient) * gradient.shape[2]
-        value = rows_of(self.reader, batch.values[edge.value])
-        self.total += value.sum((0, 2))
-        self.square += value.square().sum((0, 2))
+            cross[channel] = torch.einsum("nop,nmp->om", gradient, patches)
+            moment[channel] = torch.einsum("nlp,nmp->lm", patches, patches)
+        factor = second_moment(self.reader, batch.factors[edge]) / gradient.shape[2]
+        sums = batch.total(cross, moment, factor, value.sum((0, 2)), value.square().sum((0, 2)))
+        for kept, new in zip((self.cross, self.input, self.factor, self.total, self.square), sums, strict=True):
+            kept += new
+        self.samples += batch.samples
+        self.positions += batch.samples * gradient.shape[2]
 
     def solve(self) -> torch.Tensor:
         """u = -S^-1 V A^-1, [channels, outputs, entries of a channel, *kernel]."""

@@ -60,7 +60,7 @@ class Removal:
 
     def learn(self, batch: Collected) -> None:
         """Add a batch to the running means."""
-        self._count += len(batch.losses)
+        self._count += batch.samples
         for i, read in enumerate(self.reads):
             if read.summed is None:
                 continue
@@ -71,7 +71,7 @@ class Removal:
                 if a.dim() > 2
                 else a.narrow(1, band.start, band.size * band.inner).unsqueeze(2)
             )
-            total = a.mean(2).sum(0).view(band.size, band.inner)
+            (total,) = batch.total(a.mean(2).sum(0).view(band.size, band.inner))
             known = self._totals[i]
             self._totals[i] = total if known is None else known + total
 

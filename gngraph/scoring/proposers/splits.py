@@ -98,7 +98,7 @@ class SplitLearner:
         penalty = self.options.decay * batch.losses.mean() * u.square().flatten(1).mean(1).sum()
         (gradient,) = torch.autograd.grad(objective + penalty, u)
         self.u = u.detach()
-        self._gradient += batch.share * gradient
+        self._gradient += batch.total(batch.share * gradient)[0]
         if batch.last:
             self._step(self._gradient)
             self._gradient = torch.zeros_like(self.u)
