@@ -18,6 +18,9 @@ from typing import IO
 MAX_PICKLE_BYTES = 16 * 2**20
 """Largest pickle that is read; the largest torchvision classifier needs less than 1 MiB."""
 
+MAX_INSTRUCTIONS = 500_000
+"""Most instructions of a pickle, which take 2 s; the largest torchvision classifier needs a tenth."""
+
 MAX_LAYERS = 1000
 """Most layers of a recurrent module in a file."""
 
@@ -110,7 +113,9 @@ def audit_pickle(stream: IO[bytes], has_storage: StorageCheck) -> Audit:
     """
     machine = _Machine(has_storage)
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if count == MAX_INSTRUCTIONS:
+                raise MalformedPickleError(f"its pickle has more than {MAX_INSTRUCTIONS} instructions")
             machine.step(opcode.name, argument)
     except MalformedPickleError:
         raise

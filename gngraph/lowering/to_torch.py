@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from gngraph.errors import IRError
+from gngraph.errors import GnGraphError, IRError
 from gngraph.ir import (
     Attr,
     DType,
@@ -83,7 +83,11 @@ def reading_inputs(graph: Graph) -> fx.GraphModule:
 
 
 def lower(graph: Graph) -> Lowered:
-    """Lower `graph` without copying its parameters; O(#nodes + #parameters)."""
+    """Lower `graph` without copying its parameters; O(#nodes + #parameters).
+
+    Raises:
+        IRError: a node has attributes that torch refuses.
+    """
     emitter = _Emitter(graph)
     for name in graph.inputs:
         emitter.values[name] = emitter.graph.placeholder(name)
@@ -128,7 +132,17 @@ class _Emitter:
     def emit(self, node: Node) -> None:
         before = self.graph._root.prev
         self._node = node
-        result = lookup(node.op).emit(self, node)
+        try:
+            result = lookup(node.op).emit(self, node)
+        except GnGraphError:
+            raise
+        except (
+            Exception
+        ) as error:  # an attribute of a graph from text can be missing, or be what torch's module refuses
+            told = (str(error).splitlines() or [""])[0]
+            raise IRError(
+                f"node '{node.name}' cannot be lowered as '{node.op}': {type(error).__name__}: {told}"
+            ) from error
         made_as = _other_than_default(self.source, node)
         if made_as is not None:
             result = self.method("to", result, made_as)

@@ -17,6 +17,7 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Graph, Items, Node, TensorType, TupleType, Type
 from gngraph.ir.arguments import plain_name
+from gngraph.ir.types import refs_in
 from gngraph.ops.callables import TENSOR_FUNCTIONS, TENSOR_METHODS, VISION_FUNCTIONS
 from gngraph.ops.spec import infer_type
 
@@ -45,6 +46,8 @@ _LEAST = {"eps": 0, "padding": 0, "output_padding": 0} | dict.fromkeys(
     ("dilation", "stride", "kernel_size", "groups", "num_groups", "num_heads", "upscale_factor", "downscale_factor"), 1
 )
 """Least value of numbers in attributes, by the attribute's name."""
+_OF_NUMBERS = ("operator", "_operator", "math", "builtins")
+"""Modules whose functions of numbers alone can take any time: `9**9**9`."""
 _A_MODULE = nn.Module()
 _BUILTINS = frozenset({"abs", "bool", "float", "getattr", "int", "len", "max", "min", "round", "sum"})
 _ATTRIBUTES = frozenset({"H", "T", "data", "device", "dtype", "imag", "is_cuda", "mH", "mT", "ndim", "real", "shape"})
@@ -108,6 +111,8 @@ def _vet_call(node: Node) -> None:
         raise IRError(
             f"foreign op '{node.name}' calls {target[:80]!r}, which is not known to compute with tensors only"
         )
+    if not [*refs_in((args, kwargs))] and target.rpartition(".")[0] in _OF_NUMBERS:
+        raise IRError(f"foreign op '{node.name}' calls {target!r} of numbers alone, which an import computes by itself")
     if target == "builtins.getattr" and not (len(args) > 1 and isinstance(args[1], str) and args[1] in _ATTRIBUTES):
         raise IRError(f"foreign op '{node.name}' reads an attribute other than {', '.join(sorted(_ATTRIBUTES))}")
 
