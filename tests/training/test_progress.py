@@ -43,8 +43,7 @@ def assert_same(a: Trained, b: Trained) -> None:
     assert_same_state(a.state, b.state)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("build", [dropping, small_vgg])
+@pytest.mark.parametrize(("build", "optimizer"), [(dropping, "adamw"), (small_vgg, "sgd")])
 def test_training_goes_on_from_any_step(
     build: Callable[[], Graph], optimizer: OptimizerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
