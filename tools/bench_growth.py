@@ -44,7 +44,8 @@ from gngraph.ir import Graph
 from gngraph.options.runs import PERTURB, Final
 from gngraph.options.values import parse_count
 from gngraph.running.problem import Problem
-from tools.growth_designs import DESIGNS, SHAPES, family, to_widths, widths_within
+from gngraph.search.designs import widths_within
+from tools.growth_designs import DESIGNS, SHAPES, family, to_widths
 from tools.growth_jobs import JOBS, REPEATED
 from tools.growth_report import draw, table, write_csv
 from tools.growth_runs import Run, Settings, Store, identity, key_of, outcome

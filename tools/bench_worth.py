@@ -40,13 +40,14 @@ from gngraph.options.values import parse_count
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton
+from gngraph.search.designs import widths_within
 from gngraph.search.widths import POWER
 from gngraph.search.worth import measured_worths
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tools.bench_growth import shrunken
-from tools.growth_designs import SHAPES, family, to_widths, widths_within
+from tools.growth_designs import SHAPES, family, to_widths
 
 console = Console(width=150)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,18 +18,16 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph import api
-from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.diff import diff
 from gngraph.cli.deploying import describe_onnx
 from gngraph.cli.progress import EpochLines, RunProgress
 from gngraph.cli.tables import console
 from gngraph.data import load_data
 from gngraph.errors import GnGraphError
-from gngraph.growth.history import Record, replace_records
+from gngraph.growth.comparison import trained_beside
 from gngraph.growth.jobs import JOBS
 from gngraph.growth.loop import grow_by
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.run_folder import COMPARISON_FILE
 from gngraph.growth.run_lock import require_free_folder
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
@@ -36,20 +35,19 @@ from gngraph.ir.inputs import example
 from gngraph.options import GrowOptions, TrainOptions
 from gngraph.options.runs import PERTURB
 from gngraph.options.values import parse_count
-from gngraph.report.words import percent
+from gngraph.report.words import comparison_told, percent
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from gngraph.zoo import build_seed
-from tools.growth_designs import family_within
 
 OUT = console()
 STEPS = 6
 TRAINING = TrainOptions(batch_size=64)
 
 
-def options() -> argparse.Namespace:
+def command_line() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", default="resnet20", help="seed network: resnet20, vgg11, ... (default resnet20)")
@@ -85,20 +83,6 @@ def train(graph: Graph, problem: Problem, stretch: Stretch) -> tuple[Graph, floa
     return trained, accuracy
 
 
-def trained_beside(name: str, graph: Graph, problem: Problem, epochs: int) -> Record:
-    """What a network comes to that is trained for as long as the run, as the run's report shows it."""
-    trained = Trainer(problem, TRAINING).train(graph, Stretch(epochs, "cosine")).graph
-    loss, accuracy = evaluate(trained, problem, problem.test)
-    size = cost(trained)
-    sizes = {"params": size.params, "flops": size.flops}
-    return {"name": name, **sizes, "epochs": epochs, "loss": loss, "accuracy": accuracy}
-
-
-def plain_design(chosen: argparse.Namespace, problem: Problem, size: int) -> Graph:
-    """The seed's family at the largest width whose parameters are no more than `size`, with new weights."""
-    return family_within(chosen.family, problem.data, Budget(max_params=size))
-
-
 def make_seed(chosen: argparse.Namespace, problem: Problem) -> Graph:
     """An untrained seed for the problem's data."""
     data = problem.data
@@ -106,9 +90,9 @@ def make_seed(chosen: argparse.Namespace, problem: Problem) -> Graph:
     return from_torch(build_seed(chosen.family, seed=chosen.seed, **sizes), example(data.input_shape))
 
 
-def grow_seed(chosen: argparse.Namespace, seed: Graph, problem: Problem, budget: int, folder: Path) -> GrowthResult:
-    """The growth run, with its progress."""
-    options = GrowOptions(
+def options_of(chosen: argparse.Namespace, budget: int) -> GrowOptions:
+    """How the seed grows."""
+    return GrowOptions(
         max_params=budget,
         rounds=chosen.rounds,
         epochs=chosen.epochs,
@@ -116,8 +100,13 @@ def grow_seed(chosen: argparse.Namespace, seed: Graph, problem: Problem, budget:
         # the seed was trained a little to show what it can do; as a trained network it would keep its layers and weights
         perturb=PERTURB,
         depth="search",
+        compare="uniform",
         train=TRAINING,
     )
+
+
+def grow_seed(options: GrowOptions, seed: Graph, problem: Problem, folder: Path) -> GrowthResult:
+    """The growth run, with its progress; then the plain design of the grown size is trained for as long."""
     with RunProgress(options) as progress:
         return grow_by(JOBS["grow"].task(options, seed), seed, problem, out=folder, observer=progress)
 
@@ -142,7 +131,7 @@ def print_rounds(result: GrowthResult) -> None:
 
 def main() -> None:
     """The six steps."""
-    chosen = options()
+    chosen = command_line()
     started = time.monotonic()
     torch.set_num_threads(chosen.threads)
     folder = chosen.out or new_folder()
@@ -156,23 +145,21 @@ def main() -> None:
     OUT.print(f"{seed.num_params():,} parameters, test accuracy {100 * before:.2f} %; the budget is {budget:,}")
 
     step(2, f"growing it over {chosen.rounds} rounds")
-    result = grow_seed(chosen, seed, problem, budget, folder)
+    options = options_of(chosen, budget)
+    result = grow_seed(options, seed, problem, folder)
     print_rounds(result)
 
     step(3, "what changed from the seed to the grown network")
     OUT.print(diff(seed, result.graph, lineage=result.lineage).render(), markup=False, soft_wrap=True)
 
-    epochs = chosen.epochs * (1 + chosen.rounds) + chosen.final_epochs
     step(
         4,
-        f"for comparison, trained for the same {epochs} epochs: the seed as it was, and its family at the grown size",
+        f"for comparison, trained for {options.whole} epochs too: the plain design of the grown size, and the seed as it was",
     )
-    plain = plain_design(chosen, problem, result.graph.num_params())
-    beside = [
-        trained_beside(name, graph, problem, epochs)
-        for name, graph in (("seed, trained as long as the run", untrained), ("plain design of the grown size", plain))
-    ]
-    replace_records(folder / COMPARISON_FILE, beside)
+    beside = [*result.comparison, trained_beside("seed, trained as long as the run", untrained, problem, options)]
+    for line in comparison_told(beside, result.history[-1]):
+        OUT.print(line, markup=False, soft_wrap=True)
+    result = replace(result, comparison=beside)
 
     step(5, "exporting: archive, Python source, ONNX checked in onnxruntime, report (up to a minute)")
     files = api.write_run(result, problem, folder)

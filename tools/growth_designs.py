@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, Cost, CostModel, cost
+from gngraph.analysis.cost import Budget, Cost, cost
 from gngraph.data import Data
 from gngraph.errors import BudgetError
 from gngraph.importing.from_torch import from_torch
@@ -16,6 +16,7 @@ from gngraph.ir import Graph
 from gngraph.passes.channel_choice import weakest
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel
+from gngraph.search.designs import widths_within
 from gngraph.zoo import build_seed
 
 FAMILY = "family"
@@ -67,40 +68,6 @@ def family_within(network: str, data: Data, budget: Budget) -> Graph:
         else:
             high = middle
     return best
-
-
-def widths_within(graph: Graph, shape: Callable[[int], float], budget: Budget) -> dict[str, int]:
-    """Widths of the free spaces of `graph` in the proportions of a shape, as large as a budget allows.
-
-    The common factor is found by bisection on the cost model; what rounding leaves over is given out, a channel a space, in the
-    order of the network, as long as it fits.
-
-    Raises:
-        BudgetError: even one channel a space is too much.
-    """
-    spaces = ChannelSpaces.of(graph)
-    model = CostModel(graph, spaces)
-    shares = {space.name: shape(space.size) for space in spaces.free}
-
-    def at(factor: float) -> dict[str, int]:
-        return {**model.widths, **{name: max(1, round(factor * share)) for name, share in shares.items()}}
-
-    def allowed(factor: float) -> bool:
-        return budget.allows(model.of(at(factor)))
-
-    if not allowed(0.0):
-        raise BudgetError(_too_small(graph.name, model.of(at(0.0)), budget))
-    low, high = 0.0, 1.0
-    while allowed(high) and high < 1e6:
-        low, high = high, 2 * high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if allowed(middle) else (low, middle)
-    widths = at(low)
-    for name in shares:
-        if budget.allows(model.of({**widths, name: widths[name] + 1})):
-            widths[name] += 1
-    return {name: widths[name] for name in shares}
 
 
 def to_widths(graph: Graph, widths: Mapping[str, int], generator: torch.Generator | None = None) -> Graph:

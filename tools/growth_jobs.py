@@ -30,9 +30,10 @@ from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.proposers.merges import merged_into_rest
 from gngraph.scoring.selection import select
+from gngraph.search.designs import widths_within
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.training.perturbation import perturbed
-from tools.growth_designs import DESIGNS, SHAPES, to_widths, widths_within
+from tools.growth_designs import DESIGNS, SHAPES, to_widths
 from tools.growth_methods import SEARCH, STRATEGIES, Method
 from tools.growth_runs import Meter, Run
 

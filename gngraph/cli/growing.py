@@ -119,6 +119,7 @@ def resume(run: Path) -> None:
             if (environment := Environment.read().text) is not None:
                 progress.say(environment)
             result = go_on(kept, problem, run, progress)
+            progress.compared(result.comparison, result.history[-1])
             progress.exporting()
             files = here().only_first(lambda: write_run(result, problem, run))
         if files is not None:
@@ -182,6 +183,7 @@ def _work(
             source = source_of(model, how, what, graph, problem)
             given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
             result = grow_by(task, graph, problem, out=output, observer=progress, source=source, given=given)
+            progress.compared(result.comparison, result.history[-1])
             progress.exporting()
             files = here().only_first(lambda: write_run(result, problem, output))
         if files is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gngraph.cli.tables import console
-from gngraph.report.words import describe_given, describe_round, percent
+from gngraph.report.words import comparison_told, describe_given, describe_round, percent
 
 if TYPE_CHECKING:
     from gngraph.growth.history import Record
@@ -107,6 +108,16 @@ class RunProgress(_Bars):
             if note not in self._told:
                 self._told.add(note)
                 self.say(f"note: {note}")
+
+    def compared(self, beside: Sequence[Record], last: Record) -> None:
+        """Say what was trained beside the run came to.
+
+        Args:
+            beside: a record each.
+            last: of the run.
+        """
+        for line in comparison_told(beside, last):
+            self.say(line)
 
     def exporting(self) -> None:
         """The run is over, its files are being written."""

@@ -28,6 +28,10 @@ follows both the training and the rewrite, "batchnorm" the rewrite, "rewrite" an
 are refused, and "depth" and "lookahead" come in the first round alone, where they are asked for."""
 
 
+COMPARE = "compare"
+"""Stage after the last round, where something is trained to compare with; it is told, and in no record."""
+
+
 class Journal:
     """What a run has done so far.
 
@@ -87,7 +91,7 @@ class Journal:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """A stage of the round, one of `STAGES`, for as long as the block runs."""
+        """A stage of the round, one of `STAGES`, or `COMPARE`, for as long as the block runs."""
         self._observer.stage_started(self._number, stage)
         started = time.perf_counter()
         yield

@@ -18,6 +18,7 @@ class GrowthResult:
         history: a record a round, and the record of the final training; see `gngraph.growth.history`.
         channels: what was known of every channel round by round; see `gngraph.growth.channel_records`.
         lineage: space -> for each channel of `graph` its source channel in `seed`, or -1 for a new one.
+        comparison: what was trained beside it, a record each; see `gngraph.growth.comparison`.
         doubted: whether `seed` may know the samples that it was judged by; see `gngraph.search.chance.may_know`.
     """
 
@@ -26,4 +27,5 @@ class GrowthResult:
     history: list[Record]
     channels: list[Record]
     lineage: dict[str, list[int]]
+    comparison: list[Record]
     doubted: bool

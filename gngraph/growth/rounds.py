@@ -13,9 +13,10 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import NANOSECONDS, Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError
+from gngraph.growth.comparison import UNIFORM, plain_design, trained_beside
 from gngraph.growth.history import Record, epoch_entries, morphism_entries, morphisms_text
 from gngraph.growth.jobs import Task
-from gngraph.growth.journal import Journal
+from gngraph.growth.journal import COMPARE, Journal
 from gngraph.growth.keeping import Keeper
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.schedule import round_budgets, seed_cost
@@ -92,8 +93,17 @@ class Rounds:
                 self.round(number, target)
         if self.now.number == self.options.rounds + 1:
             self.finish()
+        beside = self._compared() if self.options.compare else []
         journal, now = self.journal, self.now
-        return GrowthResult(self.seed, now.graph, journal.history, journal.channels, now.lineage.sources(), now.doubted)
+        told = (journal.history, journal.channels, now.lineage.sources(), beside, now.doubted)
+        return GrowthResult(self.seed, now.graph, *told)
+
+    def _compared(self) -> list[Record]:
+        """What was trained to compare with, which changes nothing of the run."""
+        self.keep()
+        with self.journal.stage(COMPARE):
+            plain = plain_design(self.seed, self.now.graph, self.budget)
+            return [trained_beside(UNIFORM, plain, self.problem, self.options)]
 
     def keep(self) -> None:
         """Keep where the run is."""

@@ -177,6 +177,8 @@ def write_run_folder(
     known = _still_known(inputs, result.history)
     source = export_source(result.graph, folder, inputs=known)
     onnx = export_onnx(result.graph, folder / ONNX_FILE, samples=samples, metadata=metadata_of(known))
+    if result.comparison:
+        replace_records(folder / COMPARISON_FILE, result.comparison)
     report, pictures = draw(result, folder)
     return RunFiles(seed, model, source.model, source.weights, onnx, history, report, tuple(pictures))
 

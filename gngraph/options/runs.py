@@ -20,6 +20,9 @@ whether the network is trained."""
 Runtime = Literal["onnxruntime-cpu", "torch"]
 """What a network is to be fast in, on this machine's CPU."""
 
+Compare = Literal["uniform"]
+"""What is trained beside a run, to compare it with."""
+
 Selecting = Literal["joint", "additive"]
 """How candidates are chosen."""
 
@@ -86,6 +89,11 @@ class RunOptions(Options):
         "auto",
         "Remove those layers, before the first rewrite, without which short trainings at the budget come out better (search); "
         "or keep all; auto keeps those of a network that knows its targets as it is given, else it searches.",
+    )
+    compare: Compare | None = option(
+        None,
+        "Train another network for as many epochs on the same data, to compare with: uniform is the seed's architecture with all "
+        "widths scaled alike to the grown size.",
     )
     checkpoint_every: CheckpointEvery = option(None, CHECKPOINT_HELP)
     train: TrainOptions = option(TrainOptions(), "How every stretch is trained.")

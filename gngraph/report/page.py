@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gngraph.analysis.diff import diff
+from gngraph.growth.comparison import UNIFORM
 from gngraph.growth.history import Record
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.run_folder import REPORT_FILE
@@ -117,8 +118,14 @@ def _lead(run: ReportedRun, start: Record, last: Record) -> str:
     going = "" if last["kind"] == "final" else " The run has not ended: this is what it has done so far."
     return (
         f"{verb} from {start['params']:,} to {last['params']:,} parameters in {rounds} round{'s' * (rounds != 1)}{asked}; "
-        f"{_quality(last)} on data that neither training nor growth has seen.{going}"
+        f"{_quality(last)} on data that neither training nor growth has seen.{_beside(run)}{going}"
     )
+
+
+def _beside(run: ReportedRun) -> str:
+    """A sentence on the plain design, where one was trained."""
+    found = [record for record in run.comparison if record["name"] == UNIFORM]
+    return f" The {UNIFORM}, trained for as long, has {_quality(found[0])}." if found else ""
 
 
 def _cards(run: ReportedRun, start: Record, last: Record) -> list[dict[str, str]]:
@@ -134,6 +141,8 @@ def _cards(run: ReportedRun, start: Record, last: Record) -> list[dict[str, str]
         ("parameters", f"{last['params']:,}", _against(last, start, "params")),
         ("FLOPs a sample", count(last["flops"]), _against(last, start, "flops")),
         *_timing_card(run, last),
+        *((record["name"], _quality(record, bare=True), f"{record['params']:,} parameters, {record['epochs']} epochs")
+          for record in run.comparison),
         ("training", _time(training), f"{epochs} epochs"),
         ("search", _time(whole - training), f"{100 * (whole - training) / max(whole, 1e-9):.0f} % of the run"),
     ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gngraph.growth.history import Record
 
 
@@ -46,11 +48,29 @@ def describe_round(record: Record) -> str:
         if record["refused"]:
             parts.append(f"refused ({record['refused']}), exact new channels instead")
         parts += round_told(record)
-    tested = record.get("tested", "test")  # older records do not say
-    parts.append(percent(f"{tested} accuracy ", record["accuracy"]) or f"{tested} loss {record['loss']:.4f}")
+    parts.append(_quality_of(record))
     parts.append(f"{sum(record['seconds'].values()):.1f} s")
     title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
     return f"{title}: {'; '.join(parts)}"
+
+
+def comparison_told(compared: Sequence[Record], last: Record) -> list[str]:
+    """What was trained beside a run came to, a line each, beside the grown network.
+
+    >>> beside = {"name": "plain design", "params": 900, "epochs": 4, "accuracy": 0.5, "loss": 1.0, "tested": "test"}
+    >>> comparison_told([beside], {"params": 950, "accuracy": 0.75, "loss": 0.5, "tested": "test"})
+    ['plain design (900 parameters), trained for 4 epochs: test accuracy 50.00 %; grown (950 parameters): test accuracy 75.00 %']
+    """
+    grown = f"grown ({last['params']:,} parameters): {_quality_of(last)}"
+    return [
+        f"{record['name']} ({record['params']:,} parameters), trained for {record['epochs']} epochs: {_quality_of(record)}; {grown}"
+        for record in compared
+    ]
+
+
+def _quality_of(record: Record) -> str:
+    tested = record.get("tested", "test")  # older records do not say
+    return percent(f"{tested} accuracy ", record["accuracy"]) or f"{tested} loss {record['loss']:.4f}"
 
 
 def round_told(record: Record) -> list[str]:
