@@ -42,15 +42,12 @@ def test_it_changes_nothing_of_the_run_and_is_made_again_after_an_interruption(
     assert (record["name"], record["epochs"], record["tested"]) == (UNIFORM, 2, "test")
     assert 0 <= record["accuracy"] <= 1 and record["params"] <= cost(alone.graph).params
 
-    trained = rounds.trained_beside
-
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rounds, "trained_beside", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rounds, "trained_beside", interrupted)
         gngraph.grow(seed_graph(), problem(), compare="uniform", out=tmp_path, **SMALL)
-    monkeypatch.setattr(rounds, "trained_beside", trained)
     resumed = gngraph.resume(tmp_path, problem())
     assert resumed.comparison == beside.comparison and fingerprint(resumed.graph) == fingerprint(alone.graph)
     assert read_history(tmp_path / COMPARISON_FILE) == beside.comparison
