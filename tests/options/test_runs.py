@@ -55,6 +55,8 @@ def other(entry: Entry) -> Any:
         return next((word,) for word in choices(entry.hint) if word not in default)
     if isinstance(default, str):
         return next((word for word in choices(entry.hint) if word != default), 0.5)
+    if default is None and choices(entry.hint):
+        return choices(entry.hint)[0]
     return default / 2 + 0.125 if isinstance(default, float) else (default or 0) + 1
 
 
