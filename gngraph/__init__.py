@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.diff import diff
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.analysis.outline import to_networkx
-    from gngraph.api import extend, grow, reshape, resume, shrink
+    from gngraph.api import extend, grow, grow_front, reshape, resume, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
     from gngraph.files.loading import load
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from gngraph.ir.graph import Graph
     from gngraph.ir.text import parse
     from gngraph.lowering.to_torch import to_torch
-    from gngraph.options import ExtendOptions, GrowerOptions, GrowOptions, ReshapeOptions, ShrinkOptions, TrainOptions
+    from gngraph.options import (
+        ExtendOptions,
+        FrontOptions,
+        GrowerOptions,
+        GrowOptions,
+        ReshapeOptions,
+        ShrinkOptions,
+        TrainOptions,
+    )
     from gngraph.passes import PassManager
     from gngraph.running.problem import Problem
     from gngraph.scoring.gauss_newton import GaussNewton
@@ -41,6 +49,7 @@ __all__ = [
     "Budget",
     "ChannelSpaces",
     "ExtendOptions",
+    "FrontOptions",
     "GaussNewton",
     "Graph",
     "GrowOptions",
@@ -57,6 +66,7 @@ __all__ = [
     "extend",
     "from_torch",
     "grow",
+    "grow_front",
     "load",
     "parse",
     "passes",
@@ -73,6 +83,7 @@ _HOMES = {
     "Budget": "gngraph.analysis.cost",
     "ChannelSpaces": "gngraph.analysis.channels",
     "ExtendOptions": "gngraph.options",
+    "FrontOptions": "gngraph.options",
     "GaussNewton": "gngraph.scoring.gauss_newton",
     "Graph": "gngraph.ir.graph",
     "GrowOptions": "gngraph.options",
@@ -88,6 +99,7 @@ _HOMES = {
     "extend": "gngraph.api",
     "from_torch": "gngraph.importing.from_torch",
     "grow": "gngraph.api",
+    "grow_front": "gngraph.api",
     "load": "gngraph.files.loading",
     "parse": "gngraph.ir.text",
     "reshape": "gngraph.api",

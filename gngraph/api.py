@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from gngraph.analysis.cost import Budget
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.environment import Environment
 from gngraph.errors import GnGraphError, OptionError, path_text
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.options import ExtendOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
+from gngraph.options import ExtendOptions, FrontOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
 from gngraph.ranks import here, joined
 from gngraph.running.finite import moderate
 from gngraph.running.problem import Problem, inputs_of
@@ -28,6 +31,9 @@ ProblemLike = Any
 
 NAMED = "data"
 """Key of a run's source under which the name of its data stands."""
+
+REPORT = "report.html"
+"""File that compares the runs of several budgets."""
 
 ONNX_SAMPLES = 64
 """Real samples on which an exported ONNX file is compared with torch."""
@@ -63,6 +69,130 @@ def grow(
         GnGraphError: the loss does not fit what the network returns, or there is no such curvature.
     """
     return _worked("grow", network, data, GrowOptions.of(options, **keywords), out, observer)
+
+
+@taking(FrontOptions)
+def grow_front(
+    network: Graph | nn.Module,
+    data: ProblemLike,
+    options: FrontOptions | Mapping[str, Any] | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    observer: object = None,
+    **keywords: Any,
+) -> list[GrowthResult]:
+    """Grow `network` to each of several budgets: one network a budget, each as `grow` gives it.
+
+    The training before the first rewrite is done once, and what is found of the same network is found once.
+
+    Args:
+        network: see `grow`.
+        data: see `grow`.
+        options: all of them at once, as an object or as a file keeps them; `max_params` and `max_flops` may be several.
+        out: a folder for a folder of each run, named by its budget, and a report that compares them.
+        observer: see `grow`.
+        keywords: options by name, which win.
+
+    Raises:
+        OptionError, DataError, BudgetError, TrainingError, PassError, GnGraphError: as `grow` does.
+    """
+    own = FrontOptions.of(options, **keywords)
+    folder = None if out is None else Path(path_text(out))
+    problem = problem_for(data)
+    graph = network if isinstance(network, Graph) else from_torch(network, first_samples(problem.train, 2)[0])
+    check_fit(graph, problem)
+    source = {NAMED: data} if isinstance(data, str) else None
+    runs = FrontRuns(own, graph, problem, folder, source, None if source is None else {NAMED: source})
+    return [runs.grown(number, observer) for number in range(len(runs.tasks))]
+
+
+class FrontRuns:
+    """Runs of one network for several budgets.
+
+    Args:
+        options: of them.
+        graph: the network.
+        problem: of the runs.
+        folder: for a folder of each and a report; None: nothing is written.
+        source, given: see `gngraph.growth.loop.grow_by`.
+
+    Attributes:
+        tasks: what each run is to do.
+        folders: of the runs; None where nothing is written.
+        files: that were written so far.
+
+    Raises:
+        BudgetError, PassError, GnGraphError: one of them is refused.
+    """
+
+    def __init__(
+        self,
+        options: FrontOptions,
+        graph: Graph,
+        problem: Problem,
+        folder: Path | None,
+        source: dict[str, Any] | None,
+        given: dict[str, Any] | None,
+    ) -> None:
+        from gngraph.growth.history import HISTORY_FILE
+        from gngraph.growth.jobs import JOBS
+        from gngraph.growth.run_folder import write_config
+        from gngraph.growth.trunk import Trunk
+
+        self.require_one_process()
+        self.tasks = [JOBS["grow"].task(own, graph) for own in options.each()]
+        self.folders = [None if folder is None else folder / _folder_name(task.budget) for task in self.tasks]
+        self.files: list[RunFiles] = []
+        self._graph, self._problem, self._folder = graph, problem, folder
+        self._source, self._given = source, given
+        for own in self.folders:
+            if own is not None and (own / HISTORY_FILE).exists():
+                raise GnGraphError(f"folder '{own}' holds a run; name another folder for the runs")
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_config(folder, {**(given or {}), options.title: options.as_dict()})
+        self._trunk = Trunk(AnalysisManager(problem, scope=self.tasks[0].scope))
+
+    @staticmethod
+    def require_one_process() -> None:
+        """Refuse several processes.
+
+        Raises:
+            GnGraphError: torchrun started them.
+        """
+        if (count := Environment.read().ranks) > 1:
+            raise GnGraphError(
+                f"several budgets are the work of one process, but torchrun started {count}: grow to one budget at a time"
+            )
+
+    def grown(self, number: int, observer: object) -> GrowthResult:
+        """The result for a budget.
+
+        Args:
+            number: of the budget, from 0, in order.
+            observer: see `grow`.
+        """
+        from gngraph.growth.loop import grow_by
+        from gngraph.growth.run_lock import claimed
+        from gngraph.report.page import write_report
+        from gngraph.report.runs import read_run
+
+        out = self.folders[number]
+        own: dict[str, Any] = {"out": out, "source": self._source, "given": self._given, "trunk": self._trunk}
+        if out is None or self._folder is None:
+            return grow_by(self.tasks[number], self._graph, self._problem, observer=observer, **own)
+        with claimed(out):
+            result = grow_by(self.tasks[number], self._graph, self._problem, observer=observer, **own)
+            self.files.append(write_run(result, self._problem, out))
+        done = [folder for folder in self.folders[: number + 1] if folder is not None]
+        if len(done) > 1:
+            write_report([read_run(folder) for folder in done], self._folder / REPORT)
+        return result
+
+
+def _folder_name(budget: Budget) -> str:
+    sides = [(budget.max_params, "params"), (budget.max_flops, "flops")]
+    return "-".join(f"{limit}-{unit}" for limit, unit in sides if limit is not None)
 
 
 @taking(ExtendOptions)

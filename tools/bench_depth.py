@@ -110,12 +110,12 @@ class Depths:
         graph = Trainer(problem, TrainOptions(lr=self.lr)).train(graph, Stretch(self.ranking)).graph
         order = ORDERS[self.order](graph, least_missed(graph, AnalysisManager(problem), self.budget))
         values = [layer.value for layer in order]
-        return graph, values[: len(shallower(graph, values)) - 1]
+        return graph, values[: len(shallower(graph, values, AnalysisManager(problem))) - 1]
 
     def line(self, graph: Graph, values: Sequence[str], seed: int) -> dict[str, Any]:
         """What the network without some layers comes to."""
         problem, options = self.problem(seed), TrainOptions(lr=self.lr)
-        made = at_budget(without(graph, values), self.budget)
+        made = at_budget(without(graph, values), self.budget, AnalysisManager(problem))
         own = trial_length(self.epochs, len(problem.train), batch_of(options, problem))
         trials = {f"{n:g}": TrialTraining(problem, options, round(n * own)).loss(made) for n in self.lengths}
         ended = Trainer(problem, options).train(restarted(made, mixed(seed, 1)), Stretch(self.epochs, "cosine")).graph

@@ -149,9 +149,10 @@ class ChannelSpaces:
     def run(cls, graph: Graph, analyses: AnalysisManager) -> ChannelSpaces:
         """The analysis as `AnalysisManager.get(ChannelSpaces, graph)` runs it: what the manager holds is frozen too."""
         found = cls.of(graph)
-        if not analyses.held:
+        held = analyses.scope.held(found) | dict(analyses.held)
+        if not held:
             return found
-        reasons = {name: space.frozen or analyses.held.get(name) for name, space in found.spaces.items()}
+        reasons = {name: space.frozen or held.get(name) for name, space in found.spaces.items()}
         return replace(found, spaces={name: replace(s, frozen=reasons[name]) for name, s in found.spaces.items()})
 
     def __iter__(self) -> Iterator[ChannelSpace]:

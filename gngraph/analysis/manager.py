@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
+from gngraph.analysis.scope import EVERYTHING, Scope
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.ir.graph import checked
@@ -42,13 +43,20 @@ class AnalysisManager:
     Args:
         problem: what the analyses are about; None: they are of graphs alone.
         held: channel spaces that must keep their widths, with the reason, beside those that are frozen.
+        scope: what else may not change.
     """
 
-    def __init__(self, problem: Problem | None = None, held: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        problem: Problem | None = None,
+        held: Mapping[str, str] = MappingProxyType({}),
+        scope: Scope = EVERYTHING,
+    ) -> None:
         if problem is not None and not isinstance(problem, Problem):
             raise PassError(f"the problem of analyses is a Problem, but a '{type(problem).__name__}' was given")
         self._problem = problem
         self.held = held
+        self.scope = scope
         self._results: weakref.WeakKeyDictionary[Graph, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
     @property

@@ -22,9 +22,13 @@ from gngraph.cli.listing import passes
 from gngraph.cli.networks import apply, diff, inspect, seed, show
 from gngraph.cli.processes import require_alone
 from gngraph.cli.reporting import report
+from gngraph.cli.speaking import JSON, print_json, quiet, speaking
 from gngraph.errors import GnGraphError, GnGraphNote
 
 __all__ = ["gngraph", "main"]
+
+COMPLETING = "_GNGRAPH_COMPLETE"
+"""Variable of the environment by which a shell asks for completions."""
 
 TROUBLE = 1
 """Exit status of a refusal; `gngraph diff` uses 2, as diff(1) does, and so do wrong command lines."""
@@ -69,7 +73,7 @@ for _command in (
     export,
     verify,
 ):
-    gngraph.add_command(configurable(_command))
+    gngraph.add_command(speaking(configurable(_command)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,13 +107,24 @@ def _status(arguments: list[str], trouble: int) -> int:
     except Exception as error:
         if "--traceback" in arguments:
             raise
-        return _refused(error, trouble)
+        message, status = _refused(error, trouble)
     except SystemExit as ended:
-        return _say(
-            f"code of the model or of the data ended the command by sys.exit({ended.code!r}); have it return", trouble
+        if COMPLETING in os.environ:  # the shell's question is answered
+            raise
+        message, status = (
+            f"code of the model or of the data ended the command by sys.exit({ended.code!r}); have it return",
+            trouble,
         )
     except KeyboardInterrupt:
-        return _say("interrupted", trouble)
+        message, status = "interrupted", trouble
+    message = " ".join(message.split())
+    if not message:
+        return status
+    if any(word in arguments for word in JSON):
+        print_json({"error": message})
+    else:
+        print(f"gngraph: error: {message}", file=sys.stderr)
+    return status
 
 
 def _told(shown: Callable[..., None]) -> Callable[..., None]:
@@ -117,42 +132,38 @@ def _told(shown: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if issubclass(category, GnGraphNote):
-            print(f"gngraph: note: {message}", file=sys.stderr)
+            if not quiet():
+                print(f"gngraph: note: {message}", file=sys.stderr)
         else:
             shown(message, category, *place)
 
     return show
 
 
-def _refused(error: Exception, trouble: int) -> int:
+def _refused(error: Exception, trouble: int) -> tuple[str, int]:
+    """What is told of an error, and the exit status; "" where it told of itself."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
-        return 2
+        return "", 2
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx is not None else "gngraph"
-        return _say(f"{error.format_message().rstrip('.')} (see {command} --help)", 2)
+        return f"{error.format_message().rstrip('.')} (see {command} --help)", 2
     if isinstance(error, click.ClickException):
-        return _say(error.format_message(), trouble)
+        return error.format_message(), trouble
     if isinstance(error, click.Abort):
-        return _say("interrupted", trouble)
+        return "interrupted", trouble
     if isinstance(error, GnGraphError):
-        return _say(str(error), trouble)
+        return str(error), trouble
     if isinstance(error, OSError):
         where = f"'{error.filename}': " if error.filename is not None else ""
-        return _say(f"{where}{error.strerror or error}", trouble)
+        return f"{where}{error.strerror or error}", trouble
     from gngraph.running.memory import out_of_memory
 
     if out_of_memory(error):
-        return _say(f"memory ran out ({_short(error)}): take a smaller network or smaller batches", trouble)
-    return _say(
-        f"unexpected {type(error).__name__}: {error}; please report it with the output of gngraph --traceback", trouble
-    )
+        return f"memory ran out ({_short(error)}): take a smaller network or smaller batches", trouble
+    report = "please report it with the output of gngraph --traceback"
+    return f"unexpected {type(error).__name__}: {error}; {report}", trouble
 
 
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
-
-
-def _say(message: str, status: int) -> int:
-    print(f"gngraph: error: {' '.join(message.split())}", file=sys.stderr)
-    return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,19 @@ import click
 from gngraph.cli.options import (
     DataOptions,
     ModelOptions,
-    json_option,
     model_argument,
     model_options,
     open_both,
     optional_data_options,
 )
 from gngraph.cli.parameters import GroupedCommand, Model
+from gngraph.cli.speaking import answer, force_option, require_free
 
 if TYPE_CHECKING:
     import torch
 
     from gngraph.deploy.parity import Parity
+    from gngraph.deploy.speed import Speed
     from gngraph.deploy.to_onnx import OnnxReport
     from gngraph.ir import Graph
     from gngraph.running.problem import Problem
@@ -49,6 +51,7 @@ _BATCHES = (1, 32)  # of which the milliseconds are measured
     "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="File of torch.export to write; it ends in .pt2."
 )
 @click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="Folder for model.py and its weights.")
+@force_option
 def export(
     model: str,
     how: ModelOptions,
@@ -68,11 +71,14 @@ def export(
     for file in (onnx, pt2):
         if file is not None and not file.absolute().parent.is_dir():
             raise click.UsageError(f"'{file}' cannot be written: its folder does not exist")
+    code = None if source is None else source / "model.py"
+    require_free(onnx, pt2, code)
     from gngraph.deploy.provenance import metadata_of
     from gngraph.running.problem import inputs_of
 
     graph, problem = _opened(model, how, what)
     inputs = known_inputs(model) if problem is None else inputs_of(problem)
+    told, lines = list[dict[str, Any]](), list[str]()
     if onnx is not None:
         from gngraph.deploy.to_onnx import export_onnx
 
@@ -84,19 +90,27 @@ def export(
             opset=opset,
             precision=precision,
         )
-        click.echo(f"{describe_onnx(report)}\n{_speeds(graph, report.run, 'onnxruntime')}")
+        speeds = _speeds(graph, report.run, "onnxruntime")
+        record = {"format": "onnx", "opset": report.opset, "precision": report.precision}
+        told.append(_written(report.path, report.bytes, report.parity) | record | {"milliseconds": _recorded(speeds)})
+        lines += [describe_onnx(report), *(f"{name}: {', '.join(map(str, own))}" for name, own in speeds.items())]
         if problem is not None and len(graph.outputs) == 1:
-            click.echo(_accuracies(graph, problem, report.run))
+            found, own = _accuracies(graph, problem, report.run)
+            told[-1] |= {"samples": len(problem.test), "accuracy": {"onnxruntime": found, "torch": own}}
+            lines.append(_compared(found, own, len(problem.test)))
     if pt2 is not None:
         from gngraph.deploy.to_pt2 import export_pt2
 
         written = export_pt2(graph, pt2, metadata=metadata_of(inputs))
-        click.echo(f"{written.path}: torch.export, {written.bytes:,} bytes; {_described(written.parity)}")
+        told.append(_written(written.path, written.bytes, written.parity) | {"format": "torch.export"})
+        lines.append(f"{written.path}: torch.export, {written.bytes:,} bytes; {_described(written.parity)}")
     if source is not None:
         from gngraph.source.export import export_source
 
         files = export_source(graph, source, inputs=inputs)
-        click.echo(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
+        told.append({"path": str(files.model), "weights": str(files.weights), "format": "source"})
+        lines.append(f"{files.model}: Python source, with {files.weights.name}, proved bit for bit")
+    answer({"files": told}, "\n".join(lines))
 
 
 @click.command(cls=GroupedCommand, short_help="Hold a deployed file against a run.")
@@ -104,28 +118,24 @@ def export(
 @click.option("--against", type=Model(), required=True, help="The folder of a run, or a MODEL.")
 @model_options
 @optional_data_options
-@json_option
 @click.pass_context
-def verify(ctx: click.Context, file: Path, against: str, how: ModelOptions, what: DataOptions, as_json: bool) -> None:
+def verify(ctx: click.Context, file: Path, against: str, how: ModelOptions, what: DataOptions) -> None:
     """Check that FILE, .onnx or .pt2, was written from a network and computes what it does.
 
     Exit status: 0 it is and does, 1 it is not, does not, or cannot be opened.
     """
-    from gngraph.cli.tables import print_json
     from gngraph.deploy.verifying import verify as verified
 
     graph, problem = _opened(against, how, what)
     found = verified(file, graph, _samples(problem))
-    if as_json:
-        print_json(found.record())
-    else:
-        click.echo(f"{file}: SHA-256 {found.file_sha256}")
-        click.echo(f"{against}: network {found.network_sha256}")
-        if found.recorded_sha256 is None:
-            click.echo("the file does not say from which network it was written")
-        if found.parity is not None:
-            click.echo(_described(found.parity))
-        click.echo("\n".join(f"FAILED: {problem}" for problem in found.problems) or "passed")
+    lines = [
+        f"{file}: SHA-256 {found.file_sha256}",
+        f"{against}: network {found.network_sha256}",
+        *(["the file does not say from which network it was written"] if found.recorded_sha256 is None else []),
+        *([] if found.parity is None else [_described(found.parity)]),
+        *([f"FAILED: {problem}" for problem in found.problems] or ["passed"]),
+    ]
+    answer(found.record(), "\n".join(lines))
     ctx.exit(0 if found.passed else 1)
 
 
@@ -141,16 +151,23 @@ def _samples(problem: Problem | None) -> torch.Tensor | None:
     return None if problem is None else spread_samples(problem.train, _SAMPLES)[0]
 
 
-def _accuracies(graph: Graph, problem: Problem, run: Any) -> str:
-    from gngraph.report.words import percent
+def _accuracies(graph: Graph, problem: Problem, run: Any) -> tuple[float | None, float | None]:
+    """Of a file, and of torch, on the test samples; None where the loss has none."""
     from gngraph.running.deployed import accuracy_outside
     from gngraph.running.evaluation import evaluate
 
-    own = percent("torch ", evaluate(graph, problem, problem.test)[1])
-    found = percent("onnxruntime ", accuracy_outside(run, graph, problem))
-    return (
-        f"accuracy on {len(problem.test):,} test samples: {found}, {own}" if found else "accuracy: none for this loss"
-    )
+    return accuracy_outside(run, graph, problem), evaluate(graph, problem, problem.test)[1]
+
+
+def _compared(found: float | None, own: float | None, samples: int) -> str:
+    from gngraph.report.words import percent
+
+    told = f"{percent('onnxruntime ', found)}, {percent('torch ', own)}"
+    return "accuracy: none for this loss" if found is None else f"accuracy on {samples:,} test samples: {told}"
+
+
+def _written(path: Path, size: int, parity: Parity) -> dict[str, Any]:
+    return {"path": str(path), "bytes": size, "parity": asdict(parity)}
 
 
 def known_inputs(model: str) -> dict[str, Any] | None:
@@ -177,13 +194,18 @@ def _described(parity: Parity) -> str:
     )
 
 
-def _speeds(graph: Graph, run: Any, name: str) -> str:
+def _speeds(graph: Graph, run: Any, name: str) -> dict[str, list[Speed]]:
+    """What a batch takes, by who computes it."""
     from gngraph.deploy.parity import random_inputs, running
     from gngraph.deploy.speed import speed
     from gngraph.lowering.to_torch import reading_inputs
 
-    lines = []
-    for label, what in ((name, run), ("torch", running(reading_inputs(graph).cpu().eval()))):
-        measured = (speed(what, random_inputs(graph, batch)) for batch in _BATCHES)
-        lines.append(f"{label}: {', '.join(map(str, measured))}")
-    return "\n".join(lines)
+    own = running(reading_inputs(graph).cpu().eval())
+    return {
+        label: [speed(what, random_inputs(graph, batch)) for batch in _BATCHES]
+        for label, what in ((name, run), ("torch", own))
+    }
+
+
+def _recorded(speeds: dict[str, list[Speed]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [asdict(own) for own in several] for name, several in speeds.items()}

@@ -26,9 +26,10 @@ from gngraph.cli.options import (
 )
 from gngraph.cli.parameters import Command, GroupedCommand, gathered
 from gngraph.cli.processes import together
+from gngraph.cli.speaking import answer, say
 from gngraph.environment import Environment
 from gngraph.errors import GnGraphError
-from gngraph.options import ExtendOptions, GrowOptions, Options, ReshapeOptions, ShrinkOptions
+from gngraph.options import ExtendOptions, FrontOptions, Options, ReshapeOptions, ShrinkOptions
 
 
 def _job_options(record: type[Options]) -> Callable[[Command], Command]:
@@ -43,14 +44,19 @@ def _job_options(record: type[Options]) -> Callable[[Command], Command]:
 
 
 @click.command(cls=GroupedCommand, short_help="Grow a network up to a budget.")
-@_job_options(GrowOptions)
-def grow(**words: Any) -> None:
+@_job_options(FrontOptions)
+def grow(options: FrontOptions, **words: Any) -> None:
     """Grow MODEL on data in rounds of training, analysis and rewriting; the budget is never exceeded.
 
     The folder then holds report.html, config.toml, seed.gng, model.gng, model.py with weights.safetensors, model.onnx,
-    history.jsonl, channels.jsonl and pictures.
+    history.jsonl, channels.jsonl and pictures. For several budgets, such as --max-params 50k,100k, it has such a folder for each,
+    and a report that compares them.
     """
-    _work("grow", **words)
+    each = options.each()
+    if len(each) == 1:
+        _work("grow", options=each[0], **words)
+    else:
+        _work_front(options=options, **words)
 
 
 @click.command(cls=GroupedCommand, short_help="Make a trained network larger.")
@@ -95,7 +101,7 @@ def resume(run: Path) -> None:
     """
     from gngraph.analysis.fit import problem_for
     from gngraph.api import NAMED, write_run
-    from gngraph.cli.networks import describe_run
+    from gngraph.cli.networks import tell_run
     from gngraph.cli.progress import RunProgress
     from gngraph.growth.jobs import JOBS
     from gngraph.growth.loop import go_on
@@ -123,7 +129,7 @@ def resume(run: Path) -> None:
             progress.exporting()
             files = here().only_first(lambda: write_run(result, problem, run))
         if files is not None:
-            click.echo(describe_run(files, run))
+            tell_run(result, files, run)
 
 
 @contextmanager
@@ -164,7 +170,7 @@ def _work(
     job: str, *, model: str, how: ModelOptions, what: DataOptions, options: Options, output: Path, force: bool
 ) -> None:
     from gngraph.api import write_run
-    from gngraph.cli.networks import describe_run
+    from gngraph.cli.networks import tell_run
     from gngraph.cli.progress import RunProgress
     from gngraph.growth.jobs import JOBS
     from gngraph.growth.loop import grow_by
@@ -178,7 +184,7 @@ def _work(
         graph, problem = open_both(model, how, what)
         task = JOBS[job].task(options, graph)
         here().by_first(lambda: set_history_aside(output))
-        click.echo(describe_setting(graph, problem))
+        say(describe_setting(graph, problem))
         with RunProgress(task.options) as progress:
             source = source_of(model, how, what, graph, problem)
             given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
@@ -187,4 +193,37 @@ def _work(
             progress.exporting()
             files = here().only_first(lambda: write_run(result, problem, output))
         if files is not None:
-            click.echo(describe_run(files, output))
+            tell_run(result, files, output)
+
+
+def _work_front(
+    *, model: str, how: ModelOptions, what: DataOptions, options: FrontOptions, output: Path, force: bool
+) -> None:
+    from gngraph.api import REPORT, FrontRuns
+    from gngraph.cli.networks import run_record
+    from gngraph.cli.progress import RunProgress
+    from gngraph.cli.tables import print_runs
+    from gngraph.growth.run_folder import set_history_aside
+    from gngraph.growth.run_lock import claimed, require_free_folder
+
+    FrontRuns.require_one_process()
+    told: list[dict[str, Any]] = []
+    with claimed(output):
+        if not force:
+            require_free_folder(output)
+        graph, problem = open_both(model, how, what)
+        for before in output.iterdir():
+            if before.is_dir():
+                set_history_aside(before)
+        given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
+        runs = FrontRuns(options, graph, problem, output, source_of(model, how, what, graph, problem), given)
+        say(describe_setting(graph, problem))
+        for number, (task, folder) in enumerate(zip(runs.tasks, runs.folders, strict=True)):
+            assert folder is not None
+            say(f"budget {number + 1} of {len(runs.tasks)}: {task.budget.text}")
+            with _resumable(folder), RunProgress(task.options) as progress:
+                result = runs.grown(number, progress)
+            told.append(run_record(result, runs.files[-1], folder))
+    answer(
+        {"output": str(output), "runs": told, "report": str(output / REPORT)}, lambda: print_runs(told, output / REPORT)
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +14,6 @@ from gngraph.cli.options import (
     ModelOptions,
     data_options,
     describe_setting,
-    json_option,
     model_argument,
     model_options,
     open_both,
@@ -21,7 +22,11 @@ from gngraph.cli.options import (
 )
 from gngraph.cli.parameters import GroupedCommand, gathered
 from gngraph.cli.processes import together
+from gngraph.cli.speaking import answer, for_machines, force_option, require_free, say
 from gngraph.options import ScoreOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from gngraph.running.finite import Standing
 
 
 @click.command(cls=GroupedCommand, short_help="Train a network.")
@@ -31,9 +36,12 @@ from gngraph.options import ScoreOptions, TrainOptions
 @training_options
 @click.option("--epochs", type=click.IntRange(0), default=10, show_default=True, help="Passes over the training set.")
 @output_option
+@force_option
 @together()
 def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptions, epochs: int, output: Path) -> None:
     """Train MODEL with a learning rate that falls to 0 along a cosine."""
+    require_free(output)
+    from gngraph.analysis.cost import cost
     from gngraph.cli.progress import EpochLines
     from gngraph.files.archive import save
     from gngraph.growth.run_folder import archived
@@ -48,52 +56,58 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
 
     graph, problem = open_both(model, how, what)
     inputs = inputs_of(problem, not may_know(graph, problem))
-    click.echo(describe_setting(graph, problem))
+    say(describe_setting(graph, problem))
     if (units := units_of(graph, problem).text) is not None:
-        click.echo(f"note: {units}")
+        say(f"note: {units}")
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
     here().only_first(lambda: save(trained.graph, output, history=archived([], {}, inputs)))
     found = standing(trained.graph, problem)
     if found.note is not None:
-        click.echo(f"note: {found.note}")
+        say(f"note: {found.note}")
     accuracy = percent(f", {problem.tested} accuracy ", found.accuracy)
-    click.echo(f"{output}: {problem.tested} loss {found.loss:.4f}{accuracy}")
+    answer(
+        {
+            "output": str(output),
+            "params": cost(trained.graph).params,
+            "on": problem.tested,
+            **told_of(found),
+            "epochs": [asdict(epoch) for epoch in trained.epochs],
+        },
+        f"{output}: {problem.tested} loss {found.loss:.4f}{accuracy}",
+    )
 
 
 @click.command(cls=GroupedCommand, short_help="Measure loss and accuracy of a network.")
 @model_argument
 @model_options
 @data_options
-@json_option
 @together()
-def evaluate(model: str, how: ModelOptions, what: DataOptions, as_json: bool) -> None:
+def evaluate(model: str, how: ModelOptions, what: DataOptions) -> None:
     """Run MODEL on the test part of the data, or on what is held out where it has none.
 
     Told are its loss and accuracy, and how samples become inputs. Nothing is trained or written.
     """
     from gngraph.analysis.cost import cost
-    from gngraph.cli.tables import print_json
     from gngraph.running.finite import standing
 
     graph, problem = open_both(model, how, what)
-    if not as_json:
+    if not for_machines():
         click.echo(describe_setting(graph, problem))
         return
     found, size = standing(graph, problem), cost(graph)
-    measured = {"loss": found.loss if math.isfinite(found.loss) else None, "accuracy": found.accuracy}
     notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]
     told = {
         "name": graph.name,
         "data": problem.data.name,
         "on": problem.tested,
         "samples": len(problem.test),
-        **measured,
+        **told_of(found),
+        "params": size.params,
+        "flops": size.flops,
     }
-    print_json(
-        told | {"params": size.params, "flops": size.flops, "inputs": problem.data.preprocess.text, "notes": notes}
-    )
+    answer(told | {"inputs": problem.data.preprocess.text, "notes": notes}, "")
 
 
 @click.command(cls=GroupedCommand, short_help="Predict what splitting and pruning each channel would do.")
@@ -103,7 +117,6 @@ def evaluate(model: str, how: ModelOptions, what: DataOptions, as_json: bool) ->
 @gathered(ScoreOptions, "options")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Candidates to show.")
 @click.option("--all", "show_all", is_flag=True, help="Show every candidate.")
-@json_option
 @together()
 def score(
     model: str,
@@ -112,23 +125,28 @@ def score(
     options: ScoreOptions,
     top: int,
     show_all: bool,
-    as_json: bool,
 ) -> None:
     """Score every candidate of MODEL by the Gauss-Newton model of the loss: predicted gain, standard error, cost."""
+    from gngraph.analysis.channels import ChannelSpaces
     from gngraph.analysis.manager import AnalysisManager
-    from gngraph.cli.tables import candidate_rows, console, print_candidates, print_json
+    from gngraph.cli.tables import candidate_rows, console, print_candidates
+    from gngraph.growth.jobs import scope_of
     from gngraph.scoring.gauss_newton import GaussNewton
     from gngraph.search.chance import MAY_KNOW, may_know
 
     analysis = GaussNewton(options.curvature, looks=options.looks, kinds=options.kinds)
     graph, problem = open_both(model, how, what)
-    with console(stderr=True).status(f"scoring {graph.name}"):  # nothing where that is no terminal
-        scores = AnalysisManager(problem).get(analysis, graph)
+    scope = scope_of(options)
+    scope.check(graph, ChannelSpaces.of(graph))
+    with console(stderr=True, work=True).status(f"scoring {graph.name}"):  # nothing where that is no terminal
+        scores = AnalysisManager(problem, scope=scope).get(analysis, graph)
         doubted = may_know(graph, problem)
     rows, count = candidate_rows(scores, None if show_all else top), len(scores.candidates)
     notes = [*([MAY_KNOW] if doubted else []), *scores.notes]
-    if as_json:
-        told = {"curvature": options.curvature, "candidates": rows, "of": count, "notes": notes}
-        print_json(told | {"unseen": not doubted, "samples": len(scores.judge.s)})
-    else:
-        print_candidates(rows, count, notes)
+    told = {"curvature": options.curvature, "candidates": rows, "of": count, "notes": notes}
+    answer(told | {"unseen": not doubted, "samples": len(scores.judge.s)}, lambda: print_candidates(rows, count, notes))
+
+
+def told_of(found: Standing) -> dict[str, Any]:
+    """Loss and accuracy as JSON values."""
+    return {"loss": found.loss if math.isfinite(found.loss) else None, "accuracy": found.accuracy}

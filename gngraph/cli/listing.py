@@ -6,16 +6,15 @@ import importlib
 
 import click
 
-from gngraph.cli.options import json_option
-from gngraph.cli.parameters import GroupedCommand
+from gngraph.cli.options import PASS_NAMES
+from gngraph.cli.parameters import GroupedCommand, OpenWord
+from gngraph.cli.speaking import answer
 
 
 @click.command(cls=GroupedCommand, short_help="List the passes and their options.")
-@click.argument("names", nargs=-1, metavar="[PASS]...")
-@json_option
-def passes(names: tuple[str, ...], as_json: bool) -> None:
+@click.argument("names", nargs=-1, metavar="[PASS]...", type=OpenWord(PASS_NAMES))
+def passes(names: tuple[str, ...]) -> None:
     """List the passes that `gngraph apply` takes, or those named PASS: what each does and promises, and its options."""
-    from gngraph.cli.tables import print_json
     from gngraph.errors import PassError, choices
     from gngraph.rewrite.pass_manuals import manuals
 
@@ -25,7 +24,4 @@ def passes(names: tuple[str, ...], as_json: bool) -> None:
         if name not in known:
             raise PassError(f"there is no pass '{name}'{choices(name, known)}")
     chosen = [known[name] for name in names or known]
-    if as_json:
-        print_json([manual.to_json() for manual in chosen])
-    else:
-        click.echo("\n\n".join(map(str, chosen)))
+    answer([manual.to_json() for manual in chosen], "\n\n".join(map(str, chosen)))

@@ -12,13 +12,21 @@ import click
 from gngraph.cli.parameters import ArchiveFile, Model, gathered, parse_shape, shape_text, usable_device
 from gngraph.environment import Environment
 from gngraph.options import Options, TrainOptions, option
-from gngraph.options.values import Positive, Within, Written
+from gngraph.options.values import Named, Positive, Within, Written
 
 if TYPE_CHECKING:
     from gngraph.data import Data, MapDataset
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
+
+SEED_NAMES = ("vgg11", "vgg13", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "mobilenet", "mlp")
+"""Of gngraph's own seeds, told without importing them; those of torchvision are many."""
+
+PASS_NAMES = (
+    *("cleanup", "insert-layer", "merge-channels", "new-channels", "prune-channels", "remove-layer", "split-channels"),
+)
+"""Of gngraph's own passes."""
 
 Shape = Annotated[
     tuple[int, ...], Written(parse_shape, "a shape; write the sizes of one sample, such as 3x32x32", shape_text)
@@ -32,7 +40,9 @@ class ModelOptions(Options):
     title: ClassVar[str] = "the model"
 
     input_shape: Shape | None = option(None, "Shape of one sample, such as 3x32x32, where no data tells it.")
-    arch: str | None = option(None, "What a state dict belongs to: a seed's name or pkg.module:factory.")
+    arch: Annotated[str, Named(SEED_NAMES)] | None = option(
+        None, "What a state dict belongs to: a seed's name or pkg.module:factory."
+    )
     width: Annotated[float, Within()] = option(1.0, "Width multiplier of --arch.")
     classes: Positive | None = option(None, "Outputs of --arch; by default those of the state dict.")
     trust: bool = option(False, "Let the model file run code while it is loaded.")
@@ -76,10 +86,12 @@ class DataOptions(Options):
 
     title: ClassVar[str] = "the data"
 
-    data: str | None = option(
-        None,
-        "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a folder of images, or "
-        "pkg.module:function that returns arrays.",
+    data: Annotated[str, Named(("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"), paths=True)] | None = (
+        option(
+            None,
+            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a folder of images, or "
+            "pkg.module:function that returns arrays.",
+        )
     )
     normalize: str = option(
         "auto",
@@ -272,7 +284,6 @@ optional_data_options = gathered(DataOptions, "what", table="data")
 training_options = gathered(TrainOptions, "training")
 
 model_argument = click.argument("model", type=Model())
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 output_option = click.option(
     "-o", "--output", type=ArchiveFile(), required=True, help="Archive to write, such as model.gng."
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from gngraph.errors import OptionError
 from gngraph.options import Entry, Options
-from gngraph.options.values import choices, described, is_union, read, shown
+from gngraph.options.values import choices, described, is_union, may_be_path, read, shown
 
 Command = Callable[..., Any]
 
@@ -146,12 +146,52 @@ class Word(click.ParamType[Any]):
         hint, name = self.entry.hint, self.entry.name.rpartition("_")[2].upper()
         kinds = [kind for kind in get_args(hint) if kind is not NoneType] if is_union(hint) else [hint]
         words = [word for kind in kinds for word in choices(kind) or [name]]
+        words += ["PATH"] if may_be_path(hint) and words != [name] else []
         several = ",..." if get_origin(hint) is tuple and len(words) > 1 else ""
         return f"[{'|'.join(words)}]{several}" if words != [name] else name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Words that it can be."""
-        return [CompletionItem(word) for word in choices(self.entry.hint) if word.startswith(incomplete)]
+        """Words that it can be, of a list its last item; files and folders where it may be a path."""
+        hint = self.entry.hint
+        files = [CompletionItem(incomplete, type="file")] if may_be_path(hint) else []
+        return [*files, *completed(choices(hint), incomplete, several=get_origin(hint) is tuple)]
+
+
+def completed(words: Iterable[str], incomplete: str, *, several: bool) -> list[CompletionItem]:
+    """Words as a shell completes what was begun.
+
+    Args:
+        words: that it may become.
+        incomplete: what was begun.
+        several: whether it may be a list, whose last item is completed.
+
+    >>> [item.value for item in completed(("split", "prune"), "split,p", several=True)]
+    ['split,prune']
+    """
+    before, comma, begun = incomplete.rpartition(",") if several else ("", "", incomplete)
+    return [CompletionItem(f"{before}{comma}{word}") for word in words if word.startswith(begun)]
+
+
+class OpenWord(click.ParamType[str]):
+    """A word of an open list, which shells complete.
+
+    Args:
+        words: that gngraph brings along.
+        several: whether it may be a list, with commas between its items.
+    """
+
+    name = "name"
+
+    def __init__(self, words: Iterable[str], *, several: bool = False) -> None:
+        self.words, self.several = tuple(words), several
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word itself."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The words that begin so."""
+        return completed(self.words, incomplete, several=self.several)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -200,6 +240,10 @@ class Model(click.ParamType[str]):
         require_there(word)
         return word
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files and folders."""
+        return [CompletionItem(incomplete, type="file")]
+
 
 class ArchiveFile(click.ParamType[Path]):
     """A gngraph archive to be written: checked before the work starts, not after it."""
@@ -214,3 +258,7 @@ class ArchiveFile(click.ParamType[Path]):
         if path.is_dir() or not path.absolute().parent.is_dir():
             self.fail(f"'{path}' cannot be written: its folder must exist and it must not be a folder", param, ctx)
         return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files and folders."""
+        return [CompletionItem(incomplete, type="file")]

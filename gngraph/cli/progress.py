@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from gngraph.cli.speaking import for_machines, quiet
 from gngraph.cli.tables import console
 from gngraph.report.words import comparison_told, describe_given, describe_round, percent
 
@@ -27,7 +28,7 @@ class _Bars:
     """A context with a progress display, which shows nothing where the output is no terminal."""
 
     def __init__(self) -> None:
-        out = console()
+        out = console(stderr=for_machines(), work=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
@@ -42,7 +43,8 @@ class _Bars:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.progress.console.print(text, markup=False, soft_wrap=True)
+        if not quiet():
+            self.progress.console.print(text, markup=False, soft_wrap=True)
 
 
 class EpochLines(_Bars):

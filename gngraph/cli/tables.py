@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+from gngraph.cli.speaking import quiet
 
 if TYPE_CHECKING:
     from gngraph.ir import Graph
     from gngraph.scoring.gauss_newton import Scores
 
+LEAST_WORDS = 20
+"""Columns of a table that sentences have at least, however narrow the terminal is."""
+
+MOST_COLUMNS = 10_000
+"""Of a table, whose words and numbers are whole on a terminal that is too narrow for them too."""
+
 PIPE_WIDTH = 160
 """Columns where the output is no terminal, so that a pipe sees whole reasons."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that does not break lines at 80 columns when it writes to a file."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+class _Console(Console):
+    """A console that lets its command end where a reader, such as head, has seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+def console(*, stderr: bool = False, work: bool = False) -> Console:
+    """A console that does not break lines at 80 columns when it writes to a file, and writes no codes where NO_COLOR is set.
+
+    Args:
+        stderr: whether it writes to standard error.
+        work: whether it tells about the work, of which quiet commands say nothing.
+    """
+    found = _Console(stderr=stderr, highlight=False, quiet=work and quiet())
+    width = found.width if found.is_terminal else PIPE_WIDTH
+    if found.is_terminal and not os.environ.get("NO_COLOR"):
+        return found
+    return _Console(
+        stderr=stderr, highlight=False, quiet=found.quiet, width=width, force_terminal=False, color_system=None
+    )
+
+
+def print_whole(out: Console, table: Table) -> None:
+    """Print a table, wider than the console where that would cut words or numbers."""
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    width = out.width
+    wide = out.options.update(max_width=MOST_COLUMNS)
+    out.width = max(width, Measurement.get(out, wide, table).minimum)
+    out.print(table, crop=False)
+    out.width = width
 
 
 def describe(graph: Graph) -> dict[str, Any]:
@@ -71,15 +105,15 @@ def print_description(told: dict[str, Any]) -> None:
     flops = f"{told['flops']:,} FLOPs a sample (a multiply-add counts as 2)"
     out.print(f"{told['params']:,} parameters, {flops}, {told['nodes']} nodes")
     table = Table(header_style="bold")
-    table.add_column("channel space", overflow="fold")
+    table.add_column("channel space", no_wrap=True)
     for title in ("channels", "params each", "FLOPs each"):
-        table.add_column(title, justify="right")
-    table.add_column("slots", overflow="fold")
-    table.add_column("frozen because", overflow="fold")
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("slots", overflow="fold", min_width=LEAST_WORDS)
+    table.add_column("frozen because", overflow="fold", min_width=LEAST_WORDS)
     for space in told["spaces"]:
         numbers = [f"{space[key]:,}" for key in ("size", "params_per_channel", "flops_per_channel")]
         table.add_row(space["name"], *numbers, _slots(space["slots"]), space["frozen"] or "")
-    out.print(table)
+    print_whole(out, table)
     free = [space for space in told["spaces"] if space["frozen"] is None]
     channels = sum(space["size"] for space in free)
     out.print(f"{len(free)} of {len(told['spaces'])} channel spaces are free, with {channels:,} channels in all")
@@ -127,14 +161,33 @@ def print_candidates(rows: Sequence[dict[str, Any]], total: int, notes: Sequence
     title = f"{len(rows)} of {total:,} candidates; FLOPs are of one sample, a multiply-add counts as 2"
     table = Table(header_style="bold", title=title, title_justify="left")
     for title in ("kind", "channel space", "site"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, no_wrap=True)
     for title in ("channel or block", "predicted gain", "standard error", "params", "FLOPs"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         gain, error = f"{row['gain']:+.5f}", f"{row['standard_error']:.5f}"
         channel = str(row.get("channel", row.get("block", "")))
         cost = (f"{row['params']:+,}", f"{row['flops']:+,}")
         table.add_row(row["kind"], row.get("space", ""), row["site"], channel, gain, error, *cost)
-    out.print(table)
+    print_whole(out, table)
     for note in notes:
         out.print(f"note: {note}", markup=False)
+
+
+def print_runs(runs: Sequence[dict[str, Any]], report: Path) -> None:
+    """Runs for several budgets as a table.
+
+    Args:
+        runs: as `gngraph.cli.networks.run_record` tells of them.
+        report: page that compares them.
+    """
+    out = console()
+    table = Table(header_style="bold")
+    table.add_column("folder", no_wrap=True)
+    for title in ("parameters", "FLOPs a sample", f"{runs[0]['tested']} loss", f"{runs[0]['tested']} accuracy"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for run in runs:
+        accuracy = "" if run["accuracy"] is None else f"{100 * run['accuracy']:.2f} %"
+        table.add_row(run["output"], f"{run['params']:,}", f"{run['flops']:,}", f"{run['loss']:.4f}", accuracy)
+    print_whole(out, table)
+    out.print(f"{report}: the runs beside each other, to be opened in a browser", markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import LossLike
 from gngraph.errors import OptionError, PassError, UnsupportedModelError
 from gngraph.growth.history import Record, morphism_entries
+from gngraph.growth.jobs import scope_of
 from gngraph.growth.schedule import require_memory, require_room, round_budgets
 from gngraph.importing.from_torch import from_torch
 from gngraph.inplace import (
@@ -185,6 +186,7 @@ class Grower:
             if budget.allows(cost(graph)):
                 require_room(graph, budget)
             require_memory(cost(graph), budget, torch.device(self._problem.device))
+            scope_of(self.options).check(graph, ChannelSpaces.of(graph))
             self._targets = round_budgets(cost(graph), budget, self.options.rounds)
             found = followed(self._module, graph, self._inputs)
         self._budget, self._places = budget, found.places
@@ -309,7 +311,7 @@ class Grower:
     def _hold(self, held: Mapping[str, str]) -> None:
         """Let these channel spaces keep their widths from now on."""
         self.held = dict(held)
-        self._analyses = AnalysisManager(self._problem, self.held)
+        self._analyses = AnalysisManager(self._problem, self.held, scope_of(self.options))
         self._decider = Decider(self._analyses, self._budget)
 
     @property

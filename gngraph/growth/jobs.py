@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.scope import EVERYTHING, Scope
 from gngraph.growth.schedule import require_room
 from gngraph.growth.timing import timed_budget
 from gngraph.ir import Graph
@@ -18,13 +20,14 @@ from gngraph.options import (
     ReshapeOptions,
     ReworkOptions,
     RunOptions,
+    ScopeOptions,
     ShrinkOptions,
 )
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.lookahead import Lookahead, decided_by
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 
-Chosen = TypeVar("Chosen", bound=Options)
+Chosen = TypeVar("Chosen", bound=ScopeOptions)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Task:
         options: how it goes on.
         given: options of the job that this is, from which `JOBS` makes it again; None where it was made by hand, so that a run of
             it cannot be resumed.
+        scope: what may change.
     """
 
     strategy: Strategy | Lookahead
     budget: Budget
     options: RunOptions
     given: Options | None = None
+    scope: Scope = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,16 @@ class Job(Generic[Chosen]):
 
         Raises:
             BudgetError: the network does not fit its budget.
-            PassError, GnGraphError: there is no such kind of candidate, allocation or curvature.
+            PassError, GnGraphError: there is no such kind of candidate, allocation or curvature, or a pattern names nothing.
         """
-        return Task(self.strategy(options), self.budget(graph, options), self.run(options), options)
+        scope = scope_of(options)
+        scope.check(graph, ChannelSpaces.of(graph))
+        return Task(self.strategy(options), self.budget(graph, options), self.run(options), options, scope)
+
+
+def scope_of(options: ScopeOptions) -> Scope:
+    """What may change."""
+    return Scope(options.only, options.exclude, getattr(options, "round_to", 1))
 
 
 def _growing(options: GrowOptions) -> Strategy | Lookahead:

@@ -24,6 +24,7 @@ from gngraph.growth.rounds import Rounds
 from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import require_memory, round_budgets, seed_cost
 from gngraph.growth.state import RunState
+from gngraph.growth.trunk import Trunk
 from gngraph.ir import Graph
 from gngraph.options import RunOptions
 from gngraph.ranks import here
@@ -46,6 +47,7 @@ def grow_by(
     observer: object = None,
     source: Record | None = None,
     given: Record | None = None,
+    trunk: Trunk | None = None,
 ) -> GrowthResult:
     """Grow `graph` in rounds to a budget, or shrink it where it is above, and train the result.
 
@@ -66,6 +68,7 @@ def grow_by(
         observer: told what goes on: an object with any of the methods of `gngraph.growth.observer.Observer`, or several such.
         source: what to keep with the checkpoints of where the data comes from, as JSON.
         given: what `config.toml` has beside the options of the job, by table.
+        trunk: shared with runs of the same network and options for other budgets.
 
     Raises:
         OptionError: the observer is none.
@@ -91,7 +94,7 @@ def grow_by(
     if out is not None and task.given is not None:
         checkpoints = Checkpoints(out, options.checkpoint_every) if ranks.first else None
         keeper = Keeper(checkpoints, begun_as(task.given, graph, problem, source))
-    run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper)
+    run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper, trunk)
     if decided is not None:
         journal.given(decided)
     run.keep()
@@ -144,7 +147,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: object) 
         for split in (problem.splits.judge, problem.splits.report):
             require_finite(graph, problem, split)
     if task.strategy.analysis is not None:
-        task.strategy.analysis.check(graph, AnalysisManager(problem))
+        task.strategy.analysis.check(graph, AnalysisManager(problem, scope=task.scope))
 
 
 def _settled(options: RunOptions, graph: Graph, problem: Problem) -> tuple[RunOptions, Record | None]:

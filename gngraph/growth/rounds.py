@@ -22,6 +22,7 @@ from gngraph.growth.result import GrowthResult
 from gngraph.growth.schedule import round_budgets, seed_cost
 from gngraph.growth.state import Point, RunState
 from gngraph.growth.timing import clock_in, decided_in_time, timing_note
+from gngraph.growth.trunk import Trunk
 from gngraph.ir import Graph
 from gngraph.options.training import RATES
 from gngraph.rewrite.layer_removal import removable_layer
@@ -61,10 +62,18 @@ class Rounds:
         journal: the account of the run.
         state: where it is; changed in place.
         keeper: keeps it; None: nobody does.
+        trunk: shared with runs for other budgets; None: there are none.
     """
 
     def __init__(
-        self, task: Task, seed: Graph, problem: Problem, journal: Journal, state: RunState, keeper: Keeper | None
+        self,
+        task: Task,
+        seed: Graph,
+        problem: Problem,
+        journal: Journal,
+        state: RunState,
+        keeper: Keeper | None,
+        trunk: Trunk | None = None,
     ) -> None:
         self.budget = task.budget
         self.clock = clock_in(task.budget)
@@ -78,7 +87,8 @@ class Rounds:
         if isinstance(self.strategy, Lookahead) and state.allocation is not None:
             self.strategy = replace(self.strategy.growth, allocation=state.allocation)
         self.horizon = task.options.whole if task.options.final == "continue" else None
-        self.analyses = AnalysisManager(problem)
+        self.trunk = trunk
+        self.analyses = AnalysisManager(problem, scope=task.scope) if trunk is None else trunk.analyses
         self.trainer = Trainer(problem, task.options.train, piece=state.piece)
         if state.at_a_time is not None:
             problem.runner.batch_size = state.at_a_time
@@ -121,7 +131,7 @@ class Rounds:
         if now.point == "begin":
             self._begin("round")
         if now.point == "train":
-            self._train(self.options.epochs, "cosine" if self.horizon else "constant")
+            self._before_rewrite(number)
             self._reached("depth")
         if now.point == "depth":
             searching = number == 1 and self.options.depth == "search"
@@ -142,7 +152,7 @@ class Rounds:
         rewritten, judged, reported = made.step.rewritten, made.judge, made.report
         now.optimizer = carry_state(now.optimizer, graph, rewritten)
         now.graph = self._reestimated(rewritten.graph)
-        now.lineage.follow(rewritten.edits, self.analyses.get(ChannelSpaces, now.graph))
+        now.lineage.follow(rewritten.edits, ChannelSpaces.of(now.graph))
         morphisms = _joined(now.removed, morphism_entries(made.step.morphisms))
         now.rewritten = morphisms_text(morphisms)
         now.record |= {
@@ -179,6 +189,14 @@ class Rounds:
             return self.decider.decide(strategy, situation, number), None
         return decided_in_time(lambda seen: self.decider.decide(strategy, seen, number), situation, self.clock)
 
+    def _before_rewrite(self, number: int) -> None:
+        """The training of a round; that of the first is done once for several budgets."""
+        trunk = self.trunk if number == 1 else None
+        if trunk is None or not trunk.enter(self.now):
+            self._train(self.options.epochs, "cosine" if self.horizon else "constant")
+            if trunk is not None:
+                trunk.leave(self.now)
+
     def _begin(self, kind: str) -> None:
         self.journal.begin(self.now.number)
         self.now.record = {"kind": kind, "round": self.now.number, "rounds": self.options.rounds}
@@ -208,7 +226,7 @@ class Rounds:
                 now.optimizer = carry_state(now.optimizer, graph, rewritten)
                 graph = rewritten.graph
         if removals:
-            now.lineage.follow({}, self.analyses.get(ChannelSpaces, graph))
+            now.lineage.follow({}, ChannelSpaces.of(graph))
             now.graph = self._reestimated(graph)
         now.removed = morphism_entries(removals)
 
@@ -321,7 +339,7 @@ class Rounds:
         if found.note is not None and found.note not in self.now.notes:
             self.now.notes.append(found.note)
         size = cost(graph)
-        spaces = self.analyses.get(ChannelSpaces, graph)
+        spaces = ChannelSpaces.of(graph)  # what is held has a width as well
         widths = {space.name: space.size for space in spaces.free}
         measured = {"loss": found.loss, "accuracy": found.accuracy, "tested": self.problem.tested}
         milliseconds = None if self.clock is None else self.clock.measured(graph).milliseconds

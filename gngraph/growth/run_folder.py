@@ -68,8 +68,7 @@ class RunFolder:
         folder = cls(path, HistoryWriter(path), inputs)
         (path / COMPARISON_FILE).unlink(missing_ok=True)  # of a run that was there before
         remove_checkpoints(path)
-        with replacing(path / CONFIG_FILE) as (beside,):
-            beside.write_text(f"# gngraph {version()}: what this run was given\n\n{toml_text(config)}\n", "utf-8")
+        write_config(path, config)
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
         return folder
 
@@ -102,6 +101,17 @@ class RunFolder:
         save(graph, self.path / MODEL_FILE, history=archived(history, lineage, self._inputs))
         self.write_channels(channels)
         self._history.append(history[-1])
+
+
+def write_config(path: Path, config: Record) -> None:
+    """Write what a run was given as a configuration file.
+
+    Args:
+        path: of its folder.
+        config: tables of the file.
+    """
+    with replacing(path / CONFIG_FILE) as (beside,):
+        beside.write_text(f"# gngraph {version()}: what this run was given\n\n{toml_text(config)}\n", "utf-8")
 
 
 def checkpoint_of(path: Path) -> Checkpoint:

@@ -3,11 +3,13 @@
 from gngraph.options.definition import Entry, Options, option, taking
 from gngraph.options.runs import (
     ExtendOptions,
+    FrontOptions,
     GrowerOptions,
     GrowOptions,
     ReshapeOptions,
     ReworkOptions,
     RunOptions,
+    ScopeOptions,
     ScoreOptions,
     ShrinkOptions,
 )
@@ -16,12 +18,14 @@ from gngraph.options.training import TrainOptions
 __all__ = [
     "Entry",
     "ExtendOptions",
+    "FrontOptions",
     "GrowOptions",
     "GrowerOptions",
     "Options",
     "ReshapeOptions",
     "ReworkOptions",
     "RunOptions",
+    "ScopeOptions",
     "ScoreOptions",
     "ShrinkOptions",
     "TrainOptions",

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from gngraph.errors import OptionError
 from gngraph.options.definition import Options, option
 from gngraph.options.training import TrainOptions
-from gngraph.options.values import Count, Milliseconds, Named, Positive, Share, Whole, Within
+from gngraph.options.values import Count, CountOrCounts, Milliseconds, Named, Positive, Share, Whole, Within
 
 Final = Literal["continue", "cycle", "retrain"]
 """What the training after the last rewrite is, and what that means for the rate before it."""
@@ -34,6 +34,8 @@ CHECKPOINT_HELP = (
     "Seconds from one checkpoint to the next, from which gngraph resume goes on; by default one after every epoch and stage and "
     "every 5 minutes, as far as they take no more than 1 % of the time."
 )
+
+ROUND_TO = "What widths that change become multiples of, such as 8; of a head of attention its entries count."
 
 PERTURB = 0.3
 """Share of new initial weights that growth mixes into a network after a rewrite; see `gngraph.training.perturbation`."""
@@ -62,6 +64,18 @@ class BudgetOptions(Options):
             raise OptionError(
                 f"growth needs a budget: give max_params (such as 500k), max_flops (such as 40M), {self.others}"
             )
+
+
+def require_even(options: GrowingOptions | GrowerOptions) -> None:
+    """Refuse options by which widths could not be brought to multiples.
+
+    Raises:
+        OptionError: they are such.
+    """
+    if options.round_to > 1 and (options.allocation == "none" or "insert" in options.kinds):
+        raise OptionError(
+            "widths can be multiples (round_to) with an allocation rule other than none, and without insertions"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +140,23 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalysisOptions(Options):
+class ScopeOptions(Options):
+    """What of a network may change."""
+
+    only: tuple[str, ...] = option(
+        (),
+        "Patterns of channel spaces, or of layers that write them, such as features.*: no others change. One that names a module "
+        "is about all that is in it.",
+    )
+    exclude: tuple[str, ...] = option(
+        (),
+        "Patterns of channel spaces and layers that stay as they are: weights keep their shapes, and are trained. By "
+        "requires_grad=False a layer keeps its values.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisOptions(ScopeOptions):
     """How candidates are scored."""
 
     curvature: Annotated[str, Named(("mc", "exact", "rank1"))] = option(
@@ -150,19 +180,13 @@ class ScoreOptions(AnalysisOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
-    """How a network grows.
-
-    Raises:
-        OptionError: a value is of the wrong type or out of range, or there is no budget.
-
-    >>> GrowOptions(max_params="20k", rounds=2).as_dict()["max_params"]
-    20000
-    """
+class GrowingOptions(AnalysisOptions, RunOptions):
+    """How a network grows, whatever its budget."""
 
     title: ClassVar[str] = "grow"
     others: ClassVar[str] = "max_latency (such as 5ms), or several"
 
+    round_to: Positive = option(1, ROUND_TO)
     selection: Selecting = option("joint", SELECTING)
     allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional", "lookahead"))] = (
         option(
@@ -180,16 +204,79 @@ class GrowOptions(AnalysisOptions, RunOptions, BudgetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_latency is None:
-            self.require_budget()
-        elif "insert" in self.kinds:
+        require_even(self)
+        if self.max_latency is not None and "insert" in self.kinds:
             raise OptionError("what a layer more takes is not timed: leave insert out of the kinds, or max_latency")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReworkOptions(Options):
+class GrowOptions(GrowingOptions, BudgetOptions):
+    """How a network grows.
+
+    Raises:
+        OptionError: a value is of the wrong type or out of range, or there is no budget.
+
+    >>> GrowOptions(max_params="20k", rounds=2).as_dict()["max_params"]
+    20000
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_latency is None:
+            self.require_budget()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetsOptions(Options):
+    """What each of several networks may cost."""
+
+    max_params: CountOrCounts | None = option(
+        None, "Largest number of parameters, such as 500k, or several with commas between them."
+    )
+    max_flops: CountOrCounts | None = option(
+        None,
+        "Largest number of FLOPs a sample, such as 40M, or several; a multiply-add counts as 2. Where both are several, the first "
+        "goes with the first.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontOptions(GrowingOptions, BudgetsOptions):
+    """How a network grows to several budgets.
+
+    Raises:
+        OptionError: a value is of the wrong type or out of range, there is no budget, or one is named twice.
+
+    >>> [own.max_params for own in FrontOptions(max_params="2k,4k").each()]
+    [2000, 4000]
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sides = [side for side in (self.max_params, self.max_flops) if isinstance(side, tuple)]
+        if len({len(side) for side in sides} | {1}) > 2 or any(not side for side in sides):
+            raise OptionError("max_params and max_flops must name as many budgets, or one of them a single number")
+        if len({*self._pairs()}) < len(self._pairs()):
+            raise OptionError("a budget is named twice")
+        self.each()  # which refuses options without any
+
+    def each(self) -> tuple[GrowOptions, ...]:
+        """The options for each budget."""
+        own = {name: value for name, value in vars(self).items() if name not in ("max_params", "max_flops")}
+        return tuple(GrowOptions(max_params=params, max_flops=flops, **own) for params, flops in self._pairs())
+
+    def _pairs(self) -> list[tuple[int | None, int | None]]:
+        sides = [side if isinstance(side, tuple) else (side,) for side in (self.max_params, self.max_flops)]
+        count = max(map(len, sides))
+        params, flops = (side if len(side) == count else side * count for side in sides)
+        return list(zip(params, flops, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReworkOptions(ScopeOptions):
     """What the jobs on a trained network have in common."""
 
+    round_to: Positive = option(1, ROUND_TO)
     epochs: Whole = option(15, "Epochs of training after the rewrite.")
     perturb: Share = option(
         0.0,
@@ -253,6 +340,7 @@ class GrowerOptions(AnalysisOptions, BudgetOptions):
         ("split", "prune"), "Kinds of candidates to score; layers do not come or go in place."
     )
     rounds: Positive = option(3, "Number of rewrites in which the budget is reached, each by the same factor.")
+    round_to: Positive = option(1, ROUND_TO)
     selection: Selecting = option("joint", SELECTING)
     allocation: Annotated[str, Named(("worth", "none", "equal-worths", "uniform", "proportional"))] = option(
         "worth", "How wide the layers are to be: by the measured worth of their widths (worth) or another rule."
@@ -261,3 +349,4 @@ class GrowerOptions(AnalysisOptions, BudgetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_budget()
+        require_even(self)

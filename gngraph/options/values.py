@@ -98,9 +98,14 @@ class Named:
     """A text that names one of an open list of things: those that gngraph brings along are told and completed.
 
     Whether a name is known, whoever keeps the list decides.
+
+    Attributes:
+        names: that are told.
+        paths: whether it may be a path as well.
     """
 
     names: tuple[str, ...]
+    paths: bool = False
 
 
 Count = Annotated[int, Written(parse_count, "a count such as 250k or 1.5M"), Within(least=1)]
@@ -110,6 +115,15 @@ Milliseconds = Annotated[
     float, Written(parse_milliseconds, "a time such as 5ms or 800us", lambda value: f"{value:g}ms"), Within(above=0)
 ]
 """A positive number of milliseconds, or its text."""
+
+CountOrCounts = (
+    Count
+    | Annotated[
+        tuple[int, ...],
+        Written(lambda text: tuple(map(parse_count, text.split(","))), "several", lambda own: ",".join(map(str, own))),
+    ]
+)
+"""One count, or several."""
 
 Whole = Annotated[int, Within(least=0)]
 Positive = Annotated[int, Within(least=1)]
@@ -208,6 +222,17 @@ def choices(hint: Any) -> tuple[str, ...]:
     if is_union(hint) or origin is tuple:
         return tuple(word for argument in arguments for word in choices(argument))
     return ()
+
+
+def may_be_path(hint: Any) -> bool:
+    """Whether a value of a type may be a path.
+
+    >>> may_be_path(Path | None), may_be_path(Annotated[str, Named(("digits",), paths=True)]), may_be_path(int)
+    (True, True, False)
+    """
+    if get_origin(hint) is Annotated:
+        return any(isinstance(note, Named) and note.paths for note in get_args(hint)[1:])
+    return hint is Path or (is_union(hint) and any(may_be_path(one) for one in get_args(hint)))
 
 
 _NAMES = {

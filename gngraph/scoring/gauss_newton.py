@@ -186,7 +186,7 @@ class _Scoring:
         self.generator, self.noise = self.problem.stream(), self.problem.stream(self.problem.device)
         self._note_batch_statistics()
         samples = len(self.problem.splits.learn)
-        context = Context(self.graph, self.spaces, options, self.generator, samples, self.notes)
+        context = Context(self.graph, self.spaces, options, self.generator, samples, self.notes, scope=analyses.scope)
         self.proposers = [
             proposer for kind in options.kinds for proposer in PROPOSERS[kind](context) if self._sees_samples(proposer)
         ]

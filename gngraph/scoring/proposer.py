@@ -14,6 +14,7 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Cost, CostModel
+from gngraph.analysis.scope import EVERYTHING, Scope
 from gngraph.ir import Graph
 from gngraph.rewrite.morphism import Morphism
 from gngraph.scoring.collect import Collected
@@ -57,6 +58,7 @@ class Context:
         samples: of the learn split, each of which is seen once an epoch.
         notes: what is not proposed, and why; to be appended to.
         borders: numbers of samples at which a stage of some proposer is settled.
+        scope: what may change.
     """
 
     graph: Graph
@@ -66,6 +68,7 @@ class Context:
     samples: int
     notes: list[str] = field(default_factory=list)
     borders: set[int] = field(default_factory=set)
+    scope: Scope = EVERYTHING
 
     def settled(self, share: float) -> int:
         """How many samples of the first epoch are a share of the learn split: what was learned of them is settled then.

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from gngraph.analysis.channels import Role
+from gngraph.analysis.cost import Cost
 from gngraph.errors import PassError
 from gngraph.rewrite.morphism import Morphism, NewChannel
+from gngraph.scoring.selection import Selection
 from gngraph.search.situation import Plan, Situation
-from gngraph.search.widths import allocated, worths
+from gngraph.search.widths import allocated, raised, worths
 
 
 class Allocation(Protocol):
@@ -65,16 +67,18 @@ class ByWorth:
         worth = self._worths(situation, names)
         least = dict(plan.selection.widths)
         if situation.target == situation.budget:
-            best = allocated(situation.model, {**least, **dict.fromkeys(names, 1)}, worth, situation.budget)
+            narrow = {name: min(least[name], situation.steps.get(name, 1)) for name in names}
+            best = allocated(situation.model, {**least, **narrow}, worth, situation.budget, steps=situation.steps)
             fits = situation.budget.allows(plan.selection.cost)
             wide = {n for n in plan.removable if n in worth and least[n] > best[n] * (TOLERANCE if fits else 1)}
             least |= {name: best[name] for name in wide}
-        return allocated(situation.model, least, worth, situation.target)
+        return allocated(situation.model, least, worth, situation.target, steps=situation.steps)
 
     def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """New channels; they preserve the function."""
         worth, chosen = self._worths(situation, plan.open(situation.spaces)), plan.selection
-        return _widened(plan, allocated(situation.model, chosen.widths, worth, situation.target, chosen.cost))
+        least, cost = _evened(situation, chosen)
+        return _widened(plan, allocated(situation.model, least, worth, situation.target, cost, steps=situation.steps))
 
     def _worths(self, situation: Situation, names: list[str]) -> dict[str, float]:
         writers = {name: max(1, len(situation.spaces[name].nodes(Role.PRODUCE))) for name in names}
@@ -104,12 +108,13 @@ class Proportions:
     def widths(self, situation: Situation, plan: Plan) -> Mapping[str, int]:
         """The widths that are reached; none is below what it is."""
         shape = {name: self.shape(situation.model.widths[name]) for name in plan.open(situation.spaces)}
-        now, cost, growing = dict(plan.selection.widths), plan.selection.cost, list(shape)
+        (now, cost), growing = _evened(situation, plan.selection), list(shape)
         while growing:
             name = min(growing, key=lambda n: now[n] / shape[n])  # the first of equals, in the order of the network
-            marginal = situation.model.marginal(name, now)
+            wider = raised(now[name], situation.steps.get(name, 1))
+            marginal = situation.model.marginal(name, now, wider - now[name])
             if situation.target.allows(cost + marginal):
-                now[name] += 1
+                now[name] = wider
                 cost += marginal
             else:
                 growing.remove(name)
@@ -118,6 +123,20 @@ class Proportions:
     def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """New channels; they preserve the function."""
         return _widened(plan, self.widths(situation, plan))
+
+
+def _evened(situation: Situation, chosen: Selection) -> tuple[dict[str, int], Cost]:
+    """The widths of a selection, those that changed raised to what they may become, and what they cost.
+
+    They are never above the widths that the selection kept to, so that they fit where those did.
+    """
+    before, steps = situation.model.widths, situation.steps
+    widths = dict(chosen.widths)
+    for name, step in steps.items():
+        if widths[name] != before[name] and widths[name] % step:
+            even = raised(widths[name], step)
+            widths[name] = min(even, before[name]) if widths[name] < before[name] else even
+    return widths, chosen.cost if widths == dict(chosen.widths) else situation.model.of(widths)
 
 
 def _widened(plan: Plan, wanted: Mapping[str, int]) -> list[Morphism]:

@@ -111,7 +111,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         epochs: of the run.
     """
     order = resolutions_kept(graph, least_missed(graph, analyses, budget))
-    depths = shallower(graph, [layer.value for layer in order])
+    depths = shallower(graph, [layer.value for layer in order], analyses)
     order, problem = order[: len(depths) - 1], analyses.problem
     length = trial_length(epochs, len(problem.train), batch_of(options, problem))
     training = TrialTraining(problem, options, length)
@@ -119,7 +119,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
 
     def attempt(count: int) -> float:
         if count not in trials:
-            made = at_budget(depths[count], budget)
+            made = at_budget(depths[count], budget, analyses)
             trials[count] = Trial(count, cost(made).flops, training.loss(made))
         return trials[count].loss
 
@@ -139,13 +139,18 @@ def without(graph: Graph, values: Sequence[str]) -> Graph:
     return graph
 
 
-def shallower(graph: Graph, values: Sequence[str]) -> list[Graph]:
+def shallower(graph: Graph, values: Sequence[str], analyses: AnalysisManager) -> list[Graph]:
     """The architectures without the first 0, 1, 2, ... of the layers that end at some values.
 
     As many as there are with channels left that growth may add to.
+
+    Args:
+        graph: with all of them.
+        values: where they end.
+        analyses: of the run.
     """
     depths = list(accumulate(values, lambda deeper, value: without(deeper, [value]), initial=graph))
-    while len(depths) > 1 and not ChannelSpaces.of(depths[-1]).free:
+    while len(depths) > 1 and not analyses.get(ChannelSpaces, depths[-1]).free:
         depths.pop()
     return depths
 
@@ -197,10 +202,10 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
         budget: at which shares of the cost are counted.
     """
     problem, spaces = analyses.problem, analyses.get(ChannelSpaces, graph)
-    layers = removable_layers(graph, spaces)
+    layers = [layer for layer in removable_layers(graph, spaces) if _may_go(graph, layer, analyses)]
     if not layers:
         return []
-    before, wide = mean_loss(graph, problem, problem.splits.judge), at_budget(graph, budget)
+    before, wide = mean_loss(graph, problem, problem.splits.judge), at_budget(graph, budget, analyses)
     left = [morph(graph, spaces, [rebuilt_removal(graph, analyses, layer)]).graph for layer in layers]
     _, *losses = mean_losses(
         settled([graph, *left], problem, batches_read=TRIAL_BATCHES), problem, problem.splits.judge
@@ -211,6 +216,11 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
         share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
     return sorted(missed, key=missed.__getitem__)
+
+
+def _may_go(graph: Graph, layer: RemovableLayer, analyses: AnalysisManager) -> bool:
+    params = [param for name in layer.nodes for param in graph.nodes[name].params.values()]
+    return analyses.scope.lets_go(params, [slot.param for slot in layer.reads])
 
 
 def resolutions_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[RemovableLayer]:
@@ -259,12 +269,20 @@ class TrialTraining:
         return loss if math.isfinite(loss) else math.inf
 
 
-def at_budget(graph: Graph, budget: Budget) -> Graph:
-    """The architecture at widths that are worth the same within a budget, or as narrow as can be."""
-    spaces = ChannelSpaces.of(graph)
+def at_budget(graph: Graph, budget: Budget, analyses: AnalysisManager) -> Graph:
+    """The architecture at widths that are worth the same within a budget, or as narrow as can be.
+
+    Args:
+        graph: the architecture.
+        budget: that it is to use.
+        analyses: of the run, which say what may change.
+    """
+    spaces = analyses.get(ChannelSpaces, graph)
     model = budget.model(graph, spaces)
     writers = {space.name: max(1, len(space.nodes(Role.PRODUCE))) for space in spaces.free}
-    widths = allocated(model, {**model.widths, **dict.fromkeys(writers, 1)}, worths({}, writers), budget)
+    steps = {space.name: analyses.scope.step(space) for space in spaces.free}
+    least = {space.name: min(space.size, steps[space.name]) for space in spaces.free}
+    widths = allocated(model, {**model.widths, **least}, worths({}, writers), budget, steps=steps)
     morphisms: list[Morphism] = []
     for space in spaces.free:
         change = widths[space.name] - space.size

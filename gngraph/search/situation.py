@@ -45,6 +45,12 @@ class Situation:
         return self.analyses.get(ChannelSpaces, self.graph)
 
     @cached_property
+    def steps(self) -> dict[str, int]:
+        """Channels by which the width of each free space changes, where that is more than one."""
+        steps = {space.name: self.analyses.scope.step(space) for space in self.spaces.free}
+        return {name: step for name, step in steps.items() if step > 1}
+
+    @cached_property
     def model(self) -> CostModel:
         """What the network costs at any widths."""
         return self.budget.model(self.graph, self.spaces)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from itertools import product
+from types import MappingProxyType
 
 from gngraph.analysis.cost import Budget, Cost, CostModel, sides_of
 
@@ -49,7 +50,13 @@ def worths(measured: Mapping[str, float], writers: Mapping[str, int]) -> dict[st
 
 
 def allocated(
-    model: CostModel, start: Mapping[str, int], worth: Mapping[str, float], budget: Budget, cost: Cost | None = None
+    model: CostModel,
+    start: Mapping[str, int],
+    worth: Mapping[str, float],
+    budget: Budget,
+    cost: Cost | None = None,
+    *,
+    steps: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Widths within a budget, none below `start`, for which the sum of worth / width^`POWER` over the spaces of `worth` is least.
 
@@ -62,17 +69,27 @@ def allocated(
         worth: of the spaces that may grow.
         budget: bounded on one side at least.
         cost: of the network at `start`, where the model alone does not say it (a layer that is to be inserted).
+        steps: space -> what a width that grows is a multiple of; where there is none, 1.
     """
     bounded = [side is not None for side in budget.sides]
-    steps = {1: 1, 2: TRADES - 1, 3: TRADES // 2}[sum(bounded)]
-    lattice = (parts for parts in product(range(steps + 1), repeat=len(bounded)) if sum(parts) == steps)
+    fineness = {1: 1, 2: TRADES - 1, 3: TRADES // 2}[sum(bounded)]
+    lattice = (parts for parts in product(range(fineness + 1), repeat=len(bounded)) if sum(parts) == fineness)
     shares = [
-        tuple(part / steps for part in parts)
+        tuple(part / fineness for part in parts)
         for parts in lattice
         if all(part == 0 or one for part, one in zip(parts, bounded, strict=True))
     ]
-    found = [_filled(model, start, worth, budget, share, cost or model.of(start)) for share in shares]
+    found = [_filled(model, start, worth, budget, share, cost or model.of(start), steps) for share in shares]
     return min(found, key=lambda widths: sum(w / widths[name] ** POWER for name, w in worth.items()))
+
+
+def raised(width: int, step: int) -> int:
+    """The next multiple of `step` above a width.
+
+    >>> raised(8, 8), raised(9, 8), raised(3, 1)
+    (16, 16, 4)
+    """
+    return (width // step + 1) * step
 
 
 def _filled(
@@ -82,6 +99,7 @@ def _filled(
     budget: Budget,
     share: tuple[float, ...],
     cost: Cost,
+    steps: Mapping[str, int],
 ) -> dict[str, int]:
     now, names = dict(start), list(worth)
     # The value of a channel for its cost only falls as the network grows, so what was computed earlier bounds it from above: the
@@ -90,14 +108,16 @@ def _filled(
     while queue:
         bound, i = queue[0]
         name = names[i]
-        n, marginal = now[name], model.marginal(name, now)
-        rank = -worth[name] * (n**-POWER - (n + 1) ** -POWER) / max(_price(marginal, budget, share), 1e-30)
+        n = now[name]
+        wider = raised(n, steps.get(name, 1))
+        marginal = model.marginal(name, now, wider - n)
+        rank = -worth[name] * (n**-POWER - wider**-POWER) / max(_price(marginal, budget, share), 1e-30)
         if not budget.allows(cost + marginal):
             heapq.heappop(queue)
         elif rank > bound:
             heapq.heapreplace(queue, (rank, i))
         else:
-            now[name] += 1
+            now[name] = wider
             cost += marginal
     return now
 

@@ -28,4 +28,6 @@ def test_a_deployed_file_is_timed_calibrated_and_verified(tmp_path: Path, capsys
     save(graph.with_params({name: graph.params[name].data + 1}), tmp_path / "other.gng")
     refused = gngraph("verify", onnx, "--against", tmp_path / "other.gng")
     assert refused.status == 1 and "FAILED: it says that it was written from the network" in refused.out
-    assert "name the data (--data)" in gngraph.refused("export", model, "--onnx", onnx, "--precision", "int8")
+    assert "name the data (--data)" in gngraph.refused(
+        "export", model, "--onnx", onnx, "--precision", "int8", "--force"
+    )

@@ -52,7 +52,7 @@ def other(entry: Entry) -> Any:
     """Another value than the default."""
     default = entry.default
     if isinstance(default, tuple):
-        return next((word,) for word in choices(entry.hint) if word not in default)
+        return next(((word,) for word in choices(entry.hint) if word not in default), ("0",))
     if isinstance(default, str):
         return next((word for word in choices(entry.hint) if word != default), 0.5)
     if default is None and choices(entry.hint):

@@ -30,7 +30,10 @@ def propose_insertions(context: Context) -> Iterator[InsertionLearner]:
     points = cut_points(context.graph, context.spaces)
     if not points:
         context.notes.append("no layer is proposed: there is no value with channels that everything passes")
+    held = context.scope.held(context.spaces)
     for point in points:
+        if any(name in held for name, _, _ in context.spaces.layouts.get((point.value, point.axis), ())):
+            continue
         for kind in kinds_at(point):
             yield InsertionLearner(context, Block.at(point, kind))
 
