@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
 from gngraph.data import Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
+from gngraph.data.tokens import Tokens
 from gngraph.errors import DataError, GnGraphError
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
@@ -18,7 +19,7 @@ from gngraph.running.problem import Problem
 
 
 def problem_for(data: Any, **options: Any) -> Problem:
-    """A `Problem` about `data`; a data set without classes gets the loss "mse" where none is named.
+    """A `Problem` about `data`; a data set gets its own loss where none is named: "mse" without classes, "next-token" for texts.
 
     Args:
         data: a problem (returned as it is), the name of a data set, or whatever `Problem` takes.
@@ -27,8 +28,8 @@ def problem_for(data: Any, **options: Any) -> Problem:
     if isinstance(data, Problem):
         return data
     loaded = load_data(data) if isinstance(data, str) else data
-    if isinstance(loaded, Data) and not loaded.classes:
-        options.setdefault("loss", "mse")
+    if isinstance(loaded, Data):
+        options.setdefault("loss", loaded.loss or ("cross-entropy" if loaded.classes else "mse"))
     return Problem(loaded, **options)
 
 
@@ -49,7 +50,9 @@ def check_fit(graph: Graph, problem: Problem) -> None:
     x, y = first_samples(problem.train, 2)
     try:
         outputs = run(graph.to(device="cpu"), x)
-    except RuntimeError as error:
+        if isinstance(problem.data, Data) and isinstance(problem.data.preprocess, Tokens):
+            run(graph.to(device="cpu"), torch.full_like(x, problem.data.preprocess.count - 1))
+    except (RuntimeError, IndexError) as error:
         raise DataError(f"network '{graph.name}' does not run on {name}, {_described(x)}: {error}") from error
     for loss, output, _ in parts_of(problem.loss_fn, outputs, y):
         _check_outputs(graph.name, loss, output, name, problem)
@@ -87,6 +90,7 @@ def _described(tree: Any) -> str:
 def _check_outputs(network: str, loss: Loss, outputs: Outputs, name: str, problem: Problem) -> None:
     if not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
         return
+    outputs = loss.arranged(outputs) if isinstance(loss, CrossEntropy) else outputs
     count = outputs.shape[1]
     if isinstance(problem.data, Data) and problem.data.outputs > count:
         what = "classes" if problem.data.classes else "targets"

@@ -182,7 +182,8 @@ def known_inputs(model: str) -> dict[str, Any] | None:
 def describe_onnx(report: OnnxReport) -> str:
     """One line about an exported ONNX file and its check."""
     return (
-        f"{report.path}: ONNX opset {report.opset}, {report.precision}, {report.nodes} nodes, {report.bytes:,} bytes; "
+        f"{report.path}: ONNX opset {report.opset}, {report.precision}, {report.nodes} nodes, {report.bytes:,} bytes, "
+        f"any {' and '.join(report.dynamic)}; "
         f"{_described(report.parity)} in {' + '.join(report.providers)}"
     )
 

@@ -46,7 +46,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     from gngraph.files.archive import save
     from gngraph.growth.run_folder import archived
     from gngraph.ranks import here
-    from gngraph.report.words import percent
+    from gngraph.report.words import percent, perplexity, perplexity_of
     from gngraph.running.finite import standing
     from gngraph.running.problem import inputs_of
     from gngraph.search.chance import may_know
@@ -73,9 +73,10 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
             "params": cost(trained.graph).params,
             "on": problem.tested,
             **told_of(found),
+            **perplexity_of(problem.loss_fn, found.loss),
             "epochs": [asdict(epoch) for epoch in trained.epochs],
         },
-        f"{output}: {problem.tested} loss {found.loss:.4f}{accuracy}",
+        f"{output}: {problem.tested} loss {found.loss:.4f}{perplexity(problem.loss_fn, found.loss)}{accuracy}",
     )
 
 
@@ -90,6 +91,7 @@ def evaluate(model: str, how: ModelOptions, what: DataOptions) -> None:
     Told are its loss and accuracy, and how samples become inputs. Nothing is trained or written.
     """
     from gngraph.analysis.cost import cost
+    from gngraph.report.words import perplexity_of
     from gngraph.running.finite import standing
 
     graph, problem = open_both(model, how, what)
@@ -104,6 +106,7 @@ def evaluate(model: str, how: ModelOptions, what: DataOptions) -> None:
         "on": problem.tested,
         "samples": len(problem.test),
         **told_of(found),
+        **perplexity_of(problem.loss_fn, found.loss),
         "params": size.params,
         "flops": size.flops,
     }

@@ -38,18 +38,19 @@ if TYPE_CHECKING:
 def seed(name: str, options: SeedOptions, output: Path) -> None:
     """Make the network NAME with fresh weights.
 
-    NAME is vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp or torchvision:NAME.
+    NAME is vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp, vit, gpt or torchvision:NAME. A gpt reads
+    tokens: --input-shape is the most that it reads at once, --classes how many there are (256 bytes).
     """
     require_free(output)
     from gngraph.analysis.cost import cost
     from gngraph.files.archive import save
+    from gngraph.importing.examples import example_for
     from gngraph.importing.from_torch import from_torch
-    from gngraph.ir.inputs import example
     from gngraph.zoo import build_seed
 
     module = build_seed(name, **vars(options))
     # Classifiers of torchvision may have heads for training alone; a seed is for growing, and grows without them.
-    graph = from_torch(module, example(options.input_shape), train_only="drop")
+    graph = from_torch(module, example_for(module, options.input_shape), train_only="drop")
     save(graph, output)
     size = cost(graph)
     answer(

@@ -89,9 +89,12 @@ class DataOptions(Options):
     data: Annotated[str, Named(("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"), paths=True)] | None = (
         option(
             None,
-            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a folder of images, or "
-            "pkg.module:function that returns arrays.",
+            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a text (.txt), a folder of images, "
+            "or pkg.module:function that returns arrays.",
         )
+    )
+    tokenizer: Path | None = option(
+        None, "A file of the package tokenizers, by which a text is read; by default its bytes are the tokens."
     )
     normalize: str = option(
         "auto",
@@ -115,8 +118,8 @@ class DataOptions(Options):
     )
     download: bool = option(False, "Fetch a named data set that is not on this machine.")
     data_root: Path | None = option(None, "Folder of downloaded data sets.")
-    loss: Literal["cross-entropy", "mse", "bce-with-logits"] | None = option(
-        None, "Loss; by default cross-entropy for classes and mse for a regression."
+    loss: Literal["cross-entropy", "next-token", "mse", "bce-with-logits"] | None = option(
+        None, "Loss; by default cross-entropy for classes, next-token for texts and mse for a regression."
     )
     loss_output: str | None = option(
         None, "Output that the loss reads, by name or position, of a network that returns several."
@@ -126,11 +129,12 @@ class DataOptions(Options):
     )
     seed: Annotated[int, Within(0, 2**31 - 1)] = option(0, "Seed of everything random.")
 
-    def load(self, input_shape: tuple[int, ...] | None, trained: Any = None) -> Data:
+    def load(self, input_shape: tuple[int, ...] | None, trained: Any = None, tokens: bool = False) -> Data:
         """The data set, its samples resized to `input_shape` where that is given.
 
         Args:
             input_shape: what the network takes.
+            tokens: whether it reads whole numbers.
             trained: what an archive keeps of the inputs of its network; see `gngraph.data.Data.inputs_record`.
         """
         from gngraph.data import Download, Preprocess, load_data, normalization
@@ -138,6 +142,7 @@ class DataOptions(Options):
 
         download = Download.IF_MISSING if self.download else Download.NEVER
         own = trained.get("preprocess") if isinstance(trained, dict) and self.normalize == "auto" else None
+        own = None if tokens else own
         chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
         return load_data(
             self.data or "",
@@ -146,6 +151,8 @@ class DataOptions(Options):
             download=download,
             normalize=chosen,
             val_split=self.val_split,
+            tokens=tokens,
+            tokenizer=self.tokenizer,
         )
 
     def problem(self, data: Data) -> Problem:
@@ -171,10 +178,18 @@ class DataOptions(Options):
 
         from gngraph.data import Preprocess, load_data, normalization
         from gngraph.data.preprocess import Recorded
+        from gngraph.data.tokens import Tokens
 
         own = data.preprocess
         normalize = Recorded(own) if isinstance(own, Preprocess) else normalization(self.normalize)
-        found = load_data(path, input_shape=data.input_shape, root=self.data_root, normalize=normalize)
+        found = load_data(
+            path,
+            input_shape=data.input_shape,
+            root=self.data_root,
+            normalize=normalize,
+            tokens=isinstance(own, Tokens),
+            tokenizer=self.tokenizer,
+        )
         if found.classes != data.classes:
             raise click.UsageError(
                 f"'{path}' (--unseen) has other classes than '{data.name}': name samples of the same"
@@ -193,12 +208,13 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     from gngraph.analysis.fit import check_fit
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive, load
-    from gngraph.ir.inputs import input_shape_of
+    from gngraph.ir.inputs import input_shape_of, reads_tokens
     from gngraph.running.problem import WITHHELD, knows_withheld
 
     graph = load(model, input_shape=how.input_shape) if is_archive(model) else None
     if graph is not None:
-        data = what.load(input_shape_of(graph), recorded_inputs(model))
+        data = what.load(input_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
+        _check_tokens(data, recorded_inputs(model))
     else:
         data = what.load(how.input_shape)
     problem = what.problem(data)
@@ -218,7 +234,7 @@ def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, pr
     """
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive
-    from gngraph.ir.inputs import input_shape_of
+    from gngraph.ir.inputs import input_shape_of, reads_tokens
     from gngraph.running.problem import WITHHELD
 
     unseen = WITHHELD if problem.unseen == WITHHELD else what.unseen
@@ -227,6 +243,7 @@ def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, pr
         "command": replace(what, unseen=unseen).as_dict(),
         "shape": input_shape_of(graph) if archive else how.input_shape,
         "trained": recorded_inputs(model) if archive else None,
+        "tokens": reads_tokens(graph),
     }
 
 
@@ -238,13 +255,28 @@ def problem_from(source: dict[str, Any]) -> Problem:
     """
     what = DataOptions.of(source["command"])
     shape = source["shape"]
-    return what.problem(what.load(None if shape is None else tuple(shape), source["trained"]))
+    return what.problem(
+        what.load(None if shape is None else tuple(shape), source["trained"], source.get("tokens", False))
+    )
+
+
+def _check_tokens(data: Data, trained: Any) -> None:
+    """Refuse tokens that stand for something else than those that a network was trained on."""
+    from gngraph.errors import DataError
+
+    before = trained.get("preprocess") if isinstance(trained, dict) else None
+    now = data.preprocess.record()
+    if isinstance(before, dict) and "of" in before and before["of"] != now.get("of"):
+        raise DataError(
+            f"the network was trained on tokens of '{before['of']}', but '{data.name}' has those of '{now.get('of', 'none')}': "
+            f"read it alike (--tokenizer)"
+        )
 
 
 def describe_setting(graph: Graph, problem: Problem) -> str:
     """What a command works on, how samples become inputs, and how good the network is before anything is done."""
     from gngraph.ir.inputs import input_shape_of
-    from gngraph.report.words import percent
+    from gngraph.report.words import percent, perplexity
     from gngraph.running.finite import standing
 
     shape = shape_text(input_shape_of(graph))
@@ -257,7 +289,8 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
         f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
         f"{_judged_by(problem)}\n"
         f"inputs: {problem.data.preprocess.text} (see --normalize); as given: {problem.tested} loss {found.loss:.4f}"
-        f"{percent(f', {problem.tested} accuracy ', found.accuracy)}" + "".join(f"\nnote: {note}" for note in notes)
+        f"{perplexity(problem.loss_fn, found.loss)}{percent(f', {problem.tested} accuracy ', found.accuracy)}"
+        + "".join(f"\nnote: {note}" for note in notes)
     )
 
 

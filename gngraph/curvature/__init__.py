@@ -16,6 +16,7 @@ from gngraph.curvature.losses import (
     CrossEntropy,
     Loss,
     MeanSquaredError,
+    NextToken,
     loss_named,
 )
 from gngraph.curvature.models import (
@@ -44,6 +45,7 @@ __all__ = [
     "LossLike",
     "MeanSquaredError",
     "MonteCarlo",
+    "NextToken",
     "Outputs",
     "RankOne",
     "as_loss",

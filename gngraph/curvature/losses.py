@@ -178,6 +178,10 @@ class CrossEntropy:
         at_position = torch.eye(positions, dtype=logs.dtype, device=logs.device)[:, None, None, :]
         return (by_class.unsqueeze(1) * at_position).reshape(classes * positions, *logits.shape)
 
+    def arranged(self, outputs: Tensor) -> Tensor:
+        """Outputs with their classes on axis 1, where the loss has them elsewhere."""
+        return outputs
+
     def counted(self, targets: Tensor) -> Tensor:
         """Which positions of labels are not ignored: bool, of their shape; of shares of classes all positions count."""
         if targets.is_floating_point():
@@ -197,6 +201,46 @@ class CrossEntropy:
         counted = self.counted(targets).to(outputs.dtype)
         total = counted.unsqueeze(1).flatten(1).sum(1).clamp(min=1)
         return counted / total.reshape(-1, *[1] * (counted.dim() - 1))
+
+
+@dataclass(frozen=True)
+class NextToken(CrossEntropy):
+    """`CrossEntropy` of logits [N, L, K], whose classes come last, with the next token of each of L positions, [N, L].
+
+    >>> NextToken().per_sample(torch.zeros(1, 3, 4), torch.tensor([[0, 3, 1]]))
+    tensor([1.3863])
+    """
+
+    name: ClassVar[str] = "next-token"
+
+    def arranged(self, outputs: Tensor) -> Tensor:
+        """[N, K, L]."""
+        return outputs.movedim(-1, 1)
+
+    def per_sample(self, outputs: Outputs, targets: Any) -> Tensor:
+        """The loss of each sample [N], the mean over its positions."""
+        return super().per_sample(self._of(outputs), targets)
+
+    def check_targets(self, outputs: Outputs, targets: Any) -> None:
+        """Raise DataError unless `outputs` have a position for each of the `targets`, which are labels within the K classes."""
+        super().check_targets(self._of(outputs), targets)
+
+    def sample_factor(self, outputs: Outputs, targets: Any, generator: torch.Generator) -> Tensor:
+        """As of the cross-entropy, [N, L, K]."""
+        return super().sample_factor(self._of(outputs), targets, generator).movedim(1, -1)
+
+    def hessian_factors(self, outputs: Outputs, targets: Any) -> Tensor:
+        """As of the cross-entropy, [K * L, N, L, K]."""
+        return super().hessian_factors(self._of(outputs), targets).movedim(2, -1)
+
+    def _of(self, outputs: Outputs) -> Tensor:
+        found = one_tensor(outputs, "outputs", self.name)
+        if found.dim() != 3:
+            raise DataError(
+                f"next-token needs outputs [N, length, tokens], but they have shape {shown(found.shape)}: "
+                f"use the loss cross-entropy for one label a sample"
+            )
+        return self.arranged(found)
 
 
 @dataclass(frozen=True)
@@ -277,7 +321,9 @@ class BinaryCrossEntropy:
         return (logits.sigmoid() * (-logits).sigmoid() / _entries(logits)).sqrt()
 
 
-LOSSES: dict[str, Loss] = {loss.name: loss for loss in (CrossEntropy(), MeanSquaredError(), BinaryCrossEntropy())}
+LOSSES: dict[str, Loss] = {
+    loss.name: loss for loss in (CrossEntropy(), NextToken(), MeanSquaredError(), BinaryCrossEntropy())
+}
 
 
 def loss_named(name: str) -> Loss:

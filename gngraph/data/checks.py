@@ -120,7 +120,8 @@ def _validate_part(where: str, samples: SampleDataset, data: Data, outputs: int)
         check_finite(where, samples.raw)
     check_lengths(where, len(samples), where, len(labels))
     if data.classes:
-        if labels.dtype != torch.int64 or labels.ndim != 1:
+        shapes = ((), data.input_shape) if data.loss == "next-token" else ((),)
+        if labels.dtype != torch.int64 or tuple(labels.shape[1:]) not in shapes:
             raise DataError(
                 f"labels of '{where}' are {labels.dtype} of shape '{shape_text(tuple(labels.shape))}': class labels "
                 f"are int64, one a sample"

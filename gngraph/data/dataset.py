@@ -198,6 +198,7 @@ class Data:
         augment: random change applied to training batches; None where none is known to be harmless.
         notes: what a user should know of how it was read, a sentence each.
         validation: samples that are for decisions alone, where the data has such beside test samples: nothing is trained on them.
+        loss: what its targets are made for; None: "cross-entropy" for classes, else "mse".
     """
 
     name: str
@@ -208,10 +209,11 @@ class Data:
     augment: Augment | None = None
     notes: tuple[str, ...] = ()
     validation: SampleDataset | None = None
+    loss: str | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one network input: (C, H, W) or (F,)."""
+        """Shape of one network input: (C, H, W), (F,), or (L,) for tokens."""
         return self.preprocess.shape
 
     def inputs_record(self) -> dict[str, Any]:

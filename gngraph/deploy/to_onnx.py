@@ -24,12 +24,13 @@ from gngraph.deploy.provenance import provenance, version
 from gngraph.errors import GnGraphError, path_text
 from gngraph.ir import BATCH, Graph, TensorType
 from gngraph.ir.graph import checked
+from gngraph.ir.inputs import reads_tokens
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.writing import replacing
 
-BATCH_AXIS = "batch"
-"""Name of the dynamic axis."""
+BATCH_AXIS, LENGTH_AXIS = "batch", "length"
+"""Names of the dynamic axes."""
 
 _MAX_BYTES = 2**31 - 1
 """A protobuf message, hence a .onnx file, cannot be larger."""
@@ -48,6 +49,7 @@ class OnnxReport:
         parity: how far it is from torch.
         bytes: size of the file.
         run: what it computes.
+        dynamic: names of the axes of inputs that may have another size.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class OnnxReport:
     parity: Parity
     bytes: int
     run: Run
+    dynamic: tuple[str, ...] = (BATCH_AXIS,)
 
 
 def export_onnx(
@@ -71,9 +74,10 @@ def export_onnx(
 ) -> OnnxReport:
     """Write `graph`, in eval mode, as the ONNX file `path` and check it in onnxruntime.
 
-    The batch axis of every input is dynamic and called "batch"; inputs and outputs are named after the graph's. The
-    file is run by onnxruntime on random batches of 1 and 3, and on `samples`, and compared with torch. It appears at
-    `path` only when all agree; a file that was there before stays otherwise.
+    The batch axis of every input is dynamic and called "batch", and so is the "length" of tokens where the network takes
+    shorter ones; inputs and outputs are named after the graph's. The file is run by onnxruntime on random batches of 1 and 3,
+    on shorter tokens and on `samples`, and compared with torch. It appears at `path` only when all agree; a file that was there
+    before stays otherwise.
 
     Args:
         graph: the network, with values.
@@ -100,15 +104,17 @@ def export_onnx(
     real = [] if samples is None else [(samples.detach().cpu(),)]
     with replacing(target) as (written,):
         with _refusals(graph):
-            _export(graph, module, written, opset)
+            shorter = _shorter(graph, module)
+            dynamic = _export(graph, module, written, opset, bool(shorter))
             convert(written, precision, real)
             found, nodes = _finish(graph, written, {"precision": precision, **(metadata or {})})
             session = _session(written)
         run = _computing(graph, session)
         batches = [*(random_inputs(graph, count) for count in (1, 3)), *real]
+        batches += shorter if LENGTH_AXIS in dynamic else []
         parity = compared(graph, "the ONNX file", run, running(module), batches, TOLERANCES[precision])
     providers = tuple(session.get_providers())
-    return OnnxReport(target, found, nodes, providers, precision, parity, target.stat().st_size, run)
+    return OnnxReport(target, found, nodes, providers, precision, parity, target.stat().st_size, run, dynamic)
 
 
 def written_onnx(graph: Graph, path: Path) -> None:
@@ -194,7 +200,34 @@ def _refusals(graph: Graph) -> Iterator[None]:
         ) from error
 
 
-def _export(graph: Graph, module: nn.Module, path: Path, opset: int | None) -> None:
+def _shorter(graph: Graph, module: nn.Module) -> list[Batch]:
+    """Samples of tokens that are shorter than those that the network was made with; none where it takes no such."""
+    if len(graph.inputs) != 1 or not reads_tokens(graph):
+        return []
+    (x,) = random_inputs(graph, 2)
+    if x.dim() != 2 or x.shape[1] < 2:
+        return []
+    short = x[:, : max(1, x.shape[1] // 2)]
+    try:
+        running(module)((short,))
+    except Exception:  # whatever a network raises that is made for one length
+        return []
+    return [(short,)]
+
+
+def _export(graph: Graph, module: nn.Module, path: Path, opset: int | None, lengths: bool) -> tuple[str, ...]:
+    """Write the file; the names of its dynamic axes: lengths may be fixed by what only the exporter sees."""
+    try:
+        _write(graph, module, path, opset, (BATCH_AXIS, LENGTH_AXIS) if lengths else (BATCH_AXIS,))
+    except Exception:  # the exporter has classes of its own
+        if not lengths:
+            raise
+        _write(graph, module, path, opset, (BATCH_AXIS,))
+        return (BATCH_AXIS,)
+    return (BATCH_AXIS, LENGTH_AXIS) if lengths else (BATCH_AXIS,)
+
+
+def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes: tuple[str, ...]) -> None:
     import onnx  # noqa: F401  (missing, it is named before the exporter starts)
     import onnxscript  # noqa: F401
 
@@ -208,7 +241,7 @@ def _export(graph: Graph, module: nn.Module, path: Path, opset: int | None) -> N
             dynamo=True,
             input_names=list(graph.inputs),
             output_names=_output_names(graph),
-            dynamic_shapes=tuple({0: BATCH_AXIS} for _ in inputs),
+            dynamic_shapes=tuple(dict(enumerate(axes)) for _ in inputs),
             external_data=False,
             opset_version=opset,
             verbose=False,

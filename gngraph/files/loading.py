@@ -10,7 +10,7 @@ from gngraph.errors import ModelFileError, path_text
 from gngraph.files import archive
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
 from gngraph.ir import Graph
-from gngraph.ir.inputs import example, input_shape_of
+from gngraph.ir.inputs import input_shape_of
 
 if TYPE_CHECKING:
     from gngraph.importing.from_torch import TrainOnly
@@ -55,9 +55,11 @@ def load(
     module = load_module(source, arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust)
     if input_shape is None:
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
+    from gngraph.importing.examples import example_for
     from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it
 
-    return from_torch(module, example(input_shape), output=output, train_only=train_only)
+    given = example_for(module, input_shape)
+    return from_torch(module, given, output=output, train_only=train_only)
 
 
 def is_archive(source: str | os.PathLike[str]) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.outputs import taken
 from gngraph.ir import Attr, Items, Listed, Ref
+from gngraph.ir.inputs import example
 from gngraph.ir.types import dtype_name
 
 _TAKEN = "tensors, numbers, flags, text and None, and tuples, lists and dictionaries of them"
@@ -28,6 +29,21 @@ class _Leaf:
     """Stands in a structure for the tensor of this number."""
 
     number: int
+
+
+def example_for(module: nn.Module, input_shape: tuple[int, ...]) -> torch.Tensor:
+    """Two samples to trace a module with, [2, *input_shape]; always the same ones.
+
+    Where it has tables and takes one axis, it reads tokens: int64, for which every table has a row. Else they are float32.
+
+    Args:
+        module: any.
+        input_shape: of one sample.
+    """
+    rows = [table.num_embeddings for table in module.modules() if isinstance(table, nn.Embedding | nn.EmbeddingBag)]
+    if rows and len(input_shape) == 1:
+        return torch.randint(min(rows), (2, *input_shape), generator=torch.Generator().manual_seed(0))
+    return example(input_shape)
 
 
 @dataclass(frozen=True)

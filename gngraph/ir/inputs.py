@@ -14,6 +14,12 @@ def example(input_shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
 
 
+def reads_tokens(graph: Graph) -> bool:
+    """Whether the only input is of whole numbers."""
+    types = [graph.nodes[name].type for name in graph.inputs]
+    return len(types) == 1 and isinstance(types[0], TensorType) and types[0].dtype in ("i64", "i32", "u8")
+
+
 def input_shape_of(graph: Graph) -> tuple[int, ...]:
     """Shape of one sample of the only input.
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from gngraph.curvature import Loss, NextToken
 from gngraph.growth.history import Record
+
+_LARGEST = 700.0
+"""Beyond this loss a perplexity is no number of 64 bits."""
 
 
 def percent(label: str, share: float | None) -> str:
@@ -14,6 +19,22 @@ def percent(label: str, share: float | None) -> str:
     'accuracy 97.50 %'
     """
     return "" if share is None else f"{label}{100 * share:.2f} %"
+
+
+def perplexity(loss: Loss, value: float) -> str:
+    """What a loss of next tokens is in perplexity, behind a comma; nothing for others.
+
+    >>> from gngraph.curvature import CrossEntropy, NextToken
+    >>> perplexity(NextToken(), 2.0), perplexity(CrossEntropy(), 2.0)
+    (' (perplexity 7.39)', '')
+    """
+    return "".join(f" (perplexity {number:.2f})" for number in perplexity_of(loss, value).values())
+
+
+def perplexity_of(loss: Loss, value: float) -> dict[str, float]:
+    """The same for machines: the exponential of a loss of next tokens, under its name; nothing where there is none."""
+    finite = isinstance(loss, NextToken) and math.isfinite(value)
+    return {"perplexity": math.exp(min(value, _LARGEST))} if finite else {}
 
 
 def count(value: float) -> str:

@@ -158,6 +158,7 @@ def correct(loss: Loss, outputs: Outputs, targets: Any) -> torch.Tensor | None:
     if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
         return None
     if isinstance(loss, CrossEntropy):
+        outputs = loss.arranged(outputs)
         targets = class_targets(outputs, targets)
     if isinstance(loss, BinaryCrossEntropy):
         targets = number_targets(outputs, targets)

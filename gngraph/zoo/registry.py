@@ -13,6 +13,7 @@ from gngraph.zoo.mlp import MLPS
 from gngraph.zoo.mobilenet import MOBILENETS
 from gngraph.zoo.resnet import RESNETS
 from gngraph.zoo.spec import Builder, SeedSpec, did_you_mean
+from gngraph.zoo.transformer import TRANSFORMERS
 from gngraph.zoo.vgg import VGGS
 
 SEEDS: Mapping[str, Builder] = {
@@ -20,6 +21,7 @@ SEEDS: Mapping[str, Builder] = {
     **RESNETS,
     **MOBILENETS,
     **MLPS,
+    **TRANSFORMERS,
 }
 
 
@@ -37,7 +39,7 @@ def build_seed(
         name: a key of `SEEDS`, or `torchvision:NAME` for a torchvision classifier.
         width: multiplier of every hidden channel count, rounded to at least 1; 1.0 is the family's own network.
         classes: number of outputs.
-        input_shape: shape of one sample, `(channels, height, width)` for images.
+        input_shape: shape of one sample, `(channels, height, width)` for images, `(length,)` for tokens.
         seed: seed of the initial weights; the global random state is left as it was.
 
     Raises:

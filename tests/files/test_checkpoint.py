@@ -167,7 +167,7 @@ def test_cut_off_files_are_refused_whatever_their_format(keep: int, trust: Trust
 # --- whole modules ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("name", sorted(SEEDS.keys() - {"gpt"}))
 def test_every_seed_loads_without_trust(name: str, path: Path) -> None:
     network = build_seed(name, width=0.125, classes=4, input_shape=(1, 8, 8))
     assert_same_network(load_module(saved(network, path)), network, torch.randn(2, 1, 8, 8))

@@ -15,7 +15,7 @@ SHAPES = [(3, 32, 32), (1, 8, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["3x32x32", "1x8x8"])
-@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("name", sorted(SEEDS.keys() - {"gpt"}))
 def test_runs_in_train_and_eval_mode(name: str, shape: tuple[int, ...]) -> None:
     network = build_seed(name, width=0.125, classes=7, input_shape=shape)
     x = torch.randn(2, *shape)
@@ -28,8 +28,18 @@ def test_runs_in_train_and_eval_mode(name: str, shape: tuple[int, ...]) -> None:
     assert torch.equal(network(x), scores)
 
 
+def test_a_gpt_gives_scores_of_the_next_token_and_sees_none_that_comes_later() -> None:
+    network = build_seed("gpt", width=0.125, classes=7, input_shape=(6,)).eval()
+    x = torch.randint(7, (2, 6))
+    assert network(x).shape == (2, 6, 7)
+    torch.testing.assert_close(network(x[:, :4]), network(x)[:, :4])
+    assert network.get_parameter("head.weight") is network.get_parameter("tokens.weight")
+    with pytest.raises(UnsupportedModelError, match='"gpt" takes windows of tokens'):
+        build_seed("gpt")
+
+
 @pytest.mark.parametrize("shape", [(3, 1, 1), (2, 3, 5), (3, 64, 48)])
-@pytest.mark.parametrize("name", ["vgg11", "resnet20", "mobilenet", "mlp"])
+@pytest.mark.parametrize("name", ["vgg11", "resnet20", "mobilenet", "mlp", "vit"])
 def test_odd_image_sizes(name: str, shape: tuple[int, ...]) -> None:
     network = build_seed(name, width=0.125, classes=3, input_shape=shape)
     assert network(torch.randn(2, *shape)).shape == (2, 3)

@@ -18,6 +18,7 @@ from gngraph.data.sources.digits import load_digits
 from gngraph.data.sources.function import load_function
 from gngraph.data.sources.npz import load_npz
 from gngraph.data.sources.request import Download, Request, Source
+from gngraph.data.sources.text import TEXT, load_text
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from gngraph.errors import DataError
 
@@ -45,19 +46,24 @@ def load_data(
     download: Download = Download.NEVER,
     normalize: Normalization = measured,
     val_split: float = 0.2,
+    tokens: bool = False,
+    tokenizer: Path | None = None,
 ) -> Data:
     """Loads and checks a data set.
 
     Args:
-        spec: a name in `SOURCES`, the path of an .npz archive or of an image folder, or pkg.module:function, which is
-            called and returns arrays as an archive holds them, or a `Data`. A name wins over a path
+        spec: a name in `SOURCES`, the path of an .npz archive, of a text (.txt) or of an image folder, or pkg.module:function,
+            which is called and returns arrays as an archive holds them, or a `Data`. A name wins over a path
             of the same spelling; write './digits' for a folder called digits.
-        input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels.
+        input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels; (L,) for
+            texts, which are cut into windows of L tokens (64 where nothing is said).
         root: folder of downloaded data sets; None: `default_root()`.
         download: whether a missing data set may be fetched.
         normalize: how stored numbers become inputs: by default each channel is standardised over the training samples; see
             `gngraph.data.preprocess.normalization` for others, and `own` for a function of one's own.
-        val_split: share of the samples that is held out where the data has no test part, above 0 and below 1.
+        val_split: share of the samples that is held out where the data has no test part, above 0 and below 1; of a text its end.
+        tokens: whether the network reads whole numbers: those of an archive are then tokens, [N, L].
+        tokenizer: a file of the `tokenizers` package, by which a text is read; None: by its bytes.
 
     Raises:
         DataError: if nothing answers to `spec`, or the data is missing, malformed or does not fit `input_shape`.
@@ -68,9 +74,19 @@ def load_data(
         (1437, 360, (1, 8, 8), 10)
     """
     request = Request(
-        spec, input_shape, default_root() if root is None else root.expanduser(), download, normalize, val_split
+        spec,
+        input_shape,
+        default_root() if root is None else root.expanduser(),
+        download,
+        normalize,
+        val_split,
+        tokens,
+        tokenizer,
     )
-    data = _source(spec)(request)
+    source = _source(spec)
+    if tokenizer is not None and source is not load_text:
+        raise DataError(f"'{spec}' is no text, so that no tokenizer reads it: leave the tokenizer out")
+    data = source(request)
     validate(data, input_shape=input_shape)
     return data
 
@@ -83,6 +99,8 @@ def _source(spec: str) -> Source:
         from gngraph.data.sources.folder import load_folder  # here, for torchvision's import costs as much as torch's
 
         return load_folder
+    if path.is_file() and path.suffix == TEXT:
+        return load_text
     if path.is_file():
         return load_npz
     if is_factory(spec):
@@ -91,8 +109,8 @@ def _source(spec: str) -> Source:
     close = get_close_matches(spec, SOURCES, n=1)
     hint = f"did you mean '{close[0]}'" if close else "check the spelling"
     raise DataError(
-        f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz file, "
-        f"the path of an image folder, and pkg.module:function"
+        f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz file, of a "
+        f"text (.txt) or of an image folder, and pkg.module:function"
     )
 
 

@@ -15,6 +15,7 @@ from numpy.lib.npyio import NpzFile
 from gngraph.data.arrays import Array, divided, from_arrays, further
 from gngraph.data.dataset import Data
 from gngraph.data.sources.request import Request
+from gngraph.data.tokens import are_positions, from_tokens
 from gngraph.errors import DataError
 
 _TRAIN = ("x_train", "y_train")
@@ -56,6 +57,9 @@ def from_parts(name: str, where: str, found: Mapping[str, Array], request: Reque
         DataError: an array is missing, or has a shape that cannot be used.
     """
     _require(where, list(found))
+    parts = [found[part] for part in (*_TRAIN, *_TEST) if part in found]
+    if request.tokens or are_positions(*parts[:2]):
+        return _of_tokens(name, where, found, parts, request)
     tested, validated = (any(part in found for part in parts) for parts in (_TEST, _VALIDATION))
     classes = _class_names(where, found[_CLASSES]) if _CLASSES in found else None
     try:
@@ -77,6 +81,16 @@ def from_parts(name: str, where: str, found: Mapping[str, Array], request: Reque
     except DataError as error:
         raise DataError(f"in {where}, {error}") from error
     return replace(data, notes=notes, validation=validation)
+
+
+def _of_tokens(name: str, where: str, found: Mapping[str, Array], parts: Sequence[Array], request: Request) -> Data:
+    if any(part in found for part in _VALIDATION):
+        raise DataError(f"{where} has a validation part, which is not read of tokens: put it into the test part")
+    classes = _class_names(where, found[_CLASSES]) if _CLASSES in found else None
+    try:
+        return from_tokens(name, parts, classes=classes, input_shape=request.input_shape, val_split=request.val_split)
+    except DataError as error:
+        raise DataError(f"in {where}, {error}") from error
 
 
 def _require(where: str, names: Sequence[str]) -> None:

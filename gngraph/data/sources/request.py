@@ -29,6 +29,8 @@ class Request:
         download: whether to fetch what is missing.
         normalize: how stored numbers become inputs.
         val_split: share of the samples that is held out where the data has no test part.
+        tokens: whether the network reads whole numbers, so that stored ones are tokens and no measurements.
+        tokenizer: file of the `tokenizers` package by which a text is read; None: by its bytes.
     """
 
     spec: str
@@ -37,6 +39,8 @@ class Request:
     download: Download
     normalize: Normalization
     val_split: float
+    tokens: bool = False
+    tokenizer: Path | None = None
 
 
 Source = Callable[[Request], Data]
