@@ -128,7 +128,8 @@ def written_onnx(graph: Graph, path: Path) -> None:
         GnGraphError: a package is missing, or the exporter refuses.
     """
     with _refusals(graph):
-        _export(graph, reading_inputs(_exportable(checked(graph))).cpu(), path, None)
+        module = reading_inputs(_exportable(checked(graph))).cpu()
+        _export(graph, module, path, None, bool(_shorter(graph, module)))
 
 
 def opened_onnx(graph: Graph, path: Path) -> tuple[Run, dict[str, str]]:
