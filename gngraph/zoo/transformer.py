@@ -21,7 +21,13 @@ PATCHES = 8
 
 
 class Attention(nn.Module):
-    """Self-attention [N, T, C] -> [N, T, C], whose heads keep their size whatever the stream's is."""
+    """Self-attention [N, T, C] -> [N, T, C], whose heads keep their size whatever the stream's is.
+
+    Args:
+        stream: channels of the stream, C.
+        heads: how many.
+        causal: whether a token sees none that comes later.
+    """
 
     def __init__(self, stream: int, heads: int, causal: bool) -> None:
         super().__init__()
