@@ -46,6 +46,7 @@ from gngraph.ir import diff, same_structure
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.source.export import export_source
+from gngraph.writing import VALUES_HASH
 from gngraph.zoo import build_seed
 from tools.hostile_files import MARKER, archive_of, corpus, used, with_member
 
@@ -199,7 +200,15 @@ def _checkpoints() -> Iterator[tuple[bytes, Callable[[Path], str]]]:
     yield foreign, reader(seed, unknown, "mlp")
     with tempfile.TemporaryDirectory() as folder:
         own = export_source(from_torch(seed, torch.zeros(1, 3)), folder).weights.read_bytes()
-    yield own, reader(seed, "changed", "mlp")
+    yield own, partial(_of_own_weights, reader(seed, "changed", "mlp"))
+
+
+def _of_own_weights(read: Callable[[Path], str], path: Path) -> str:
+    """Without its sum such a file is as any other program's."""
+    verdict = read(path)
+    with safetensors.safe_open(path, "pt") as opened:
+        summed = VALUES_HASH in (opened.metadata() or {})
+    return "changed where there is no sum" if verdict == "changed" and not summed else verdict
 
 
 def _alike(original: nn.Module, loaded: nn.Module) -> bool:

@@ -148,7 +148,17 @@ def _read_safely(path: str, info: FileInfo) -> object:
                 f'"{path}" is {info.format.value} that {problem}, which can run code later;'
                 " pass --trust if you trust its author"
             )
+        _require_whole(module, path)
     return loaded
+
+
+def _require_whole(module: nn.Module, path: str) -> None:
+    try:
+        repr(module)  # reads what a constructor sets, and a damaged file may lack
+    except Exception as error:
+        raise ModelFileError(
+            f'"{path}" holds a module that is not whole ({type(error).__name__}: {error}), so the file is damaged; save it again'
+        ) from error
 
 
 def _load_weights_only(path: str, classes: Sequence[type[nn.Module]]) -> object:

@@ -69,6 +69,8 @@ _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LFS = b"version https://git-lfs.github.com"
 _FX_REBUILD = {"torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module"}
 _HEAD_BYTES = 4096
+_FOLDER = 0x10
+"""Bit of a zip member's attributes."""
 
 
 def names_factory(source: str | Path) -> bool:
@@ -190,6 +192,9 @@ def _inspect_torch_save(archive: zipfile.ZipFile, members: Mapping[str, zipfile.
         return FileInfo(FileFormat.TORCH_OBJECT, damage="it has two members of one name")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in members.values()):
         return FileInfo(FileFormat.TORCH_OBJECT, damage="it is compressed, which torch.save never does")
+    if any(entry.is_dir() or entry.external_attr & _FOLDER for entry in members.values()):
+        # torch's reader skips what is marked so, and leaves the memory of its tensor as it finds it
+        return FileInfo(FileFormat.TORCH_OBJECT, damage="it marks a member as a folder")
     entry = members["data.pkl"]
     if entry.file_size > MAX_PICKLE_BYTES:
         return FileInfo(FileFormat.TORCH_OBJECT, damage=f"its pickle is larger than {MAX_PICKLE_BYTES} bytes")

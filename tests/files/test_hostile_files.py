@@ -187,6 +187,22 @@ def test_a_bit_that_flipped_in_the_weights_is_found(path: Path) -> None:
     assert "checksum" in message_of(lambda: load_module(path))
 
 
+def test_a_tensor_that_is_marked_as_a_folder_is_refused(path: Path) -> None:
+    """torch would take whatever is in memory for it."""
+    content = bytearray(saved(nn.Linear(4, 4), path).read_bytes())
+    record = content.rindex(b"PK\x01\x02", 0, content.rindex(b"data/0"))
+    content[record + 38] |= 0x10
+    path.write_bytes(content)
+    assert "marks a member as a folder" in message_of(lambda: load_module(path))
+
+
+def test_a_module_that_is_not_whole_is_refused(path: Path) -> None:
+    module = nn.Linear(4, 4)
+    del module.in_features
+    saved(module, path)
+    assert "holds a module that is not whole (AttributeError" in message_of(lambda: load_module(path))
+
+
 def test_the_marker_would_be_written_if_the_file_were_trusted(path: Path, tmp_path: Path) -> None:
     saved(_hostile_values()["os.system"], path)
     message_of(lambda: load_module(path, trust=Trust.FILE))
