@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.diff import diff
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.analysis.outline import to_networkx
-    from gngraph.api import extend, grow, grow_front, reshape, resume, shrink
+    from gngraph.api import extend, grow, grow_front, replay, reshape, resume, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
     from gngraph.files.loading import load
@@ -70,6 +70,7 @@ __all__ = [
     "load",
     "parse",
     "passes",
+    "replay",
     "reshape",
     "resume",
     "save",
@@ -102,6 +103,7 @@ _HOMES = {
     "grow_front": "gngraph.api",
     "load": "gngraph.files.loading",
     "parse": "gngraph.ir.text",
+    "replay": "gngraph.api",
     "reshape": "gngraph.api",
     "resume": "gngraph.api",
     "save": "gngraph.files.archive",

@@ -229,6 +229,20 @@ def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
     assert {path.name for path in Path("run").iterdir()} == {path.name for path in Path("whole").iterdir()}
     assert "has ended: there is nothing to go on with" in command.refused("resume", "run")
 
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    assert "2 rounds and the network came out as they stand there, to the bit" in command.ok("replay", "run")
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+    history = Path("run/history.jsonl")
+    history.write_text(re.sub(r'"kind": "final"(.*?)"lr": [^,]+,', r'"kind": "final"\1"lr": 0.5,', history.read_text()))
+    assert "the final training of the run in 'run' came out otherwise than it is recorded: epochs" in command.refused(
+        "replay", "run"
+    )
+    history.write_bytes(before[history])
+    Path("run/model.gng").write_bytes(before[Path("run/seed.gng")])
+    assert "'run/model.gng' is not what they gave" in command.refused("replay", "run")
+    Path("run/begun.json").unlink()
+    assert "has no begun.json" in command.refused("replay", "run")
+
 
 def test_a_trained_network_is_extended_reshaped_and_shrunk(command: Commands) -> None:
     command.ok("train", "seed.gng", "--data", "bars.npz", "--epochs", 3, "-o", "trained.gng")

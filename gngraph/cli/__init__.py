@@ -16,7 +16,7 @@ import click
 from gngraph import __version__
 from gngraph.cli.configuration import configurable
 from gngraph.cli.deploying import export, verify
-from gngraph.cli.growing import extend, grow, reshape, resume, shrink
+from gngraph.cli.growing import extend, grow, replay, reshape, resume, shrink
 from gngraph.cli.learning import evaluate, score, train
 from gngraph.cli.listing import passes
 from gngraph.cli.networks import apply, diff, inspect, seed, show
@@ -68,6 +68,7 @@ for _command in (
     reshape,
     shrink,
     resume,
+    replay,
     report,
     diff,
     export,

@@ -1,4 +1,4 @@
-"""Commands that change the architecture: grow, those for a trained network, extend, reshape, shrink, and resume."""
+"""Commands that change the architecture: grow, those for a trained network, extend, reshape, shrink, resume and replay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,6 +30,9 @@ from gngraph.cli.speaking import answer, say
 from gngraph.environment import Environment
 from gngraph.errors import GnGraphError
 from gngraph.options import ExtendOptions, FrontOptions, Options, ReshapeOptions, ShrinkOptions
+
+if TYPE_CHECKING:
+    from gngraph.running.problem import Problem
 
 
 def _job_options(record: type[Options]) -> Callable[[Command], Command]:
@@ -99,8 +102,7 @@ def resume(run: Path) -> None:
     It ends with the weights and the history that it would have had, to the bit, with its own options and number of threads. Where
     gngraph, torch, the machine or the data are others than when it began, it is refused.
     """
-    from gngraph.analysis.fit import problem_for
-    from gngraph.api import NAMED, write_run
+    from gngraph.api import write_run
     from gngraph.cli.networks import tell_run
     from gngraph.cli.progress import RunProgress
     from gngraph.growth.jobs import JOBS
@@ -112,12 +114,7 @@ def resume(run: Path) -> None:
     with together(), _resumable(run), claimed(run):
         kept = here().by_first(lambda: checkpoint_of(run))
         begun, state = kept.record["begun"], kept.record["state"]
-        source = begun["source"]
-        if source is None:
-            raise click.ClickException(
-                f"the data of the run in '{run}' was given in Python: go on there, by gngraph.resume"
-            )
-        problem = problem_for(source[NAMED]) if NAMED in source else problem_from(source)
+        problem = _problem_of(begun, run)
         job = JOBS[begun["job"]]
         done = state["epochs_done"] + len((state["progress"] or {"epochs": ()})["epochs"])
         with RunProgress(job.run(job.options.of(begun["options"])), done) as progress:
@@ -130,6 +127,40 @@ def resume(run: Path) -> None:
             files = here().only_first(lambda: write_run(result, problem, run))
         if files is not None:
             tell_run(result, files, run)
+
+
+@click.command(cls=GroupedCommand, short_help="Hold a run against what it gives once more.")
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def replay(run: Path) -> None:
+    """Do RUN, the folder of a run that has ended, once more from its seed network.
+
+    Every round and the network must come out as they stand there, to the bit; the first that does not is named. The folder stays as
+    it is. Where gngraph, torch, the machine or the data are others than when the run began, it is refused.
+    """
+    from gngraph.cli.progress import RunProgress
+    from gngraph.growth.jobs import JOBS
+    from gngraph.growth.replaying import begun_in, replayed
+    from gngraph.ranks import here
+
+    with together():
+        begun = here().by_first(lambda: begun_in(run))
+        job = JOBS[begun["job"]]
+        with RunProgress(job.run(job.options.of(begun["options"]))) as progress:
+            result = replayed(run, begun, _problem_of(begun, run), progress)
+        rounds = len(result.history)
+        text = f"{run}: {rounds} rounds and the network came out as they stand there, to the bit"
+        answer({"run": str(run), "rounds": rounds, "same": True}, text)
+
+
+def _problem_of(begun: dict[str, Any], run: Path) -> Problem:
+    """The problem of a run, by what is kept of how it began."""
+    from gngraph.analysis.fit import problem_for
+    from gngraph.api import NAMED
+
+    source = begun["source"]
+    if source is None:
+        raise click.ClickException(f"the data of the run in '{run}' was given in Python: do this there, with the data")
+    return problem_for(source[NAMED]) if NAMED in source else problem_from(source)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import click
 from gngraph.environment import Environment
 from gngraph.errors import GnGraphError, GnGraphNote
 
-TOGETHER = ("train", "evaluate", "score", "grow", "extend", "reshape", "shrink", "resume")
+TOGETHER = ("train", "evaluate", "score", "grow", "extend", "reshape", "shrink", "resume", "replay")
 """Commands that several processes can share."""
 
 

@@ -62,7 +62,7 @@ def identity_of(problem: Problem, ranks: int) -> Record:
 
 
 def require_same(kept: Record, problem: Problem, ranks: int, folder: Path) -> None:
-    """Refuse to go on with a run where something that it depends on is another.
+    """Refuse to go on with a run, or to repeat it, where something that it depends on is another.
 
     Args:
         kept: what `identity_of` gave when it began.
@@ -76,7 +76,7 @@ def require_same(kept: Record, problem: Problem, ranks: int, folder: Path) -> No
     for name, now in identity_of(problem, ranks).items():
         if name != THREADS and kept.get(name) != now:
             raise GnGraphError(
-                f"run '{folder}' cannot go on, for its result would be another: {name} is {_short(now)}, but was "
+                f"run '{folder}' cannot go on or be repeated, for its result would be another: {name} is {_short(now)}, but was "
                 f"{_short(kept.get(name))} when it began"
             )
 

@@ -89,11 +89,11 @@ def grow_by(
     if out is not None:
         own = {} if task.given is None else {task.given.title: task.given.as_dict()}
         inputs, config = inputs_of(problem, not doubted), {**(given or {}), **own}
-        folder = ranks.only_first(lambda: RunFolder.start(out, graph, inputs, config))
+        begun = None if task.given is None else begun_as(task.given, graph, problem, source)
+        folder = ranks.only_first(lambda: RunFolder.start(out, graph, inputs, config, begun))
+        if begun is not None:
+            keeper = Keeper(Checkpoints(out, options.checkpoint_every) if ranks.first else None, begun)
     journal = Journal(graph, lineage, observer, folder)
-    if out is not None and task.given is not None:
-        checkpoints = Checkpoints(out, options.checkpoint_every) if ranks.first else None
-        keeper = Keeper(checkpoints, begun_as(task.given, graph, problem, source))
     run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper, trunk)
     if decided is not None:
         journal.given(decided)

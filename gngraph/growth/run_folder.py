@@ -30,6 +30,7 @@ MODEL_FILE = "model.gng"
 ONNX_FILE = "model.onnx"
 REPORT_FILE = "report.html"
 COMPARISON_FILE = "comparison.jsonl"
+BEGUN_FILE = "begun.json"
 
 Inputs = Mapping[str, Any] | None
 """How samples become inputs, as `gngraph.data.Data.inputs_record` gives it."""
@@ -53,23 +54,27 @@ class RunFolder:
         self._inputs = inputs
 
     @classmethod
-    def start(cls, path: Path, seed: Graph, inputs: Inputs, config: Record) -> RunFolder:
-        """A folder for a new run, made if need be, with the seed in it, and what the run was given.
+    def start(cls, path: Path, seed: Graph, inputs: Inputs, config: Record, begun: Record | None) -> RunFolder:
+        """A folder for a new run, made if need be, with the seed in it, what the run was given, and how it began.
 
         Args:
             path: of the folder.
             seed: what the run starts from.
             inputs: see `archived`.
             config: tables of `config.toml`.
+            begun: see `gngraph.growth.keeping.begun_as`; None: it cannot be repeated.
 
         Raises:
             GnGraphError: it holds another run, or cannot be written.
         """
         folder = cls(path, HistoryWriter(path), inputs)
-        (path / COMPARISON_FILE).unlink(missing_ok=True)  # of a run that was there before
+        for left in (COMPARISON_FILE, BEGUN_FILE):  # of a run that was there before
+            (path / left).unlink(missing_ok=True)
         remove_checkpoints(path)
         write_config(path, config)
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
+        if begun is not None:
+            replace_records(path / BEGUN_FILE, [begun])
         return folder
 
     @classmethod

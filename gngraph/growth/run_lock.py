@@ -13,7 +13,7 @@ from gngraph.errors import GnGraphError
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.checkpoints import CHECKPOINTS
 from gngraph.growth.history import HISTORY_FILE
-from gngraph.growth.run_folder import CONFIG_FILE, MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
+from gngraph.growth.run_folder import BEGUN_FILE, CONFIG_FILE, MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
 from gngraph.ranks import here
 from gngraph.source.export import CODE_FILE, WEIGHTS_FILE
 from gngraph.writing import remove_unfinished
@@ -21,7 +21,7 @@ from gngraph.writing import remove_unfinished
 _LOCK_FILE = ".lock"
 _WRITTEN = (
     *(CONFIG_FILE, SEED_FILE, MODEL_FILE, ONNX_FILE, HISTORY_FILE, CHANNELS_FILE, REPORT_FILE),
-    *(CODE_FILE, WEIGHTS_FILE),
+    *(CODE_FILE, WEIGHTS_FILE, BEGUN_FILE),
 )
 
 
