@@ -158,9 +158,7 @@ def test_what_is_different_is_named(stopped: Path, monkeypatch: pytest.MonkeyPat
         gngraph.resume(stopped, Problem(data, device="cpu", batch_size=32))
     with pytest.raises(GnGraphError, match="seed is '1', but was '0' when it began"):
         gngraph.resume(stopped, problem(seed=1))
-    with pytest.raises(
-        GnGraphError, match="by gngraph resume if it began on the command line, else give the data again"
-    ):
+    with pytest.raises(GnGraphError, match="do this on the command line if it began there, else give the data again"):
         gngraph.resume(stopped)
     with monkeypatch.context() as own, pytest.raises(GnGraphError, match=r"gngraph is '.*abc\)', but was"):
         own.setattr(identity, "_code", lambda: "abc")
