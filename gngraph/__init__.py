@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gngraph.analysis.diff import diff
     from gngraph.analysis.manager import AnalysisManager
     from gngraph.analysis.outline import to_networkx
-    from gngraph.api import extend, grow, grow_front, replay, reshape, resume, shrink
+    from gngraph.api import extend, grow, grow_front, reshape, shrink
     from gngraph.deploy.to_onnx import export_onnx
     from gngraph.files.archive import save
     from gngraph.files.loading import load
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         TrainOptions,
     )
     from gngraph.passes import PassManager
+    from gngraph.repeating import replay, resume
     from gngraph.running.problem import Problem
     from gngraph.scoring.gauss_newton import GaussNewton
 
@@ -103,9 +104,9 @@ _HOMES = {
     "grow_front": "gngraph.api",
     "load": "gngraph.files.loading",
     "parse": "gngraph.ir.text",
-    "replay": "gngraph.api",
+    "replay": "gngraph.repeating",
     "reshape": "gngraph.api",
-    "resume": "gngraph.api",
+    "resume": "gngraph.repeating",
     "save": "gngraph.files.archive",
     "shrink": "gngraph.api",
     "to_networkx": "gngraph.analysis.outline",

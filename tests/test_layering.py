@@ -70,9 +70,10 @@ LAYERS = {
     "report": layer(f"writing {BELOW_GROWTH} growth", "numpy matplotlib jinja2 markupsafe"),
     # `gngraph` is the package's own root: its public names and version.
     "api": layer(f"{BELOW_GROWTH} growth report", "torch"),
+    "repeating": layer(f"{BELOW_GROWTH} growth report api"),
     "cli": layer(f"gngraph {BELOW_GROWTH} growth report api", "torch click rich"),
     "__main__": layer("cli"),
-    "__init__": layer(f"{BELOW_GROWTH} growth report api"),
+    "__init__": layer(f"{BELOW_GROWTH} growth report api repeating"),
 }
 
 
