@@ -265,6 +265,8 @@ SHAPES: dict[str, Case] = {
     "added to itself": function(lambda y: y + y.tanh()),
     "stacked": function(lambda y: torch.stack([y, y.tanh()], dim=1).mean(1)),
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
+    "addcmul": function(lambda y: torch.addcmul(y, torch.multiply(y, y.tanh()), y.mean((2, 3), keepdim=True), value=0.5)),
+    "softmax to a dtype": function(lambda y: y * torch.softmax(y, dim=2, dtype=torch.float32)),
     "casts": function(lambda y: y.to(torch.float64).tanh().to(y.dtype) + y.float().type_as(y)),
     "decoder": Case(Decoder, (3, 6, 6), {"first": 8, "up": 2}),
     "decoder by functions": Case(

@@ -20,8 +20,8 @@ from gngraph.ops.traits import Claim, of_each, with_all
 # op, operators, torch functions, methods, further arguments
 _ARITHMETIC: list[tuple[str, Callable[..., Any], tuple[Any, ...], tuple[str, ...], str]] = [
     ("add", operator.add, (operator.iadd, torch.add), ("add", "add_", "__add__"), "alpha=1"),
-    ("sub", operator.sub, (operator.isub, torch.sub), ("sub", "sub_"), "alpha=1"),
-    ("mul", operator.mul, (operator.imul, torch.mul), ("mul", "mul_"), ""),
+    ("sub", operator.sub, (operator.isub, torch.sub, torch.subtract), ("sub", "sub_", "subtract"), "alpha=1"),
+    ("mul", operator.mul, (operator.imul, torch.mul, torch.multiply), ("mul", "mul_", "multiply"), ""),
     ("div", operator.truediv, (operator.itruediv, torch.div), ("div", "div_"), ""),
     ("pow", operator.pow, (torch.pow,), ("pow",), ""),
     ("maximum", torch.maximum, (), (), ""),
@@ -78,6 +78,29 @@ for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
             },
         )
     )
+
+
+def _linear_addcmul(node: Node, positions: frozenset[int]) -> bool:
+    """In what is added, and in one factor at a time."""
+    return not positions >= {1, 2}
+
+
+def _emit_addcmul(emitter: Emitter, node: Node) -> fx.Node:
+    return emitter.call(torch.addcmul, *(emitter.value(name) for name in node.inputs), value=node.attrs["value"])
+
+
+_ADDCMUL = Call(signature("input tensor1 tensor2 value=1 out=None"), operands=("input", "tensor1", "tensor2"))
+register(
+    OpSpec(
+        "addcmul",
+        broadcast_type,
+        broadcast_axes,
+        _emit_addcmul,
+        channelwise=True,
+        linear=_linear_addcmul,
+        functions=dict.fromkeys((torch.addcmul, "addcmul"), _ADDCMUL),
+    )
+)
 
 
 def _infer_comparison(operands: Operands) -> Type:

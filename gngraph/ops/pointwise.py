@@ -214,9 +214,8 @@ register(
 
 
 def _infer_softmax(operands: Operands) -> Type:
-    if operands.node.attrs.get("dtype") is not None:
-        raise IRError(f"node '{operands.node.name}' ({operands.node.op}) gives another dtype than it reads")
-    return operands.tensor()
+    x, dtype = operands.tensor(), operands.node.attrs.get("dtype")
+    return x if dtype is None else TensorType(dtype.name, x.shape)
 
 
 def _softmax_channels(rules: ChannelRules, operands: Operands) -> None:
