@@ -53,7 +53,7 @@ def decided_in_time(
 ) -> tuple[Decision, Record]:
     """A decision whose network takes no longer than it may, and what was predicted and measured of it.
 
-    Where it does all the same, beyond the noise of the measurement, the round that is to reach the budget is decided once more.
+    Where it does all the same, the round that is to reach the budget is decided once more, within less.
 
     Args:
         decide: makes a decision.
@@ -65,15 +65,25 @@ def decided_in_time(
     asked, last = limit / NANOSECONDS, situation.target == situation.budget
     before = clock.anchor(situation.graph).milliseconds
     within, narrowed = asked, 0
-    while True:
+    try:
         made = decide(_within(situation, within))
+    except (
+        BudgetError
+    ):  # the network itself is above, were it by noise, and not enough can be removed: it may stay as it is
+        model = situation.model
+        within = max(within, model.of(model.widths).nanoseconds / NANOSECONDS)
+        made = decide(_within(situation, within))
+    while True:
         predicted, found = clock.predicted(made.step.rewritten.graph), clock.measured(made.step.rewritten.graph)
         clock.table.save()
-        if found.milliseconds <= asked + found.noise or not last or narrowed == NARROWINGS:
+        if found.milliseconds <= asked or not last or narrowed == NARROWINGS:
             break
-        narrowed += 1
         shorter = min(within * CAUTIOUS, within * CAUTIOUS * asked / found.milliseconds)
-        within = min(shorter, before) if narrowed == NARROWINGS else shorter
+        within = min(shorter, before) if narrowed + 1 == NARROWINGS else shorter
+        try:
+            made, narrowed = decide(_within(situation, within)), narrowed + 1
+        except BudgetError:  # it cannot be narrowed further
+            break
     return made, {
         "setting": clock.setting.text,
         "before": before,
@@ -82,6 +92,7 @@ def decided_in_time(
         "measured": found.milliseconds,
         "noise": found.noise,
         "narrowed": narrowed,
+        "last": last,
     }
 
 
@@ -94,7 +105,7 @@ def _within(situation: Situation, milliseconds: float) -> Situation:
 
 def timing_note(timed: Record) -> list[str]:
     """What is to be told of a network that takes longer than it may, though it was narrowed; nothing where it does not."""
-    if timed["narrowed"] < NARROWINGS or timed["measured"] <= timed["asked"] + timed["noise"]:
+    if not timed["last"] or timed["measured"] <= timed["asked"] + timed["noise"]:
         return []
     return [
         f"the network takes {timed['measured']:.3g} ms where {timed['asked']:.3g} were asked for: as far as it was narrowed, none "

@@ -141,6 +141,13 @@ def test_what_takes_longer_than_predicted_is_narrowed(monkeypatch: pytest.Monkey
     assert timed["predicted"] < timed["measured"] <= timed["asked"]
 
 
+def test_what_cannot_be_narrowed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = grown(monkeypatch, 40.0)[0]
+    timed, notes = record["latency"], record["notes"]
+    assert isinstance(timed, dict) and timed["measured"] > timed["asked"]
+    assert isinstance(notes, list) and any("as far as it was narrowed" in note for note in notes)
+
+
 def test_a_seed_that_is_too_slow_is_refused_and_so_are_layers_that_are_not_timed() -> None:
     with pytest.raises(BudgetError, match="longer than the budget"):
         timed_budget(block(), Budget(), 0.001, MadeUp(LatencySetting("torch")))
