@@ -89,7 +89,8 @@ def _emit_addcmul(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(torch.addcmul, *(emitter.value(name) for name in node.inputs), value=node.attrs["value"])
 
 
-_ADDCMUL = Call(signature("input tensor1 tensor2 value=1 out=None"), operands=("input", "tensor1", "tensor2"))
+# torch takes the value by its name alone
+_ADDCMUL = Call(signature("input tensor1 tensor2 out=None value=1"), operands=("input", "tensor1", "tensor2"))
 register(
     OpSpec(
         "addcmul",
