@@ -15,7 +15,7 @@ from gngraph.options import Options, TrainOptions, option
 from gngraph.options.values import Named, Positive, Within, Written
 
 if TYPE_CHECKING:
-    from gngraph.data import Data, MapDataset
+    from gngraph.data import Data, MapDataset, TableFile
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
@@ -89,13 +89,15 @@ class DataOptions(Options):
     data: Annotated[str, Named(("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"), paths=True)] | None = (
         option(
             None,
-            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a text (.txt), a folder of images, "
-            "or pkg.module:function that returns arrays.",
+            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a text (.txt), a .csv or .tsv "
+            "table, a folder of images, or pkg.module:function that returns arrays.",
         )
     )
     tokenizer: Path | None = option(
         None, "A file of the package tokenizers, by which a text is read; by default its bytes are the tokens."
     )
+    target: tuple[str, ...] = option((), "Columns of a table that are to be predicted.")
+    features: tuple[str, ...] = option((), "Columns of a table that are inputs; by default all others.")
     normalize: str = option(
         "auto",
         "How stored numbers become inputs: as MODEL was trained where its archive says, else each channel standardised over the "
@@ -145,7 +147,7 @@ class DataOptions(Options):
         own = None if tokens else own
         chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
         return load_data(
-            self.data or "",
+            self._named(self.data or ""),
             input_shape=input_shape,
             root=self.data_root,
             download=download,
@@ -154,6 +156,14 @@ class DataOptions(Options):
             tokens=tokens,
             tokenizer=self.tokenizer,
         )
+
+    def _named(self, path: str) -> str | TableFile:
+        """What data is called, with its columns where they are named."""
+        from gngraph.data import TableFile
+
+        if not (self.target or self.features):
+            return path
+        return TableFile(path, self.target, self.features, numbers=self.loss in ("mse", "bce-with-logits"))
 
     def problem(self, data: Data) -> Problem:
         """The problem that the options describe."""
@@ -183,7 +193,7 @@ class DataOptions(Options):
         own = data.preprocess
         normalize = Recorded(own) if isinstance(own, Preprocess) else normalization(self.normalize)
         found = load_data(
-            path,
+            self._named(path),
             input_shape=data.input_shape,
             root=self.data_root,
             normalize=normalize,

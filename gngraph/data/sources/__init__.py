@@ -17,7 +17,8 @@ from gngraph.data.preprocess import Normalization, measured
 from gngraph.data.sources.digits import load_digits
 from gngraph.data.sources.function import load_function
 from gngraph.data.sources.npz import load_npz
-from gngraph.data.sources.request import Download, Request, Source
+from gngraph.data.sources.request import Download, Request, Source, TableFile
+from gngraph.data.sources.table import TABLES, load_table
 from gngraph.data.sources.text import TEXT, load_text
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from gngraph.errors import DataError
@@ -39,7 +40,7 @@ def default_root() -> Path:
 
 
 def load_data(
-    spec: str,
+    spec: str | TableFile,
     *,
     input_shape: tuple[int, ...] | None = None,
     root: Path | None = None,
@@ -53,8 +54,9 @@ def load_data(
 
     Args:
         spec: a name in `SOURCES`, the path of an .npz archive, of a text (.txt) or of an image folder, or pkg.module:function,
-            which is called and returns arrays as an archive holds them, or a `Data`. A name wins over a path
-            of the same spelling; write './digits' for a folder called digits.
+            which is called and returns arrays as an archive holds them, or a `Data`; or a `TableFile`, a .csv or .tsv file with
+            the columns that are to be predicted. A name wins over a path of the same spelling; write './digits' for a folder
+            called digits.
         input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels; (L,) for
             texts, which are cut into windows of L tokens (64 where nothing is said).
         root: folder of downloaded data sets; None: `default_root()`.
@@ -73,6 +75,8 @@ def load_data(
         >>> len(data.train), len(data.test), data.input_shape, data.outputs
         (1437, 360, (1, 8, 8), 10)
     """
+    table = spec if isinstance(spec, TableFile) else None
+    spec = spec.path if isinstance(spec, TableFile) else spec
     request = Request(
         spec,
         input_shape,
@@ -82,10 +86,15 @@ def load_data(
         val_split,
         tokens,
         tokenizer,
+        table,
     )
     source = _source(spec)
     if tokenizer is not None and source is not load_text:
         raise DataError(f"'{spec}' is no text, so that no tokenizer reads it: leave the tokenizer out")
+    if table is not None and source is not load_table:
+        raise DataError(
+            f"'{spec}' is no table: columns (--target, --features) are those of a {' or '.join(TABLES)} file"
+        )
     data = source(request)
     validate(data, input_shape=input_shape)
     return data
@@ -102,16 +111,16 @@ def _source(spec: str) -> Source:
     if path.is_file() and path.suffix == TEXT:
         return load_text
     if path.is_file():
-        return load_npz
+        return load_table if path.suffix.lower() in TABLES else load_npz
     if is_factory(spec):
         return load_function
     names = ", ".join(f"'{name}'" for name in SOURCES)
     close = get_close_matches(spec, SOURCES, n=1)
     hint = f"did you mean '{close[0]}'" if close else "check the spelling"
     raise DataError(
-        f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz file, of a "
+        f"there is no data set '{spec}': {hint}; known are {names}, the path of an .npz or .csv file, of a "
         f"text (.txt) or of an image folder, and pkg.module:function"
     )
 
 
-__all__ = ["SOURCES", "Download", "Request", "Source", "default_root", "load_data"]
+__all__ = ["SOURCES", "Download", "Request", "Source", "TableFile", "default_root", "load_data"]

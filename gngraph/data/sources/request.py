@@ -19,6 +19,23 @@ class Download(Enum):
 
 
 @dataclass(frozen=True)
+class TableFile:
+    """A table, and which of its columns are what.
+
+    Attributes:
+        path: of the file.
+        target: those to be predicted.
+        features: those that are inputs; none: all others.
+        numbers: whether targets are numbers, even where they look like classes.
+    """
+
+    path: str
+    target: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    numbers: bool = False
+
+
+@dataclass(frozen=True)
 class Request:
     """One call of `load_data`.
 
@@ -31,6 +48,7 @@ class Request:
         val_split: share of the samples that is held out where the data has no test part.
         tokens: whether the network reads whole numbers, so that stored ones are tokens and no measurements.
         tokenizer: file of the `tokenizers` package by which a text is read; None: by its bytes.
+        table: what its columns are, where that was said.
     """
 
     spec: str
@@ -41,6 +59,7 @@ class Request:
     val_split: float
     tokens: bool = False
     tokenizer: Path | None = None
+    table: TableFile | None = None
 
 
 Source = Callable[[Request], Data]
