@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
 
-SEED_NAMES = ("vgg11", "vgg13", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "mobilenet", "mlp")
+SEED_NAMES = ("vgg11", "vgg13", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "mobilenet", "mlp", "vit", "gpt")
 """Of gngraph's own seeds, told without importing them; those of torchvision are many."""
 
 PASS_NAMES = (
