@@ -237,6 +237,8 @@ def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
     assert "the final training of the run in 'run' came out otherwise than it is recorded: epochs" in command.refused(
         "replay", "run"
     )
+    history.write_text(before[history].decode().replace('"kind"', '"latency": {}, "kind"'))
+    assert "decided by milliseconds that were measured" in command.refused("replay", "run")
     history.write_bytes(before[history])
     Path("run/model.gng").write_bytes(before[Path("run/seed.gng")])
     assert "'run/model.gng' is not what they gave" in command.refused("replay", "run")

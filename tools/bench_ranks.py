@@ -57,7 +57,7 @@ KINDS = ("split,prune", "split,new", "prune,merge", "split,prune,insert")
 """Kinds of candidates of the runs, in turn."""
 
 
-def digits(count: int = 240) -> dict[str, TensorDataset]:
+def digits(count: int = 160) -> dict[str, TensorDataset]:
     """Digits as double precision numbers."""
     data = load_data("digits")
     parts = {"train": (data.train, count), "test": (data.test, 90)}

@@ -55,6 +55,11 @@ def replayed(folder: Path, begun: Record, problem: Problem, observer: object = N
     """
     task, seed = begun_again(begun, problem, folder)
     history = here().by_first(lambda: read_history(folder / HISTORY_FILE))
+    if any("latency" in record for record in history):
+        raise GnGraphError(
+            f"the run in '{folder}' decided by milliseconds that were measured while it went on, which no other measures again: it "
+            f"cannot be repeated"
+        )
     compared = [_Compared(folder, history), observers_of(observer)]
     with tempfile.TemporaryDirectory() as own, with_threads(begun["identity"][THREADS]):
         again = Path(own) / "run"
