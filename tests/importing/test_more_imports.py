@@ -311,7 +311,7 @@ def test_positions_by_a_size_and_factories() -> None:
     graph = from_torch(network, example)
     assert round_trip_differences(network, example, graph) == []
     spaces = ChannelSpaces.of(graph)
-    assert {space.name: space.size for space in spaces.free} == {"up": 32}
+    assert {space.name: space.size for space in spaces.free} == {"wte": 8, "up": 32}
     assert from_torch(to_torch(graph), example).outputs == graph.outputs
     assert max(vars(errors_of(graph, spaces, "up")).values()) < 1e-12
     zeros = torch.zeros(2, 3)
