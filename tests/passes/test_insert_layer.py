@@ -96,8 +96,9 @@ def test_a_module_that_is_called_twice_takes_a_layer_in_one_of_its_calls(tmp_pat
 
 def test_layers_in_a_vgg_survive_onnx_and_train(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = calibrated(torchvision.models.vgg11_bn(num_classes=3), 3, 32, 32)
-    example = torch.randn(2, 3, 32, 32)
+    network = torchvision.models.vgg11_bn(num_classes=3)
+    network.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 8), nn.ReLU(), nn.Linear(8, 3))
+    network, example = calibrated(network, 3, 32, 32), torch.randn(2, 3, 32, 32)
     graph = from_torch(network, example)
     deeper = inserted(graph, "insert-layer{at=features.2,block=layer},insert-layer{at=features.6}")
     assert len(deeper.nodes) == len(graph.nodes) + 2 + 4

@@ -26,7 +26,7 @@ from gngraph.zoo import build_seed
 from tests.ingredients.modes import NormAct
 
 SEEDS = {"vgg11": (1, 8, 8), "resnet20": (3, 16, 16), "mobilenet": (3, 16, 16), "mlp": (5,)}
-TORCHVISION = ["vgg11_bn", "resnet18", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
+TORCHVISION = ["resnet18", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"]
 
 
 def calibrated(net: nn.Module, *shape: int) -> Graph:
