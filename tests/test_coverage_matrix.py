@@ -203,11 +203,11 @@ def test_a_row_of_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(failure.startswith("removal of the layer at") for failure in row.failures)
 
     monkeypatch.setattr(coverage_row, "BAR", 1e-11)
-    monkeypatch.setattr(coverage_row, "MEMORY", 0.1)
-    monkeypatch.setattr(coverage_row, "NODE", 0)
+    monkeypatch.setattr(coverage_row, "MEMORY", 2.6)
+    monkeypatch.setattr(coverage_row, "_resident", {"VmRSS": 0, "VmHWM": 1 << 30}.__getitem__)
     row = row_of(Model("classification", "squeezenet1_1"), sample=2)
     assert [failure.split(" take ")[0] for failure in row.failures] == ["trace and analysis"]
-    monkeypatch.setattr(coverage_row, "NODE", 2**30)  # which would be no bar at all
+    monkeypatch.setattr(coverage_row, "NODE", 2**40)  # which would be no bar at all
     row = row_of(Model("classification", "squeezenet1_1"), sample=2)
     assert row.passes and "KiB a node" in row.note
 
