@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,6 +186,10 @@ class Branching(nn.Module):
         return self.layer(x) if x.sum() > 0 else x
 
 
+def a_gibibyte_to_analyse(function: Callable[..., object], *args: Any, **kwargs: Any) -> tuple[object, int, float]:
+    return function(*args, **kwargs), 1 << 30 if function is coverage_row.analyse else 0, 0.0
+
+
 def test_a_row_of_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: Model) -> tuple[nn.Module, torch.Tensor]:
         return Branching(), torch.zeros(2, 3)
@@ -204,7 +210,7 @@ def test_a_row_of_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(coverage_row, "BAR", 1e-11)
     monkeypatch.setattr(coverage_row, "MEMORY", 2.6)
-    monkeypatch.setattr(coverage_row, "_resident", {"VmRSS": 0, "VmHWM": 1 << 30}.__getitem__)
+    monkeypatch.setattr(coverage_row, "measured", a_gibibyte_to_analyse)
     row = row_of(Model("classification", "squeezenet1_1"), sample=2)
     assert [failure.split(" take ")[0] for failure in row.failures] == ["trace and analysis"]
     monkeypatch.setattr(coverage_row, "NODE", 2**40)  # which would be no bar at all
