@@ -12,9 +12,13 @@ from gngraph.cli import main
 
 COMMANDS = (
     *("seed", "inspect", "show", "train", "evaluate", "score", "passes", "apply"),
-    *("grow", "extend", "reshape", "shrink", "resume", "report", "diff", "export", "verify"),
+    *("grow", "extend", "reshape", "shrink", "resume", "replay", "report", "diff", "export", "verify"),
 )
 """Every command."""
+
+
+MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
+"""Makes a small network for `bars.npz`."""
 
 
 class Done(NamedTuple):

@@ -6,11 +6,14 @@ import os
 import random
 import sys
 import time
+from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+from tests.command_line import MLP, Commands, write_bars
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The networks under test are tiny and pytest runs several workers: more threads a worker only contend for the cores.
@@ -27,6 +30,16 @@ def fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    """The command line in an empty folder that holds `bars.npz` and `seed.gng`."""
+    monkeypatch.chdir(tmp_path)
+    write_bars(tmp_path / "bars.npz")
+    commands = Commands(capsys)
+    commands.ok(*MLP, "-o", "seed.gng")
+    return commands
 
 
 class Progress:

@@ -10,20 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.command_line import Commands, write_bars
+from tests.command_line import Commands
 
 SEED = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8", "-o", "seed.gng")
 ON_BARS = ("--data", "bars.npz")
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    """The command line in an empty folder that holds `bars.npz` and `seed.gng`."""
-    monkeypatch.chdir(tmp_path)
-    write_bars(tmp_path / "bars.npz")
-    commands = Commands(capsys)
-    commands.ok(*SEED)
-    return commands
 
 
 class Exploit:

@@ -23,19 +23,7 @@ from gngraph.cli import main
 from gngraph.files.archive import load
 from gngraph.growth.checkpoints import Checkpoints
 from gngraph.zoo import build_seed
-from tests.command_line import COMMANDS, Commands, write_bars
-
-MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    """The command line in an empty folder that holds `bars.npz` and `seed.gng`."""
-    monkeypatch.chdir(tmp_path)
-    write_bars(tmp_path / "bars.npz")
-    commands = Commands(capsys)
-    commands.ok(*MLP, "-o", "seed.gng")
-    return commands
+from tests.command_line import COMMANDS, Commands
 
 
 def test_help_is_fast_to_import_and_lists_every_command() -> None:

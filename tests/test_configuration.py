@@ -8,18 +8,7 @@ from pathlib import Path
 import pytest
 
 from gngraph.options import GrowOptions
-from tests.command_line import Commands, write_bars
-
-MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    monkeypatch.chdir(tmp_path)
-    write_bars(tmp_path / "bars.npz")
-    commands = Commands(capsys)
-    commands.ok(*MLP, "-o", "seed.gng")
-    return commands
+from tests.command_line import Commands
 
 
 def test_a_run_is_repeated_by_what_it_recorded(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

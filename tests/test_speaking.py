@@ -19,19 +19,9 @@ from gngraph.cli.tables import console, print_whole
 from gngraph.data.sources import SOURCES
 from gngraph.rewrite.pass_manuals import manuals
 from gngraph.zoo.registry import SEEDS
-from tests.command_line import COMMANDS, Commands, write_bars
+from tests.command_line import COMMANDS, MLP, Commands
 
-MLP = ("seed", "mlp", "--width", "0.03", "--classes", "3", "--input-shape", "1x8x8")
 ON_BARS = ("--data", "bars.npz")
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    monkeypatch.chdir(tmp_path)
-    write_bars(tmp_path / "bars.npz")
-    commands = Commands(capsys)
-    commands.ok(*MLP, "-o", "seed.gng")
-    return commands
 
 
 def test_every_command_takes_json_and_quiet() -> None:

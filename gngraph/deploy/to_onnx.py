@@ -8,8 +8,7 @@ from __future__ import annotations
 import keyword
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from gngraph.deploy.parity import Batch, Parity, Run, compared, random_inputs, running
 from gngraph.deploy.precision import TOLERANCES, Precision, convert
 from gngraph.deploy.provenance import provenance, version
+from gngraph.deploy.refusals import refusals
 from gngraph.errors import GnGraphError, path_text
 from gngraph.ir import BATCH, Graph, TensorType
 from gngraph.ir.graph import checked
@@ -103,7 +103,7 @@ def export_onnx(
         _check_samples(graph, samples)
     real = [] if samples is None else [(samples.detach().cpu(),)]
     with replacing(target) as (written,):
-        with _refusals(graph):
+        with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
             shorter = _shorter(graph, module)
             dynamic = _export(graph, module, written, opset, bool(shorter))
             convert(written, precision, real)
@@ -127,7 +127,7 @@ def written_onnx(graph: Graph, path: Path) -> None:
     Raises:
         GnGraphError: a package is missing, or the exporter refuses.
     """
-    with _refusals(graph):
+    with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
         module = reading_inputs(_exportable(checked(graph))).cpu()
         _export(graph, module, path, None, bool(_shorter(graph, module)))
 
@@ -144,7 +144,7 @@ def opened_onnx(graph: Graph, path: Path) -> tuple[Run, dict[str, str]]:
     """
     import onnx
 
-    with _refusals(graph):
+    with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
         props = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
         return _computing(graph, _session(path)), props
 
@@ -181,24 +181,6 @@ def _check_samples(graph: Graph, samples: Tensor) -> None:
     found = TensorType(dtype_name(samples.dtype), (BATCH, *samples.shape[1:]))
     if found != taken:
         raise GnGraphError(f"samples are of type '{found}', but graph '{graph.name}' takes '{taken}'")
-
-
-@contextmanager
-def _refusals(graph: Graph) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise GnGraphError(
-            f"ONNX export needs the package '{error.name}'; install it (pip install onnx onnxscript)"
-        ) from error
-    except GnGraphError:
-        raise
-    except Exception as error:  # the exporter, onnx and onnxruntime each have their own classes
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        raise GnGraphError(
-            f"graph '{graph.name}' cannot be written as ONNX: {type(error).__name__}: {reason}; write it as source "
-            f"or as an archive instead"
-        ) from error
 
 
 def _shorter(graph: Graph, module: nn.Module) -> list[Batch]:
@@ -291,7 +273,7 @@ def _computing(graph: Graph, session: Any) -> Run:
     names = [entry.name for entry in session.get_inputs()]
 
     def run(batch: Batch) -> list[Tensor]:
-        with _refusals(graph):
+        with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
             found = session.run(None, {name: x.numpy() for name, x in zip(names, batch, strict=True)})
         return [torch.from_numpy(value) for value in found]
 

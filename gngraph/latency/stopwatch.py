@@ -7,8 +7,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from gngraph.deploy.parity import Batch, random_inputs
+from gngraph.deploy.refusals import refusals
 from gngraph.deploy.to_onnx import written_onnx
-from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
 from gngraph.latency.setting import LatencySetting
 from gngraph.lowering.to_torch import reading_inputs
@@ -198,19 +198,5 @@ def _block(run: Callable[[], object], now: Callable[[], float]) -> float:
     return min(times)
 
 
-@contextmanager
-def _refusals(graph: Graph, setting: LatencySetting) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise GnGraphError(
-            f"milliseconds on {setting.runtime} need the package '{error.name}'; install it (pip install onnx onnxscript "
-            f"onnxruntime), or measure on torch"
-        ) from error
-    except GnGraphError:
-        raise
-    except Exception as error:  # the exporter, onnx and onnxruntime each have their own classes
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        raise GnGraphError(
-            f"graph '{graph.name}' cannot be timed on {setting.runtime}: {type(error).__name__}: {reason}"
-        ) from error
+def _refusals(graph: Graph, setting: LatencySetting) -> AbstractContextManager[None]:
+    return refusals(f"graph '{graph.name}' cannot be timed on {setting.runtime}", "measure on torch")
