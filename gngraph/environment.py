@@ -1,4 +1,4 @@
-"""What the variables of the environment change. They are read here and nowhere else."""
+"""What the variables of the environment change of a run's result. They are read here and nowhere else."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import NANOSECONDS, Budget
 from gngraph.errors import BudgetError
 from gngraph.growth.history import Record
@@ -67,14 +68,14 @@ def decided_in_time(
     within, narrowed = asked, 0
     try:
         made = decide(_within(situation, within))
-    except (
-        BudgetError
-    ):  # the network itself is above, were it by noise, and not enough can be removed: it may stay as it is
+    except BudgetError:
+        # the network itself is above, were it by noise, and not enough can be removed: it may stay as it is
         model = situation.model
         within = max(within, model.of(model.widths).nanoseconds / NANOSECONDS)
         made = decide(_within(situation, within))
     while True:
-        predicted, found = clock.predicted(made.step.rewritten.graph), clock.measured(made.step.rewritten.graph)
+        graph = made.step.rewritten.graph
+        predicted, found = clock.predicted(graph), clock.measured(graph)
         clock.table.save()
         if found.milliseconds <= asked or not last or narrowed == NARROWINGS:
             break
@@ -92,6 +93,7 @@ def decided_in_time(
         "measured": found.milliseconds,
         "noise": found.noise,
         "narrowed": narrowed,
+        "untimed": sorted(clock.of(graph, ChannelSpaces.of(graph)).untimed),
         "last": last,
     }
 
@@ -104,10 +106,17 @@ def _within(situation: Situation, milliseconds: float) -> Situation:
 
 
 def timing_note(timed: Record) -> list[str]:
-    """What is to be told of a network that takes longer than it may, though it was narrowed; nothing where it does not."""
+    """What is to be told: of nodes whose time is not known, and of a network that takes longer than it may, though narrowed."""
+    left = timed["untimed"]
+    notes = (
+        [f"{len(left)} nodes cannot be timed alone ('{left[0]}' first), so that their widths cost no milliseconds"]
+        if left
+        else []
+    )
     if not timed["last"] or timed["measured"] <= timed["asked"] + timed["noise"]:
-        return []
+        return notes
     return [
+        *notes,
         f"the network takes {timed['measured']:.3g} ms where {timed['asked']:.3g} were asked for: as far as it was narrowed, none "
-        f"was found that is faster"
+        f"was found that is faster",
     ]

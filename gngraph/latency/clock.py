@@ -165,12 +165,13 @@ class NetworkTime:
         clock: times its layers.
 
     Attributes:
-        untimed: nodes that the runtime did not take alone; their time is in what the whole network adds.
+        untimed: nodes that the runtime did not take alone, so far; their time is in what the whole network adds.
     """
 
     def __init__(self, graph: Graph, spaces: ChannelSpaces, clock: LatencyClock) -> None:
         self._clock = clock
-        self._units, self.untimed = timed_units(graph, spaces)
+        self._units, left = timed_units(graph, spaces)
+        self.untimed = set(left)
         self._swept = _swept(sum(p.data.numel() * p.data.element_size() for p in graph.params.values()))
         self._of_space: dict[str, list[TimedUnit]] = {space.name: [] for space in spaces}
         for unit in self._units:
@@ -243,6 +244,7 @@ class NetworkTime:
         for chosen in product(*corners):
             seconds = self._clock.unit_seconds(unit, tuple(length for _, length in chosen), self._swept)
             if math.isnan(seconds):
+                self.untimed.update(unit.nodes)
                 return 0.0
             total += math.prod(share for share, _ in chosen) * seconds
         return total

@@ -156,7 +156,7 @@ def timed_units(graph: Graph, spaces: ChannelSpaces) -> tuple[list[TimedUnit], l
 def _gathered(graph: Graph) -> list[list[str]]:
     groups: list[list[str]] = []
     group_of: dict[str, list[str]] = {}
-    outputs = set(graph.outputs)
+    outputs, places = set(graph.outputs), {name: place for place, name in enumerate(graph.nodes)}
     for node in graph.nodes.values():
         spec = lookup(node.op)
         if node.op in ("input", "parameter") or spec.of_sizes or not isinstance(node.type, TensorType):
@@ -171,7 +171,7 @@ def _gathered(graph: Graph) -> list[list[str]]:
             and graph.nodes[name].shape == node.shape
         ]
         follows = spec.channelwise and spec.apply is None and not spec.rearranges and before
-        group = group_of[max(before, key=list(graph.nodes).index)] if follows else []
+        group = group_of[max(before, key=places.__getitem__)] if follows else []
         if not follows:
             groups.append(group)
         group.append(node.name)

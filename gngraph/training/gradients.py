@@ -92,9 +92,8 @@ class Gradients:
         self.module, self.loss, self.optimizer = module, loss, optimizer
         self.piece, self.targets = piece, targets
         self.ranks = here()
-        self._untried = (
-            device.type == "cuda" and self.ranks.size == 1
-        )  # processes that wait for each other are not captured
+        # processes that wait for each other are not captured
+        self._untried = device.type == "cuda" and self.ranks.size == 1
         self._captured: _Captured | None = None
 
     def __call__(self, x: Tensor, y: Any) -> Sums:

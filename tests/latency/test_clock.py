@@ -148,6 +148,15 @@ def test_what_cannot_be_narrowed_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(notes, list) and any("as far as it was narrowed" in note for note in notes)
 
 
+def test_nodes_that_cannot_be_timed_alone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert grown(monkeypatch, 1.0)[0]["latency"]["untimed"] == []  # type: ignore[index]
+    known = MadeUp.unit_seconds
+    monkeypatch.setattr(MadeUp, "unit_seconds", lambda *given: math.nan if "head" in given[1].nodes else known(*given))
+    record = grown(monkeypatch, 1.0)[0]
+    assert record["latency"]["untimed"] == ["head"]  # type: ignore[index]
+    assert "1 nodes cannot be timed alone ('head' first), so that their widths cost no milliseconds" in record["notes"]  # type: ignore[operator]
+
+
 def test_a_seed_that_is_too_slow_is_refused_and_so_are_layers_that_are_not_timed() -> None:
     with pytest.raises(BudgetError, match="longer than the budget"):
         timed_budget(block(), Budget(), 0.001, MadeUp(LatencySetting("torch")))
