@@ -66,7 +66,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     found = standing(trained.graph, problem)
     if found.note is not None:
         say(f"note: {found.note}")
-    accuracy = percent(f", {problem.tested} accuracy ", found.accuracy)
+    accuracy = percent(f", {problem.tested} accuracy ", found.accuracy) + percent(", mean IoU ", found.overlap)
     answer(
         {
             "output": str(output),
@@ -151,5 +151,5 @@ def score(
 
 
 def told_of(found: Standing) -> dict[str, Any]:
-    """Loss and accuracy as JSON values."""
-    return {"loss": found.loss if math.isfinite(found.loss) else None, "accuracy": found.accuracy}
+    """Loss, accuracy and mean overlap as JSON values."""
+    return found.record() | {"loss": found.loss if math.isfinite(found.loss) else None}

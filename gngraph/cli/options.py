@@ -15,12 +15,14 @@ from gngraph.options import Options, TrainOptions, option
 from gngraph.options.values import Named, Positive, Within, Written
 
 if TYPE_CHECKING:
-    from gngraph.data import Data, MapDataset, TableFile
+    from gngraph.data import Data, MapDataset, MaskFolder, TableFile
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
 
-SEED_NAMES = ("vgg11", "vgg13", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "mobilenet", "mlp", "vit", "gpt")
+SEED_NAMES = (
+    *("vgg11", "vgg13", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "mobilenet", "mlp", "vit", "gpt", "unet"),
+)
 """Of gngraph's own seeds, told without importing them; those of torchvision are many."""
 
 PASS_NAMES = (
@@ -93,6 +95,10 @@ class DataOptions(Options):
             "table, a folder of images, or pkg.module:function that returns arrays.",
         )
     )
+    task: Literal["segmentation"] | None = option(
+        None,
+        "What a folder of images is for, where it is no class a folder: it has a mask for each image (segmentation).",
+    )
     tokenizer: Path | None = option(
         None, "A file of the package tokenizers, by which a text is read; by default its bytes are the tokens."
     )
@@ -120,8 +126,10 @@ class DataOptions(Options):
     )
     download: bool = option(False, "Fetch a named data set that is not on this machine.")
     data_root: Path | None = option(None, "Folder of downloaded data sets.")
-    loss: Literal["cross-entropy", "next-token", "mse", "bce-with-logits"] | None = option(
-        None, "Loss; by default cross-entropy for classes, next-token for texts and mse for a regression."
+    loss: Literal["cross-entropy", "segmentation", "next-token", "mse", "bce-with-logits"] | None = option(
+        None,
+        "Loss; by default cross-entropy for classes, of every pixel for masks (segmentation), next-token for texts and mse for a "
+        "regression.",
     )
     loss_output: str | None = option(
         None, "Output that the loss reads, by name or position, of a network that returns several."
@@ -157,9 +165,12 @@ class DataOptions(Options):
             tokenizer=self.tokenizer,
         )
 
-    def _named(self, path: str) -> str | TableFile:
+    def _named(self, path: str) -> str | TableFile | MaskFolder:
         """What data is called, with its columns where they are named."""
-        from gngraph.data import TableFile
+        from gngraph.data import MaskFolder, TableFile
+
+        if self.task is not None:
+            return MaskFolder(path)
 
         if not (self.target or self.features):
             return path
@@ -300,7 +311,7 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
         f"{_judged_by(problem)}\n"
         f"inputs: {problem.data.preprocess.text} (see --normalize); as given: {problem.tested} loss {found.loss:.4f}"
         f"{perplexity(problem.loss_fn, found.loss)}{percent(f', {problem.tested} accuracy ', found.accuracy)}"
-        + "".join(f"\nnote: {note}" for note in notes)
+        f"{percent(', mean IoU ', found.overlap)}" + "".join(f"\nnote: {note}" for note in notes)
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gngraph.curvature.losses import Loss, loss_named, shown
+from gngraph.curvature.losses import Loss, shown
+from gngraph.curvature.named import loss_named
 from gngraph.curvature.outputs import Outputs, detached, entry, leaves, replaced
 from gngraph.errors import DataError, GnGraphError
 

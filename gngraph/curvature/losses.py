@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from gngraph.curvature.outputs import Outputs, one_tensor
 from gngraph.curvature.targets import class_targets, number_targets
-from gngraph.errors import DataError, GnGraphError
+from gngraph.errors import DataError
 
 SHARES = 1e-3
 """How far the shares of classes of a sample may be from a sum of 1."""
@@ -204,46 +204,6 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class NextToken(CrossEntropy):
-    """`CrossEntropy` of logits [N, L, K], whose classes come last, with the next token of each of L positions, [N, L].
-
-    >>> NextToken().per_sample(torch.zeros(1, 3, 4), torch.tensor([[0, 3, 1]]))
-    tensor([1.3863])
-    """
-
-    name: ClassVar[str] = "next-token"
-
-    def arranged(self, outputs: Tensor) -> Tensor:
-        """[N, K, L]."""
-        return outputs.movedim(-1, 1)
-
-    def per_sample(self, outputs: Outputs, targets: Any) -> Tensor:
-        """The loss of each sample [N], the mean over its positions."""
-        return super().per_sample(self._of(outputs), targets)
-
-    def check_targets(self, outputs: Outputs, targets: Any) -> None:
-        """Raise DataError unless `outputs` have a position for each of the `targets`, which are labels within the K classes."""
-        super().check_targets(self._of(outputs), targets)
-
-    def sample_factor(self, outputs: Outputs, targets: Any, generator: torch.Generator) -> Tensor:
-        """As of the cross-entropy, [N, L, K]."""
-        return super().sample_factor(self._of(outputs), targets, generator).movedim(1, -1)
-
-    def hessian_factors(self, outputs: Outputs, targets: Any) -> Tensor:
-        """As of the cross-entropy, [K * L, N, L, K]."""
-        return super().hessian_factors(self._of(outputs), targets).movedim(2, -1)
-
-    def _of(self, outputs: Outputs) -> Tensor:
-        found = one_tensor(outputs, "outputs", self.name)
-        if found.dim() != 3:
-            raise DataError(
-                f"next-token needs outputs [N, length, tokens], but they have shape {shown(found.shape)}: "
-                f"use the loss cross-entropy for one label a sample"
-            )
-        return self.arranged(found)
-
-
-@dataclass(frozen=True)
 class MeanSquaredError:
     """Mean over all M entries of a sample of (output - target)^2; any shape, targets real and of the outputs' shape.
 
@@ -319,22 +279,6 @@ class BinaryCrossEntropy:
     def _roots(self, logits: Tensor) -> Tensor:
         # 1 - p is taken as sigmoid(-x), which keeps its relative precision where p rounds to 1.
         return (logits.sigmoid() * (-logits).sigmoid() / _entries(logits)).sqrt()
-
-
-LOSSES: dict[str, Loss] = {
-    loss.name: loss for loss in (CrossEntropy(), NextToken(), MeanSquaredError(), BinaryCrossEntropy())
-}
-
-
-def loss_named(name: str) -> Loss:
-    """The loss in `LOSSES` with this name; raises GnGraphError that lists the names for any other.
-
-    >>> loss_named("mse")
-    MeanSquaredError()
-    """
-    if name not in LOSSES:
-        raise GnGraphError(f'unknown loss "{name}": choose one of {", ".join(LOSSES)}')
-    return LOSSES[name]
 
 
 def _tensors(loss: str, outputs: Outputs, targets: Any) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from gngraph.data.checks import validate
 from gngraph.data.dataset import ArrayDataset, Data, HeldDataset, Sample, SampleBatch, SampleDataset
 from gngraph.data.preprocess import NORMALIZATIONS, Preparation, Preprocess, normalization
 from gngraph.data.sources import SOURCES, default_root, load_data
-from gngraph.data.sources.request import Download, Request, Source, TableFile
+from gngraph.data.sources.request import Download, MaskFolder, Request, Source, TableFile
 from gngraph.data.splits import Splits, labels_of, make_splits
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Download",
     "HeldDataset",
     "MapDataset",
+    "MaskFolder",
     "Preparation",
     "Preprocess",
     "Request",

@@ -120,13 +120,16 @@ def _validate_part(where: str, samples: SampleDataset, data: Data, outputs: int)
         check_finite(where, samples.raw)
     check_lengths(where, len(samples), where, len(labels))
     if data.classes:
-        shapes = ((), data.input_shape) if data.loss == "next-token" else ((),)
-        if labels.dtype != torch.int64 or tuple(labels.shape[1:]) not in shapes:
+        shapes = {"next-token": ((), data.input_shape), "segmentation": (data.input_shape[1:],)}.get(
+            data.loss or "", ((),)
+        )
+        masks = data.loss == "segmentation"
+        if labels.dtype != (torch.uint8 if masks else torch.int64) or tuple(labels.shape[1:]) not in shapes:
             raise DataError(
                 f"labels of '{where}' are {labels.dtype} of shape '{shape_text(tuple(labels.shape))}': class labels "
                 f"are int64, one a sample"
             )
-        check_labels(where, labels, min(outputs, len(data.classes)))
+        check_labels(where, labels, min(outputs, len(data.classes)), labels != 255 if masks else None)
         return
     if labels.ndim != 2 or labels.shape[1] != outputs:
         raise DataError(

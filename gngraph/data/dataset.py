@@ -79,7 +79,7 @@ class SampleDataset(Dataset[Sample]):
     @property
     @abstractmethod
     def labels(self) -> Tensor:
-        """All labels: int64 [N] class indices, or float32 [N, K] targets of a regression."""
+        """All labels: int64 [N] class indices, uint8 [N, H, W] those of pixels, or float32 [N, K] targets of a regression."""
 
     @abstractmethod
     def stored(self, indices: Sequence[int]) -> Tensor:

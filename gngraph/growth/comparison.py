@@ -52,7 +52,7 @@ def trained_beside(name: str, graph: Graph, problem: Problem, options: RunOption
     trained = Trainer(problem.undivided, options.train).train(begun, Stretch(options.whole, "cosine")).graph
     found, size = standing(trained, problem), cost(trained)
     widths = {space.name: space.size for space in ChannelSpaces.of(trained).free}
-    measured = {"loss": found.loss, "accuracy": found.accuracy, "tested": problem.tested}
+    measured = {**found.record(), "tested": problem.tested}
     return {
         "name": name,
         "params": size.params,

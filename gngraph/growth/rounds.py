@@ -341,7 +341,7 @@ class Rounds:
         size = cost(graph)
         spaces = ChannelSpaces.of(graph)  # what is held has a width as well
         widths = {space.name: space.size for space in spaces.free}
-        measured = {"loss": found.loss, "accuracy": found.accuracy, "tested": self.problem.tested}
+        measured = {**found.record(), "tested": self.problem.tested}
         milliseconds = None if self.clock is None else self.clock.measured(graph).milliseconds
         return {"params": size.params, "flops": size.flops, "milliseconds": milliseconds, **measured, "widths": widths}
 

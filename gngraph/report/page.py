@@ -214,7 +214,7 @@ def _measure(record: Record) -> str:
 def _quality(record: Record, *, bare: bool = False) -> str:
     if record["accuracy"] is None:
         return f"{record['loss']:.4f}" if bare else f"loss {record['loss']:.4f}"
-    return percent("" if bare else "accuracy ", record["accuracy"])
+    return percent("" if bare else "accuracy ", record["accuracy"]) + percent(", mean IoU ", record.get("iou"))
 
 
 def _seconds(history: Sequence[Record], stage: str) -> float:

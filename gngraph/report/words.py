@@ -91,7 +91,8 @@ def comparison_told(compared: Sequence[Record], last: Record) -> list[str]:
 
 def _quality_of(record: Record) -> str:
     tested = record.get("tested", "test")  # older records do not say
-    return percent(f"{tested} accuracy ", record["accuracy"]) or f"{tested} loss {record['loss']:.4f}"
+    accuracy = percent(f"{tested} accuracy ", record["accuracy"]) or f"{tested} loss {record['loss']:.4f}"
+    return accuracy + percent(", mean IoU ", record.get("iou"))
 
 
 def round_told(record: Record) -> list[str]:

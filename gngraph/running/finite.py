@@ -14,6 +14,7 @@ from gngraph.data.held import unwound
 from gngraph.errors import DataError
 from gngraph.ir import Graph
 from gngraph.running.evaluation import Answers, Counts, correct
+from gngraph.running.overlap import mean_overlap, overlaps
 from gngraph.running.problem import Problem, part_of
 from gngraph.running.sparing import sparing
 
@@ -26,11 +27,18 @@ class Standing:
         loss: mean over those of which it is finite; infinite where there is none.
         accuracy: see `evaluate`.
         note: which were left out, and why; None: none was.
+        overlap: mean intersection over union, where positions have classes; see `gngraph.running.overlap`.
     """
 
     loss: float
     accuracy: float | None
     note: str | None
+    overlap: float | None = None
+
+    def record(self) -> dict[str, float | None]:
+        """Loss, accuracy and, where there is one, overlap, under the names that histories have."""
+        overlap: dict[str, float | None] = {} if self.overlap is None else {"iou": self.overlap}
+        return {"loss": self.loss, "accuracy": self.accuracy, **overlap}
 
 
 @sparing("an evaluation")
@@ -46,24 +54,27 @@ def standing(graph: Graph, problem: Problem) -> Standing:
     """
     runner, samples = problem.runner, problem.test
 
-    def measured(x: torch.Tensor, y: Any) -> tuple[float, Counts, list[int], int]:
+    def measured(x: torch.Tensor, y: Any) -> tuple[float, Counts, torch.Tensor | None, list[int], int]:
         outputs = runner.outputs(graph, x)
         losses, hits = problem.loss_fn.per_sample(outputs, y), correct(problem.loss_fn, outputs, y)
         usable = losses.isfinite() & moderate(x)
         counts = Answers.counted(hits if hits is None else hits[usable])
-        return float(losses[usable].double().sum()), counts, (~usable).nonzero().flatten().tolist(), len(x)
+        shared = overlaps(problem.loss_fn, outputs, y, usable)
+        return float(losses[usable].double().sum()), counts, shared, (~usable).nonzero().flatten().tolist(), len(x)
 
-    loss, answers, bad, done = 0.0, Answers(), list[int](), 0
-    for own, counts, unusable, count in runner.over(samples, graph, measured):
+    loss, answers, overlap, bad, done = 0.0, Answers(), list[torch.Tensor](), list[int](), 0
+    for own, counts, shared, unusable, count in runner.over(samples, graph, measured):
         loss += own
         answers.add(counts)
+        overlap += [] if shared is None else [shared]
         bad += [done + row for row in unusable]
         done += count
+    mean = mean_overlap(torch.stack(overlap).sum(0) if overlap else None)
     if not bad:
-        return Standing(loss / done, answers.accuracy, None)
+        return Standing(loss / done, answers.accuracy, None, mean)
     which = _described(problem, samples, bad[0], graph)
     note = f"{len(bad)} of {done} {problem.tested} samples are not counted, for no loss can be told of them: {which}"
-    return Standing(loss / (done - len(bad)) if len(bad) < done else math.inf, answers.accuracy, note)
+    return Standing(loss / (done - len(bad)) if len(bad) < done else math.inf, answers.accuracy, note, mean)
 
 
 def require_finite(graph: Graph, problem: Problem, samples: MapDataset) -> None:

@@ -53,8 +53,8 @@ class Problem:
             these, a dictionary with "train" and "test", or rows of Hugging Face's `datasets`; anything with a `train` data set of
             (x, y), and `test` where it has one; or a pair of tensors or arrays (x, y) for all samples. x is a tensor; y a tensor,
             or a tuple or dictionary of them. They are read once where they fit into memory, and must not change.
-        loss: the name of one: "cross-entropy", "mse", "bce-with-logits"; a `Loss` of `gngraph.curvature`, such as `Heads`
-            for a sum over several outputs; or a function that maps (what the network returns, y) to the loss of each
+        loss: the name of one: "cross-entropy", "segmentation", "mse", "bce-with-logits"; a `Loss` of `gngraph.curvature`, such as
+            `Heads` for a sum over several outputs; or a function that maps (what the network returns, y) to the loss of each
             sample [N], which a `CustomLoss` can give a sampler.
         output: where the network returns several tensors, the name or position of the one that the loss reads.
         device: a torch device; "auto" is the GPU where there is one, else the CPU.

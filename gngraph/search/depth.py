@@ -19,7 +19,7 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.cost import Budget, cost, uses_of
 from gngraph.analysis.manager import AnalysisManager
-from gngraph.errors import TrainingError
+from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layer, removable_layers
@@ -210,12 +210,23 @@ def least_missed(graph: Graph, analyses: AnalysisManager, budget: Budget) -> lis
     _, *losses = mean_losses(
         settled([graph, *left], problem, batches_read=TRIAL_BATCHES), problem, problem.splits.judge
     )
-    whole, missed = cost(wide), dict[RemovableLayer, float]()
+    missed = dict[RemovableLayer, float]()
     for layer, loss in zip(layers, losses, strict=True):
-        rest = cost(without(wide, [layer.value]))
-        share = max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
+        share = _share(layer.value, wide, graph)
         missed[layer] = (loss - before) / share if math.isfinite(loss) else math.inf
     return sorted(missed, key=missed.__getitem__)
+
+
+def _share(value: str, wide: Graph, graph: Graph) -> float:
+    """Share of the cost at a budget of the layer that ends at a value.
+
+    At widths that differ a layer may be none that can go, as where a skip of a U-Net reads it: then it is the share at the seed's.
+    """
+    try:
+        whole, rest = cost(wide), cost(without(wide, [value]))
+    except PassError:
+        whole, rest = cost(graph), cost(without(graph, [value]))
+    return max(1 - rest.params / max(1, whole.params), 1 - rest.flops / max(1, whole.flops), 1e-9)
 
 
 def _may_go(graph: Graph, layer: RemovableLayer, analyses: AnalysisManager) -> bool:

@@ -14,6 +14,7 @@ from gngraph.zoo.mobilenet import MOBILENETS
 from gngraph.zoo.resnet import RESNETS
 from gngraph.zoo.spec import Builder, SeedSpec, did_you_mean
 from gngraph.zoo.transformer import TRANSFORMERS
+from gngraph.zoo.unet import UNETS
 from gngraph.zoo.vgg import VGGS
 
 SEEDS: Mapping[str, Builder] = {
@@ -22,6 +23,7 @@ SEEDS: Mapping[str, Builder] = {
     **MOBILENETS,
     **MLPS,
     **TRANSFORMERS,
+    **UNETS,
 }
 
 

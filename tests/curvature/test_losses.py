@@ -18,7 +18,7 @@ DEVICES = [
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
 ]
 
-OF_ROWS = sorted(LOSSES.keys() - {"next-token"})
+OF_ROWS = sorted(LOSSES.keys() - {"next-token", "segmentation"})
 """Losses that take rows of numbers; `tests/data/test_tokens.py` has that of positions."""
 
 
@@ -260,7 +260,8 @@ def test_targets_that_fit_are_accepted(name: str, shape: tuple[int, ...]) -> Non
 
 def test_unknown_loss_lists_the_choices() -> None:
     with pytest.raises(
-        GnGraphError, match='unknown loss "hinge": choose one of cross-entropy, next-token, mse, bce-with-logits'
+        GnGraphError,
+        match='unknown loss "hinge": choose one of cross-entropy, segmentation, next-token, mse, bce-with-logits',
     ):
         loss_named("hinge")
 

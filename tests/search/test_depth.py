@@ -22,6 +22,7 @@ from gngraph.search import depth
 from gngraph.search.depth import searched, without
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
+from gngraph.zoo import build_seed
 from tests.problems import problem, seed_graph, small_vgg
 
 TRAIN = TrainOptions(batch_size=32, lr=0.05)
@@ -102,6 +103,15 @@ def test_every_resolution_keeps_a_layer() -> None:
     first, a, b, c, d = removable_layers(graph, ChannelSpaces.of(graph))
     assert depth.resolutions_kept(graph, [a, b, first, c, d]) == [a, first, d]  # the last has the head's resolution
     assert depth.resolutions_kept(graph, [d, c, b, a]) == [d, b]
+
+
+def test_a_layer_that_can_go_at_the_widths_of_the_seed_alone_is_ranked_by_its_share_there() -> None:
+    task = problem()
+    net = nn.Sequential(build_seed("unet", width=0.13, input_shape=(1, 8, 8)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    graph, analyses, budget = from_torch(net, torch.zeros(2, 1, 8, 8)), AnalysisManager(task), Budget(max_params=15_000)
+    spaces = ChannelSpaces.of(wide := depth.at_budget(graph, budget, analyses))
+    ranked = [layer.value for layer in depth.least_missed(graph, analyses, budget)]
+    assert {*ranked} > {layer.value for layer in removable_layers(wide, spaces)}, "one reads a skip of another width"
 
 
 def test_nothing_is_trained_where_no_layer_can_go() -> None:

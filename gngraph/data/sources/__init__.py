@@ -17,7 +17,7 @@ from gngraph.data.preprocess import Normalization, measured
 from gngraph.data.sources.digits import load_digits
 from gngraph.data.sources.function import load_function
 from gngraph.data.sources.npz import load_npz
-from gngraph.data.sources.request import Download, Request, Source, TableFile
+from gngraph.data.sources.request import Download, MaskFolder, Request, Source, TableFile
 from gngraph.data.sources.table import TABLES, load_table
 from gngraph.data.sources.text import TEXT, load_text
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
@@ -40,7 +40,7 @@ def default_root() -> Path:
 
 
 def load_data(
-    spec: str | TableFile,
+    spec: str | TableFile | MaskFolder,
     *,
     input_shape: tuple[int, ...] | None = None,
     root: Path | None = None,
@@ -55,8 +55,8 @@ def load_data(
     Args:
         spec: a name in `SOURCES`, the path of an .npz archive, of a text (.txt) or of an image folder, or pkg.module:function,
             which is called and returns arrays as an archive holds them, or a `Data`; or a `TableFile`, a .csv or .tsv file with
-            the columns that are to be predicted. A name wins over a path of the same spelling; write './digits' for a folder
-            called digits.
+            the columns that are to be predicted, or a `MaskFolder`, pictures with masks. A name wins over a path of the same
+            spelling; write './digits' for a folder called digits.
         input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels; (L,) for
             texts, which are cut into windows of L tokens (64 where nothing is said).
         root: folder of downloaded data sets; None: `default_root()`.
@@ -76,7 +76,8 @@ def load_data(
         (1437, 360, (1, 8, 8), 10)
     """
     table = spec if isinstance(spec, TableFile) else None
-    spec = spec.path if isinstance(spec, TableFile) else spec
+    masked = isinstance(spec, MaskFolder)
+    spec = spec if isinstance(spec, str) else spec.path
     request = Request(
         spec,
         input_shape,
@@ -88,7 +89,7 @@ def load_data(
         tokenizer,
         table,
     )
-    source = _source(spec)
+    source = _masks() if masked else _source(spec)
     if tokenizer is not None and source is not load_text:
         raise DataError(f"'{spec}' is no text, so that no tokenizer reads it: leave the tokenizer out")
     if table is not None and source is not load_table:
@@ -98,6 +99,12 @@ def load_data(
     data = source(request)
     validate(data, input_shape=input_shape)
     return data
+
+
+def _masks() -> Source:
+    from gngraph.data.sources.masks import load_masks  # here, for torchvision's import costs as much as torch's
+
+    return load_masks
 
 
 def _source(spec: str) -> Source:
@@ -123,4 +130,4 @@ def _source(spec: str) -> Source:
     )
 
 
-__all__ = ["SOURCES", "Download", "Request", "Source", "TableFile", "default_root", "load_data"]
+__all__ = ["SOURCES", "Download", "MaskFolder", "Request", "Source", "TableFile", "default_root", "load_data"]

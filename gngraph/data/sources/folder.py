@@ -33,8 +33,8 @@ _SCALE = 255.0
 MEMORY_LIMIT = 2**30
 _MEASURED = 2048  # pictures that mean and std of a folder beyond the limit are estimated from
 
-_Labelled = tuple[list[Path], Tensor]
-"""Pictures, and their labels int64 [N]."""
+Labelled = tuple[list[Path], Tensor]
+"""Pictures, and their labels int64 [N], or uint8 [N, H, W] for a class a pixel."""
 
 
 class FolderDataset(SampleDataset):
@@ -46,7 +46,7 @@ class FolderDataset(SampleDataset):
         preprocess: bytes to network inputs.
 
     Args:
-        labels: int64 [N], in the order of the paths.
+        labels: int64 [N] or uint8 [N, H, W], in the order of the paths.
     """
 
     workers = min(4, os.cpu_count() or 1)
@@ -82,19 +82,21 @@ def load_folder(request: Request) -> Data:
             them to.
     """
     root = Path(request.spec).expanduser()
-    train_root, test_root, validation_root = _parts(root)
+    if {path.name for path in root.iterdir() if path.is_dir()} == {"images", "masks"}:
+        raise DataError(f"'{root}' holds pictures with masks: say so (--task segmentation)")
+    train_root, test_root, validation_root = parts_of(root)
     left = Left()
     classes, train = _scan(train_root, left)
     if test_root is None:
         kept, out = held_out(train[1], request.val_split)
-        train, test = _at(train, kept), _at(train, out)
+        train, test = at(train, kept), at(train, out)
         notes: tuple[str, ...] = (
             f"no test part: {len(out)} of {len(kept) + len(out)} pictures are held out (see --val-split)",
         )
     else:
         test, notes = _scan_alike(test_root, classes, train_root, left), ()
     others = [test] if validation_root is None else [test, _scan_alike(validation_root, classes, train_root, left)]
-    sets = _datasets(_decoder(train[0][0], request.input_shape), [train, *others], request.normalize)
+    sets = datasets(decoder_for(train[0][0], request.input_shape), [train, *others], request.normalize)
     shape = sets[0].preprocess.shape
     return Data(
         name=root.name or str(root),
@@ -108,10 +110,16 @@ def load_folder(request: Request) -> Data:
     )
 
 
-def _parts(root: Path) -> tuple[Path, Path | None, Path | None]:
+def parts_of(root: Path) -> tuple[Path, Path | None, Path | None]:
     """Where the training pictures are, the held-out ones, and those of a validation part beside them.
 
     Without held-out ones a part of the training pictures is held out.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: there are held-out pictures and none to train on.
     """
     parts = [root / name for name in _HELD_OUT if (root / name).is_dir()]
     if (root / "train").is_dir():
@@ -125,7 +133,7 @@ def _parts(root: Path) -> tuple[Path, Path | None, Path | None]:
     )
 
 
-def _scan(root: Path, left: Left) -> tuple[tuple[str, ...], _Labelled]:
+def _scan(root: Path, left: Left) -> tuple[tuple[str, ...], Labelled]:
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise DataError(f"'{root}' has no class folder: put the pictures of each class into a folder of its own")
@@ -140,7 +148,7 @@ def _scan(root: Path, left: Left) -> tuple[tuple[str, ...], _Labelled]:
     return tuple(folder.name for folder in folders), ([path for paths in found for path in paths], labels)
 
 
-def _scan_alike(root: Path, classes: Sequence[str], train_root: Path, left: Left) -> _Labelled:
+def _scan_alike(root: Path, classes: Sequence[str], train_root: Path, left: Left) -> Labelled:
     """Pictures of classes that the training pictures have."""
     own, found = _scan(root, left)
     unknown = sorted(set(own) - set(classes))
@@ -151,12 +159,27 @@ def _scan_alike(root: Path, classes: Sequence[str], train_root: Path, left: Left
     return found[0], torch.tensor([classes.index(name) for name in own])[found[1]]
 
 
-def _at(samples: _Labelled, rows: Sequence[int]) -> _Labelled:
+def at(samples: Labelled, rows: Sequence[int]) -> Labelled:
+    """Some of the pictures, by their places.
+
+    Args:
+        samples: pictures and labels.
+        rows: which.
+    """
     paths, labels = samples
     return [paths[row] for row in rows], labels[list(rows)]
 
 
-def _decoder(first: Path, input_shape: tuple[int, ...] | None) -> Decoder:
+def decoder_for(first: Path, input_shape: tuple[int, ...] | None) -> Decoder:
+    """What reads pictures as a network sees them.
+
+    Args:
+        first: the picture whose size all must have where no shape is asked for.
+        input_shape: what the network takes.
+
+    Raises:
+        DataError: no picture has that shape.
+    """
     if input_shape is None:
         return Decoder(tuple(decode(first, 3).shape), model=first)
     if len(input_shape) != 3 or input_shape[0] not in (1, 3) or min(input_shape) < 1:
@@ -166,10 +189,16 @@ def _decoder(first: Path, input_shape: tuple[int, ...] | None) -> Decoder:
     return Decoder(tuple(input_shape), model=None)
 
 
-def _datasets(
-    decoder: Decoder, parts: Sequence[_Labelled], normalize: Normalization
+def datasets(
+    decoder: Decoder, parts: Sequence[Labelled], normalize: Normalization
 ) -> list[ArrayDataset | FolderDataset]:
-    """The parts as data sets, the first of them the training pictures."""
+    """The parts as data sets, the first of them the training pictures.
+
+    Args:
+        decoder: of all pictures; without a model size, grey ones stay in colour where that was asked for.
+        parts: pictures and labels.
+        normalize: how bytes become inputs.
+    """
     (paths, labels), *others = parts
     fits = sum(len(paths) for paths, _ in parts) * prod(decoder.shape) <= MEMORY_LIMIT
     raw = _decode_all(decoder, paths if fits else _drawn(paths))

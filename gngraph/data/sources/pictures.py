@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import crop, pil_to_tensor, resize, to_grayscale
+from torchvision.transforms.functional import InterpolationMode, crop, pil_to_tensor, resize, to_grayscale
 
 from gngraph.data.checks import shape_text
 from gngraph.errors import DataError
@@ -24,6 +26,10 @@ _OTHER_SUFFIXES = (".ppm", ".pgm", ".tif", ".tiff", ".gif")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa")
 _LARGEST = 2**27  # pixels of one picture: 384 MiB in colour
 _PNG_DEPTH_AT = 24  # offset of the bit depth in the header of a PNG file
+_SMOOTH, _NEAREST = InterpolationMode.BILINEAR, InterpolationMode.NEAREST_EXACT
+_LOSSLESS = ("PNG", "BMP")
+_NUMBERED = ("1", "L", "P")
+"""Modes whose pixels are one number: black and white, grey, and the place in a palette."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,22 @@ class Decoder:
         Raises:
             DataError: if the file is no picture of 8 bits a channel, or has another size than the model.
         """
-        picture = decode(path, self.shape[0])
+        return self.fitted(decode(path, self.shape[0]), path, smooth=True)
+
+    def fitted(self, picture: Tensor, path: Path, *, smooth: bool) -> Tensor:
+        """Pixels in the size of the shape.
+
+        Args:
+            picture: uint8 [C, H', W'].
+            path: of the file, for messages.
+            smooth: whether pixels between others are their means; else each is one of them, as numbers of classes need it.
+
+        Returns:
+            uint8 [C, H, W].
+
+        Raises:
+            DataError: it has another size than the model.
+        """
         size = tuple(picture.shape[1:])
         if size == self.shape[1:]:
             return picture
@@ -54,7 +75,7 @@ class Decoder:
                 f"(height x width): give an input shape, for example --input-shape {shape_text(self.shape)}, to "
                 f"resize them all"
             )
-        return _centre(picture, self.shape[1], self.shape[2])
+        return _centre(picture, self.shape[1], self.shape[2], _SMOOTH if smooth else _NEAREST)
 
 
 @dataclass
@@ -152,8 +173,58 @@ def decode(path: Path, channels: int) -> Tensor:
     except DataError:
         raise
     except Exception as error:  # a decoder fed with any file raises anything, from OSError to struct.error
-        raise DataError(f"picture '{path}' cannot be read ({error}): repair or remove it") from error
+        raise _unreadable(path, error) from error
     return pixels
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, of which the head alone is read.
+
+    Raises:
+        DataError: it is in none of `FORMATS`.
+    """
+    try:
+        with Image.open(path, formats=tuple(FORMATS)) as picture:
+            return picture.height, picture.width
+    except Exception as error:  # see `decode`
+        raise _unreadable(path, error) from error
+
+
+def decode_mask(path: Path) -> Tensor:
+    """The numbers of a mask as they are stored: grey values, places in a palette, or 0 and 1 of black and white.
+
+    Returns:
+        uint8 [1, H, W].
+
+    Raises:
+        DataError: it is in a format that changes numbers, holds colours, has more than 8 bits or more than 2^27 pixels, or is
+            damaged.
+    """
+    try:
+        with Image.open(path, formats=tuple(FORMATS)) as picture:
+            if picture.width * picture.height > _LARGEST:
+                raise DataError(f"mask '{path}' has more than {_LARGEST:,} pixels: make it smaller")
+            if picture.format not in _LOSSLESS:
+                raise DataError(f"mask '{path}' is a {picture.format}, which changes numbers: store masks as .png")
+            if _is_deep_png(path, picture):
+                raise _too_deep(path)
+            stored = np.array(picture)
+            if picture.mode in _NUMBERED:
+                return torch.from_numpy(stored.astype(np.uint8)).unsqueeze(0)
+            grey = picture.mode == "RGB" and bool((stored == stored[:, :, :1]).all())
+    except DataError:
+        raise
+    except Exception as error:  # see `decode`
+        raise _unreadable(path, error) from error
+    if not grey:
+        raise DataError(
+            f"mask '{path}' holds colours ({picture.mode}): store the number of each pixel's class, in grey or by a palette"
+        )
+    return torch.from_numpy(np.ascontiguousarray(stored[:, :, 0])).unsqueeze(0)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"picture '{path}' cannot be read ({error}): repair or remove it")
 
 
 def _is_deep_png(path: Path, picture: Image.Image) -> bool:
@@ -170,10 +241,10 @@ def _too_deep(path: Path) -> DataError:
     )
 
 
-def _centre(picture: Tensor, height: int, width: int) -> Tensor:
+def _centre(picture: Tensor, height: int, width: int, between: InterpolationMode) -> Tensor:
     """Cut out before it is resized: a picture of 1 x 20000 resized to cover a square would take gigabytes."""
     factor = max(height / picture.shape[1], width / picture.shape[2])
     cut = min(picture.shape[1], max(1, round(height / factor))), min(picture.shape[2], max(1, round(width / factor)))
     top, side = (picture.shape[1] - cut[0]) // 2, (picture.shape[2] - cut[1]) // 2
-    resized: Tensor = resize(crop(picture, top, side, *cut), [height, width], antialias=True)
+    resized: Tensor = resize(crop(picture, top, side, *cut), [height, width], between, antialias=True)
     return resized

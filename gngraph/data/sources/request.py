@@ -36,6 +36,17 @@ class TableFile:
 
 
 @dataclass(frozen=True)
+class MaskFolder:
+    """Pictures with masks, in which every pixel has a class: see `gngraph.data.sources.masks`.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True)
 class Request:
     """One call of `load_data`.
 
