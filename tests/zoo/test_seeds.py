@@ -15,7 +15,7 @@ SHAPES = [(3, 32, 32), (1, 8, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["3x32x32", "1x8x8"])
-@pytest.mark.parametrize("name", sorted(SEEDS.keys() - {"gpt"}))
+@pytest.mark.parametrize("name", sorted(SEEDS.keys() - {"gpt", "unet"}))
 def test_runs_in_train_and_eval_mode(name: str, shape: tuple[int, ...]) -> None:
     network = build_seed(name, width=0.125, classes=7, input_shape=shape)
     x = torch.randn(2, *shape)
@@ -36,6 +36,15 @@ def test_a_gpt_gives_scores_of_the_next_token_and_sees_none_that_comes_later() -
     assert network.get_parameter("head.weight") is network.get_parameter("tokens.weight")
     with pytest.raises(UnsupportedModelError, match='"gpt" takes windows of tokens'):
         build_seed("gpt")
+
+
+@pytest.mark.parametrize(("shape", "halvings"), [((1, 8, 8), 3), ((3, 12, 20), 2), ((2, 3, 5), 0)])
+def test_a_unet_gives_every_pixel_scores_and_halves_as_often_as_the_image_allows(
+    shape: tuple[int, ...], halvings: int
+) -> None:
+    network = build_seed("unet", width=0.125, classes=4, input_shape=shape)
+    assert network(torch.randn(2, *shape)).shape == (2, 4, *shape[1:])
+    assert len(network.get_submodule("up")._modules) == halvings
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (2, 3, 5), (3, 64, 48)])
