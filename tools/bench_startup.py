@@ -45,8 +45,9 @@ BARS = {
     "gngraph inspect absent.gng": Bar((*GNGRAPH, "inspect", "absent.gng"), (1,), 0.1),
     "gngraph diff a.gng absent.gng": Bar((*GNGRAPH, "diff", "a.gng", "absent.gng"), (2,), 0.1),
     "gngraph diff a.gng b.gng": Bar((*GNGRAPH, "diff", "a.gng", "b.gng"), (1,), 1.3),
+    "gngraph diff resnet50.gng split.gng": Bar((*GNGRAPH, "diff", "resnet50.gng", "split.gng"), (1,), 1.5),
 }
-"""Commands, as they are shown, in a folder that holds two archives."""
+"""Commands, as they are shown, in a folder that holds two archives of a small network, and two of a ResNet-50."""
 
 
 def seconds(words: Sequence[str], folder: Path, statuses: Sequence[int]) -> float:
@@ -72,6 +73,9 @@ def main(repeats: int) -> None:
         folder = Path(name)
         for archive, width in (("a.gng", ".25"), ("b.gng", ".3")):
             seconds((*GNGRAPH, "seed", "resnet20", "--width", width, "-o", archive), folder, (0,))
+        shape = ("--input-shape", "3x64x64")
+        seconds((*GNGRAPH, "seed", "torchvision:resnet50", *shape, "-o", "resnet50.gng"), folder, (0,))
+        seconds((*GNGRAPH, "apply", "split-channels{count=40}", "resnet50.gng", "-o", "split.gng"), folder, (0,))
         taken: dict[str, list[float]] = {"": [], **{shown: [] for shown in BARS}}
         for _ in range(repeats):
             taken[""].append(seconds(TORCH, folder, (0,)))

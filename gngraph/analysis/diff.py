@@ -22,10 +22,9 @@ def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = No
     Raises:
         IRError: `lineage` does not fit.
     """
-    spaces = _axes_by_space(checked(a))
-    checked(b)
+    spaces, sizes = _followed(checked(a), checked(b))
     known = {name: sources for name, sources in (lineage or {}).items() if name in spaces}
-    return structural_diff(a, b, spaces=spaces, lineage=known)
+    return structural_diff(a, b, spaces=spaces, sizes=sizes, lineage=known)
 
 
 def recorded_lineage(seed: Graph, history: object) -> dict[str, list[int]] | None:
@@ -43,17 +42,30 @@ def recorded_lineage(seed: Graph, history: object) -> dict[str, list[int]] | Non
     return lineage if started == {space.name: space.size for space in ChannelSpaces.of(seed).free} else None
 
 
-def _axes_by_space(graph: Graph) -> dict[str, list[tuple[str, int]]]:
-    """For each space its parameter axes, first one that the space fills alone, so that its size is the space's."""
-    table: dict[str, list[tuple[str, int]]] = {}
-    for space in ChannelSpaces.of(graph):
+def _followed(a: Graph, b: Graph) -> tuple[dict[str, list[tuple[str, int]]], dict[str, tuple[int, int]]]:
+    """Parameter axes of each space of `a`, first one that it fills alone; and the sizes in both of those that fill none alone.
+
+    The latter, such as queries, keys and values in one weight, are in `b` what stands at the same place of an axis.
+    """
+    axes: dict[str, list[tuple[str, int]]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for space in ChannelSpaces.of(a):
+        own = list(dict.fromkeys((slot.param, slot.axis) for slot in space.slots))
         whole = [
-            slot
-            for slot in space.slots
-            if slot.inner == 1 and graph.params[slot.param].data.shape[slot.axis] == space.size
+            slot for slot in space.slots if slot.inner == 1 and a.params[slot.param].data.shape[slot.axis] == space.size
         ]
         if whole:
             first = next((slot for slot in whole if slot.role is Role.PRODUCE), whole[0])
-            axes = [(first.param, first.axis), *((slot.param, slot.axis) for slot in space.slots)]
-            table[space.name] = list(dict.fromkeys(axes))
-    return table
+            axes[space.name] = list(dict.fromkeys([(first.param, first.axis), *own]))
+        elif (found := next(filter(None, (_size_at(a, b, axis, space.name) for axis in own)), None)) is not None:
+            axes[space.name], sizes[space.name] = own, (space.size, found)
+    return axes, sizes
+
+
+def _size_at(a: Graph, b: Graph, axis: tuple[str, int], space: str) -> int | None:
+    """The size in `b` of what stands where a space of `a` does; None where the axis is not divided alike."""
+    before, after = ChannelSpaces.of(a).axes[axis], ChannelSpaces.of(b).axes.get(axis, ())
+    if len(before) != len(after):
+        return None
+    place = [name for name, _ in before].index(space)
+    return ChannelSpaces.of(b)[after[place][0]].size

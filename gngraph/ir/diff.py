@@ -24,6 +24,7 @@ def diff(
     b: Graph,
     *,
     spaces: Mapping[str, Sequence[Axis]] | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
     lineage: Mapping[str, Sequence[int]] | None = None,
 ) -> GraphDiff:
     """What differs from `a` to `b`, in O(#nodes + #parameters); values are compared only when asked for.
@@ -32,6 +33,7 @@ def diff(
         a: the graph before.
         b: the graph after.
         spaces: channel spaces of `a`: name -> parameter axes, the producing one first. Its size is the space's size.
+        sizes: in `a` and in `b`, of spaces that fill no axis alone.
         lineage: space -> for each channel in `b` its source channel in `a`, or -1 for a new one.
 
     Raises:
@@ -39,7 +41,7 @@ def diff(
     """
     common = [name for name in b.params if name in a.params and a.params[name] is not b.params[name]]
     resized = tuple(r for name in common for r in _resizes(name, a.params[name], b.params[name]))
-    by_space = _changed_spaces(a, b, resized, spaces or {}, lineage or {})
+    by_space = _changed_spaces(a, b, resized, spaces or {}, sizes or {}, lineage or {})
     assigned = {(r.param, r.axis) for space in by_space for r in space.resizes}
     return GraphDiff(
         a_name=a.name,
@@ -138,6 +140,7 @@ def _changed_spaces(
     b: Graph,
     resized: Sequence[Resize],
     spaces: Mapping[str, Sequence[Axis]],
+    known: Mapping[str, tuple[int, int]],
     lineage: Mapping[str, Sequence[int]],
 ) -> tuple[SpaceChange, ...]:
     unknown = [name for name in lineage if name not in spaces]
@@ -146,7 +149,7 @@ def _changed_spaces(
     by_axis = {(r.param, r.axis): r for r in resized}
     changed: list[SpaceChange] = []
     for name, axes in spaces.items():
-        sizes = _space_sizes(a, b, axes)
+        sizes = known.get(name) or _space_sizes(a, b, axes)
         if sizes is None:
             continue
         origin = _lineage(name, lineage[name], *sizes) if name in lineage else None
