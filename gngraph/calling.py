@@ -36,6 +36,28 @@ def named(text: str) -> Any:
     return reduce(getattr, name.split("."), importlib.import_module(module_name))
 
 
+def name_of(thing: Any) -> str:
+    """The name `pkg.module:function` by which something that can be called is found again.
+
+    Raises:
+        ValueError: it has none, as a lambda, or what is defined within a function.
+
+    >>> import math
+    >>> name_of(math.sqrt)
+    'math:sqrt'
+    """
+    text = f"{getattr(thing, '__module__', None)}:{getattr(thing, '__qualname__', None)}"
+    if not is_factory(text):
+        raise ValueError
+    try:
+        found = named(text)
+    except (ImportError, AttributeError) as error:
+        raise ValueError from error
+    if found is not thing:
+        raise ValueError
+    return text
+
+
 class CallError(Exception):
     """Code of the user's own could not be imported or called; the message says what it raised, without a full stop."""
 
@@ -59,12 +81,32 @@ def called(text: str, *args: Any, made: type | tuple[()] = (), **kwargs: Any) ->
     gngraph.calling.CallError: ValueError: math domain error
     """
     with importable_from_here():
+        found = resolved(text)
         try:
-            found = named(text)
             return found if isinstance(found, made) else found(*args, **kwargs)
         except (Exception, SystemExit) as error:
-            reason = (str(error).splitlines() or [""])[0].rstrip(".")
-            raise CallError(f"{type(error).__name__}: {reason}") from error
+            raise CallError(_told(error)) from error
+
+
+def resolved(text: str) -> Any:
+    """What `pkg.module:name` names, be it of a module in the working directory.
+
+    Args:
+        text: the name.
+
+    Raises:
+        CallError: the import raises, whatever it is, or ends the process.
+    """
+    with importable_from_here():
+        try:
+            return named(text)
+        except (Exception, SystemExit) as error:
+            raise CallError(_told(error)) from error
+
+
+def _told(error: BaseException) -> str:
+    reason = (str(error).splitlines() or [""])[0].rstrip(".")
+    return f"{type(error).__name__}: {reason}"
 
 
 @contextmanager

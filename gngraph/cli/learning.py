@@ -50,6 +50,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     from gngraph.running.finite import standing
     from gngraph.running.problem import inputs_of
     from gngraph.search.chance import may_know
+    from gngraph.training.objective import objective_told, require_objective
     from gngraph.training.stretch import Stretch
     from gngraph.training.training import Trainer
     from gngraph.training.units import units_of
@@ -57,8 +58,10 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     graph, problem = open_both(model, how, what)
     inputs = inputs_of(problem, not may_know(graph, problem))
     say(describe_setting(graph, problem))
-    if (units := units_of(graph, problem).text) is not None:
-        say(f"note: {units}")
+    require_objective(training, graph, problem)
+    for note in (units_of(graph, problem, training).text, objective_told(training, problem)):
+        if note is not None:
+            say(f"note: {note}")
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)

@@ -32,6 +32,7 @@ from gngraph.running.finite import require_finite
 from gngraph.running.problem import Problem, inputs_of
 from gngraph.running.threads import with_threads
 from gngraph.search.chance import is_trained, known, may_know, untold
+from gngraph.training.objective import objective_told, require_objective
 from gngraph.training.optimizer_state import OptimizerState
 from gngraph.training.optimizers import require_optimizer
 from gngraph.training.training import require_trainable
@@ -83,8 +84,9 @@ def grow_by(
     options, decided = _settled(task.options, graph, problem)
     doubted = may_know(graph, problem) if decided is None else untold(problem) and decided["trained"]
     lineage = Lineage.begun(ChannelSpaces.of(graph))
-    text = units_of(graph, problem).text if options.whole else None
-    state = RunState(graph, OptimizerState({}), lineage, options.share, doubted, notes=[text] if text else [])
+    told = (units_of(graph, problem, options.train).text, objective_told(options.train, problem))
+    notes = [text for text in told if text is not None and options.whole]
+    state = RunState(graph, OptimizerState({}), lineage, options.share, doubted, notes=notes)
     folder, keeper, ranks = None, None, here()
     if out is not None:
         own = {} if task.given is None else {task.given.title: task.given.as_dict()}
@@ -143,6 +145,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: object) 
     if task.options.whole:
         require_trainable(graph)
         require_optimizer(task.options.train)
+        require_objective(task.options.train, graph, problem)
     if problem.divisible:
         for split in (problem.splits.judge, problem.splits.report):
             require_finite(graph, problem, split)

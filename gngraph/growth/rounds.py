@@ -319,10 +319,10 @@ class Rounds:
         now, warmup = self.now, self.options.train.warmup
         stretch = Stretch(epochs, schedule, warmup, now.epochs_done, self.horizon, now.rises_from, now.rate_share)
         watch = UNWATCHED
-        if self.keeper is not None and self.options.train.optimizer in RATES:
-            watch = self.keeper.watch(
-                now, self.journal
-            )  # an optimiser of the user's own may remember more than tensors
+        own = self.options.train
+        if self.keeper is not None and own.optimizer in RATES and own.scheduler is None:
+            # one of the user's own may remember more than tensors
+            watch = self.keeper.watch(now, self.journal)
         with self.journal.stage("train"):
             return self.trainer.train(graph, stretch, now.optimizer, self.journal.epoch, watch=watch, done=now.progress)
 

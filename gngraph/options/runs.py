@@ -112,6 +112,14 @@ class RunOptions(Options):
     checkpoint_every: CheckpointEvery = option(None, CHECKPOINT_HELP)
     train: TrainOptions = option(TrainOptions(), "How every stretch is trained.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.final == "continue" and self.train.scheduler is not None:
+            raise OptionError(
+                "a scheduler of your own is made anew for every stretch of training, and cannot fall over the whole run: leave out "
+                "final continue"
+            )
+
     @property
     def automatic(self) -> bool:
         """Whether something is left to be decided by what the network knows."""

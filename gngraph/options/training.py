@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from gngraph.calling import is_factory
 from gngraph.errors import OptionError
 from gngraph.options.definition import Options, option
-from gngraph.options.values import Positive, Within, Written
+from gngraph.options.values import Function, Positive, Within
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -18,17 +17,6 @@ RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
 
 STEP_SAMPLES = 128
 """Samples a step where nothing else is asked for."""
-
-
-def own_function(text: str) -> str:
-    """A text that reads `pkg.module:function`.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if not is_factory(text):
-        raise ValueError
-    return text
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class TrainOptions(Options):
 
     title: ClassVar[str] = "training"
 
-    optimizer: OptimizerName | Annotated[str, Written(own_function, "pkg.module:function")] = option(
+    optimizer: OptimizerName | Function = option(
         "sgd",
         "SGD with Nesterov momentum, AdamW, or one of your own: pkg.module:function, called with parameters and lr=, for which "
         "--lr is needed.",
@@ -69,9 +57,21 @@ class TrainOptions(Options):
         1,
         "Pieces of a batch that are computed one after the other, each in a part of the memory; their gradients add up.",
     )
+    train_step: Function | None = option(
+        None,
+        "A step of your own: pkg.module:function, called with the network and a batch (x, y), which returns the mean loss over "
+        "its samples. What candidates do is predicted, and networks are judged, by --loss all the same.",
+    )
+    scheduler: Function | None = option(
+        None,
+        "A schedule of your own: pkg.module:function, called with the optimizer and the number of steps of each stretch of "
+        "training, which makes a scheduler of torch that is stepped after every step.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scheduler is not None and self.warmup:
+            raise OptionError("a scheduler of your own decides the rate from the first step on: leave out the warm-up")
         if self.optimizer not in RATES and self.lr is None:
             raise OptionError(
                 f"the optimizer '{self.optimizer}' has no rate of its own here: give the learning rate (lr)"

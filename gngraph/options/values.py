@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from gngraph.calling import is_factory, name_of
 from gngraph.errors import BudgetError, GnGraphError
 
 _COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*$")
@@ -86,11 +87,13 @@ class Written:
         read: the value of a text; raises ValueError or `GnGraphError`.
         wanted: what the text must be.
         shown: the text of a value.
+        types: of what it reads, where that is more than text.
     """
 
-    read: Callable[[str], Any]
+    read: Callable[[Any], Any]
     wanted: str
     shown: Callable[[Any], str] = str
+    types: tuple[type, ...] = (str,)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,29 @@ CountOrCounts = (
     ]
 )
 """One count, or several."""
+
+
+def own_function(given: Any) -> str:
+    """The name of a function of the user's own.
+
+    Args:
+        given: a text that reads `pkg.module:function`, or the function.
+
+    Raises:
+        ValueError: it is no such text, or its name does not lead back to it.
+    """
+    if not isinstance(given, str):
+        return name_of(given)
+    if not is_factory(given):
+        raise ValueError
+    return given
+
+
+Function = Annotated[
+    str,
+    Written(own_function, "pkg.module:function, or a function at the top of a module", types=(str, Callable)),  # type: ignore[arg-type]
+]
+"""A function of the user's own. Kept is its name, by which a run that is repeated or goes on finds it."""
 
 Whole = Annotated[int, Within(least=0)]
 Positive = Annotated[int, Within(least=1)]
@@ -247,7 +273,7 @@ _NAMES = {
 
 def _annotated(given: Any, base: Any, notes: tuple[Any, ...], text: bool) -> Any:
     written = [note for note in notes if isinstance(note, Written)]
-    if written and isinstance(given, str):
+    if written and isinstance(given, written[0].types):
         try:
             value = written[0].read(given)
         except GnGraphError as error:

@@ -37,12 +37,11 @@ class Course:
         graph: the network that the stretch starts from.
         problem: its data and loss.
         rate: full learning rate, for messages.
-        module: the network as it is trained, which shows what outputs look like.
+        constant: loss of the best constant output; infinite where it is not known.
     """
 
-    def __init__(self, graph: Graph, problem: Problem, rate: float, module: nn.Module) -> None:
-        self._graph, self._problem, self._rate = graph, problem, rate
-        self._constant = constant_loss(graph, problem, partial(_shown, module)) if problem.divisible else math.inf
+    def __init__(self, graph: Graph, problem: Problem, rate: float, constant: float) -> None:
+        self._graph, self._problem, self._rate, self._constant = graph, problem, rate, constant
 
     def check(self, losses: Sequence[float], network: Callable[[], Graph]) -> None:
         """Refuse to go on where that is hopeless.
@@ -107,6 +106,17 @@ class Course:
         _, y = next(self._problem.runner.read(self._problem.train, self._graph))
         size = float(y.double().square().mean().sqrt()) if isinstance(y, torch.Tensor) else 1.0
         return f", and the targets have the size {size:.4g}: scale them to about 1" if not 0.01 < size < 100 else ""
+
+
+def constant_of(graph: Graph, problem: Problem, module: nn.Module) -> float:
+    """The loss of the best constant output, see `constant_loss`; infinite where there are too few samples.
+
+    Args:
+        graph: the network.
+        problem: its data and loss.
+        module: the network as it is trained, which shows what outputs look like.
+    """
+    return constant_loss(graph, problem, partial(_shown, module)) if problem.divisible else math.inf
 
 
 @torch.no_grad()

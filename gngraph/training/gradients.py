@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gngraph.curvature import Loss
 from gngraph.ranks import here, whole_batches
-from gngraph.running.evaluation import correct
 from gngraph.running.memory import in_halves, release
+from gngraph.training.objective import Objective
 
 WHOLE = sys.maxsize
 """Samples at a time where a batch is computed whole."""
@@ -61,19 +60,19 @@ class _Captured:
 
 
 class Gradients:
-    """Forward and backward passes of the mean loss of a batch, which leave its gradients in the parameters.
+    """Forward and backward passes of what is minimised, the mean loss of a batch, which leave its gradients in the parameters.
 
     Processes that work together each take a share of the batch, or of every piece of it, and add their gradients up; norms over the
     batch see the shares of all (`gngraph.ranks.whole_batches`).
 
     Python launches the some 200 kernels of a step in several times the time that a GPU needs for them where a network is
     small, as networks are while they grow. So on a GPU the passes over the first batch are captured, and replayed for every
-    batch of its shape. What cannot be captured, as an op that waits for the device, runs as it comes: the result is the same,
-    and takes longer.
+    batch of its shape. What cannot be captured, as an op that waits for the device or a step of the user's own, runs as it comes:
+    the result is the same, and takes longer.
 
     Args:
         module: in training mode, on `device`.
-        loss: of each sample.
+        objective: what is minimised.
         optimizer: of the module's parameters; it clears their gradients.
         device: of the batches.
         piece: samples of a batch that are computed at a time; halved, and named in a `GnGraphNote`, where memory runs out.
@@ -83,17 +82,17 @@ class Gradients:
     def __init__(
         self,
         module: nn.Module,
-        loss: Loss,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         piece: int = WHOLE,
         targets: Callable[[Any], Any] = lambda y: y,
     ) -> None:
-        self.module, self.loss, self.optimizer = module, loss, optimizer
+        self.module, self.objective, self.optimizer = module, objective, optimizer
         self.piece, self.targets = piece, targets
         self.ranks = here()
         # processes that wait for each other are not captured
-        self._untried = device.type == "cuda" and self.ranks.size == 1
+        self._untried = device.type == "cuda" and self.ranks.size == 1 and objective.repeats
         self._captured: _Captured | None = None
 
     def __call__(self, x: Tensor, y: Any) -> Sums:
@@ -131,10 +130,9 @@ class Gradients:
         return Sums(*sums.unbind())
 
     def _passes(self, x: Tensor, y: Any, share: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        outputs = self.module(x)
-        losses = self.loss.per_sample(outputs, y)
+        losses, right = self.objective(self.module, x, y)
         torch.autograd.backward(losses.mean() * share)
-        return losses.detach(), correct(self.loss, outputs, y)
+        return losses.detach(), right
 
     def _in_pieces(self, x: Tensor, y: Any, size: int) -> Sums:
         """The same in pieces, whose gradients add up; norms over the batch are over a piece then. None has a single sample.

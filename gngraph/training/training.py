@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,10 +20,11 @@ from gngraph.ranks import here
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
-from gngraph.training.divergence import Course
+from gngraph.training.divergence import Course, constant_of
 from gngraph.training.gradients import WHOLE, Gradients, Sums
+from gngraph.training.objective import OfLoss, objective_of
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
-from gngraph.training.optimizers import fresh_optimizer
+from gngraph.training.optimizers import OwnRates, Rates, fresh_optimizer, rates_of
 from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
 from gngraph.training.stretch import Stretch
 from gngraph.training.units import started, units_of
@@ -87,11 +89,12 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite, or training leads away from the targets (`gngraph.training.divergence`).
             DataError: a sample gives no finite loss; it is named.
-            TrainingError: no parameter can be trained.
+            TrainingError: no parameter can be trained, or a step of the user's own fails.
+            OptionError: the optimizer, the scheduler or the step of the user's own cannot be used.
         """
         if not stretch.epochs:
             return Trained(self._settled(graph), (), state or OptimizerState({}))
-        units, given = units_of(graph, self.problem), graph
+        units, given = units_of(graph, self.problem, self.options), graph
         if done is not None:
             graph, state = done.graph, done.state
         elif state is None or not state.entries:
@@ -99,11 +102,14 @@ class Trainer:
         else:
             graph, state = units.standard(graph), units.state(state, standard=True)
         module = reading_inputs(_with_dense_gradients(graph)).to(self.device).train()
-        course = Course(given, self.problem, self.options.rate * stretch.share, module)
+        objective = objective_of(self.options, self.problem)
+        constant = constant_of(given, self.problem, module) if isinstance(objective, OfLoss) else math.inf
+        course = Course(given, self.problem, self.options.rate * stretch.share, constant)
         parameters = trainable(graph, module)
         optimizer = fresh_optimizer(self.options, parameters.values())
+        rates = rates_of(self.options, optimizer, stretch, stretch.epochs * self._steps)
         restore(optimizer, parameters, state)
-        gradients = Gradients(module, self.problem.loss_fn, optimizer, self.device, self.piece, units.targets)
+        gradients = Gradients(module, objective, optimizer, self.device, self.piece, units.targets)
         records, part = ([*done.epochs], done.part) if done is not None else ([], None)
 
         def offered(part: Callable[[], PartEpoch] | None) -> None:
@@ -113,7 +119,7 @@ class Trainer:
 
         for epoch in range(len(records), stretch.epochs):
             tally = _Tally(stretch.first_epoch + epoch + 1, part, self.device, course)
-            record = self._epoch(graph, gradients, optimizer, stretch, tally, offered)
+            record = self._epoch(graph, gradients, rates, stretch.first_epoch, tally, offered)
             records.append(replace(record, loss=record.loss * units.scale**2))
             on_epoch(records[-1])
             course.check(
@@ -137,13 +143,13 @@ class Trainer:
         self,
         graph: Graph,
         gradients: Gradients,
-        optimizer: torch.optim.Optimizer,
-        stretch: Stretch,
+        rates: Rates | OwnRates,
+        first: int,
         tally: _Tally,
         offered: Callable[[Callable[[], PartEpoch]], None],
     ) -> EpochRecord:
         part, number = tally.begun, tally.epoch - 1
-        epoch, began = number - stretch.first_epoch, time.perf_counter() - (part.seconds if part else 0.0)
+        epoch, began = number - first, time.perf_counter() - (part.seconds if part else 0.0)
         seed = mixed(self.problem.seed, number)
         order = torch.Generator().manual_seed(seed)
         stream = self.problem.runner.read_to_train(
@@ -158,16 +164,15 @@ class Trainer:
             if part is not None:
                 put_back(part.random, order, self.device)
             for step, (x, y) in enumerate(stream, tally.steps):
-                rate = self.options.rate * stretch.factor(epoch + (step + 0.5) / self._steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                rate = rates.begin(epoch + (step + 0.5) / self._steps)
                 try:
                     sums = gradients(x, y)
                 except (RuntimeError, ValueError) as error:  # of an op in train mode
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
                 if self.options.clip is not None:
                     nn.utils.clip_grad_norm_(gradients.module.parameters(), self.options.clip)
-                optimizer.step()
+                gradients.optimizer.step()
+                rates.end()
                 tally.add(sums, len(x), rate)
                 offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))
         return tally.record(time.perf_counter() - began)

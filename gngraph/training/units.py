@@ -16,6 +16,7 @@ import torch
 
 from gngraph.curvature import MeanSquaredError
 from gngraph.ir import Graph, Node, Ref
+from gngraph.options import TrainOptions
 from gngraph.running.finite import require_finite
 from gngraph.running.problem import Problem
 from gngraph.running.sparing import sparing
@@ -108,8 +109,15 @@ class Units:
         return replace(state, entries=entries)
 
 
-def units_of(graph: Graph, problem: Problem) -> Units:
-    """The units of a problem's targets; those of the data where it is no regression, or the last layer is not affine.
+def units_of(graph: Graph, problem: Problem, options: TrainOptions) -> Units:
+    """The units of a problem's targets.
+
+    Those of the data where it is no regression, the last layer is not affine, or a step of the user's own reads the targets.
+
+    Args:
+        graph: the network.
+        problem: has the targets.
+        options: of the training.
 
     Raises:
         DataError: a target is not finite, or too large to be squared.
@@ -117,7 +125,8 @@ def units_of(graph: Graph, problem: Problem) -> Units:
     Cost: the first samples of the learn split are read.
     """
     unchanged = Units(torch.zeros((), dtype=torch.float64), 1.0, None, None)
-    last = _last_layer(graph) if isinstance(problem.loss_fn, MeanSquaredError) else None
+    known = isinstance(problem.loss_fn, MeanSquaredError) and options.train_step is None
+    last = _last_layer(graph) if known else None
     if last is None:
         return unchanged
     targets = _measured(graph, problem).double()

@@ -20,6 +20,7 @@ from gngraph.running.runner import Runner
 from gngraph.scoring.collect import Collector
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.training.gradients import Gradients
+from gngraph.training.objective import OfLoss
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import digits, problem, seed_graph
@@ -74,7 +75,7 @@ def test_no_piece_has_a_single_sample() -> None:
     module = Seen()
     loss = Problem((torch.zeros(3, 2), torch.zeros(3, 2)), loss="mse", device="cpu").loss_fn
     optimizer = torch.optim.SGD(module.parameters())
-    sums = Gradients(module, loss, optimizer, torch.device("cpu"), piece=4)(torch.ones(9, 2), torch.zeros(9, 2))
+    sums = Gradients(module, OfLoss(loss), optimizer, torch.device("cpu"), piece=4)(torch.ones(9, 2), torch.zeros(9, 2))
     assert seen == [4, 5] and float(sums.loss) == 9.0
 
 

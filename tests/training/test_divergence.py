@@ -16,7 +16,7 @@ from gngraph.ir import Graph
 from gngraph.lowering.to_torch import to_torch
 from gngraph.options import GrowOptions, TrainOptions
 from gngraph.running.problem import Problem
-from gngraph.training.divergence import Course, DivergedError
+from gngraph.training.divergence import Course, DivergedError, constant_of
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trained, Trainer
 from tests.problems import problem, seed_graph
@@ -72,7 +72,7 @@ def test_a_start_far_off_that_is_made_up_for_is_no_divergence() -> None:
 
 def test_a_loss_that_rises_without_end_is_stopped() -> None:
     task = problem()
-    course = Course(seed_graph(), task, 0.1, to_torch(seed_graph()))
+    course = Course(seed_graph(), task, 0.1, constant_of(seed_graph(), task, to_torch(seed_graph())))
     course.check([2.4, 2.5, 2.6], seed_graph)
     course.check([0.1, 0.2, 0.3, 0.4], seed_graph)  # below what a constant output has: it may overfit
     with pytest.raises(DivergedError, match=r"the loss rose in 3 epochs one after the other, to 2.7"):

@@ -12,6 +12,7 @@ from torch import nn
 from gngraph.curvature import CrossEntropy
 from gngraph.options import TrainOptions
 from gngraph.training.gradients import Gradients, _by_capture
+from gngraph.training.objective import OfLoss
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import dropping, problem, seed_graph
@@ -33,7 +34,7 @@ class Asking(nn.Module):
 
 def gradients_of(module: nn.Module, device: torch.device) -> tuple[Gradients, torch.optim.Optimizer]:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    return Gradients(module, CrossEntropy(), optimizer, device), optimizer
+    return Gradients(module, OfLoss(CrossEntropy()), optimizer, device), optimizer
 
 
 def test_gradients_are_those_of_the_mean_loss_and_of_this_batch_alone() -> None:

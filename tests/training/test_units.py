@@ -72,14 +72,14 @@ def test_the_default_rate_trains_targets_of_any_size(size: str, optimizer: Optim
 def test_targets_of_unit_size_are_trained_as_they_are() -> None:
     x, y = samples(learnable)
     task, graph = Problem((x, y - y.mean()), loss="mse", device="cpu"), from_torch(plain(), x[:2])
-    units = units_of(graph, task)
+    units = units_of(graph, task, TrainOptions())
     assert (units.scale, units.text) == (1.0, None)
 
 
 def test_units_go_there_and_back_and_a_trained_network_stays() -> None:
     x, y = samples(lambda x: 1e4 + 3e3 * learnable(x))
     task, graph = Problem((x, y), loss="mse", device="cpu"), from_torch(plain(), x[:2])
-    units = units_of(graph, task)
+    units = units_of(graph, task, TrainOptions())
     assert units.scale == 2048.0 and units.text is not None and "3" in units.text
     begun = started(graph, units, task)
     assert mean_loss(begun, task, task.train) < 3 * float(y.var()) < mean_loss(graph, task, task.train)
@@ -97,7 +97,7 @@ def test_the_state_goes_along_in_the_units_of_the_data(optimizer: OptimizerName)
     trainer = Trainer(task, TrainOptions(optimizer, lr=0.01, batch_size=32))
     whole = trainer.train(graph, Stretch(3))
     first = trainer.train(graph, Stretch(2))
-    again = units_of(graph, task).state(first.state, standard=True)
+    again = units_of(graph, task, TrainOptions()).state(first.state, standard=True)
     assert isinstance(again, OptimizerState)
     second = trainer.train(first.graph, Stretch(1, first_epoch=2), first.state)
     for name, parameter in whole.graph.params.items():
@@ -117,4 +117,4 @@ def test_a_run_says_it_and_grows_a_regression_in_other_units() -> None:
 def test_a_layer_that_is_not_affine_or_shared_is_left_alone() -> None:
     x, y = samples(lambda x: 1e4 + 3e3 * learnable(x).abs())
     task = Problem((x, y), loss="mse", device="cpu")
-    assert units_of(from_torch(nn.Sequential(plain(), nn.Softplus()), x[:2]), task).weight is None
+    assert units_of(from_torch(nn.Sequential(plain(), nn.Softplus()), x[:2]), task, TrainOptions()).weight is None

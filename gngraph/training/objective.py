@@ -1,0 +1,157 @@
+"""What a step of training minimises: the loss of the problem, or what a step of the user's own computes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gngraph.calling import CallError, resolved
+from gngraph.curvature import Loss
+from gngraph.errors import OptionError, TrainingError
+from gngraph.ir import Graph
+from gngraph.lowering.to_torch import reading_inputs
+from gngraph.options import TrainOptions
+from gngraph.running.evaluation import correct
+from gngraph.running.memory import out_of_memory
+from gngraph.running.problem import Problem
+from gngraph.running.seeding import seeded
+
+
+class Objective(Protocol):
+    """Computes what is minimised of some samples.
+
+    Attributes:
+        repeats: whether a forward and backward pass does the same at every call, so that a GPU may replay it.
+    """
+
+    repeats: ClassVar[bool]
+
+    def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+        """The loss of each sample [N], whose mean has the gradients of a step, and right answers as `correct` gives them.
+
+        Args:
+            module: in training mode.
+            x, y: samples and targets.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OfLoss:
+    """The mean of a loss over samples."""
+
+    repeats: ClassVar[bool] = True
+
+    loss: Loss
+
+    def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+        """See `Objective`."""
+        outputs = module(x)
+        return self.loss.per_sample(outputs, y), correct(self.loss, outputs, y)
+
+
+@dataclass(frozen=True)
+class OfOwnStep:
+    """What a function of the user's own returns for the network and a batch (x, y).
+
+    Attributes:
+        name: of the function.
+        step: it.
+    """
+
+    repeats: ClassVar[bool] = False  # it may draw, count or log
+
+    name: str
+    step: Callable[..., Any]
+
+    def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+        """See `Objective`; the mean stands for each sample.
+
+        Raises:
+            TrainingError: the function fails, or returns no loss.
+        """
+        try:
+            loss = self.step(module, (x, y))
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or [""])[0].rstrip(".")
+            raise TrainingError(
+                f"the train step '{self.name}' failed on a batch of {len(x)}: {type(error).__name__}: {reason}"
+            ) from error
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            shape = (
+                f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a '{type(loss).__name__}'"
+            )
+            without = " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+            raise TrainingError(
+                f"the train step '{self.name}' returned {shape}{without}, but must return the mean loss of the batch, one number "
+                f"of torch that depends on the network; gradients and the step of the optimizer are taken from there"
+            )
+        return loss.reshape(1).expand(len(x)), None
+
+
+def objective_of(options: TrainOptions, problem: Problem) -> Objective:
+    """What training minimises.
+
+    Args:
+        options: of the training.
+        problem: names the loss.
+
+    Raises:
+        OptionError: the function of the user's own is not there, or cannot be called with a network and a batch.
+    """
+    if options.train_step is None:
+        return OfLoss(problem.loss_fn)
+    try:
+        step = resolved(options.train_step)
+    except CallError as error:
+        raise OptionError(f"the train step '{options.train_step}' could not be found: {error}") from error
+    try:
+        inspect.signature(step).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"the train step '{options.train_step}' is called as train_step(model, batch), which it does not take: {error}"
+        ) from error
+    return OfOwnStep(options.train_step, step)
+
+
+def require_objective(options: TrainOptions, graph: Graph, problem: Problem) -> None:
+    """Refuse a step of the user's own that does not work, before anything is trained: it is tried on a copy of the network.
+
+    Args:
+        options: of the training.
+        graph: the network.
+        problem: has the samples.
+
+    Raises:
+        OptionError: it cannot be called so.
+        TrainingError: it fails, or returns no loss.
+    """
+    objective = objective_of(options, problem)
+    if isinstance(objective, OfOwnStep):
+        device = torch.device(problem.device)
+        samples = problem.splits.learn if problem.divisible else problem.train
+        x, y = next(problem.runner.read(samples, graph))
+        with seeded(problem.seed, device):
+            objective(reading_inputs(graph).to(device).train(), x, y)
+
+
+def objective_told(options: TrainOptions, problem: Problem) -> str | None:
+    """What to say where a step of the user's own trains by something else than what candidates are predicted by; else None.
+
+    Args:
+        options: of the training.
+        problem: names the loss.
+    """
+    if options.train_step is None:
+        return None
+    return (
+        f"training minimises what '{options.train_step}' returns; what candidates do is predicted, and networks are judged and "
+        f"tested, by the loss '{problem.loss_fn.name}' of what the network returns, as a mean over independent samples"
+    )
