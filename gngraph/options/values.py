@@ -147,7 +147,7 @@ def own_function(given: Any) -> str:
 
 Function = Annotated[
     str,
-    Written(own_function, "pkg.module:function, or a function at the top of a module", types=(str, Callable)),  # type: ignore[arg-type]
+    Written(own_function, "pkg.module:function, or a function at the top of a module", types=(str, Callable)),
 ]
 """A function of the user's own. Kept is its name, by which a run that is repeated or goes on finds it."""
 
