@@ -51,6 +51,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     from gngraph.running.problem import inputs_of
     from gngraph.search.chance import may_know
     from gngraph.training.objective import objective_told, require_objective
+    from gngraph.training.patience import require_judge
     from gngraph.training.stretch import Stretch
     from gngraph.training.training import Trainer
     from gngraph.training.units import units_of
@@ -59,11 +60,12 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     inputs = inputs_of(problem, not may_know(graph, problem))
     say(describe_setting(graph, problem))
     require_objective(training, graph, problem)
+    require_judge(problem, training)
     for note in (units_of(graph, problem, training).text, objective_told(training, problem)):
         if note is not None:
             say(f"note: {note}")
     with EpochLines(epochs) as lines:
-        stretch = Stretch(epochs, "cosine", training.warmup)
+        stretch = Stretch(epochs, "cosine", training.warmup, patience=training.patience)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
     here().only_first(lambda: save(trained.graph, output, history=archived([], {}, inputs)))
     found = standing(trained.graph, problem)

@@ -14,6 +14,7 @@ from gngraph.running.finite import standing
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.search.designs import scaled
+from gngraph.training.patience import last_problem
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
@@ -49,15 +50,16 @@ def trained_beside(name: str, graph: Graph, problem: Problem, options: RunOption
         TrainingError: training diverged.
     """
     begun = restarted(graph, mixed(problem.seed, -1))
-    trained = Trainer(problem.undivided, options.train).train(begun, Stretch(options.whole, "cosine")).graph
-    found, size = standing(trained, problem), cost(trained)
-    widths = {space.name: space.size for space in ChannelSpaces.of(trained).free}
+    trainer = Trainer(last_problem(problem, options.train), options.train)
+    trained = trainer.train(begun, Stretch(options.whole, "cosine", patience=options.train.patience))
+    found, size = standing(trained.graph, problem), cost(trained.graph)
+    widths = {space.name: space.size for space in ChannelSpaces.of(trained.graph).free}
     measured = {**found.record(), "tested": problem.tested}
     return {
         "name": name,
         "params": size.params,
         "flops": size.flops,
-        "epochs": options.whole,
+        "epochs": len(trained.epochs),
         **measured,
         "widths": widths,
     }

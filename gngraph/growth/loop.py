@@ -35,6 +35,7 @@ from gngraph.search.chance import is_trained, known, may_know, untold
 from gngraph.training.objective import objective_told, require_objective
 from gngraph.training.optimizer_state import OptimizerState
 from gngraph.training.optimizers import require_optimizer
+from gngraph.training.patience import require_judge
 from gngraph.training.training import require_trainable
 from gngraph.training.units import units_of
 
@@ -146,6 +147,7 @@ def _require_work(task: Task, graph: Graph, problem: Problem, observer: object) 
         require_trainable(graph)
         require_optimizer(task.options.train)
         require_objective(task.options.train, graph, problem)
+        require_judge(problem, task.options.train)
     if problem.divisible:
         for split in (problem.splits.judge, problem.splits.report):
             require_finite(graph, problem, split)

@@ -42,6 +42,7 @@ from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
 from gngraph.training.divergence import DivergedError
 from gngraph.training.optimizer_state import OptimizerState, carry_state
+from gngraph.training.patience import last_problem
 from gngraph.training.perturbation import perturbed
 from gngraph.training.progress import UNWATCHED
 from gngraph.training.restart import guessed, restarted
@@ -268,13 +269,14 @@ class Rounds:
         now.rises_from, now.share = now.epochs_done, 0.0
 
     def finish(self) -> None:
-        """The final training: nothing is judged after it, so that it may see what was withheld."""
+        """The final training: nothing is judged after it, so that it may see what was withheld, unless it may end early by that."""
         if self.now.point == "begin":
             if self.options.final == "retrain":
                 self._restart()
             self._begin("final")
         if self.options.final_epochs:
-            self.trainer = Trainer(self.problem.undivided, self.options.train, piece=self.now.piece)
+            last = last_problem(self.problem, self.options.train)
+            self.trainer = Trainer(last, self.options.train, piece=self.now.piece)
         self._train(self.options.final_epochs - self.now.borrowed, "cosine")
         self._close()
 
@@ -310,16 +312,17 @@ class Rounds:
             return self._trained(graph, epochs, schedule)
         now.optimizer, now.progress, now.slowed = trained.state, None, False
         now.piece = self.trainer.piece
-        now.epochs_done += epochs
+        now.epochs_done += len(trained.epochs)
         now.record["epochs"] = [*now.record.get("epochs", ()), *epoch_entries(trained.epochs)]
         return trained.graph
 
     def _stretch(self, graph: Graph, epochs: int, schedule: Schedule) -> Trained:
         """Training, or what is left of it."""
-        now, warmup = self.now, self.options.train.warmup
-        stretch = Stretch(epochs, schedule, warmup, now.epochs_done, self.horizon, now.rises_from, now.rate_share)
+        now, own = self.now, self.options.train
+        stretch = Stretch(epochs, schedule, own.warmup, now.epochs_done, self.horizon, now.rises_from, now.rate_share)
+        if now.number > self.options.rounds:
+            stretch = replace(stretch, patience=own.patience)
         watch = UNWATCHED
-        own = self.options.train
         if self.keeper is not None and own.optimizer in RATES and own.scheduler is None:
             # one of the user's own may remember more than tensors
             watch = self.keeper.watch(now, self.journal)

@@ -80,6 +80,10 @@ class RunState:
             own: Record = {"epochs": [asdict(epoch) for epoch in self.progress.epochs], "part": None}
             own["optimizer"], inside = _packed(self.progress.graph, self.progress.state, "training/")
             tensors |= inside
+            for kind in _BESIDE:
+                named = getattr(self.progress, kind)
+                own[kind] = list(named)
+                tensors |= {f"{kind}/{name}": tensor for name, tensor in named.items()}
             if part is not None:
                 tensors |= {f"part/{name}": tensor for name, tensor in (*part.sums.items(), *part.random.items())}
                 plain = {name: getattr(part, name) for name in ("steps", "samples", "total", "rate", "seconds")}
@@ -106,8 +110,13 @@ class RunState:
         if own is not None:
             now = _unpacked(graph, own["optimizer"], tensors, "training/")
             epochs = tuple(EpochRecord(**epoch) for epoch in own["epochs"])
-            state.progress = Progress(*now, epochs, _part(own["part"], tensors))
+            beside = {kind: {name: tensors[f"{kind}/{name}"] for name in own[kind]} for kind in _BESIDE}
+            state.progress = Progress(*now, epochs, _part(own["part"], tensors), **beside)
         return state
+
+
+_BESIDE = ("average", "best")
+"""Fields of a `Progress` that are tensors by name."""
 
 
 def _plain() -> list[str]:

@@ -57,6 +57,16 @@ class TrainOptions(Options):
         1,
         "Pieces of a batch that are computed one after the other, each in a part of the memory; their gradients add up.",
     )
+    ema: Annotated[float, Within(above=0, below=1)] | None = option(
+        None,
+        "Decay a step, such as 0.999, of an average of the weights: what a stretch of training gives, to be rewritten, measured "
+        "and saved, is the average.",
+    )
+    patience: Positive | None = option(
+        None,
+        "Epochs of the last stretch of training without a lower loss on withheld samples, which stay withheld, after which it "
+        "ends; what it gives is the network of the lowest.",
+    )
     train_step: Function | None = option(
         None,
         "A step of your own: pkg.module:function, called with the network and a batch (x, y), which returns the mean loss over "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -22,6 +22,8 @@ class EpochRecord:
         accuracy: share of right answers among them, as `correct` counts them; None where it does not.
         lr: learning rate of the last step.
         seconds: wall-clock time.
+        judged: loss on the judge split of what training would give after the epoch, where it may end early by that; None where it
+            may not, or the loss is not finite.
     """
 
     epoch: int
@@ -29,6 +31,7 @@ class EpochRecord:
     accuracy: float | None
     lr: float
     seconds: float
+    judged: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +66,16 @@ class Progress:
         state: what the optimiser remembers.
         epochs: those that ended.
         part: the epoch that began; None at the end of one.
+        average: of the parameters, by name, where it is taken.
+        best: parameters and statistics, by name, of the network of the lowest loss, where training may end early.
     """
 
     graph: Graph
     state: OptimizerState
     epochs: tuple[EpochRecord, ...]
     part: PartEpoch | None
+    average: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    best: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Stretch:
         horizon: epochs of the whole run over which the cosine falls; None: it falls over this stretch alone.
         rises_from: epoch of the run at which the rate began to rise.
         share: of the full rate, that all of it is trained at.
+        patience: epochs without a lower loss on the judge split after which it ends; None: it does not end early.
 
     >>> [round(Stretch(2, "cosine").factor(epoch), 3) for epoch in (0.0, 0.5, 1.0, 2.0)]
     [1.0, 0.854, 0.5, 0.0]
@@ -41,6 +42,7 @@ class Stretch:
     horizon: int | None = None
     rises_from: int = 0
     share: float = 1.0
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 0:

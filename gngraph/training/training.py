@@ -20,11 +20,13 @@ from gngraph.ranks import here
 from gngraph.running.batchnorm import BATCHES, reestimate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed, seeded
+from gngraph.training.averaging import Average
 from gngraph.training.divergence import Course, constant_of
 from gngraph.training.gradients import WHOLE, Gradients, Sums
 from gngraph.training.objective import OfLoss, objective_of
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
 from gngraph.training.optimizers import OwnRates, Rates, fresh_optimizer, rates_of
+from gngraph.training.patience import Patience
 from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
 from gngraph.training.stretch import Stretch
 from gngraph.training.units import started, units_of
@@ -111,24 +113,38 @@ class Trainer:
         restore(optimizer, parameters, state)
         gradients = Gradients(module, objective, optimizer, self.device, self.piece, units.targets)
         records, part = ([*done.epochs], done.part) if done is not None else ([], None)
+        stepped = len(records) * self._steps + (part.steps if part is not None else 0)
+        average = Average(parameters, self.options.ema, done.average if done is not None else {}, stepped)
+        best = given.with_params(done.best) if done is not None and done.best else None
+        patience = Patience(stretch.patience, self.problem, records, best)
+
+        def network() -> Graph:
+            return self._settled(units.own(_taken_back(graph, module, average.values)))
 
         def offered(part: Callable[[], PartEpoch] | None) -> None:
             if watch.due(part is None):
                 there = _taken_back(graph, module), remembered(optimizer, parameters)
-                watch.keep(Progress(*there, tuple(records), part() if part else None))
+                own = {} if patience.best is None else {n: p.data for n, p in patience.best.params.items()}
+                watch.keep(Progress(*there, tuple(records), part() if part else None, average.values, own))
+
+        def stepping() -> None:
+            gradients.optimizer.step()
+            average.follow()
 
         for epoch in range(len(records), stretch.epochs):
+            if patience.over:
+                break
             tally = _Tally(stretch.first_epoch + epoch + 1, part, self.device, course)
-            record = self._epoch(graph, gradients, rates, stretch.first_epoch, tally, offered)
-            records.append(replace(record, loss=record.loss * units.scale**2))
+            record = self._epoch(graph, gradients, rates, stretch.first_epoch, tally, stepping, offered)
+            records.append(replace(record, loss=record.loss * units.scale**2, judged=patience.judged(network)))
             on_epoch(records[-1])
             course.check(
                 [record.loss for record in records], lambda: self._settled(units.own(_taken_back(graph, module)))
             )
             part = None
             offered(None)
-        self.piece, steps = gradients.piece, stretch.epochs * self._steps
-        trained = self._settled(units.own(_taken_back(graph, module)))
+        self.piece, steps = gradients.piece, len(records) * self._steps
+        trained = patience.best or network()
         return Trained(trained, tuple(records), units.state(extract(optimizer, parameters, steps), standard=False))
 
     def _settled(self, graph: Graph) -> Graph:
@@ -146,6 +162,7 @@ class Trainer:
         rates: Rates | OwnRates,
         first: int,
         tally: _Tally,
+        stepping: Callable[[], None],
         offered: Callable[[Callable[[], PartEpoch]], None],
     ) -> EpochRecord:
         part, number = tally.begun, tally.epoch - 1
@@ -171,7 +188,7 @@ class Trainer:
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
                 if self.options.clip is not None:
                     nn.utils.clip_grad_norm_(gradients.module.parameters(), self.options.clip)
-                gradients.optimizer.step()
+                stepping()
                 rates.end()
                 tally.add(sums, len(x), rate)
                 offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))
@@ -271,9 +288,9 @@ def trainable(graph: Graph, module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: held[name] for name, p in graph.params.items() if p.kind == "parameter" and held[name].requires_grad}
 
 
-def _taken_back(graph: Graph, module: nn.Module) -> Graph:
-    """`graph` with the tensors of `module`, each on the device where the graph had it; the same in all processes."""
-    held: Mapping[str, torch.Tensor] = module.state_dict()
+def _taken_back(graph: Graph, module: nn.Module, instead: Mapping[str, torch.Tensor] = MappingProxyType({})) -> Graph:
+    """`graph` with the tensors of `module`, or others `instead`, on the devices where it had them; the same in all processes."""
+    held: Mapping[str, torch.Tensor] = {**module.state_dict(), **instead}
     own = {name: held[name].detach() for name, p in graph.params.items() if p.kind != "constant"}
     first = here().copied(own)
     return graph.with_params({name: t.to(graph.params[name].data.device).clone() for name, t in first.items()})
