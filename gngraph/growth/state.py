@@ -110,13 +110,13 @@ class RunState:
         if own is not None:
             now = _unpacked(graph, own["optimizer"], tensors, "training/")
             epochs = tuple(EpochRecord(**epoch) for epoch in own["epochs"])
-            beside = {kind: {name: tensors[f"{kind}/{name}"] for name in own[kind]} for kind in _BESIDE}
-            state.progress = Progress(*now, epochs, _part(own["part"], tensors), **beside)
+            average, best = ({name: tensors[f"{kind}/{name}"] for name in own[kind]} for kind in _BESIDE)
+            state.progress = Progress(*now, epochs, _part(own["part"], tensors), average, best)
         return state
 
 
 _BESIDE = ("average", "best")
-"""Fields of a `Progress` that are tensors by name."""
+"""Fields of a `Progress` that are tensors by name, the last ones, in order."""
 
 
 def _plain() -> list[str]:

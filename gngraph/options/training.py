@@ -8,9 +8,11 @@ from typing import Annotated, ClassVar, Literal
 
 from gngraph.errors import OptionError
 from gngraph.options.definition import Options, option
-from gngraph.options.values import Function, Positive, Within
+from gngraph.options.values import OwnFunction, Positive, Within
 
 OptimizerName = Literal["sgd", "adamw"]
+
+TrainPrecision = Literal["float32", "bf16"]
 
 RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
 """Learning rate of each optimiser where none is given; they suit small networks with BatchNorm."""
@@ -32,7 +34,7 @@ class TrainOptions(Options):
 
     title: ClassVar[str] = "training"
 
-    optimizer: OptimizerName | Function = option(
+    optimizer: OptimizerName | OwnFunction = option(
         "sgd",
         "SGD with Nesterov momentum, AdamW, or one of your own: pkg.module:function, called with parameters and lr=, for which "
         "--lr is needed.",
@@ -57,6 +59,10 @@ class TrainOptions(Options):
         1,
         "Pieces of a batch that are computed one after the other, each in a part of the memory; their gradients add up.",
     )
+    precision: TrainPrecision = option(
+        "float32",
+        "What layers are trained in: float32, or bf16 by autocast, where weights, their gradients and the loss stay in float32.",
+    )
     ema: Annotated[float, Within(above=0, below=1)] | None = option(
         None,
         "Decay a step, such as 0.999, of an average of the weights: what a stretch of training gives, to be rewritten, measured "
@@ -67,12 +73,12 @@ class TrainOptions(Options):
         "Epochs of the last stretch of training without a lower loss on withheld samples, which stay withheld, after which it "
         "ends; what it gives is the network of the lowest.",
     )
-    train_step: Function | None = option(
+    train_step: OwnFunction | None = option(
         None,
         "A step of your own: pkg.module:function, called with the network and a batch (x, y), which returns the mean loss over "
         "its samples. What candidates do is predicted, and networks are judged, by --loss all the same.",
     )
-    scheduler: Function | None = option(
+    scheduler: OwnFunction | None = option(
         None,
         "A schedule of your own: pkg.module:function, called with the optimizer and the number of steps of each stretch of "
         "training, which makes a scheduler of torch that is stepped after every step.",

@@ -145,7 +145,7 @@ def own_function(given: Any) -> str:
     return given
 
 
-Function = Annotated[
+OwnFunction = Annotated[
     str,
     Written(own_function, "pkg.module:function, or a function at the top of a module", types=(str, Callable)),
 ]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-WARM_UP = 10
-"""After t steps the decay is at most (1 + t) / (WARM_UP + t), so that a short stretch forgets where it began, as TensorFlow's
+LAG = 10
+"""After t steps the decay is at most (1 + t) / (LAG + t), so that a short stretch forgets where it began, as TensorFlow's
 `ExponentialMovingAverage` does with `num_updates`."""
 
 
@@ -39,6 +39,6 @@ class Average:
         if self._decay is None:
             return
         self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (WARM_UP + self._steps))
+        decay = min(self._decay, (1 + self._steps) / (LAG + self._steps))
         current = [parameter.detach() for parameter in self._parameters.values()]
         get_ema_multi_avg_fn(decay)([*self.values.values()], current, torch.tensor(self._steps))  # type: ignore[no-untyped-call]

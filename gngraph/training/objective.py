@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from gngraph.calling import CallError, resolved
 from gngraph.curvature import Loss
@@ -16,6 +18,7 @@ from gngraph.errors import OptionError, TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
+from gngraph.options.training import TrainPrecision
 from gngraph.running.evaluation import correct
 from gngraph.running.memory import out_of_memory
 from gngraph.running.problem import Problem
@@ -43,15 +46,24 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class OfLoss:
-    """The mean of a loss over samples."""
+    """The mean of a loss over samples.
+
+    Attributes:
+        loss: of each sample, which is taken in float32 at least.
+        precision: what layers compute in.
+    """
 
     repeats: ClassVar[bool] = True
 
     loss: Loss
+    precision: TrainPrecision = "float32"
 
     def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
         """See `Objective`."""
-        outputs = module(x)
+        with _computing_in(self.precision, x.device):
+            outputs = module(x)
+        if self.precision != "float32":
+            outputs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, outputs)
         return self.loss.per_sample(outputs, y), correct(self.loss, outputs, y)
 
 
@@ -62,12 +74,14 @@ class OfOwnStep:
     Attributes:
         name: of the function.
         step: it.
+        precision: what layers compute in.
     """
 
     repeats: ClassVar[bool] = False  # it may draw, count or log
 
     name: str
     step: Callable[..., Any]
+    precision: TrainPrecision = "float32"
 
     def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
         """See `Objective`; the mean stands for each sample.
@@ -76,7 +90,8 @@ class OfOwnStep:
             TrainingError: the function fails, or returns no loss.
         """
         try:
-            loss = self.step(module, (x, y))
+            with _computing_in(self.precision, x.device):
+                loss = self.step(module, (x, y))
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -93,7 +108,7 @@ class OfOwnStep:
                 f"the train step '{self.name}' returned {shape}{without}, but must return the mean loss of the batch, one number "
                 f"of torch that depends on the network; gradients and the step of the optimizer are taken from there"
             )
-        return loss.reshape(1).expand(len(x)), None
+        return loss.reshape(1).float().expand(len(x)), None
 
 
 def objective_of(options: TrainOptions, problem: Problem) -> Objective:
@@ -107,7 +122,7 @@ def objective_of(options: TrainOptions, problem: Problem) -> Objective:
         OptionError: the function of the user's own is not there, or cannot be called with a network and a batch.
     """
     if options.train_step is None:
-        return OfLoss(problem.loss_fn)
+        return OfLoss(problem.loss_fn, options.precision)
     try:
         step = resolved(options.train_step)
     except CallError as error:
@@ -118,7 +133,15 @@ def objective_of(options: TrainOptions, problem: Problem) -> Objective:
         raise OptionError(
             f"the train step '{options.train_step}' is called as train_step(model, batch), which it does not take: {error}"
         ) from error
-    return OfOwnStep(options.train_step, step)
+    return OfOwnStep(options.train_step, step, options.precision)
+
+
+def _computing_in(precision: TrainPrecision, device: torch.device) -> AbstractContextManager[Any]:
+    """What layers run within to compute so."""
+    if precision == "float32":
+        return nullcontext()
+    # weights that were cast before a GPU captures a pass would be missing from what it replays
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cuda")
 
 
 def require_objective(options: TrainOptions, graph: Graph, problem: Problem) -> None:

@@ -29,7 +29,7 @@ def fresh_optimizer(options: TrainOptions, parameters: Iterable[nn.Parameter]) -
     return _own(options.optimizer, list(parameters), options.rate)
 
 
-class Rates:
+class StretchRates:
     """The learning rates of a stretch of training: those of the optimiser's groups times the factor of the stretch.
 
     Args:
@@ -89,7 +89,7 @@ class OwnRates:
         self._scheduler = made
 
     def begin(self, epoch: float) -> float:
-        """See `Rates`; they are set already."""
+        """See `StretchRates`; they are set already."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def end(self) -> None:
@@ -97,7 +97,9 @@ class OwnRates:
         self._scheduler.step()
 
 
-def rates_of(options: TrainOptions, optimizer: torch.optim.Optimizer, stretch: Stretch, steps: int) -> Rates | OwnRates:
+def rates_of(
+    options: TrainOptions, optimizer: torch.optim.Optimizer, stretch: Stretch, steps: int
+) -> StretchRates | OwnRates:
     """The learning rates of a stretch.
 
     Args:
@@ -110,7 +112,7 @@ def rates_of(options: TrainOptions, optimizer: torch.optim.Optimizer, stretch: S
         OptionError: see `OwnRates`.
     """
     if options.scheduler is None:
-        return Rates(optimizer, stretch)
+        return StretchRates(optimizer, stretch)
     return OwnRates(options, optimizer, stretch.share, steps)
 
 

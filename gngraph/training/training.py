@@ -25,7 +25,7 @@ from gngraph.training.divergence import Course, constant_of
 from gngraph.training.gradients import WHOLE, Gradients, Sums
 from gngraph.training.objective import OfLoss, objective_of
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
-from gngraph.training.optimizers import OwnRates, Rates, fresh_optimizer, rates_of
+from gngraph.training.optimizers import OwnRates, StretchRates, fresh_optimizer, rates_of
 from gngraph.training.patience import Patience
 from gngraph.training.progress import UNWATCHED, EpochRecord, PartEpoch, Progress, Watch, put_back, random_states
 from gngraph.training.stretch import Stretch
@@ -159,7 +159,7 @@ class Trainer:
         self,
         graph: Graph,
         gradients: Gradients,
-        rates: Rates | OwnRates,
+        rates: StretchRates | OwnRates,
         first: int,
         tally: _Tally,
         stepping: Callable[[], None],

@@ -11,6 +11,7 @@ from torch import nn
 
 from gngraph.curvature import CrossEntropy
 from gngraph.options import TrainOptions
+from gngraph.options.training import TrainPrecision
 from gngraph.training.gradients import Gradients, _by_capture
 from gngraph.training.objective import OfLoss
 from gngraph.training.stretch import Stretch
@@ -51,10 +52,12 @@ def test_gradients_are_those_of_the_mean_loss_and_of_this_batch_alone() -> None:
 
 
 @on_a_gpu
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_captured_step_trains_as_one_that_runs_as_it_comes(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("optimizer", "precision"), [("sgd", "float32"), ("adamw", "float32"), ("sgd", "bf16")])
+def test_a_captured_step_trains_as_one_that_runs_as_it_comes(
+    optimizer: str, precision: TrainPrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph, task = seed_graph(width=0.1), replace(problem(), device="cuda")
-    trainer = Trainer(task, TrainOptions(optimizer, 1e-3, batch_size=32))  # rounding stays small
+    trainer = Trainer(task, TrainOptions(optimizer, 1e-3, batch_size=32, precision=precision))  # rounding stays small
     captured = trainer.train(graph, Stretch(3))  # 240 samples: 7 batches of 32, and one of 16
     monkeypatch.setattr(Gradients, "_capture", lambda self, x, y: None)
     plain = trainer.train(graph, Stretch(3))

@@ -9,7 +9,7 @@ from gngraph.api import grow
 from gngraph.errors import DataError
 from gngraph.options import GrowOptions, TrainOptions
 from gngraph.running.evaluation import evaluate, mean_loss
-from gngraph.training.averaging import WARM_UP
+from gngraph.training.averaging import LAG
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import digits, dropping, problem, seed_graph
@@ -31,7 +31,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(monkeypatch: pytest.
     for name in names:
         average = graph.params[name].data.double()
         for number, weights in enumerate(seen, 1):
-            average = average.lerp(weights[name].double(), 1 - min(0.9, (1 + number) / (WARM_UP + number)))
+            average = average.lerp(weights[name].double(), 1 - min(0.9, (1 + number) / (LAG + number)))
         torch.testing.assert_close(got.params[name].data.double(), average, rtol=1e-5, atol=1e-6)
         assert not torch.equal(got.params[name].data, seen[-1][name])
 
