@@ -10,7 +10,7 @@ import torch
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import load
 from gngraph.growth.checkpoints import Checkpoint, Checkpoints
-from gngraph.growth.history import Record
+from gngraph.growth.history import Record, epoch_entries
 from gngraph.growth.identity import identity_of, require_same
 from gngraph.growth.jobs import JOBS, Task
 from gngraph.growth.journal import Journal
@@ -131,6 +131,14 @@ class Kept:
     state: RunState
     journal: Record
     random: RandomStates
+
+    @property
+    def records(self) -> list[Record]:
+        """Those of the rounds, the last of one that has not ended, with the epochs that are trained of it."""
+        progress = self.state.progress
+        begun = [] if progress is None else epoch_entries(progress.epochs)
+        own = {"round": self.state.number, "epochs": [*self.state.record.get("epochs", ()), *begun]}
+        return [*self.journal["history"], own]
 
 
 def unpacked(kept: Checkpoint) -> Kept:

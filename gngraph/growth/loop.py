@@ -17,6 +17,7 @@ from gngraph.growth.identity import THREADS
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.keeping import Keeper, begun_again, begun_as, unpacked
+from gngraph.growth.loggers import logged, require_loggers
 from gngraph.growth.observer import observers_of
 from gngraph.growth.randomness import RandomStates, drawing_from
 from gngraph.growth.result import GrowthResult
@@ -73,7 +74,7 @@ def grow_by(
         trunk: shared with runs of the same network and options for other budgets.
 
     Raises:
-        OptionError: the observer is none.
+        OptionError: the observer is none, or a logger is not installed.
         BudgetError: the budget is missing or cannot be reached.
         TrainingError: nothing can be trained, or training diverged, after a rewrite at half the rate too; what `out` holds is
             that of the last finished round.
@@ -82,6 +83,7 @@ def grow_by(
     """
     here().agreed(RandomStates.now()).set()  # what data of a user's own draws is the same in all processes
     _require_work(task, graph, problem, observer)
+    require_loggers(task.options.log, out)
     options, decided = _settled(task.options, graph, problem)
     doubted = may_know(graph, problem) if decided is None else untold(problem) and decided["trained"]
     lineage = Lineage.begun(ChannelSpaces.of(graph))
@@ -89,19 +91,20 @@ def grow_by(
     notes = [text for text in told if text is not None and options.whole]
     state = RunState(graph, OptimizerState({}), lineage, options.share, doubted, notes=notes)
     folder, keeper, ranks = None, None, here()
+    own = {} if task.given is None else {task.given.title: task.given.as_dict()}
     if out is not None:
-        own = {} if task.given is None else {task.given.title: task.given.as_dict()}
         inputs, config = inputs_of(problem, not doubted), {**(given or {}), **own}
         begun = None if task.given is None else begun_as(task.given, graph, problem, source)
         folder = ranks.only_first(lambda: RunFolder.start(out, graph, inputs, config, begun))
         if begun is not None:
             keeper = Keeper(Checkpoints(out, options.checkpoint_every) if ranks.first else None, begun)
-    journal = Journal(graph, lineage, observer, folder)
-    run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper, trunk)
-    if decided is not None:
-        journal.given(decided)
-    run.keep()
-    return run.to_end()
+    with logged(options.log if ranks.first else (), out, own) as loggers:
+        journal = Journal(graph, lineage, [observers_of(observer), *loggers], folder)
+        run = Rounds(replace(task, options=options), graph, problem, journal, state, keeper, trunk)
+        if decided is not None:
+            journal.given(decided)
+        run.keep()
+        return run.to_end()
 
 
 def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: object = None) -> GrowthResult:
@@ -122,11 +125,13 @@ def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: object = None
     given = found.journal["given"]
     options = task.options if given is None else task.options.settled(given["trained"])
     _require_work(task, seed, problem, observer)
+    require_loggers(task.options.log, out)
     inputs, ranks = inputs_of(problem, not found.state.doubted), here()
     folder = ranks.only_first(lambda: RunFolder.again(out, inputs, found.journal["history"]))
-    journal = Journal(seed, found.state.lineage, observer, folder, found.journal)
     keeper = Keeper(Checkpoints(out, options.checkpoint_every, kept.number) if ranks.first else None, begun)
-    with with_threads(begun["identity"][THREADS]), drawing_from(found.random):
+    logging = logged(options.log if ranks.first else (), out, begun["options"], found.records)
+    with with_threads(begun["identity"][THREADS]), drawing_from(found.random), logging as loggers:
+        journal = Journal(seed, found.state.lineage, [observers_of(observer), *loggers], folder, found.journal)
         return Rounds(replace(task, options=options), seed, problem, journal, found.state, keeper).to_end()
 
 

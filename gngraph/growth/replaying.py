@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def replayed(folder: Path, begun: Record, problem: Problem, observer: object = N
     compared = [_Compared(folder, history), observers_of(observer)]
     with tempfile.TemporaryDirectory() as own, with_threads(begun["identity"][THREADS]):
         again = Path(own) / "run"
-        result = grow_by(task, seed, problem, out=again, observer=compared)
+        unlogged = replace(task, options=replace(task.options, log=()))
+        result = grow_by(unlogged, seed, problem, out=again, observer=compared)
         here().by_first(lambda: _require_same_files(folder, again))
     return result
 

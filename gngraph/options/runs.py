@@ -35,6 +35,13 @@ CHECKPOINT_HELP = (
     "every 5 minutes, as far as they take no more than 1 % of the time."
 )
 
+Log = tuple[Literal["csv", "tensorboard", "wandb", "trackio"], ...]
+
+LOG_HELP = (
+    "Loggers that are told losses, accuracies, rates and sizes, with commas between them: csv (log.csv in the folder), or what is "
+    "installed of tensorboard, wandb and trackio."
+)
+
 ROUND_TO = "What widths that change become multiples of, such as 8; of a head of attention its entries count."
 
 PERTURB = 0.3
@@ -110,6 +117,7 @@ class RunOptions(Options):
         "widths scaled alike to the grown size.",
     )
     checkpoint_every: CheckpointEvery = option(None, CHECKPOINT_HELP)
+    log: Log = option((), LOG_HELP)
     train: TrainOptions = option(TrainOptions(), "How every stretch is trained.")
 
     def __post_init__(self) -> None:
@@ -292,6 +300,7 @@ class ReworkOptions(ScopeOptions):
         "same data to make use of its new channels.",
     )
     checkpoint_every: CheckpointEvery = option(None, CHECKPOINT_HELP)
+    log: Log = option((), LOG_HELP)
     train: TrainOptions = option(TrainOptions(), "How it is trained.")
 
     def run(self) -> RunOptions:
@@ -303,6 +312,7 @@ class ReworkOptions(ScopeOptions):
             perturb=self.perturb,
             depth="keep",
             checkpoint_every=self.checkpoint_every,
+            log=self.log,
             train=self.train,
         )
 
