@@ -66,7 +66,7 @@ LAYERS = {
     "inplace": layer("errors ranks ir ops lowering importing analysis rewrite training", "torch"),
     # what other methods do, for comparison: no other package may import it
     "baselines": layer("errors ir ops analysis rewrite scoring search", "torch"),
-    "growth": layer(f"writing {BELOW_GROWTH}", "filelock numpy safetensors torch"),
+    "growth": layer(f"writing {BELOW_GROWTH}", "filelock numpy safetensors torch trackio wandb"),
     "report": layer(f"writing {BELOW_GROWTH} growth", "numpy matplotlib jinja2 markupsafe"),
     # `gngraph` is the package's own root: its public names and version.
     "api": layer(f"{BELOW_GROWTH} growth report", "torch"),
