@@ -51,7 +51,7 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     from gngraph.running.problem import inputs_of
     from gngraph.search.chance import may_know
     from gngraph.training.objective import objective_told, require_objective
-    from gngraph.training.patience import require_judge
+    from gngraph.training.patience import kept_told, require_judge
     from gngraph.training.stretch import Stretch
     from gngraph.training.training import Trainer
     from gngraph.training.units import units_of
@@ -67,6 +67,8 @@ def train(model: str, how: ModelOptions, what: DataOptions, training: TrainOptio
     with EpochLines(epochs) as lines:
         stretch = Stretch(epochs, "cosine", training.warmup, patience=training.patience)
         trained = Trainer(problem, training).train(graph, stretch, None, lines.finished)
+    if (kept := kept_told(trained.epochs, epochs)) is not None:
+        say(f"note: {kept}")
     here().only_first(lambda: save(trained.graph, output, history=archived([], {}, inputs)))
     found = standing(trained.graph, problem)
     if found.note is not None:

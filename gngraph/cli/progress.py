@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def describe_epoch(epoch: EpochRecord) -> str:
     """An epoch in one line."""
     accuracy = percent(", training accuracy ", epoch.accuracy)
-    return f"epoch {epoch.epoch}: training loss {epoch.loss:.4f}{accuracy}, {epoch.seconds:.1f} s"
+    judged = "" if epoch.judged is None else f", loss on withheld samples {epoch.judged:.4f}"
+    return f"epoch {epoch.epoch}: training loss {epoch.loss:.4f}{accuracy}{judged}, {epoch.seconds:.1f} s"
 
 
 class _Bars:

@@ -42,7 +42,7 @@ from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
 from gngraph.training.divergence import DivergedError
 from gngraph.training.optimizer_state import OptimizerState, carry_state
-from gngraph.training.patience import last_problem
+from gngraph.training.patience import kept_told, last_problem
 from gngraph.training.perturbation import perturbed
 from gngraph.training.progress import UNWATCHED
 from gngraph.training.restart import guessed, restarted
@@ -313,6 +313,8 @@ class Rounds:
         now.optimizer, now.progress, now.slowed = trained.state, None, False
         now.piece = self.trainer.piece
         now.epochs_done += len(trained.epochs)
+        if (kept := kept_told(trained.epochs, epochs)) is not None:
+            now.notes.append(kept)
         now.record["epochs"] = [*now.record.get("epochs", ()), *epoch_entries(trained.epochs)]
         return trained.graph
 

@@ -53,6 +53,30 @@ class Patience:
         return len(self._losses) - 1 - self._losses.index(min(self._losses)) >= self._epochs
 
 
+def kept_told(epochs: Sequence[EpochRecord], asked: int) -> str | None:
+    """What to say of a stretch that could end early: when it did, and of which epoch its network is; None where it could not.
+
+    Args:
+        epochs: that were trained.
+        asked: how many it was for.
+
+    >>> epochs = [EpochRecord(number, 1.0, None, 0.1, 0.0, judged) for number, judged in ((1, 0.9), (2, 0.7), (3, 0.8))]
+    >>> kept_told(epochs, 5)
+    'training ended after 3 of 5 epochs, and its network is that after epoch 2, of the lowest loss on withheld samples, 0.7'
+    """
+    losses = {epoch.judged: epoch.epoch for epoch in reversed(epochs) if epoch.judged is not None}
+    if not losses:
+        return None
+    ended = (
+        f"training ended after {len(epochs)} of {asked} epochs, and its network"
+        if len(epochs) < asked
+        else "the network"
+    )
+    return (
+        f"{ended} is that after epoch {losses[min(losses)]}, of the lowest loss on withheld samples, {min(losses):.4g}"
+    )
+
+
 def last_problem(problem: Problem, options: TrainOptions) -> Problem:
     """The problem of the last stretch: on all samples, but where it is to end early by those that are withheld.
 

@@ -66,6 +66,9 @@ def test_only_the_last_stretch_of_a_run_ends_early_and_its_judges_stay_withheld(
     first, last = result.history
     assert len(first["epochs"]) == 2 and all(epoch["judged"] is None for epoch in first["epochs"])
     assert 2 <= len(last["epochs"]) < 20 and last["withheld"] == problem().withheld > 0
+    assert last["notes"][0].startswith(
+        f"training ended after {len(last['epochs'])} of 20 epochs, and its network is that"
+    )
     assert [epoch["epoch"] for epoch in last["epochs"]] == list(range(3, 3 + len(last["epochs"])))
     with pytest.raises(DataError, match="cannot end early by samples that it does not see"):
         few = digits(20)
