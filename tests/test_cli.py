@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
     command: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("shrink", "seed.gng", "--data", "bars.npz", "--epochs", 2, "--checkpoint-every", 0)
-    command.ok(*words, "-o", "whole")
+    command.ok(*words, "-o", "whole", "--resume")  # which begins it
     keep, written = Checkpoints.keep, list[int]()
 
     def terminated(self: Checkpoints, *arguments: Any) -> None:
@@ -212,9 +213,18 @@ def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
         own.setattr(Checkpoints, "keep", terminated)
         assert "interrupted; go on with it by gngraph resume run" in command.refused(*words, "-o", "run")
     assert "holds a run that was interrupted; go on with it by" in command.refused(*words, "-o", "run")
-    assert "going on in the final training, after epoch " in command.ok("resume", "run")
-    assert Path("run/model.gng").read_bytes() == Path("whole/model.gng").read_bytes()
-    assert {path.name for path in Path("run").iterdir()} == {path.name for path in Path("whole").iterdir()}
+    shutil.copytree("run", "same")
+    assert "but was 2; go on with it as it began" in command.refused(*words, "--epochs", 3, "-o", "same", "--resume")
+    shutil.copy("bars.npz", "others.npz")
+    others = command.refused("shrink", "seed.gng", "--data", "others.npz", "-o", "same", "--resume")
+    assert 'data is "others.npz", but was "bars.npz"' in others
+    assert "choose one" in command.refused(*words, "-o", "same", "--resume", "--force", status=2)
+    going_on = "going on in the final training, after epoch "
+    for run, told in (("run", command.ok("resume", "run")), ("same", command.ok(*words, "-o", "same", "--resume"))):
+        assert going_on in told
+        assert Path(run, "model.gng").read_bytes() == Path("whole/model.gng").read_bytes()
+        assert {path.name for path in Path(run).iterdir()} == {path.name for path in Path("whole").iterdir()}
+    assert "has ended: there is nothing to go on with" in command.refused(*words, "-o", "same", "--resume")
     assert "has ended: there is nothing to go on with" in command.refused("resume", "run")
 
     before = {path: path.read_bytes() for path in Path("run").iterdir()}

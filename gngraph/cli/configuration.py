@@ -19,7 +19,7 @@ FOUND = (Path("gngraph.toml"), Path("pyproject.toml"))
 Keys = dict[tuple[str, ...], dict[str, click.Parameter]]
 """Table -> key -> what it says."""
 
-_OF_A_CALL = ("config", "force", "json", "quiet")
+_OF_A_CALL = ("config", "force", "resume", "json", "quiet")
 """Options that stand in no file: they are about one call."""
 
 

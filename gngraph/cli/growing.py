@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gngraph.cli.options import (
+    RESUMED,
     DataOptions,
     ModelOptions,
     data_options,
@@ -32,6 +33,9 @@ from gngraph.errors import GnGraphError
 from gngraph.options import ExtendOptions, FrontOptions, Options, ReshapeOptions, ShrinkOptions
 
 if TYPE_CHECKING:
+    from gngraph.cli.progress import RunProgress
+    from gngraph.growth.checkpoints import Checkpoint
+    from gngraph.growth.result import GrowthResult
     from gngraph.running.problem import Problem
 
 
@@ -102,31 +106,13 @@ def resume(run: Path) -> None:
     It ends with the weights and the history that it would have had, to the bit, with its own options and number of threads. Where
     gngraph, torch, the machine or the data are others than when it began, it is refused.
     """
-    from gngraph.api import write_run
-    from gngraph.cli.networks import tell_run
-    from gngraph.cli.progress import RunProgress
-    from gngraph.growth.jobs import JOBS
-    from gngraph.growth.loop import go_on
     from gngraph.growth.run_folder import checkpoint_of
     from gngraph.growth.run_lock import claimed
     from gngraph.ranks import here
 
     with together(), _resumable(run), claimed(run):
         kept = here().by_first(lambda: checkpoint_of(run))
-        begun, state = kept.record["begun"], kept.record["state"]
-        problem = _problem_of(begun, run)
-        job = JOBS[begun["job"]]
-        done = state["epochs_done"] + len((state["progress"] or {"epochs": ()})["epochs"])
-        with RunProgress(job.run(job.options.of(begun["options"])), done) as progress:
-            progress.resuming(state["number"], done)
-            if (environment := Environment.read().text) is not None:
-                progress.say(environment)
-            result = go_on(kept, problem, run, progress)
-            progress.compared(result.comparison, result.history[-1])
-            progress.exporting()
-            files = here().only_first(lambda: write_run(result, problem, run))
-        if files is not None:
-            tell_run(result, files, run)
+        _go_on(kept, _problem_of(kept.record["begun"], run), run)
 
 
 @click.command(cls=GroupedCommand, short_help="Hold a run against what it gives once more.")
@@ -161,6 +147,40 @@ def _problem_of(begun: dict[str, Any], run: Path) -> Problem:
     if source is None:
         raise click.ClickException(f"the data of the run in '{run}' was given in Python: do this there, with the data")
     return problem_for(source[NAMED]) if NAMED in source else problem_from(source)
+
+
+def _go_on(kept: Checkpoint, problem: Problem, run: Path) -> None:
+    """Take a run from a checkpoint to its end, and tell of it."""
+    from gngraph.cli.progress import RunProgress
+    from gngraph.growth.jobs import JOBS
+    from gngraph.growth.loop import go_on
+
+    begun, state = kept.record["begun"], kept.record["state"]
+    job = JOBS[begun["job"]]
+    done = state["epochs_done"] + len((state["progress"] or {"epochs": ()})["epochs"])
+
+    def rest(progress: RunProgress) -> GrowthResult:
+        progress.resuming(state["number"], done)
+        if (environment := Environment.read().text) is not None:
+            progress.say(environment)
+        return go_on(kept, problem, run, progress)
+
+    _to_end(RunProgress(job.run(job.options.of(begun["options"])), done), rest, problem, run)
+
+
+def _to_end(shown: RunProgress, work: Callable[[RunProgress], GrowthResult], problem: Problem, output: Path) -> None:
+    """Do a run, write its exports, and tell of it."""
+    from gngraph.api import write_run
+    from gngraph.cli.networks import tell_run
+    from gngraph.ranks import here
+
+    with shown as progress:
+        result = work(progress)
+        progress.compared(result.comparison, result.history[-1])
+        progress.exporting()
+        files = here().only_first(lambda: write_run(result, problem, output))
+    if files is not None:
+        tell_run(result, files, output)
 
 
 @contextmanager
@@ -198,37 +218,39 @@ def _next_step(folder: Path) -> str:
 
 
 def _work(
-    job: str, *, model: str, how: ModelOptions, what: DataOptions, options: Options, output: Path, force: bool
+    job: str, *, model: str, how: ModelOptions, what: DataOptions, options: Options, output: Path, there: str | None
 ) -> None:
-    from gngraph.api import write_run
-    from gngraph.cli.networks import tell_run
     from gngraph.cli.progress import RunProgress
     from gngraph.growth.jobs import JOBS
+    from gngraph.growth.keeping import begun_as, require_same_beginning
     from gngraph.growth.loop import grow_by
-    from gngraph.growth.run_folder import set_history_aside
-    from gngraph.growth.run_lock import claimed, require_free_folder
+    from gngraph.growth.run_folder import checkpoint_of, set_history_aside
+    from gngraph.growth.run_lock import claimed, is_free, require_free_folder
     from gngraph.ranks import here
 
     with together(), _resumable(output), claimed(output):
-        if not force:
+        if there is None:
             here().by_first(lambda: require_free_folder(output))
+        going = there == RESUMED and not here().by_first(lambda: is_free(output))
+        kept = here().by_first(lambda: checkpoint_of(output)) if going else None
         graph, problem = open_both(model, how, what)
-        task = JOBS[job].task(options, graph)
+        task, source = JOBS[job].task(options, graph), source_of(model, how, what, graph, problem)
+        if kept is not None:
+            require_same_beginning(kept.record["begun"], begun_as(options, graph, problem, source), output)
+            _go_on(kept, problem, output)
+            return
         here().by_first(lambda: set_history_aside(output))
         say(describe_setting(graph, problem))
-        with RunProgress(task.options) as progress:
-            source = source_of(model, how, what, graph, problem)
-            given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
-            result = grow_by(task, graph, problem, out=output, observer=progress, source=source, given=given)
-            progress.compared(result.comparison, result.history[-1])
-            progress.exporting()
-            files = here().only_first(lambda: write_run(result, problem, output))
-        if files is not None:
-            tell_run(result, files, output)
+        given = {"model": {"model": model, **how.as_dict()}, "data": what.as_dict()}
+
+        def whole(progress: RunProgress) -> GrowthResult:
+            return grow_by(task, graph, problem, out=output, observer=progress, source=source, given=given)
+
+        _to_end(RunProgress(task.options), whole, problem, output)
 
 
 def _work_front(
-    *, model: str, how: ModelOptions, what: DataOptions, options: FrontOptions, output: Path, force: bool
+    *, model: str, how: ModelOptions, what: DataOptions, options: FrontOptions, output: Path, there: str | None
 ) -> None:
     from gngraph.api import REPORT, FrontRuns
     from gngraph.cli.networks import run_record
@@ -239,8 +261,12 @@ def _work_front(
 
     FrontRuns.require_one_process()
     told: list[dict[str, Any]] = []
+    if there == RESUMED:
+        raise click.UsageError(
+            "runs for several budgets are taken up one by one: gngraph resume, with the folder of each"
+        )
     with claimed(output):
-        if not force:
+        if there is None:
             require_free_folder(output)
         graph, problem = open_both(model, how, what)
         for before in output.iterdir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -343,12 +344,28 @@ output_option = click.option(
 )
 
 
+REPLACED, RESUMED = "replaced", "resumed"
+"""What becomes of a run in the folder of another; where nothing is said the folder must be empty."""
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where a run writes: output, force."""
-    force = click.option(
+    """Where a run writes, output, and what becomes of a run that is there, by force or resume: it is handed on as `there`."""
+
+    @functools.wraps(command)
+    def wrapper(*, force: bool, resume: bool, **words: Any) -> Any:
+        if force and resume:
+            raise click.UsageError("--force replaces a run and --resume goes on with it: choose one")
+        return command(there=REPLACED if force else RESUMED if resume else None, **words)
+
+    forced = click.option(
         "--force", is_flag=True, help="Write into a folder that is not empty, replacing the run in it."
+    )
+    resumed = click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with this very run where it was interrupted, as `gngraph resume` does; begin it in a folder that is empty.",
     )
     folder = click.option(
         "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run."
     )
-    return folder(force(command))
+    return folder(forced(resumed(wrapper)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +28,9 @@ from gngraph.ranks import here
 from gngraph.running.problem import Problem
 from gngraph.training.progress import Progress, Watch
 
+PARTS = ("job", "network", "source", "options")
+"""Of how a run began, what whoever begins it says."""
+
 
 def begun_as(options: Options, graph: Graph, problem: Problem, source: Record | None) -> Record:
     """How a run began, as JSON.
@@ -38,6 +44,37 @@ def begun_as(options: Options, graph: Graph, problem: Problem, source: Record | 
     own = {"job": options.title, "options": options.as_dict(), "network": fingerprint(graph)}
     ranks = here()
     return own | {"identity": ranks.by_first(lambda: identity_of(problem, ranks.size)), "source": source}
+
+
+def require_same_beginning(begun: Record, now: Record, folder: Path) -> None:
+    """Refuse to go on with a run in place of another one.
+
+    Args:
+        begun: what `begun_as` gave when it began.
+        now: what it gives of the run that is asked for.
+        folder: of the run.
+
+    Raises:
+        GnGraphError: with the first difference of job, network, data or options.
+    """
+    was, asked = (
+        {name: value for part in PARTS for name, value in _named(part, record[part])} for record in (begun, now)
+    )
+    for name in {**asked, **was}:
+        if was.get(name) != asked.get(name):
+            raise GnGraphError(
+                f"the run in '{folder}' is another than the one that is asked for: {name} is {asked.get(name)}, but was "
+                f"{was.get(name)}; go on with it as it began, or name another folder"
+            )
+
+
+def _named(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """What a part of a record holds, each by its innermost name, as JSON."""
+    if isinstance(value, dict):
+        for own, inner in value.items():
+            yield from _named(own, inner)
+    else:
+        yield name, json.dumps(value)
 
 
 def begun_again(begun: Record, problem: Problem, folder: Path) -> tuple[Task, Graph]:

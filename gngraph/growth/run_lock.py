@@ -68,6 +68,15 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing but its lock; it need not exist.
+
+    Args:
+        folder: of a run.
+    """
+    return not folder.exists() or all(path.name == _LOCK_FILE for path in folder.iterdir())
+
+
 def require_free_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but its lock.
 
@@ -82,7 +91,7 @@ def require_free_folder(folder: Path) -> None:
             f"folder '{folder}' holds a run that was interrupted; go on with it by gngraph resume {shlex.quote(str(folder))}, name "
             f"another folder, or pass --force to replace it"
         )
-    if folder.exists() and any(path.name != _LOCK_FILE for path in folder.iterdir()):
+    if not is_free(folder):
         raise GnGraphError(
             f"folder '{folder}' is not empty; name another one, or pass --force to replace the run in it"
         )
