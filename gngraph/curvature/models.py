@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from gngraph.curvature.gradients import gradient
 from gngraph.curvature.losses import Loss
@@ -46,6 +47,16 @@ class Curvature(Protocol):
         """
         ...
 
+    def count(self, loss: Loss, outputs: Outputs, targets: Any) -> int:
+        """R, without the factors.
+
+        Args:
+            loss: whose Hessian is modelled.
+            outputs: what the network gave for some samples.
+            targets: of the same samples.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class MonteCarlo:
@@ -70,6 +81,10 @@ class MonteCarlo:
         stacks = {path: torch.stack([draw[path] for draw in draws]) / math.sqrt(self.draws) for path in draws[0]}
         return replaced(outputs, stacks)
 
+    def count(self, loss: Loss, outputs: Outputs, targets: Any) -> int:
+        """The draws."""
+        return self.draws
+
     def __str__(self) -> str:
         return written(self)
 
@@ -83,6 +98,15 @@ class Exact:
     def factors(self, loss: Loss, outputs: Outputs, targets: Any, generator: torch.Generator) -> Outputs:
         """`loss.hessian_factors`; `generator` plays no part."""
         return loss.hessian_factors(outputs, targets)
+
+    def count(self, loss: Loss, outputs: Outputs, targets: Any) -> int:
+        """As many as the loss gives for tensors that have shapes alone; a loss that reads numbers is asked for a sample."""
+        first = tree_map_only(Tensor, lambda tensor: tensor.detach()[:1], (outputs, targets))
+        try:
+            factors = loss.hessian_factors(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), first))
+        except (RuntimeError, NotImplementedError):
+            factors = loss.hessian_factors(*first)
+        return len(next(iter(leaves(factors).values())))
 
     def __str__(self) -> str:
         return written(self)
@@ -117,6 +141,10 @@ class RankOne:
             for path, part in leaves(slope).items()
         }
         return replaced(outputs, factors)
+
+    def count(self, loss: Loss, outputs: Outputs, targets: Any) -> int:
+        """1."""
+        return 1
 
     def __str__(self) -> str:
         return written(self)

@@ -52,6 +52,25 @@ def total_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def require_fitting(what: str, needed: int, device: torch.device) -> None:
+    """Refuse what a device has not the memory for: a CPU lends more than it has, and ends the process that uses it.
+
+    Args:
+        what: takes it, for the message.
+        needed: bytes.
+        device: where they are to be.
+
+    Raises:
+        MemoryShortError: the device has less.
+    """
+    there = total_memory(device)
+    if needed > there:
+        raise MemoryShortError(
+            f"{what} takes {needed / 1e9:,.1f} GB of memory, but {device} has {there / 1e9:,.1f} GB: take a curvature of fewer "
+            f"factors (mc has one), fewer or smaller samples, or a machine with more memory"
+        )
+
+
 def in_halves(what: str, size: int, work: Callable[[int], Done], least: int = 1) -> tuple[Done, int]:
     """The result of `work` at a number of samples at a time, which is halved whenever memory runs out.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gngraph.curvature import Curvature, Loss, Outputs, gradient, leaves, pull_back, replaced, unstacked
 from gngraph.errors import GnGraphError
@@ -22,12 +22,21 @@ from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import BatchStatistics, lookup
 from gngraph.ranks import ALONE, Ranks, here
+from gngraph.running.memory import require_fitting
 from gngraph.scoring.sites import Band, Edge
 from gngraph.scoring.stepping import Stepwise
 
 PIECE, VALUES = 64, 2**22
 """Samples of a batch that are collected at once, and numbers in the values of all nodes up to which they are more: the first bounds
 the memory, the second is for small networks, whose time is that of calls (docs/results.md#pieces)."""
+
+HELD_BYTES = 2**30
+"""Bytes of values and gradients up to which samples are collected at once: of large networks a few, and at least one
+(docs/results.md#large-networks)."""
+
+
+FEW = 2
+"""Samples by which it is found how many fit: a norm that counts the batch refuses one."""
 
 
 @dataclass(frozen=True)
@@ -179,17 +188,36 @@ class Collector:
 
         Raises:
             GnGraphError: the loss is not finite.
+            MemoryShortError: a single sample does not fit into the memory of the device.
         """
-        seen = 0
+        seen = size = 0
         for x, y in batches:
+            size = size or self._fitting(x, y, curvature)
             inside = (border - seen for border in borders if seen < border < seen + len(x))
-            cuts = sorted({*range(0, len(x), self._piece), *inside, len(x)})
+            cuts = sorted({*range(0, len(x), size), *inside, len(x)})
             for own in itertools.starmap(slice, itertools.pairwise(cuts)):
                 targets = tree_map_only(torch.Tensor, operator.itemgetter(own), y)
                 found = self.collect(x[own], targets, curvature, generator)
                 yield replace(found, share=len(found.losses) / len(x), last=own.stop == len(x))
                 del found
             seen += len(x)
+
+    def _fitting(self, x: torch.Tensor, y: Any, curvature: Curvature) -> int:
+        """Samples of a piece, found from some of a batch."""
+        x, y = x[:FEW].to(memory_format=self._layout), tree_map_only(torch.Tensor, operator.itemgetter(slice(FEW)), y)
+        with torch.no_grad():
+            values, held = self._forward(x)
+            count = curvature.count(self.loss, self.replay.outputs(values), y)
+        own = {parameter.data.untyped_storage().data_ptr() for parameter in self.graph.params.values()}
+        storages = [t.untyped_storage() for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
+        kept = sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values()) // len(x)
+        gradients = (1 + count) * sum(tensor.numel() * tensor.element_size() for tensor in held.values()) // len(x)
+        require_fitting(
+            f"an analysis of a single sample of '{self.graph.name}' by curvature '{curvature}', of {count:,} factors,",
+            kept + gradients,
+            x.device,
+        )
+        return max(1, min(self._piece, HELD_BYTES // max(1, kept + gradients)))
 
     def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
         """Values and gradients for some samples, with R factors of the curvature; of several processes each takes a share.

@@ -24,6 +24,7 @@ from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
 from gngraph.ranks import here
 from gngraph.rewrite.morphism import Morphism
+from gngraph.running.memory import require_fitting
 from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.options import ScoringOptions
@@ -142,6 +143,7 @@ class GaussNewton(ScoringOptions):
         PassError: a kind is unknown, an option is below the least that it can be, the problem has no data, or the graph has no
             free space or no place for the kinds.
         GnGraphError: there is no such curvature, or the loss does not fit what the graph returns.
+        MemoryShortError: the curvature has too many factors for the memory of the device.
     """
 
     def __post_init__(self) -> None:
@@ -299,6 +301,10 @@ class _Scoring:
                 s, q = torch.cat([e[0] for e in effects], 1), torch.cat([e[1] for e in effects], 2)
                 s, q = batch.ranks.rows(s), batch.ranks.rows(q, 1)
             if not found:
+                needed = 2 * (1 + len(q)) * len(data) * s.shape[1] * s.element_size()  # judged, and reported
+                of = f"{s.shape[1]:,} candidates on {len(data):,} samples"
+                by = f"curvature '{self.curvature}', of {len(q):,} factors,"
+                require_fitting(f"effects of {of} by {by}", needed, torch.device("cpu"))
                 found.append(Moments(torch.empty(len(data), s.shape[1]), torch.empty(len(q), len(data), s.shape[1])))
             rows = slice(done, done + len(s))
             found[0].s[rows], found[0].q[:, rows] = s, q

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from gngraph.ir import Graph, TensorType
 from gngraph.lowering.to_torch import lower
 from gngraph.rewrite.morphism import MergeChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
+from gngraph.running.memory import MemoryShortError
 from gngraph.running.problem import Problem
 from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.gauss_newton import GaussNewton, Scores
@@ -333,6 +335,27 @@ def test_scores_do_not_depend_on_the_size_of_a_piece(monkeypatch: pytest.MonkeyP
     pieces = AnalysisManager(analyses.problem).get(scoring, graph)
     assert collected == [5, 5, 5, 1] * 6 + [5, 5, 5, 1, 5, 3] * 2
     torch.testing.assert_close(pieces.report.changes(), whole.report.changes(), atol=1e-6, rtol=1e-4)
+    collected.clear()
+    monkeypatch.setattr("gngraph.scoring.collect.HELD_BYTES", 1)  # of a large network
+    pieces = AnalysisManager(analyses.problem).get(replace(scoring, epochs=0), graph)
+    assert collected == [1] * 48 and torch.isfinite(pieces.report.changes()).all()
+
+
+def test_what_memory_does_not_suffice_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, analyses = setting("residual")
+    there = [10_000]
+    monkeypatch.setattr("gngraph.running.memory.total_memory", lambda device: there[0])
+    exact = GaussNewton("exact", epochs=0)
+    with pytest.raises(
+        MemoryShortError, match=r"single sample of '.*' by curvature 'exact', of 3 factors, takes .* but cpu has"
+    ):
+        analyses.get(exact, graph)
+    there[0] = 15_000
+    with pytest.raises(
+        MemoryShortError, match="effects of 12 candidates on 24 samples by curvature 'exact', of 3 factors,"
+    ):
+        analyses.get(exact, graph)
+    assert analyses.get(GaussNewton("mc", epochs=0), graph).candidates
 
 
 def test_learning_lowers_the_predicted_loss() -> None:
