@@ -28,7 +28,7 @@ from gngraph.ranks import here
 from gngraph.running.problem import Problem
 from gngraph.training.progress import Progress, Watch
 
-PARTS = ("job", "network", "source", "options")
+BEGINNING = ("job", "network", "source", "options")
 """Of how a run began, what whoever begins it says."""
 
 
@@ -58,7 +58,7 @@ def require_same_beginning(begun: Record, now: Record, folder: Path) -> None:
         GnGraphError: with the first difference of job, network, data or options.
     """
     was, asked = (
-        {name: value for part in PARTS for name, value in _named(part, record[part])} for record in (begun, now)
+        {name: value for part in BEGINNING for name, value in _named(part, record[part])} for record in (begun, now)
     )
     for name in {**asked, **was}:
         if was.get(name) != asked.get(name):

@@ -30,12 +30,12 @@ PIECE, VALUES = 64, 2**22
 """Samples of a batch that are collected at once, and numbers in the values of all nodes up to which they are more: the first bounds
 the memory, the second is for small networks, whose time is that of calls (docs/results.md#pieces)."""
 
-HELD_BYTES = 2**30
+PIECE_BYTES = 2**30
 """Bytes of values and gradients up to which samples are collected at once: of large networks a few, and at least one
 (docs/results.md#large-networks)."""
 
 
-FEW = 2
+MEASURED_BY = 2
 """Samples by which it is found how many fit: a norm that counts the batch refuses one."""
 
 
@@ -204,7 +204,7 @@ class Collector:
 
     def _fitting(self, x: torch.Tensor, y: Any, curvature: Curvature) -> int:
         """Samples of a piece, found from some of a batch."""
-        x, y = x[:FEW].to(memory_format=self._layout), tree_map_only(torch.Tensor, operator.itemgetter(slice(FEW)), y)
+        x, y = x[:MEASURED_BY].to(memory_format=self._layout), tree_map_only(torch.Tensor, operator.itemgetter(slice(MEASURED_BY)), y)
         with torch.no_grad():
             values, held = self._forward(x)
             count = curvature.count(self.loss, self.replay.outputs(values), y)
@@ -217,7 +217,7 @@ class Collector:
             kept + gradients,
             x.device,
         )
-        return max(1, min(self._piece, HELD_BYTES // max(1, kept + gradients)))
+        return max(1, min(self._piece, PIECE_BYTES // max(1, kept + gradients)))
 
     def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
         """Values and gradients for some samples, with R factors of the curvature; of several processes each takes a share.

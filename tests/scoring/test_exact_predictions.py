@@ -336,7 +336,7 @@ def test_scores_do_not_depend_on_the_size_of_a_piece(monkeypatch: pytest.MonkeyP
     assert collected == [5, 5, 5, 1] * 6 + [5, 5, 5, 1, 5, 3] * 2
     torch.testing.assert_close(pieces.report.changes(), whole.report.changes(), atol=1e-6, rtol=1e-4)
     collected.clear()
-    monkeypatch.setattr("gngraph.scoring.collect.HELD_BYTES", 1)  # of a large network
+    monkeypatch.setattr("gngraph.scoring.collect.PIECE_BYTES", 1)  # of a large network
     pieces = AnalysisManager(analyses.problem).get(replace(scoring, epochs=0), graph)
     assert collected == [1] * 48 and torch.isfinite(pieces.report.changes()).all()
 
