@@ -6,7 +6,11 @@
 Weights and samples are random: what is measured is memory and time. With `--parts`, where the memory goes: numbers of a sample in
 values and in gradients at the edges that are asked for, by layer, and what each kind of candidate has learned.
 
+With `--scale`, how both grow: convolutions of 3 x 3 with BatchNorm at 8 x 8, of which samples, channels and layers are doubled
+twice, each alone.
+
     tools/bench_large.py --network resnet50 --network vit_b_16 --network gpt
+    tools/bench_large.py --scale
 """
 
 from __future__ import annotations
@@ -147,6 +151,53 @@ def parts(network: str, samples: tuple[int, int, int], options: GaussNewton) -> 
     console.print({kind: f"{count / 1e6:.1f} M numbers" for kind, count in learned.items()})
 
 
+SIDE, FIRST = 8, {"samples": 96, "channels": 32, "layers": 6}
+"""Pixels of a side, and sizes that are doubled."""
+
+
+def chain(channels: int, layers: int) -> nn.Module:
+    """Convolutions with BatchNorm and ReLU, all of one width."""
+    parts: list[nn.Module] = []
+    for number in range(layers):
+        parts += [nn.Conv2d(channels if number else 3, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def highest(reset: Path = Path("/proc/self/clear_refs")) -> float:
+    """The most memory in MB since this was asked last."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        found = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+    reset.write_text("5", encoding="ascii")
+    return found
+
+
+def scale() -> None:
+    """Print what scoring takes while one size after the other is doubled."""
+    table = Table(*FIRST, "candidates", "seconds of the CPU", "MB more at the peak", "MB of effects", "MB learned")
+    grown = [FIRST | {name: size * times} for name, size in FIRST.items() for times in (2, 4)]
+    for sizes in [FIRST, FIRST, *grown]:  # the first of all warms up
+        torch.manual_seed(0)
+        third = sizes["samples"] // 3
+        x, y = torch.randn(sizes["samples"], 3, SIDE, SIDE), torch.arange(sizes["samples"]) % 10
+        problem = Problem((x, y), device="cpu", learn=third, judge=third, report=third)
+        graph = from_torch(chain(sizes["channels"], sizes["layers"]).eval(), x[:1])
+        highest()
+        before, start = highest(), time.process_time()
+        scores = AnalysisManager(problem).get(GaussNewton(), graph)
+        seconds, peak = time.process_time() - start, highest()
+        moments = [t.nbytes for m in (scores.judge, scores.report) for t in (m.s, m.q)]
+        own = {t.untyped_storage().data_ptr(): t.nbytes for c in scores.candidates for t in vars(c.morphism).values()
+               if isinstance(t, torch.Tensor)}  # fmt: skip
+        figures = (
+            f"{seconds:.1f}",
+            f"{peak - before:.0f}",
+            f"{sum(moments) / 1e6:.1f}",
+            f"{sum(own.values()) / 1e6:.1f}",
+        )
+        table.add_row(*map(str, sizes.values()), f"{len(scores.candidates):,}", *figures)
+    console.print(table)
+
+
 @click.command()
 @click.option("--network", "networks", multiple=True, default=("resnet50", "vit_b_16", "gpt"), show_default=True,
               help="gpt, or one of torchvision's")  # fmt: skip
@@ -154,12 +205,22 @@ def parts(network: str, samples: tuple[int, int, int], options: GaussNewton) -> 
 @click.option("--kinds", default="split,prune", show_default=True, help="of candidates")
 @click.option("--curvature", default="mc", show_default=True)
 @click.option("--threads", default=2, show_default=True, help="CPU threads")
+@click.option("--scale", "scaled", is_flag=True, help="how seconds and memory grow instead, of small networks")
 @click.option("--parts", "shown", is_flag=True, help="where the memory goes instead, by layer")
 def main(
-    networks: tuple[str, ...], samples: tuple[int, int, int], kinds: str, curvature: str, threads: int, shown: bool
+    networks: tuple[str, ...],
+    samples: tuple[int, int, int],
+    kinds: str,
+    curvature: str,
+    threads: int,
+    shown: bool,
+    scaled: bool,
 ) -> None:
     """Print what scoring of large networks takes."""
     options = GaussNewton(curvature, kinds=tuple(kinds.split(",")))
+    torch.set_num_threads(threads)
+    if scaled:
+        return scale()
     if shown:
         for network in networks:
             console.print(network)
