@@ -78,7 +78,8 @@ def problem_of(network: str, samples: tuple[int, int, int]) -> Problem:
         x = torch.randn(count, 3, PIXELS, PIXELS, generator=generator)
         y = torch.randint(CLASSES, (count,), generator=generator)
     learn, judge, report = samples
-    return Problem((x, y), device="cpu", learn=learn, judge=judge, report=report)
+    loss = "next-token" if network == "gpt" else "cross-entropy"
+    return Problem((x, y), loss, device="cpu", learn=learn, judge=judge, report=report)
 
 
 @dataclass(frozen=True)

@@ -203,8 +203,11 @@ class Collector:
             seen += len(x)
 
     def _fitting(self, x: torch.Tensor, y: Any, curvature: Curvature) -> int:
-        """Samples of a piece, found from some of a batch."""
-        x, y = x[:MEASURED_BY].to(memory_format=self._layout), tree_map_only(torch.Tensor, operator.itemgetter(slice(MEASURED_BY)), y)
+        """Samples of a piece in all processes, found from some of a batch."""
+        x, y = (
+            x[:MEASURED_BY].to(memory_format=self._layout),
+            tree_map_only(torch.Tensor, operator.itemgetter(slice(MEASURED_BY)), y),
+        )
         with torch.no_grad():
             values, held = self._forward(x)
             count = curvature.count(self.loss, self.replay.outputs(values), y)
@@ -217,7 +220,8 @@ class Collector:
             kept + gradients,
             x.device,
         )
-        return max(1, min(self._piece, PIECE_BYTES // max(1, kept + gradients)))
+        own_share = max(1, PIECE_BYTES // max(1, kept + gradients))
+        return max(1, min(self._piece, own_share * here().size))
 
     def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
         """Values and gradients for some samples, with R factors of the curvature; of several processes each takes a share.
