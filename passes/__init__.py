@@ -10,26 +10,44 @@ if __name__ == "passes":
     raise ImportError("import gngraph.passes, not passes: the folder passes/ belongs to the package gngraph")
 
 from gngraph.passes.cleanup import Cleanup
+from gngraph.passes.collapse_layers import CollapseLayers
 from gngraph.passes.insert_layer import InsertLayers
+from gngraph.passes.insert_norm import InsertNorms
+from gngraph.passes.insert_skip import InsertSkips
+from gngraph.passes.insert_squeeze_excite import InsertSqueezeExcites
+from gngraph.passes.low_rank import LowRank
 from gngraph.passes.merge_channels import MergeChannels
+from gngraph.passes.narrow_kernel import NarrowKernel
 from gngraph.passes.new_channels import NewChannels
 from gngraph.passes.prune_channels import PruneChannels
 from gngraph.passes.remove_layer import RemoveLayers
+from gngraph.passes.remove_skip import RemoveSkips
+from gngraph.passes.separable import Separable
 from gngraph.passes.split_channels import SplitChannels
+from gngraph.passes.widen_kernel import WidenKernel
 from gngraph.rewrite.graph_pass import Pass
 from gngraph.rewrite.pass_manager import PassManager
 from gngraph.rewrite.pass_text import format_passes, parse_passes
 
 __all__ = [
     "Cleanup",
+    "CollapseLayers",
     "InsertLayers",
+    "InsertNorms",
+    "InsertSkips",
+    "InsertSqueezeExcites",
+    "LowRank",
     "MergeChannels",
+    "NarrowKernel",
     "NewChannels",
     "Pass",
     "PassManager",
     "PruneChannels",
     "RemoveLayers",
+    "RemoveSkips",
+    "Separable",
     "SplitChannels",
+    "WidenKernel",
     "format_passes",
     "parse_passes",
 ]

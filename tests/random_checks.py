@@ -35,13 +35,16 @@ from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism, NewChannel, PruneChannel, SplitChannel
+from gngraph.rewrite.structure import StructureMorphism
 from tests.graph_skeleton import skeleton
 from tests.local_errors import Found, KeptValues, relative
 from tests.morphism_errors import value_masked
 from tests.random_networks import Built, build, numbers_of
+from tests.random_structure import structure_of
 from tests.removal_errors import removal_error
 
 BAR = 1e-10  # largest relative error of outputs in float64
+STRUCTURE = 0.4  # share of the sets of morphisms behind which what a layer is changes as well
 
 
 @dataclass
@@ -143,6 +146,13 @@ def check_pair(network: Sequence[int], steps: Sequence[int]) -> Tally:
             tally.steps += 1
             tally.worst = max(tally.worst, error)
             tally.kinds.update(m.kind for m in morphisms)
+            morphism = structure_of(graph, state.spaces, draw) if draw.random() < STRUCTURE else None
+            if morphism is not None:
+                morphisms = [morphism]
+                state, error = _restructured(built, state, morphism)
+                graph = state.graph
+                tally.worst = max(tally.worst, error)
+                tally.kinds[morphism.kind] += 1
         if tally.steps:
             _check_lowering(built, graph)
         for layer in _drawn_layer(state, draw):
@@ -278,6 +288,15 @@ def _stepped(built: Built, state: _State, morphisms: Sequence[Morphism]) -> tupl
         for space, other in zip(members, found.get(place, ()), strict=False):
             if other.size != widths[space.name] and len(members) == len(found[place]):
                 raise PairError(f"'{space.name}' has {other.size} channels, not {widths[space.name]}")
+    return new, error
+
+
+def _restructured(built: Built, state: _State, morphism: StructureMorphism) -> tuple[_State, float]:
+    """What one of the morphisms of structure that preserve the function makes of a graph, checked, and its relative error."""
+    new = _checked(built, morph(state.graph, state.spaces, [morphism]).graph)
+    error = relative(new.outputs, state.outputs)
+    if not error <= BAR:
+        raise PairError(f"the outputs are off by {error:.1e}")
     return new, error
 
 

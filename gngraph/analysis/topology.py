@@ -62,13 +62,19 @@ def stretches(graph: Graph) -> Mapping[str, frozenset[str]]:
         at = above[at]
     seen, found = set[str](), dict[str, frozenset[str]]()
     for value in reversed(chain):
-        found[value] = frozenset(_ancestors(graph, value, seen))
+        found[value] = frozenset(ancestors(graph, value, seen))
         seen |= found[value]
     return found
 
 
-def _ancestors(graph: Graph, value: str, but: Collection[str]) -> set[str]:
-    """A value and what it is computed from, but for what is known."""
+def ancestors(graph: Graph, value: str, but: Collection[str] = ()) -> set[str]:
+    """Names of a value and of all that it is computed from.
+
+    Args:
+        graph: has the value.
+        value: name of its node.
+        but: names of nodes that are left out, with what they alone are computed from.
+    """
     found, pending = {value}, [value]
     while pending:
         new = {name for name in graph.nodes[pending.pop()].inputs if name not in found and name not in but}

@@ -12,6 +12,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import GnGraphError
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, RemoveLayer
+from gngraph.rewrite.structure import StructureMorphism
 from gngraph.rewrite.surgery import SpaceEdit
 from gngraph.training.progress import EpochRecord
 from gngraph.writing import replacing
@@ -31,8 +32,8 @@ def epoch_entries(epochs: Iterable[EpochRecord]) -> list[Record]:
 def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
     """Morphisms by space and kind.
 
-    The channels that were split or removed, how many are new, which blocks were inserted, and whether the layer that ends there was
-    removed.
+    The channels that were split or removed, how many are new, which blocks were inserted, whether the layer that ends there was
+    removed, and whether what it is has changed.
 
     >>> morphism_entries([NewChannel("0"), NewChannel("0")])
     {'0': {'new': 2}}
@@ -44,7 +45,7 @@ def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
             entry["new"] = entry.get("new", 0) + 1
         elif isinstance(morphism, InsertLayer):
             entry.setdefault(morphism.kind, []).append(morphism.block)
-        elif isinstance(morphism, RemoveLayer):
+        elif isinstance(morphism, RemoveLayer | StructureMorphism):
             entry[morphism.kind] = 1
         else:
             entry.setdefault(morphism.kind, []).append(morphism.channel)

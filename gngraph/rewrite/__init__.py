@@ -12,17 +12,33 @@ from gngraph.rewrite.morphism import (
     SplitChannel,
     edits_of,
 )
+from gngraph.rewrite.structure import (
+    Collapse,
+    Factorise,
+    InsertNorm,
+    InsertSkip,
+    InsertSqueezeExcite,
+    RemoveSkip,
+    ResizeKernel,
+)
 from gngraph.rewrite.surgery import Gather, Rewritten, SpaceEdit, carry, rewrite
 
 __all__ = [
     "ChannelMap",
+    "Collapse",
+    "Factorise",
     "Gather",
     "InsertLayer",
+    "InsertNorm",
+    "InsertSkip",
+    "InsertSqueezeExcite",
     "MergeChannel",
     "Morphism",
     "NewChannel",
     "PruneChannel",
     "RemoveLayer",
+    "RemoveSkip",
+    "ResizeKernel",
     "Rewritten",
     "SpaceEdit",
     "SplitChannel",

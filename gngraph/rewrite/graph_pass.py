@@ -15,8 +15,9 @@ from gngraph.rewrite.surgery import Gather, Rewritten
 if TYPE_CHECKING:
     from gngraph.analysis.manager import AnalysisManager
 
-Effect = Literal["preserves", "masks", "changes"]
-"""What a pass promises: the function is preserved; it is that of the masked network; or it changes."""
+Effect = Literal["preserves", "rounds", "masks", "changes"]
+"""What a pass promises: the function is preserved; it is but for the rounding of new weights to the network's precision; it is that
+of the masked network; or it changes."""
 
 
 @dataclass(frozen=True)

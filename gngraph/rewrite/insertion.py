@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import CutPoint, cut_points
 from gngraph.errors import PassError
-from gngraph.ir import Graph, Node, Parameter
-from gngraph.ops import draft_of
+from gngraph.ir import Graph, Node
+from gngraph.rewrite.building import Building
 from gngraph.rewrite.morphism import InsertLayer
 
 BLOCKS = ("layer", "residual")
@@ -115,71 +115,21 @@ def insert_layer(
                 f"{tuple(learned.shape)}; insert it before the width changes"
             )
         weights[role] = learned.cpu() if role == "inner.weight" else weights[role].to(learned.dtype) + learned.cpu()
-    like = next(p.data for p in graph.params.values() if p.data.is_floating_point())
-    value = graph.nodes[morphism.at]
-    path = _free_path(graph, value.scope)
-    draft = draft_of(graph)
-    added: dict[str, Parameter] = {}
-    names: list[str] = []
-
-    def add(stem: str, node: Node) -> str:
-        stem = stem.replace(".", "_")
-        name = draft.fresh_name(f"_{stem}" if stem[0].isdigit() else stem)  # an identifier, as torch.fx makes it
-        draft.add(replace(node, name=name, scope=value.scope), after=names[-1] if names else value.name)
-        names.append(name)
-        return name
+    building = Building(graph, morphism.at)
+    path = building.free_path("inserted")
 
     def layer(source: str, role: str) -> str:
         module, _, _ = f"{path}.{role}".rpartition(".")
-        params = {"weight": f"{module}.weight", "bias": f"{module}.bias"}
-        for name, data in ((params["weight"], weights[role]), (params["bias"], torch.zeros(block.point.width))):
-            added[name] = Parameter(data.to(like))
-            draft.set_param(name, added[name])
-        return add(module, replace(block.layer, inputs=(source,), params=params, module=module))
+        tensors = {"weight": weights[role], "bias": torch.zeros(block.point.width)}
+        return building.module(module, block.layer.op, source, block.layer.attrs, tensors)
 
     if block.kind == "layer":
-        add(f"{path}_relu", Node("", "relu", (layer(value.name, "weight"),)))
+        building.call(f"{path}_relu", "relu", layer(morphism.at, "weight"))
     else:
-        hidden = add(f"{path}_relu", Node("", "relu", (layer(value.name, "inner.weight"),)))
-        add(f"{path}_add", Node("", "add", (value.name, layer(hidden, "outer.weight"))))
-    draft.replace_uses(value.name, names[-1], except_in=tuple(names))
-    deeper = draft.commit()
-    return replace(deeper, params=_in_tree_order(graph.params, added, value.scope))
+        hidden = building.call(f"{path}_relu", "relu", layer(morphism.at, "inner.weight"))
+        building.call(f"{path}_add", "add", morphism.at, layer(hidden, "outer.weight"))
+    return building.behind(morphism.at)
 
 
 def _shapes(weights: Mapping[str, torch.Tensor]) -> str:
     return " and ".join(f"'{role}' of shape {tuple(weight.shape)}" for role, weight in weights.items())
-
-
-def _free_path(graph: Graph, scope: str) -> str:
-    """A module path below `scope` that nothing has."""
-    taken = {*graph.params, *(alias for p in graph.params.values() for alias, _ in p.aliases)}
-    taken |= {path for node in graph.nodes.values() for path in (node.module, node.scope) if path}
-    number = 1
-    while True:
-        path = f"{scope}.inserted{number}" if scope else f"inserted{number}"
-        if not any(name == path or name.startswith(f"{path}.") for name in taken):
-            return path
-        number += 1
-
-
-def _in_tree_order(params: Mapping[str, Parameter], added: Mapping[str, Parameter], scope: str) -> dict[str, Parameter]:
-    """`params` with those of the last child of the module `scope` where its state_dict has them; aliases move along."""
-    keys: list[str] = list(params)
-    aliases = sorted((position, alias, name) for name, p in params.items() for alias, position in p.aliases)
-    for position, alias, _ in aliases:
-        keys.insert(position, alias)
-    constants = (i for i, key in enumerate(keys) if key in params and params[key].kind == "constant")
-    container, last = scope, next(constants, len(keys))  # constants come last, for they are in no state_dict
-    while container:
-        inside = [i for i, key in enumerate(keys) if key.startswith(f"{container}.")]
-        if inside:
-            last = inside[-1] + 1
-            break
-        container = container.rpartition(".")[0]
-    keys[last:last] = list(added)
-    moved: dict[str, tuple[tuple[str, int], ...]] = {}
-    for _, alias, name in aliases:
-        moved[name] = (*moved.get(name, ()), (alias, keys.index(alias)))
-    known = {name: replace(p, aliases=moved[name]) if name in moved else p for name, p in params.items()}
-    return {key: known[key] if key in known else added[key] for key in keys if key in known or key in added}

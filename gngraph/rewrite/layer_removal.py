@@ -19,6 +19,7 @@ from gngraph.analysis.topology import CutPoint, cut_points, dominating_values, n
 from gngraph.errors import IRError, PassError
 from gngraph.ir import Draft, Graph, Node, Parameter, Ref
 from gngraph.ops import draft_of, lookup
+from gngraph.rewrite.building import in_order, keys_of
 from gngraph.rewrite.channel_map import NEW
 from gngraph.rewrite.folding import mean_shift
 from gngraph.rewrite.morphism import RemoveLayer
@@ -271,12 +272,5 @@ def _returning(draft: Draft, graph: Graph, slots: Iterable[Slot]) -> Graph:
 def _read_still(before: Graph, after: Graph) -> Mapping[str, Parameter]:
     """The parameters of a graph but for those that only nodes read that are gone; aliases keep their places."""
     kept = {name: p for name, p in after.params.items() if after.readers(name) or not before.readers(name)}
-    keys = list(before.params)
-    for position, alias in sorted((at, alias) for p in before.params.values() for alias, at in p.aliases):
-        keys.insert(position, alias)
     owner = {alias: name for name, p in before.params.items() for alias, _ in p.aliases}
-    left = [key for key in keys if owner.get(key, key) in kept]
-    return {
-        name: replace(p, aliases=tuple((alias, left.index(alias)) for alias, _ in p.aliases)) if p.aliases else p
-        for name, p in kept.items()
-    }
+    return in_order(kept, [key for key in keys_of(before.params) if owner.get(key, key) in kept])

@@ -7,10 +7,23 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.errors import PassError, choices
 from gngraph.ir import Graph
+from gngraph.rewrite.attachments import insert_norm, insert_skip, insert_squeeze_excite, remove_skip
+from gngraph.rewrite.factorisation import collapse, factorise
 from gngraph.rewrite.insertion import insert_layer
+from gngraph.rewrite.kernels import resize_kernel
 from gngraph.rewrite.layer_removal import remove_layer
 from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, Morphism, RemoveLayer, edits_of
+from gngraph.rewrite.structure import (
+    Collapse,
+    Factorise,
+    InsertSkip,
+    InsertSqueezeExcite,
+    RemoveSkip,
+    ResizeKernel,
+    StructureMorphism,
+)
 from gngraph.rewrite.surgery import Gather, Rewritten, SpaceEdit, rewrite
 
 
@@ -19,7 +32,7 @@ def morph(
 ) -> Rewritten:
     """`graph` after a set of morphisms, all numbered as before it: first layers go, then channels change, then layers come.
 
-    A layer is inserted at the width that its value then has.
+    A layer is inserted at the width that its value then has. Last change what layers are, one after another.
 
     Args:
         graph: before the rewrite.
@@ -47,7 +60,39 @@ def morph(
     for morphism in morphisms:
         if isinstance(morphism, InsertLayer):
             graph = insert_layer(graph, ChannelSpaces.of(graph), morphism, generator)
+    for morphism in morphisms:
+        if isinstance(morphism, StructureMorphism):
+            changed = restructure(graph, morphism)
+            graph, gathers = changed.graph, gathers | _then(gathers, changed.gathers)
     return Rewritten(graph, edits, gathers)
+
+
+def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:
+    """`graph` after one morphism of what a layer is.
+
+    Args:
+        graph: before the rewrite.
+        morphism: names a node of `graph`.
+
+    Raises:
+        PassError: there is no such node, or it cannot change so; the message says why.
+    """
+    if morphism.at not in graph.nodes:
+        raise PassError(f"'{graph.name}' has no node '{morphism.at}' to change{choices(morphism.at, graph.nodes)}")
+    if isinstance(morphism, ResizeKernel):
+        return resize_kernel(graph, morphism)
+    if isinstance(morphism, Factorise):
+        return Rewritten(factorise(graph, morphism), {}, {})
+    if isinstance(morphism, Collapse):
+        return Rewritten(collapse(graph, morphism), {}, {})
+    if isinstance(morphism, RemoveSkip):
+        return Rewritten(remove_skip(graph, morphism), {}, {})
+    spaces = ChannelSpaces.of(graph)
+    if isinstance(morphism, InsertSkip):
+        return Rewritten(insert_skip(graph, spaces, morphism), {}, {})
+    if isinstance(morphism, InsertSqueezeExcite):
+        return Rewritten(insert_squeeze_excite(graph, spaces, morphism), {}, {})
+    return Rewritten(insert_norm(graph, spaces, morphism), {}, {})
 
 
 def _then(

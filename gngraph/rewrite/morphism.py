@@ -13,6 +13,7 @@ from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.folding import mean_shift, merged_weights
+from gngraph.rewrite.structure import StructureMorphism
 from gngraph.rewrite.surgery import SpaceEdit
 
 
@@ -162,7 +163,7 @@ class RemoveLayer:
 ChannelMorphism = SplitChannel | NewChannel | PruneChannel | MergeChannel
 """Morphisms of one channel space."""
 
-LayerMorphism = InsertLayer | RemoveLayer
+LayerMorphism = InsertLayer | RemoveLayer | StructureMorphism
 """Morphisms of the graph itself."""
 
 Morphism = ChannelMorphism | LayerMorphism
@@ -184,7 +185,7 @@ def edits_of(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism])
     groups: dict[str, list[ChannelMorphism]] = {}
     for morphism in morphisms:
         if isinstance(morphism, LayerMorphism):
-            raise PassError(f"a layer that comes or goes at '{morphism.at}' is no edit of a channel space; use morph")
+            raise PassError(f"what happens to the layer at '{morphism.at}' is no edit of a channel space; use morph")
         groups.setdefault(morphism.space, []).append(morphism)
     data = {name: param.data for name, param in graph.params.items()}
     return {name: _edit(graph, data, spaces, name, group) for name, group in groups.items()}

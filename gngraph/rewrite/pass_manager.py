@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+ROUNDINGS = 1e3
+"""Roundings of a weight by which the outputs may differ after a pass that rounds new ones."""
+
+
 @dataclass(frozen=True)
 class PassRun:
     """One pass, as it ran.
@@ -41,8 +45,8 @@ class PassRun:
         entry: the pass.
         before: the graph it was given.
         result: what it returned.
-        error: relative output error in float64 against the graph before ("preserves") or the masked graph ("masks");
-            None where nothing is promised.
+        error: relative output error in float64 against the graph before ("preserves", "rounds") or the masked graph
+            ("masks"); None where nothing is promised.
         seconds: wall time of the pass itself, without the checks.
     """
 
@@ -156,6 +160,12 @@ class PassManager:
             return None
         if entry.effect == "preserves":
             reference, tolerance, whose = graph, self.tolerance, "the network before it"
+        elif entry.effect == "rounds":
+            reference, tolerance, whose = (
+                graph,
+                max(self.tolerance, ROUNDINGS * _rounding(result.graph)),
+                "the network before it",
+            )
         else:
             reference = masked(graph, analyses.get(ChannelSpaces, graph), result.morphisms)
             tolerance, whose = self.masked_tolerance, "the masked network"
@@ -168,6 +178,12 @@ class PassManager:
                 tolerance,
             )
         return error
+
+
+def _rounding(graph: Graph) -> float:
+    """Largest relative rounding error of a number among the parameters of a graph."""
+    kinds = {p.data.dtype for p in graph.params.values() if p.data.is_floating_point()}
+    return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
 
 
 def _read(passes: Iterable[Pass | str] | str) -> Iterator[Pass]:

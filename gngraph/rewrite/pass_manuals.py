@@ -16,6 +16,7 @@ from gngraph.rewrite.graph_pass import REGISTRY, Effect, Pass
 
 PROMISES: dict[Effect, str] = {
     "preserves": "the network computes what it computed, held to 1e-10 in float64",
+    "rounds": "the network computes what it computed, but for the rounding of new weights to its precision",
     "masks": "the network computes what it computed without the channels, held to 1e-9 in float64",
     "changes": "the network computes something else",
 }

@@ -185,7 +185,7 @@ def test_every_option_survives_text(entry: Options) -> None:
     [
         (
             "split-chanels",
-            "no pass 'split-chanels'; did you mean 'split-channels'? Choose from cleanup, insert-layer, ",
+            "no pass 'split-chanels'; did you mean 'split-channels'? Choose from cleanup, collapse-layers, ",
         ),
         ("frobnicate", "no pass 'frobnicate'; choose from cleanup, "),
         (

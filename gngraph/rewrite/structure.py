@@ -1,0 +1,189 @@
+"""Morphisms of what a layer is: frozen descriptions, each of one layer or one value.
+
+They are applied behind all others of a set, one after another, by the functions of `gngraph.rewrite.attachments`,
+`gngraph.rewrite.kernels` and `gngraph.rewrite.factorisation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class InsertSkip:
+    """Add a skip connection: the value `at` becomes itself and `source`, each channel of it times a parameter that starts at 0.
+
+    Attributes:
+        at: name of the node that the connection ends at.
+        source: name of the node that it starts from, of the same shape.
+    """
+
+    at: str
+    source: str
+    kind: str = "skip"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the value."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at, "source": self.source}
+
+
+@dataclass(frozen=True, eq=False)
+class RemoveSkip:
+    """Remove the skip connection that ends in the sum `at`; whatever read the sum reads the branch.
+
+    Attributes:
+        at: name of the node that adds.
+    """
+
+    at: str
+    kind: str = "remove-skip"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the value."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
+@dataclass(frozen=True, eq=False)
+class InsertSqueezeExcite:
+    """Gate the channels of the value `at` by what they are on average: by twice a sigmoid, which starts at 1.
+
+    Attributes:
+        at: name of the node whose value is gated.
+        squeeze: channels of the hidden layer.
+    """
+
+    at: str
+    squeeze: int
+    kind: str = "squeeze-excite"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the value."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at, "squeeze": self.squeeze}
+
+
+@dataclass(frozen=True, eq=False)
+class InsertNorm:
+    """Put a BatchNorm behind the layer `at`, whose scale and shift undo its statistics.
+
+    Attributes:
+        at: name of the layer's node.
+        mean, variance: of each of its channels, [channels].
+    """
+
+    at: str
+    mean: torch.Tensor
+    variance: torch.Tensor
+    kind: str = "norm"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the layer."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
+@dataclass(frozen=True, eq=False)
+class ResizeKernel:
+    """Give the convolution `at` a kernel of another extent, with the padding that goes with it.
+
+    Attributes:
+        at: name of the layer's node.
+        kernel: extent along every spatial axis; as even or odd as the one before, so that the middle stays where it is.
+        weight: the new weight; None: that before, with zeros around it or without what lies outside.
+    """
+
+    at: str
+    kernel: tuple[int, ...]
+    weight: torch.Tensor | None = None
+    kind: str = "kernel"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the layer."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at, "kernel": list(self.kernel)}
+
+
+@dataclass(frozen=True, eq=False)
+class Factorise:
+    """Put two layers in the place of the layer `at`, with nothing between them.
+
+    Attributes:
+        at: name of the layer's node.
+        form: "low-rank", a layer of the same kernel to fewer channels and one of 1 x 1 from them; or "separable", a depthwise
+            convolution and a pointwise one.
+        first, second: weights of the two.
+        bias: of the second; None: that of the layer, if it has one.
+    """
+
+    at: str
+    form: str
+    first: torch.Tensor
+    second: torch.Tensor
+    bias: torch.Tensor | None = field(default=None)
+    kind: str = "factorise"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the layer."""
+        return self.at
+
+    @property
+    def roles(self) -> Mapping[str, torch.Tensor]:
+        """Names of the modules of the two, with their weights."""
+        names = ("reduce", "expand") if self.form == "low-rank" else ("depthwise", "pointwise")
+        return dict(zip(names, (self.first, self.second), strict=True))
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at, "form": self.form, "between": self.second.shape[1]}
+
+
+@dataclass(frozen=True, eq=False)
+class Collapse:
+    """Put one layer in the place of the layer `at` and the one that it reads, with nothing between them.
+
+    Attributes:
+        at: name of the node of the second.
+    """
+
+    at: str
+    kind: str = "collapse"
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the second layer."""
+        return self.at
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
+StructureMorphism = InsertSkip | RemoveSkip | InsertSqueezeExcite | InsertNorm | ResizeKernel | Factorise | Collapse
+"""Morphisms of what a layer is."""
