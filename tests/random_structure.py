@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -41,17 +42,17 @@ def places_of(graph: Graph, spaces: ChannelSpaces, draw: random.Random) -> Itera
         end, node = end_of_unit(graph, layer), graph.nodes[layer]
         wider = tuple(size + 2 for size in kernel_of(graph, node))
         if not_resized(graph, layer, wider) is None:
-            yield "kernel", lambda layer=layer, wider=wider: ResizeKernel(layer, wider)
+            yield "kernel", partial(ResizeKernel, layer, wider)
         if not_gated(graph, spaces, end) is None:
-            yield "squeeze-excite", lambda end=end: InsertSqueezeExcite(end, draw.randint(1, 3))
+            yield "squeeze-excite", partial(InsertSqueezeExcite, end, 2)
         if not_skipped(graph, spaces, end, node.inputs[0]) is None:
-            yield "skip", lambda end=end, source=node.inputs[0]: InsertSkip(end, source)
+            yield "skip", partial(InsertSkip, end, node.inputs[0])
         if not_normed(graph, spaces, layer) is None:
-            yield "norm", lambda layer=layer: _normed(graph, layer, draw)
+            yield "norm", partial(_normed, graph, layer, draw)
         if not_factorised(graph, layer, "low-rank") is None:
-            yield "factorise", lambda layer=layer: low_rank(graph, layer, rank_of(graph, layer), None)
+            yield "factorise", partial(low_rank, graph, layer, rank_of(graph, layer), None)
         if not_collapsed(graph, layer) is None:
-            yield "collapse", lambda layer=layer: Collapse(layer)
+            yield "collapse", partial(Collapse, layer)
 
 
 def _normed(graph: Graph, layer: str, draw: random.Random) -> InsertNorm:

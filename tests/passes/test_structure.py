@@ -123,8 +123,8 @@ def test_patches_are_what_a_convolution_multiplies(layer: nn.Module) -> None:
     graph = from_torch(nn.Sequential(layer).double(), x)
     node = next(node for node in graph.nodes.values() if node.params)
     found = patches(node, x, layer.weight)  # type: ignore[arg-type]
-    rows = layer.weight.flatten(1).reshape(found.shape[0], -1, found.shape[1])  # type: ignore[operator, union-attr]
-    given = layer(x) if layer.bias is None else layer(x) - layer.bias.view(-1, *[1] * (x.dim() - 2))  # type: ignore[operator, union-attr]
+    rows = layer.weight.flatten(1).reshape(found.shape[0], -1, found.shape[1])  # type: ignore[operator]
+    given = layer(x) if layer.bias is None else layer(x) - layer.bias.view(-1, *[1] * (x.dim() - 2))  # type: ignore[operator]
     torch.testing.assert_close((rows @ found).flatten(0, 1), given.transpose(0, 1).flatten(1))
 
 
