@@ -107,7 +107,20 @@ def points_of(
     held: dict[str, Samples],
 ) -> list[Point]:
     """At most `count` random candidates of one of the kinds that were scored, predicted and measured."""
-    chosen = sample(problem, [i for i, c in enumerate(scores.candidates) if c.morphism.kind == _deed(kind)], count)
+    of_kind = [i for i, c in enumerate(scores.candidates) if c.morphism.kind == _deed(kind)]
+    return points_at(graph, problem, network, kind, scores, sample(problem, of_kind, count), held)
+
+
+def points_at(
+    graph: Graph,
+    problem: Problem,
+    network: str,
+    kind: str,
+    scores: Scores,
+    chosen: Sequence[int],
+    held: dict[str, Samples],
+) -> list[Point]:
+    """Some of the candidates that were scored, predicted and measured."""
     changed = (apply(graph, [scores.candidates[i].morphism]) for i in chosen)
     report = scores.report
     predicted, second_order = report.changes().tolist(), report.second_order().tolist()

@@ -31,7 +31,7 @@ from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context, Proposer
 from gngraph.scoring.registry import PROPOSERS
 from gngraph.scoring.samples_first import with_samples_first
-from gngraph.scoring.second_look import missing_change
+from gngraph.scoring.second_look import looks_at
 
 MODEL_ERROR = 0.25
 """Error of the quadratic model itself, as a share of the second-order change that it predicts.
@@ -269,11 +269,12 @@ class _Scoring:
             return judge, report
         index = judge.second_order().topk(min(self.options.looks, len(morphisms))).indices.tolist()
         candidates = ((morphisms[i], judge.s[:, i], judge.q[:, :, i]) for i in index)
-        found = dict(zip(index, missing_change(self.graph, self.spaces, self.problem, candidates), strict=True))
+        found = dict(zip(index, looks_at(self.graph, self.spaces, self.problem, candidates), strict=True))
         for moments in (judge, report):
-            for i, (missing, _) in found.items():
-                moments.s[:, i] += missing
-        looked = {i: error for i, (_, error) in found.items()}
+            for i, look in found.items():
+                predicted = moments.change_of([i])
+                moments.s[:, i] += look.expected(predicted) - predicted
+        looked = {i: look.error() for i, look in found.items()}
         return replace(judge, looked=looked), replace(report, looked=looked)
 
     def _pass(

@@ -26,6 +26,7 @@ from gngraph.running.evaluation import sample_losses
 from gngraph.running.problem import Problem
 from gngraph.running.together import Together
 from gngraph.scoring.gauss_newton import MODEL_ERROR, Moments, Scores
+from gngraph.scoring.second_look import Look
 from gngraph.scoring.selection import Selection
 from gngraph.search.situation import Plan
 
@@ -110,28 +111,6 @@ def standard_error(moments: Moments, chosen: Sequence[int]) -> float:
     return math.hypot(of_samples, MODEL_ERROR * float((changes - first).mean()))
 
 
-def expected(judged: torch.Tensor, on_judge: torch.Tensor, on_report: torch.Tensor) -> tuple[float, float]:
-    """The mean change of the loss that is to be expected on the report split, from that on the judge split.
-
-    This is the regression estimator of survey sampling (Cochran, *Sampling Techniques*, chapter 7): the mean of the actual changes,
-    moved by the difference of the model's means on the two splits times the slope of actual on predicted changes of samples. Where
-    the model is good the samples hardly matter; where it explains nothing it is left out.
-
-    Args:
-        judged: actual changes on the judge split, [N].
-        on_judge, on_report: changes that the model predicts for the samples of either split, [N] and [M].
-
-    Returns:
-        The change, and the standard error of its difference from the actual one, which has the samples of both splits in it.
-    """
-    judged, on_judge, on_report = (changes.double() for changes in (judged, on_judge, on_report))
-    centred = on_judge - on_judge.mean()
-    slope = float((centred * judged).sum() / centred.square().sum().clamp(min=1e-30))
-    rest = judged - judged.mean() - slope * centred
-    spread = float(rest.square().sum() / max(1, len(rest) - 2)) * (1 / len(judged) + 1 / len(on_report))
-    return float(judged.mean()) + slope * float(on_report.mean() - on_judge.mean()), math.sqrt(spread)
-
-
 def changes(
     graph: Graph, rewritten: Graph, problem: Problem, scores: Scores, selection: Selection
 ) -> tuple[Change, Change]:
@@ -151,7 +130,8 @@ def changes(
     (judge, judge_after), (report, report_after) = (sample_losses(networks, problem, split) for split in splits)
     both = zip((scores.judge, scores.report), splits, strict=True)
     known = [moments.changes_of(chosen) if chosen else torch.zeros(len(split)) for moments, split in both]
-    predicted, error = expected(judge_after - judge, *known)
+    look = Look.of(judge_after - judge, known[0])
+    predicted, error = look.expected(float(known[1].double().mean())), look.error(len(report))
     model_error = standard_error(scores.judge, chosen)
     return (
         Change(selection.predicted, model_error, float(judge.mean()), float(judge_after.mean())),

@@ -14,10 +14,9 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Moments
-from gngraph.scoring.second_look import SAMPLES
+from gngraph.scoring.second_look import SAMPLES, Look
 from tools.measuring import Samples, apply, changes, unanalysed
 
 
@@ -110,6 +109,28 @@ def test_actual_changes_lie_in_the_interval_only_with_the_error_of_the_model() -
     assert alone <= total - 0.05  # the samples alone leave out what the model does not see
 
 
+def test_what_the_model_explains_leaves_no_error_and_what_it_does_not_is_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    judge, report = torch.randn(300, generator=generator), torch.randn(200, generator=generator) + 0.3
+    look = Look.of(2 * judge + 0.5, judge)
+    assert look.expected(float(report.mean())) == pytest.approx(2 * float(report.mean()) + 0.5, abs=1e-5)
+    assert look.error() < look.error(200) < 1e-5
+    look = Look.of(torch.full((300,), 0.25), torch.zeros(300))
+    assert (look.expected(1.0), look.error(200)) == (0.25, 0.0)
+
+
+@pytest.mark.parametrize("explained", [0.0, 0.5, 0.95])
+def test_intervals_hold_what_they_say_of_the_report_split(explained: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inside = 0
+    for _ in range(400):
+        model, rest = torch.randn(2, 150, generator=generator) * torch.tensor([[explained], [1 - explained**2]]).sqrt()
+        actual = 1.5 * model + rest + 0.1
+        look = Look.of(actual[:100], model[:100])
+        inside += abs(float(actual[100:].mean()) - look.expected(float(model[100:].mean()))) <= 1.96 * look.error(50)
+    assert 0.92 <= inside / 400 <= 0.98
+
+
 def test_a_second_look_mends_the_largest_predictions_and_knows_their_error() -> None:
     quadratic, looked = (np.array([m for seed in range(4) for m in misses(seed, looks)]) for looks in (0, 8))
     assert np.sqrt(np.mean(looked[:, 0] ** 2)) < 0.6 * np.sqrt(np.mean(quadratic[:, 0] ** 2))
@@ -117,16 +138,19 @@ def test_a_second_look_mends_the_largest_predictions_and_knows_their_error() -> 
     assert looked[:, 1].sum() < 0.8 * quadratic[:, 1].sum()  # narrower intervals, and they hold
 
 
-def test_a_look_measures_what_the_change_misses() -> None:
+def test_a_look_moves_a_prediction_by_the_line_of_actual_on_predicted_changes() -> None:
     graph, problem = learned(0)
     scores = AnalysisManager(problem).get(GaussNewton(kinds=("prune",), looks=2), graph)
     judge = scores.judge
-    first = Subset(problem.splits.judge, range(SAMPLES))
+    first = Samples(problem, Subset(problem.splits.judge, range(SAMPLES)))
     for i in judge.looked:
-        changed = apply(graph, [scores.candidates[i].morphism])
-        actual = mean_loss(changed, problem, first) - mean_loss(graph, problem, first)
-        predicted = (judge.s[:SAMPLES, i] + 0.5 * judge.q[:, :SAMPLES, i].square().sum(0)).mean()
-        assert float(predicted) == pytest.approx(actual, abs=1e-5)
+        actual = torch.sub(*first.losses(graph, [apply(graph, [scores.candidates[i].morphism])]).flip(0))
+        # what a look adds to s is the same for all samples, and is in no slope
+        predicted = judge.s[:, i] + 0.5 * judge.q[:, :, i].square().sum(0)
+        slope, _ = np.polyfit(predicted[:SAMPLES], actual, 1)
+        moved = float(actual.mean()) + slope * float(predicted.mean() - predicted[:SAMPLES].mean())
+        assert float(predicted.mean()) == pytest.approx(moved, abs=1e-5)
+        assert abs(slope - 1) > 0.01 and judge.looked[i] > 0
     plain = AnalysisManager(problem).get(GaussNewton(kinds=("prune",)), graph)
     assert set(judge.looked) == set(plain.judge.second_order().topk(2).indices.tolist())
     others = [i for i in range(len(scores.candidates)) if i not in judge.looked]
