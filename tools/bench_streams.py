@@ -180,8 +180,8 @@ def show(points: Sequence[Point]) -> None:
         for kind in [*dict.fromkeys(p.kind for p in own), "all"]:
             some = [p for p in own if kind in ("all", p.kind)]
             met = Agreement.of([p.predicted for p in some], [p.actual for p in some])
-            figures = (max(abs(p.actual) for p in some), met.pearson, met.slope)
-            figures += (coverage(some, "unseen"), coverage(some, "unseen", error="sampling"))
+            held, alone = coverage(some, "unseen"), coverage(some, "unseen", error="sampling")
+            figures = (max(abs(p.actual) for p in some), met.pearson, met.slope, held, alone)
             table.add_row(network, kind, str(met.points), *(f"{figure:.3f}" for figure in figures))
     console.print(table)
 
