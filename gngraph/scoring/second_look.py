@@ -35,7 +35,7 @@ LOOKS = 32
 
 
 @dataclass(frozen=True)
-class Look:
+class SecondLook:
     """What N samples showed of a change: how actual changes of their losses go with those that the model predicts.
 
     Attributes:
@@ -52,7 +52,7 @@ class Look:
     count: int
 
     @classmethod
-    def of(cls, actual: torch.Tensor, predicted: torch.Tensor) -> Look:
+    def of(cls, actual: torch.Tensor, predicted: torch.Tensor) -> SecondLook:
         """From changes of samples, [N] both."""
         actual, predicted = actual.double(), predicted.double()
         centred = predicted - predicted.mean()
@@ -75,7 +75,7 @@ def looks_at(
     spaces: ChannelSpaces,
     problem: Problem,
     candidates: Iterable[tuple[Morphism, torch.Tensor, torch.Tensor]],
-) -> list[Look]:
+) -> list[SecondLook]:
     """A look at each candidate.
 
     Cost: a forward pass over `SAMPLES` samples for each candidate, of what lies behind the change, and a whole one.
@@ -93,6 +93,6 @@ def looks_at(
     changed = [morph(graph, spaces, [morphism]).graph for morphism, _, _ in candidates]
     before, *after = sample_losses(Together([graph, *changed], problem.runner.function), problem, looked)
     return [
-        Look.of(losses - before, predicted_change(s[: len(looked)], q[:, : len(looked)]))
+        SecondLook.of(losses - before, predicted_change(s[: len(looked)], q[:, : len(looked)]))
         for (_, s, q), losses in zip(candidates, after, strict=True)
     ]

@@ -26,7 +26,7 @@ from gngraph.running.evaluation import sample_losses
 from gngraph.running.problem import Problem
 from gngraph.running.together import Together
 from gngraph.scoring.gauss_newton import MODEL_ERROR, Moments, Scores
-from gngraph.scoring.second_look import Look
+from gngraph.scoring.second_look import SecondLook
 from gngraph.scoring.selection import Selection
 from gngraph.search.situation import Plan
 
@@ -130,7 +130,7 @@ def changes(
     (judge, judge_after), (report, report_after) = (sample_losses(networks, problem, split) for split in splits)
     both = zip((scores.judge, scores.report), splits, strict=True)
     known = [moments.changes_of(chosen) if chosen else torch.zeros(len(split)) for moments, split in both]
-    look = Look.of(judge_after - judge, known[0])
+    look = SecondLook.of(judge_after - judge, known[0])
     predicted, error = look.expected(float(known[1].double().mean())), look.error(len(report))
     model_error = standard_error(scores.judge, chosen)
     return (

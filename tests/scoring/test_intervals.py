@@ -16,7 +16,7 @@ from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
 from gngraph.scoring.gauss_newton import GaussNewton, Moments
-from gngraph.scoring.second_look import SAMPLES, Look
+from gngraph.scoring.second_look import SAMPLES, SecondLook
 from tools.measuring import Samples, apply, changes, unanalysed
 
 
@@ -112,10 +112,10 @@ def test_actual_changes_lie_in_the_interval_only_with_the_error_of_the_model() -
 def test_what_the_model_explains_leaves_no_error_and_what_it_does_not_is_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
     judge, report = torch.randn(300, generator=generator), torch.randn(200, generator=generator) + 0.3
-    look = Look.of(2 * judge + 0.5, judge)
+    look = SecondLook.of(2 * judge + 0.5, judge)
     assert look.expected(float(report.mean())) == pytest.approx(2 * float(report.mean()) + 0.5, abs=1e-5)
     assert look.error() < look.error(200) < 1e-5
-    look = Look.of(torch.full((300,), 0.25), torch.zeros(300))
+    look = SecondLook.of(torch.full((300,), 0.25), torch.zeros(300))
     assert (look.expected(1.0), look.error(200)) == (0.25, 0.0)
 
 
@@ -126,7 +126,7 @@ def test_intervals_hold_what_they_say_of_the_report_split(explained: float) -> N
     for _ in range(400):
         model, rest = torch.randn(2, 150, generator=generator) * torch.tensor([[explained], [1 - explained**2]]).sqrt()
         actual = 1.5 * model + rest + 0.1
-        look = Look.of(actual[:100], model[:100])
+        look = SecondLook.of(actual[:100], model[:100])
         inside += abs(float(actual[100:].mean()) - look.expected(float(model[100:].mean()))) <= 1.96 * look.error(50)
     assert 0.92 <= inside / 400 <= 0.98
 
