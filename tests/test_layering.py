@@ -53,8 +53,10 @@ LAYERS = {
     "zoo": layer("errors", "torch torchvision"),
     "running": layer("errors ranks ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ranks ir ops lowering curvature data running", "torch numpy networkx"),
-    "latency": layer("errors ranks writing ir ops lowering deploy running analysis", "torch numpy onnxruntime"),
     "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),
+    "latency": layer(
+        "errors ranks writing ir ops lowering deploy running analysis rewrite", "torch numpy scipy onnxruntime"
+    ),
     "scoring": layer("errors ranks ir ops lowering curvature data running analysis rewrite", "torch"),
     "passes": layer(BELOW_PASSES, "torch networkx"),
     "training": layer(

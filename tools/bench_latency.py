@@ -23,7 +23,7 @@ from gngraph.files.archive import load
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.latency import LatencyClock, LatencySetting
-from gngraph.latency.stopwatch import network_seconds
+from gngraph.latency.stopwatch import WholeNetwork, network_seconds
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel
 from gngraph.running.problem import Problem
@@ -66,7 +66,7 @@ def compare(name: str, setting: LatencySetting, size: int, rewrites: int, multip
     clock, draw, errors = LatencyClock(setting), random.Random(0), list[float]()
     first = clock.anchor(graph)
     click.echo(
-        f"{name}: {first.milliseconds:.2f} ± {first.noise:.2f} ms as it is, {clock.overhead / 1e6:.2f} beyond its layers"
+        f"{name}: {first.milliseconds:.2f} ± {first.noise:.2f} ms as it is, {clock.overhead / 1e6:.2f} beyond its units"
     )
     for _ in range(rewrites):
         other = rewritten(graph, draw, multiple)
@@ -100,7 +100,7 @@ def keep(setting: LatencySetting, number: int, folder: Path) -> bool:
     problem = digits()
     module = build_seed("vgg11", width=0.1, classes=10, input_shape=(1, 8, 8), seed=number)
     graph = from_torch(module, torch.zeros(2, 1, 8, 8))
-    seed, _ = network_seconds(graph, setting)
+    seed, _ = network_seconds(WholeNetwork(graph, setting))
     asked = 1000 * seed * random.Random(number).uniform(1.3, 2.5)
     result = gngraph.grow(
         graph, problem, max_latency=asked, on=setting.runtime, latency_batch=setting.batch,
@@ -136,7 +136,9 @@ def main(
     """Compare predicted and measured milliseconds, and hold runs to budgets of them."""
     setting = LatencySetting(runtime, batch, threads)
     if measure is not None:
-        click.echo(" ".join(f"{1000 * seconds:.6f}" for seconds in network_seconds(load(measure), setting)))
+        click.echo(
+            " ".join(f"{1000 * seconds:.6f}" for seconds in network_seconds(WholeNetwork(load(measure), setting)))
+        )
         return
     errors = [e for name in filter(None, networks.split(",")) for e in compare(name, setting, size, rewrites, multiple)]
     if errors:

@@ -1,11 +1,10 @@
-"""A budget of milliseconds while a network grows: predicted layer by layer, and measured after every rewrite."""
+"""A budget of milliseconds while a network grows: predicted from networks that were timed, and measured after every rewrite."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import NANOSECONDS, Budget
 from gngraph.errors import BudgetError
 from gngraph.growth.history import Record
@@ -76,7 +75,6 @@ def decided_in_time(
     while True:
         graph = made.step.rewritten.graph
         predicted, found = clock.predicted(graph), clock.measured(graph)
-        clock.table.save()
         if found.milliseconds <= asked or not last or narrowed == NARROWINGS:
             break
         shorter = min(within * CAUTIOUS, within * CAUTIOUS * asked / found.milliseconds)
@@ -93,7 +91,6 @@ def decided_in_time(
         "measured": found.milliseconds,
         "noise": found.noise,
         "narrowed": narrowed,
-        "untimed": sorted(clock.of(graph, ChannelSpaces.of(graph)).untimed),
         "last": last,
     }
 
@@ -106,17 +103,10 @@ def _within(situation: Situation, milliseconds: float) -> Situation:
 
 
 def timing_note(timed: Record) -> list[str]:
-    """What is to be told: of nodes whose time is not known, and of a network that takes longer than it may, though narrowed."""
-    left = timed["untimed"]
-    notes = (
-        [f"{len(left)} nodes cannot be timed alone ('{left[0]}' first), so that their widths cost no milliseconds"]
-        if left
-        else []
-    )
+    """What is to be told of a network that takes longer than it may, though narrowed."""
     if not timed["last"] or timed["measured"] <= timed["asked"] + timed["noise"]:
-        return notes
+        return []
     return [
-        *notes,
         f"the network takes {timed['measured']:.3g} ms where {timed['asked']:.3g} were asked for: as far as it was narrowed, none "
-        f"was found that is faster",
+        f"was found that is faster"
     ]

@@ -1,20 +1,13 @@
-"""Timed units: a layer with the norm, activation and sum behind it, which runtimes compute as one, at any widths."""
+"""Timed units: a layer with the norm, activation and sum behind it, which runtimes compute as one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
-
-import torch
+from dataclasses import dataclass
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.errors import GnGraphError
-from gngraph.ir import Graph, Node, Parameter, Ref, TensorType
-from gngraph.ir.types import with_integer
+from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
-from gngraph.ops.draft import draft_of
 
 Extent = tuple[int, tuple[tuple[str, int], ...]]
 """The length of an axis: a constant, and entries a channel of some spaces."""
@@ -25,22 +18,16 @@ class TimedUnit:
     """Nodes that are timed together.
 
     Attributes:
-        graph: the network.
         nodes: their names, in order.
-        reads: values from outside.
         extents: every length that depends on widths, once.
-        inputs: for each value of `reads` its shape; a length is a number, or -1 minus its place in `extents`.
-        params: parameter -> its shape, alike.
-        widths: (node, path) of each attribute that is such a length, with its place in `extents`.
+        sizes: of the tensors that it reads, holds and writes, as the places of the extents that they are products of; each once.
+        key: what it computes, without names and widths: units with one key take the same time at the same lengths.
     """
 
-    graph: Graph
     nodes: tuple[str, ...]
-    reads: tuple[str, ...]
     extents: tuple[Extent, ...]
-    inputs: tuple[tuple[int | str, ...], ...]
-    params: Mapping[str, tuple[int, ...]]
-    widths: tuple[tuple[str, tuple[str | int, ...], int], ...]
+    sizes: tuple[tuple[int, ...], ...]
+    key: str
 
     @property
     def spaces(self) -> frozenset[str]:
@@ -55,102 +42,18 @@ class TimedUnit:
         """
         return tuple(const + sum(inner * widths[name] for name, inner in parts) for const, parts in self.extents)
 
-    def key(self, lengths: tuple[int, ...]) -> str:
-        """What it computes, without names: units with one key take the same time.
 
-        Args:
-            lengths: of the extents.
-        """
-        numbers = {name: f"%{i}" for i, name in enumerate((*self.reads, *self.nodes))}
-        given = zip(self.reads, self.inputs, strict=True)
-        told = [f"{self._input(name, self._shape(shape, lengths)).type}" for name, shape in given]
-        for name in self.nodes:
-            node = self._at(self.graph.nodes[name], lengths)
-            params = {role: (self.graph.params[p].kind, self._shape(self.params[p], lengths))
-                      for role, p in node.params.items()}  # fmt: skip
-            read = [numbers[value] for value in node.inputs]
-            told.append(f"{node.op}{read}{dict(node.attrs)}{params}")
-        return "; ".join((*told, f"-> {[numbers[name] for name in self.returns]}"))
-
-    @property
-    def returns(self) -> tuple[str, ...]:
-        """The values that are read outside of it."""
-        inside = set(self.nodes)
-        outputs = set(self.graph.outputs)
-        return tuple(n for n in self.nodes if n in outputs or not inside.issuperset(self.graph.users(n)))
-
-    def at(self, lengths: tuple[int, ...]) -> Graph:
-        """A network of these nodes alone, with values at random.
-
-        Args:
-            lengths: of the extents.
-
-        Raises:
-            GnGraphError: the op table does not take them so.
-        """
-        given = zip(self.reads, self.inputs, strict=True)
-        nodes = {name: self._input(name, self._shape(shape, lengths)) for name, shape in given}
-        generator = torch.Generator().manual_seed(0)
-        params = {
-            name: _random(self.graph.params[name], self._shape(shape, lengths), generator)
-            for name, shape in self.params.items()
-        }
-        base = Graph("Unit", nodes, params, self.reads, Ref(self.reads[0]))
-        draft = draft_of(base)
-        for name in self.nodes:
-            draft.add(self._at(replace(self.graph.nodes[name], scope=""), lengths))
-        outputs = tuple(Ref(name) for name in self.returns)
-        draft.set_output(outputs[0] if len(outputs) == 1 else outputs)
-        return draft.commit()
-
-    def _input(self, name: str, shape: tuple[Any, ...]) -> Node:
-        type_ = self.graph.nodes[name].type
-        assert isinstance(type_, TensorType)
-        attrs = self.graph.nodes[name].attrs if self.graph.nodes[name].op == "input" else {}
-        return Node(name, "input", type=TensorType(type_.dtype, shape), attrs=MappingProxyType(dict(attrs)))
-
-    def _at(self, node: Node, lengths: tuple[int, ...]) -> Node:
-        attrs = dict(node.attrs)
-        for name, path, place in self.widths:
-            if name == node.name:
-                attrs[str(path[0])] = with_integer(attrs[str(path[0])], path[1:], lengths[place])
-        return replace(node, attrs=MappingProxyType(attrs))
-
-    @staticmethod
-    def _shape(shape: tuple[int | str, ...], lengths: tuple[int, ...]) -> tuple[Any, ...]:
-        return tuple(lengths[-1 - size] if isinstance(size, int) and size < 0 else size for size in shape)
-
-
-def _random(parameter: Parameter, shape: tuple[int, ...], generator: torch.Generator) -> Parameter:
-    """A parameter of another shape: small weights of either sign; factors and variances near 1."""
-    if not parameter.data.is_floating_point():
-        return replace(parameter, data=torch.zeros(shape, dtype=parameter.data.dtype), aliases=())
-    data = torch.rand(shape, generator=generator)
-    data = (data - 0.5) / 10 if len(shape) > 1 else data + 0.5
-    return replace(parameter, data=data.to(parameter.data.dtype), aliases=())
-
-
-class UntimedError(GnGraphError):
-    """A unit cannot be taken out of its network."""
-
-
-def timed_units(graph: Graph, spaces: ChannelSpaces) -> tuple[list[TimedUnit], list[str]]:
-    """The units of a network, and the nodes that belong to none.
+def timed_units(graph: Graph, spaces: ChannelSpaces) -> tuple[TimedUnit, ...]:
+    """The units of a network.
 
     A node that goes on from one value without a multiplication (a norm, an activation, a sum) joins the unit of that value, where
-    nothing else reads it. What only looks at shapes takes no time, and is in neither.
+    nothing else reads it. What only looks at shapes takes no time, and is in none.
 
     Args:
         graph: the network.
         spaces: of it.
     """
-    units, left = list[TimedUnit](), list[str]()
-    for nodes in _gathered(graph):
-        try:
-            units.append(_unit(graph, spaces, tuple(nodes)))
-        except UntimedError:
-            left += nodes
-    return units, left
+    return tuple(_unit(graph, spaces, tuple(nodes)) for nodes in _gathered(graph))
 
 
 def _gathered(graph: Graph) -> list[list[str]]:
@@ -180,49 +83,41 @@ def _gathered(graph: Graph) -> list[list[str]]:
 
 
 def _unit(graph: Graph, spaces: ChannelSpaces, nodes: tuple[str, ...]) -> TimedUnit:
-    sizes = {space.name: space.size for space in spaces}
+    widths = {space.name: space.size for space in spaces}
     extents: list[Extent] = []
-    inside = set(nodes)
-    reads = tuple(dict.fromkeys(i for name in nodes for i in graph.nodes[name].inputs if i not in inside))
-    if not reads or not all(isinstance(graph.nodes[name].type, TensorType) for name in reads):
-        raise UntimedError(f"'{nodes[0]}' reads no tensor, or something that is none")
-
-    def changing(parts: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-        return tuple((name, inner) for name, inner in parts if spaces[name].frozen is None)
 
     def length(size: int | str, parts: Iterable[tuple[str, int]]) -> int | str:
-        parts = changing(parts)
-        if isinstance(size, str) or not parts:
+        """A length that always is the same, or -1 minus the place of its extent."""
+        free = tuple((name, inner) for name, inner in parts if spaces[name].frozen is None)
+        if isinstance(size, str) or not free:
             return size
-        extent = (size - sum(inner * sizes[name] for name, inner in parts), parts)
+        extent = (size - sum(inner * widths[name] for name, inner in free), free)
         if extent not in extents:
             extents.append(extent)
         return -1 - extents.index(extent)
 
-    inputs = tuple(
-        tuple(
-            length(size, [(space, inner) for space, _, inner in spaces.layouts.get((name, axis), ())])
-            for axis, size in enumerate(graph.nodes[name].shape)
+    def value(name: str) -> tuple[int | str, ...]:
+        parts = [spaces.layouts.get((name, axis), ()) for axis in range(len(graph.nodes[name].shape))]
+        segments = [[(space, inner) for space, _, inner in own] for own in parts]
+        return tuple(map(length, graph.nodes[name].shape, segments))
+
+    def held(name: str) -> tuple[int | str, ...]:
+        slots = [spaces.axes.get((name, axis), ()) for axis in range(graph.params[name].data.dim())]
+        return tuple(
+            map(length, graph.params[name].data.shape, [[(s, slot.inner) for s, slot in own] for own in slots])
         )
-        for name in reads
-    )
-    params = {
-        param: tuple(
-            int(length(size, [(space, slot.inner) for space, slot in spaces.axes.get((param, axis), ())]))
-            for axis, size in enumerate(graph.params[param].data.shape)
-        )
-        for name in nodes
-        for param in graph.nodes[name].params.values()
-    }
-    widths = []
+
+    inside = set(nodes)
+    reads = tuple(dict.fromkeys(i for name in nodes for i in graph.nodes[name].inputs if i not in inside))
+    numbers = {name: f"%{i}" for i, name in enumerate((*reads, *nodes))}
+    shapes = [value(name) for name in reads if isinstance(graph.nodes[name].type, TensorType)]
+    told = [str(shapes)]
     for name in nodes:
-        for measure in spaces.measures.get(name, ()):
-            if measure.size is not None:
-                raise UntimedError(f"'{name}' reads a size that the forward computes")
-            parts = changing(measure.parts)
-            extent = (measure.value(sizes) - sum(inner * sizes[space] for space, inner in parts), parts)
-            if parts and extent not in extents:
-                raise UntimedError(f"'{name}' holds a width that none of its axes has")
-            if parts:
-                widths.append((name, measure.path, extents.index(extent)))
-    return TimedUnit(graph, nodes, reads, tuple(extents), inputs, params, tuple(widths))
+        node = graph.nodes[name]
+        params = {role: held(param) for role, param in node.params.items()}
+        shapes += [value(name), *params.values()]
+        measured = {measure.path[0] for measure in spaces.measures.get(name, ())}
+        attrs = {key: attr for key, attr in node.attrs.items() if key not in measured}
+        told.append(f"{node.op}{[numbers[read] for read in node.inputs]}{attrs}{params}{value(name)}")
+    sizes = [tuple(sorted(-1 - size for size in shape if isinstance(size, int) and size < 0)) for shape in shapes]
+    return TimedUnit(nodes, tuple(extents), tuple(dict.fromkeys(size for size in sizes if size)), "; ".join(told))
