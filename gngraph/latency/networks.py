@@ -22,6 +22,10 @@ NARROWEST, WIDEST, APART = 0.5, 2.0, 0.35
 """Networks that are timed have all widths scaled by the first to the second, and each by e to the third at most beside."""
 
 
+UNIT = "submod_"
+"""What the module of a unit is called, before its number."""
+
+
 def sampled_widths(spaces: ChannelSpaces, count: int, block: int) -> list[dict[str, int]]:
     """Widths at random, the same every time; each is full blocks in half of the networks, and the first are those of the network.
 
@@ -68,7 +72,7 @@ def at_widths(graph: Graph, spaces: ChannelSpaces, widths: Mapping[str, int]) ->
 
 
 def in_units(graph: Graph, units: Sequence[TimedUnit]) -> fx.GraphModule:
-    """A module of the network, in eval mode, in which every unit is one of its own, called as `unit_name` says.
+    """A module of the network, in eval mode, in which every unit is one of its own, called `UNIT` and its number.
 
     Args:
         graph: the network, with values.
@@ -80,12 +84,3 @@ def in_units(graph: Graph, units: Sequence[TimedUnit]) -> fx.GraphModule:
     for extra, (name, steps) in enumerate(lowered.steps.items(), len(units)):
         step_numbers |= dict.fromkeys((step.name for step in steps), numbers.get(name, extra))
     return split_module(lowered.module, lowered.module, lambda step: step_numbers[step.name]).eval()
-
-
-def unit_name(number: int) -> str:
-    """What the module of a unit is called.
-
-    Args:
-        number: of the unit.
-    """
-    return f"submod_{number}"

@@ -22,7 +22,7 @@ from gngraph.deploy.parity import Batch, random_inputs
 from gngraph.deploy.refusals import refusals
 from gngraph.deploy.to_onnx import written_onnx
 from gngraph.ir import Graph
-from gngraph.latency.networks import in_units, unit_name
+from gngraph.latency.networks import UNIT, in_units
 from gngraph.latency.setting import LatencySetting
 from gngraph.latency.units import TimedUnit
 from gngraph.lowering.to_torch import reading_inputs
@@ -54,7 +54,7 @@ class _TorchNetwork:
         self._now, self._started = _time_of(setting), 0.0
         self._seconds: list[list[float]] = []
         for number in range(count):
-            unit = module.get_submodule(unit_name(number))
+            unit = module.get_submodule(f"{UNIT}{number}")
             unit.register_forward_pre_hook(lambda *_: self._start())
             unit.register_forward_hook(lambda *_, number=number: self._stop(number))
 
@@ -105,7 +105,7 @@ class _OnnxNetwork:
         kernels = [e for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time")]
         each, number, found = len(kernels) // self._runs, 0, np.zeros((self._runs, self._count + 1))
         for place in range(each):
-            name = re.search(rf"{unit_name('')}(\d+)", kernels[place]["name"])
+            name = re.search(rf"{UNIT}(\d+)", kernels[place]["name"])
             # what has no name, such as another layout of a value in memory, is of the unit before
             number = number if name is None else min(int(name[1]), self._count)
             found[:, number] += [1e-6 * event["dur"] for event in kernels[place::each]]
