@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 import pytest
@@ -18,6 +20,7 @@ from tests.test_layering import LAYERS
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in (README, *sorted(ROOT.glob("docs/**/*.md")))}
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 OWN_TRAINING = "docs/own_training.md"
 """Its recipes are run one by one in tests/growth/test_own_training.py."""
 MAX_LINES = 150
@@ -81,6 +84,18 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
     elif page == "docs/recipes.md":
         assert lookup("squash").channelwise
         assert "0: 4 -> 6" in names["gngraph"].diff(names["graph"], names["wider"]).render()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_and_hold_no_outputs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells and not any(cell["outputs"] for cell in cells)
+    for cell in cells:
+        exec(compile("".join(cell["source"]), path.name, "exec"), names)
+    result = names["result"]
+    assert result.seed.num_params() < result.graph.num_params()
 
 
 def test_every_command_is_of_a_known_kind() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,7 +158,8 @@ class LatencyClock:
         keys = [f"units {_digest(graph)} {number}" for number in range(len(samples))]
         left = [number for number, key in enumerate(keys) if self.table.get(key) is None]
         networks = (at_widths(graph, spaces, samples[number]) for number in left)
-        for number, seconds in zip(left, unit_seconds(graph, networks, units, self.setting), strict=True):
+        times: Iterable[list[float]] = unit_seconds(graph, networks, units, self.setting) if left else ()
+        for number, seconds in zip(left, times, strict=True):
             self.table.add(keys[number], seconds)
             self.table.save()
         yield from (self.table.get(key) or [] for key in keys)
