@@ -50,7 +50,7 @@ LAYERS = {
     "deploy": layer("errors writing ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors options", "torch"),
     "data": layer("errors calling", "PIL torch torchvision numpy sklearn tokenizers"),
-    "zoo": layer("errors", "torch torchvision"),
+    "zoo": layer("errors options", "torch torchvision"),
     "running": layer("errors ranks ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ranks ir ops lowering curvature data running", "torch numpy networkx"),
     "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),

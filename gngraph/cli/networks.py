@@ -39,8 +39,8 @@ def seed(name: str, options: SeedOptions, output: Path) -> None:
     """Make the network NAME with fresh weights.
 
     NAME is vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp, vit, gpt, unet or torchvision:NAME. A
-    gpt reads tokens: --input-shape is the most that it reads at once, --classes how many there are (256 bytes). A unet gives each
-    pixel a class.
+    gpt reads tokens: --input-shape is the most that it reads at once, --classes how many there are (256 bytes). Its options stand
+    in braces: "gpt{norm=rms,positions=rotary,queries=2}". A unet gives each pixel a class.
     """
     require_free(output)
     from gngraph.analysis.cost import cost

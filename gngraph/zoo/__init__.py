@@ -1,6 +1,6 @@
 """Seed networks: plain torch modules, small enough to start growing from.
 
-Imports torch, torchvision (only for `torchvision:NAME`) and `gngraph.errors`.
+Imports torch, torchvision (only for `torchvision:NAME`), `gngraph.errors` and `gngraph.options`.
 """
 
 from __future__ import annotations

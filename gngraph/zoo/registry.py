@@ -13,7 +13,7 @@ from gngraph.zoo.mlp import MLPS
 from gngraph.zoo.mobilenet import MOBILENETS
 from gngraph.zoo.resnet import RESNETS
 from gngraph.zoo.spec import Builder, SeedSpec, did_you_mean
-from gngraph.zoo.transformer import TRANSFORMERS
+from gngraph.zoo.transformer import OPTIONED, TRANSFORMERS
 from gngraph.zoo.unet import UNETS
 from gngraph.zoo.vgg import VGGS
 
@@ -38,7 +38,8 @@ def build_seed(
     """A freshly initialised network of the family `name`, in training mode, on the CPU.
 
     Args:
-        name: a key of `SEEDS`, or `torchvision:NAME` for a torchvision classifier.
+        name: a key of `SEEDS`, or `torchvision:NAME` for a torchvision classifier. A "gpt" may have options in braces, those of
+            `gngraph.zoo.transformer.DecoderOptions`: `gpt{norm=rms,positions=rotary,queries=2}`.
         width: multiplier of every hidden channel count, rounded to at least 1; 1.0 is the family's own network.
         classes: number of outputs.
         input_shape: shape of one sample, `(channels, height, width)` for images, `(length,)` for tokens.
@@ -52,13 +53,18 @@ def build_seed(
     torch.Size([2, 10])
     """
     spec = SeedSpec(width, classes, input_shape)
-    if not name.startswith(PREFIX) and name not in SEEDS:
+    family, options, _ = name.partition("{")
+    if not name.startswith(PREFIX) and family not in SEEDS:
         raise UnsupportedModelError(
             f'there is no seed "{name}", choose from {", ".join(SEEDS)} or {PREFIX}NAME{did_you_mean(name, SEEDS)}'
         )
+    if options and family not in OPTIONED.known:
+        raise UnsupportedModelError(f'the seed "{family}" has no options, as {", ".join(OPTIONED.known)} has')
+    builder = OPTIONED.one(name) if options else SEEDS.get(name)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would also reseed the GPUs, which fork_rng does not restore here.
         torch.default_generator.manual_seed(seed)
         if name.startswith(PREFIX):
             return build_torchvision(name.removeprefix(PREFIX), spec)
-        return SEEDS[name](spec)
+        assert builder is not None
+        return builder(spec)

@@ -122,7 +122,8 @@ def test_a_gpt_is_a_job_like_others(corpus: Path, tmp_path: Path, capsys: pytest
     """Seeded, trained and measured on a text, from the command line."""
     gngraph = Commands(capsys)
     seed, trained = (str(tmp_path / name) for name in ("seed.gng", "trained.gng"))
-    assert gngraph("seed", "gpt", "--width", "0.0625", "--input-shape", "8", "--classes", "256", "-o", seed).status == 0
+    kind = "gpt{norm=rms,positions=rotary,queries=2}"
+    assert gngraph("seed", kind, "--width", "0.0625", "--input-shape", "8", "--classes", "256", "-o", seed).status == 0
     assert to_torch(load(seed))(torch.randint(256, (2, 5))).shape == (2, 5, 256)  # shorter windows, too
     told = gngraph("train", seed, "--data", corpus, "--epochs", 1, "--optimizer", "adamw", "-o", trained).out
     assert "tokens below 256 (bytes)" in told and "(perplexity " in told

@@ -8,8 +8,12 @@ import io
 import pytest
 import torch
 
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.share import share_free_both_ways
 from gngraph.errors import UnsupportedModelError
+from gngraph.importing.from_torch import from_torch
 from gngraph.zoo import SEEDS, build_seed, vgg_with_widths
+from gngraph.zoo.transformer import ANGLES, turned
 
 SHAPES = [(3, 32, 32), (1, 8, 8)]
 
@@ -28,14 +32,38 @@ def test_runs_in_train_and_eval_mode(name: str, shape: tuple[int, ...]) -> None:
     assert torch.equal(network(x), scores)
 
 
-def test_a_gpt_gives_scores_of_the_next_token_and_sees_none_that_comes_later() -> None:
-    network = build_seed("gpt", width=0.125, classes=7, input_shape=(6,)).eval()
+@pytest.mark.parametrize("name", ["gpt", "gpt{norm=rms,positions=rotary,queries=2}"])
+def test_a_gpt_gives_scores_of_the_next_token_and_sees_none_that_comes_later(name: str) -> None:
+    network = build_seed(name, width=0.125, classes=7, input_shape=(6,)).eval()
     x = torch.randint(7, (2, 6))
     assert network(x).shape == (2, 6, 7)
     torch.testing.assert_close(network(x[:, :4]), network(x)[:, :4])
     assert network.get_parameter("head.weight") is network.get_parameter("tokens.weight")
+    graph = from_torch(network, x)
+    spaces = ChannelSpaces.of(graph)
+    assert share_free_both_ways(graph, spaces) == 1
+    assert spaces["blocks.0.attention.qkv"].size == 1  # heads that share keys come and go together
     with pytest.raises(UnsupportedModelError, match='"gpt" takes windows of tokens'):
-        build_seed("gpt")
+        build_seed(name)
+
+
+def test_what_a_gpt_is_made_of() -> None:
+    plain, other = (
+        build_seed(name, classes=7, input_shape=(6,)) for name in ("gpt", "gpt{norm=rms,positions=rotary,queries=2}")
+    )
+    assert plain.get_parameter("blocks.0.attention.qkv.weight").shape[0] == 3 * 128
+    assert other.get_parameter("blocks.0.attention.qkv.weight").shape[0] == 2 * 128
+    assert plain.state_dict().keys() - other.state_dict().keys() == {
+        "positions.weight", "norm.bias", *(f"blocks.{i}.norm{k}.bias" for i in range(4) for k in (1, 2)),
+    }  # fmt: skip
+
+
+def test_rotary_positions_tell_how_far_apart_tokens_are_and_no_more() -> None:
+    angles = torch.arange(9.0).unsqueeze(1) * torch.tensor(ANGLES)
+    q, k = torch.randn(2, 1, 1, 1, 32).expand(2, 1, 1, 9, 32)
+    scores = (turned(q, angles.cos(), angles.sin()) @ turned(k, angles.cos(), angles.sin()).mT)[0, 0]
+    torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(scores[0], scores[0, 0].expand(9), atol=0.1)
 
 
 @pytest.mark.parametrize(("shape", "halvings"), [((1, 8, 8), 3), ((3, 12, 20), 2), ((2, 3, 5), 0)])
@@ -115,6 +143,9 @@ def test_torchvision_classifiers(name: str) -> None:
         ("vgg11", {"width": 0.0}, ["width multiplier", '"0.0"']),
         ("vgg11", {"width": float("nan")}, ["width multiplier"]),
         ("vgg11", {"classes": 0}, ["class", '"0"']),
+        ("vgg11{norm=rms}", {}, ['"vgg11" has no options', "gpt"]),
+        ("gpt{norm=batch}", {}, ["'batch'", "layer", "rms"]),
+        ("gpt{queries=0}", {}, ["queries must be at least 1"]),
         ("vgg11", {"input_shape": (3, 0, 32)}, ['"3x0x32"']),
         ("torchvision:resnet81", {}, ['"resnet81"', 'did you mean "resnet1']),
         ("torchvision:resnet18", {"input_shape": (1, 8, 8)}, ["3 input channels", '"1x8x8"', "has 1"]),
