@@ -185,6 +185,7 @@ class CostModel:
         self._time = None if clock is None else clock.of(graph, spaces)
         self.widths: dict[str, int] = {space.name: space.size for space in spaces}
         self._layouts = spaces.layouts
+        self._reads = {node.name: node.inputs for node in graph.nodes.values()}
         self._terms: list[_Term] = []
         self._of_space: dict[str, list[_Term]] = {name: [] for name in self.widths}
         for name, parameter in graph.params.items():
@@ -245,6 +246,10 @@ class CostModel:
         """The spaces whose channels lie in a value, on whichever axis."""
         axes = (segments for (node, _), segments in self._layouts.items() if node == value)
         return frozenset(name for segments in axes for name, _, _ in segments)
+
+    def around(self, node: str) -> frozenset[str]:
+        """The spaces whose channels lie in a node's value or in what it reads."""
+        return self.within(node).union(*map(self.within, self._reads[node]))
 
 
 @dataclass(frozen=True)

@@ -162,11 +162,11 @@ def print_candidates(rows: Sequence[dict[str, Any]], total: int, notes: Sequence
     table = Table(header_style="bold", title=title, title_justify="left")
     for title in ("kind", "channel space", "site"):
         table.add_column(title, no_wrap=True)
-    for title in ("channel or block", "predicted gain", "standard error", "params", "FLOPs"):
+    for title in ("channel, block or rank", "predicted gain", "standard error", "params", "FLOPs"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         gain, error = f"{row['gain']:+.5f}", f"{row['standard_error']:.5f}"
-        channel = str(row.get("channel", row.get("block", "")))
+        channel = str(next((row[key] for key in ("channel", "block", "between") if key in row), ""))
         cost = (f"{row['params']:+,}", f"{row['flops']:+,}")
         table.add_row(row["kind"], row.get("space", ""), row["site"], channel, gain, error, *cost)
     print_whole(out, table)

@@ -189,6 +189,10 @@ class ScoreOptions(AnalysisOptions):
 
     title: ClassVar[str] = "score"
 
+    kinds: tuple[Annotated[str, Named(("split", "prune", "new", "merge", "insert", "low-rank", "separable"))], ...] = (
+        option(("split", "prune"), "Kinds of candidates to score, with commas between them.")
+    )
+
     looks: Whole = option(
         32,
         "Candidates with the greatest second-order change whose true loss is measured too: a forward pass over 512 samples each.",

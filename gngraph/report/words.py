@@ -190,5 +190,12 @@ def changes(morphisms: dict[str, Record]) -> str:
         for kind, what in entry.items():
             counts[kind] = counts.get(kind, 0) + (what if isinstance(what, int) else len(what))
     removed = "layer removed" if counts.get("remove") == 1 else "layers removed"
-    words = {"prune": "pruned", "merge": "merged", "insert": "inserted", "remove": removed}
+    words = {
+        "prune": "pruned",
+        "merge": "merged",
+        "insert": "inserted",
+        "remove": removed,
+        "separable": "made separable",
+        "low-rank": "of lower rank",
+    }
     return ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items()) or "no change"

@@ -7,7 +7,7 @@ They are applied behind all others of a set, one after another, by the functions
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -145,8 +145,12 @@ class Factorise:
     form: str
     first: torch.Tensor
     second: torch.Tensor
-    bias: torch.Tensor | None = field(default=None)
-    kind: str = "factorise"
+    bias: torch.Tensor | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its form."""
+        return self.form
 
     @property
     def space(self) -> str:
@@ -161,7 +165,7 @@ class Factorise:
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
-        return {"kind": self.kind, "at": self.at, "form": self.form, "between": self.second.shape[1]}
+        return {"kind": self.kind, "at": self.at, "between": self.second.shape[1]}
 
 
 @dataclass(frozen=True, eq=False)

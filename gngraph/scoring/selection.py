@@ -14,7 +14,7 @@ import torch
 
 from gngraph.analysis.cost import Budget, Cost, CostModel, sides_of
 from gngraph.errors import BudgetError, PassError
-from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism
+from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, MergeChannel, Morphism
 from gngraph.scoring.gauss_newton import Moments, Scores
 
 Rule = Literal["joint", "additive"]
@@ -26,7 +26,7 @@ CAUTION = 2.0
 PROFIT = 2.0
 """How often a removal's loss must be earned back by what the cost that it frees can buy."""
 
-WIDENS = {"split": 1, "new": 1, "prune": -1, "merge": -1, "insert": 0}
+WIDENS = {"split": 1, "new": 1, "prune": -1, "merge": -1, "insert": 0, "low-rank": 0, "separable": 0}
 """Channels that a morphism adds to its space, by kind. What changes no width costs what its candidate says."""
 
 
@@ -40,7 +40,8 @@ class Selection:
         predicted_report: the same on the report split, which nothing was fitted to.
         widths: width of every space with the set applied.
         cost: cost of the network with the set applied.
-        held: spaces of the values behind which layers are inserted: what was learned and what it costs holds at their widths.
+        held: spaces of the values behind which layers are inserted, and of layers that are factorised: what was learned and what it
+            costs holds at their widths.
     """
 
     chosen: tuple[int, ...]
@@ -75,7 +76,8 @@ def select(
 
     A channel is named by at most one candidate, a space keeps at least one of its channels, no merge rebuilds a channel from
     one that is removed, and a layer is inserted only where no width changes and no other layer is inserted: behind a block
-    that adds something a value may be negative, and then a layer with a ReLU would not preserve it.
+    that adds something a value may be negative, and then a layer with a ReLU would not preserve it. Nor do widths change that a
+    factorised layer reads or writes.
 
     Args:
         scores: what an analysis found.
@@ -102,8 +104,15 @@ def select(
         moments.change_of(chosen) if joint else float(moments.changes()[chosen].sum())
         for moments in (scores.judge, scores.report)
     )
-    held = (model.within(m.at) for m in (scores.candidates[i].morphism for i in chosen) if isinstance(m, InsertLayer))
+    held = (spaces_held(scores.candidates[i].morphism, model) for i in chosen)
     return Selection(tuple(chosen), predicted, on_report, *state.ledger.standing(chosen), frozenset().union(*held))
+
+
+def spaces_held(morphism: Morphism, model: CostModel) -> frozenset[str]:
+    """The spaces whose widths must stay for what a morphism learned to hold, and for what it costs."""
+    if isinstance(morphism, InsertLayer):
+        return model.within(morphism.at)
+    return model.around(morphism.at) if isinstance(morphism, LayerMorphism) else frozenset()
 
 
 class _Products:
@@ -216,7 +225,7 @@ class _Conflicts:
         values: dict[str, int] = {}
         named: list[tuple[int, int]] = []  # space and channel; no space and value; space and none
         for m in morphisms:
-            if isinstance(m, InsertLayer):
+            if isinstance(m, LayerMorphism):
                 named.append((-1, values.setdefault(m.at, len(values))))
             else:
                 named.append((spaces[m.space], getattr(m, "channel", -1)))
@@ -227,11 +236,12 @@ class _Conflicts:
         self.sources = torch.zeros(len(merges), max(model.widths.values(), default=0), dtype=torch.bool)
         for row, merge in zip(self.sources, merges.values(), strict=True):
             row[list(merge.sources)] = True
-        insertions = {i: m for i, m in enumerate(morphisms) if isinstance(m, InsertLayer)}
+        insertions = {i: m for i, m in enumerate(morphisms) if isinstance(m, LayerMorphism)}
         self.insertions = torch.tensor(list(insertions), dtype=torch.long)
         self.within = torch.zeros(len(insertions), len(spaces), dtype=torch.bool)
         for row, insertion in zip(self.within, insertions.values(), strict=True):
-            row[[spaces[name] for name in model.within(insertion.at)]] = True
+            row[[spaces[name] for name in spaces_held(insertion, model)]] = True
+        self.blocks = torch.tensor([isinstance(m, InsertLayer) for m in insertions.values()], dtype=torch.bool)
 
     def of(self, index: int) -> torch.Tensor:
         """What can be in no set with candidate `index`, itself among it, [C]."""
@@ -245,9 +255,9 @@ class _Conflicts:
             excluded |= here & self.removes & sources[self.channel]
         if space >= 0:
             excluded[self.insertions] |= self.within[:, space]
-        for within in self.within[self.insertions == index]:
+        for within, block in zip(*(t[self.insertions == index] for t in (self.within, self.blocks)), strict=True):
             excluded |= (self.space >= 0) & within[self.space]
-            excluded[self.insertions] |= (self.within & within).any(1)
+            excluded[self.insertions] |= (self.within & within).any(1) & self.blocks & block
         return excluded
 
 

@@ -139,7 +139,7 @@ def test_a_lower_rank_loses_what_the_directions_that_go_carry() -> None:
         assert lost == pytest.approx(float(values[: 6 - rank].sum()), rel=1e-6, abs=1e-12)
         plain = morph(graph, ChannelSpaces.of(graph), [low_rank(graph, "inner", rank, None)]).graph
         assert rank == 6 or _lost(graph, plain, "inner", "inner_expand", analyses) > 1.02 * lost
-    assert morphism.record() == {"kind": "factorise", "at": "inner", "form": "low-rank", "between": 6}
+    assert morphism.record() == {"kind": "low-rank", "at": "inner", "between": 6}
     space = ChannelSpaces.of(smaller)["inner.reduce"]
     assert space.size == 6 and space.frozen is None
     assert list(smaller.params).index("inner.expand.bias") + 1 == list(smaller.params).index("head.weight")

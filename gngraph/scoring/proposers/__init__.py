@@ -3,6 +3,7 @@
 from functools import partial
 
 from gngraph.scoring.proposers.channel_finder import propose_channels
+from gngraph.scoring.proposers.factorisations import propose_low_ranks, propose_separable
 from gngraph.scoring.proposers.insertions import propose_insertions
 from gngraph.scoring.proposers.merges import propose_merges
 from gngraph.scoring.proposers.new_channels import NewChannelFinder
@@ -15,8 +16,10 @@ __all__ = [
     "SplitLearner",
     "propose_channels",
     "propose_insertions",
+    "propose_low_ranks",
     "propose_merges",
     "propose_prunes",
+    "propose_separable",
     "propose_splits",
 ]
 
@@ -25,3 +28,5 @@ register_proposer("prune", propose_prunes)
 register_proposer("new", partial(propose_channels, finder=NewChannelFinder))
 register_proposer("merge", propose_merges)
 register_proposer("insert", propose_insertions)
+register_proposer("low-rank", propose_low_ranks)
+register_proposer("separable", propose_separable)
