@@ -65,6 +65,7 @@ def test_kinds_of_other_methods_are_known_once_they_are_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "morphisms of kind 'split-firefly' are unknown; choose among split, prune, new, merge, insert",
+        "morphisms of kind 'split-firefly' are unknown; choose among split, prune, new, merge, insert, low-rank, "
+        "separable",
         "('split-firefly',)",
     ]
