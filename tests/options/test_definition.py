@@ -77,7 +77,7 @@ def test_values_are_brought_to_their_types() -> None:
             {"stesp": 3},
             "walk has no option 'stesp'; did you mean 'steps'? Choose from limit, loud, names, pace, place, ",
         ),
-        ({"train": {"rate": 3}}, "training has no option 'rate'; choose from accumulate, batch_size, clip, lr, "),
+        ({"train": {"rate": 3}}, "training has no option 'rate'; choose from accumulate, batch_size, clip, ema, "),
         ({"steps": 0}, "option 'steps' is '0', but must be a whole number of at least 1"),
         ({"steps": 2.5}, "option 'steps' is '2.5', but must be a whole number of at least 1"),
         ({"steps": True}, "option 'steps' is 'True', but must be a whole number of at least 1"),
