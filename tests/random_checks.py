@@ -26,6 +26,7 @@ from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import PassError, UnsupportedModelError
 from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
+from gngraph.importing.surroundings import plain_torch
 from gngraph.ir import Graph, format_graph, parse, verify
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import to_torch
@@ -188,8 +189,8 @@ def _imported(built: Built) -> Graph:
 
 def _outputs(module: nn.Module, inputs: tuple[torch.Tensor, ...], training: bool) -> list[torch.Tensor]:
     own = copy.deepcopy(module).train(training)
-    torch.manual_seed(0)
-    with torch.no_grad():
+    with plain_torch(), torch.no_grad():  # the fused path of attention in eval mode rounds otherwise
+        torch.manual_seed(0)
         return [leaf for leaf in tree_leaves(own(*inputs)) if isinstance(leaf, torch.Tensor)]
 
 
