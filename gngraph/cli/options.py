@@ -27,7 +27,9 @@ SEED_NAMES = (
 """Of gngraph's own seeds, told without importing them; those of torchvision are many."""
 
 PASS_NAMES = (
-    *("cleanup", "insert-layer", "merge-channels", "new-channels", "prune-channels", "remove-layer", "split-channels"),
+    *("cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-skip", "insert-squeeze-excite"),
+    *("low-rank", "merge-channels", "narrow-kernel", "new-channels", "prune-channels"),
+    *("remove-layer", "remove-skip", "separable", "split-channels", "widen-kernel"),
 )
 """Of gngraph's own passes."""
 
