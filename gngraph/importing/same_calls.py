@@ -19,6 +19,7 @@ from gngraph.importing.imported import (
     step,
 )
 from gngraph.importing.other_sizes import Sizes, by_numbers, unlike_axes
+from gngraph.importing.python_state import Kept
 from gngraph.importing.tape import Numbers, Tape, Unknown, data_key
 
 _AS_GIVEN: Sizes = {}
@@ -93,15 +94,10 @@ class _Tapes:
 
     def check_state(self, first: Outcome) -> None:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
-        name, before = self.claim.graph.name, _counters(self.module.module)
+        name, kept = self.claim.graph.name, Kept(self.module.module)
         with torch.no_grad():
             second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True)
-        moved = [path for path, value in _counters(self.module.module).items() if before.get(path) != value]
-        if moved:
-            raise UnsupportedModelError(
-                f"'{name}' changes '{moved[0]}' whenever it runs in train mode, which a graph would hold as it is now; set it from "
-                f"outside of forward, or leave it out"
-            )
+        kept.check(name)
         if first.outputs != second.outputs:
             raise UnsupportedModelError(changes_by_itself(name))
 
@@ -128,13 +124,3 @@ class _Tapes:
             {name: None if x is None else tape.number(x) for name, x in found.gradients.items()},
             {name: tape.number(x) for name, x in found.state.items()},
         )
-
-
-def _counters(module: nn.Module) -> dict[str, float]:
-    """The numbers among the attributes of modules."""
-    return {
-        f"{path}.{key}".strip("."): value
-        for path, child in module.named_modules()
-        for key, value in vars(child).items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }

@@ -22,6 +22,7 @@ from gngraph.importing.imported import (
     functions_behind,
     step,
 )
+from gngraph.importing.python_state import Kept
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import reading_inputs
@@ -71,6 +72,7 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
                     module.get_parameter(name).copy_(tensor)
             try:
                 expected = _run(module, inputs, claim.part, training=training, gradients=gradients)
+                kept = Kept(module)
                 again = _run(module, inputs, claim.part, training=training, gradients="none")
             except Exception as error:  # whatever the user's own module raises for such inputs
                 errors += [error] if training else []
@@ -92,6 +94,8 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
                 _refuse(claim, f"has another {what} in {_mode(training)} mode", expected.outputs)
             if not all(_close(a, b, tolerance, 0.0) for a, b in zip(expected.outputs, again.outputs, strict=True)):
                 raise UnsupportedModelError(changes_by_itself(claim.graph.name))
+            if training:
+                kept.check(claim.graph.name)
     return [] if ran else errors
 
 
