@@ -78,10 +78,11 @@ def from_torch(
     check_module(module)
     with plain_torch():
         own, reached = copy_of(module), Reached(module)
-        guard = Guard(module, own)
+        guard, changed = Guard(module, own), list[str]()
         example = example_of(own, example_inputs)
         try:
             expected, example = expected_of(own, example, output)
+            changed = guard.restore()  # the graph is made of what that run began with
             own = own if example.is_flat else reading_leaves(own, example)
             graph = _imported(own, example, expected, drop=train_only == "drop")
         except GnGraphError:
@@ -92,7 +93,7 @@ def from_torch(
                 f"is a defect of gngraph"
             ) from error
         finally:
-            changed = guard.restore()
+            changed = [*changed, *guard.restore()]
             reached.restore()
     if changed:
         raise UnsupportedModelError(

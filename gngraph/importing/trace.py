@@ -149,7 +149,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _recorded_factories(tracer: Tracer) -> Iterator[None]:
-    """While tracing, calls like torch.zeros(x.shape[0], 3), for which torch itself wants numbers, and draws are recorded."""
+    """While tracing, calls like torch.zeros(x.shape[0], 3) and len(x), for which Python wants numbers, and draws are recorded."""
 
     def recorded(name: str) -> Callable[..., Any]:
         function = getattr(torch, name)
@@ -161,11 +161,15 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
 
         return call
 
+    count = len
     with ExitStack() as stack:
         for name in (*_FACTORIES, *DRAWS):
             stack.enter_context(_replaced(torch, name, recorded(name)))
         for name in _LIMITS:
             stack.enter_context(_replaced(torch, name, _of_known_dtype(tracer, getattr(torch, name))))
+        stack.enter_context(
+            _replaced(builtins, "len", lambda x: tracer.rows(x) if isinstance(x, fx.Proxy) else count(x))
+        )
         yield
 
 

@@ -234,6 +234,11 @@ class Tracer(fx.Tracer):
             )
         if kind == "call_function":
             target = _PUBLIC.get(target, target)
+        # how values lie in memory is for the lowering to say, and changes no number
+        args = tuple(arg for arg in args if not isinstance(arg, torch.memory_format))
+        kwargs = {key: arg for key, arg in kwargs.items() if not isinstance(arg, torch.memory_format)}
+        if target == "to" and len(args) == 1 and not kwargs:
+            target = "contiguous"
         if target == "__setitem__":  # of a tensor that the forward makes by itself
             kind, target = "call_function", operator.setitem
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
@@ -267,6 +272,15 @@ class Tracer(fx.Tracer):
     def length(self, obj: fx.Proxy) -> int:
         """The number of items of a tuple or shape, or of rows of a tensor."""
         return int(self._looked_at(obj, "count", lambda shadow: shadow.length(obj.node)))
+
+    def rows(self, obj: fx.Proxy) -> int | fx.Proxy:
+        """What Python's `len` gives: the number of items, or, where that is the number of samples, the value that will hold it."""
+        try:
+            return self.length(obj)
+        except fx.proxy.TraceError:
+            if not issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), torch.Tensor):
+                raise
+            return self.create_proxy("call_method", "size", (obj, 0), {})
 
     def holds(self, check: fx.Node) -> bool:
         """Whether an assertion is one on sizes, which holds for the example; it is as if it stood in Python."""

@@ -102,8 +102,18 @@ def grid(s: Any, x: Tensor) -> Tensor:
     return s.l(x) @ (rows - columns).to(x.dtype)  # type: ignore[no-any-return]
 
 
+def counted(s: Any, x: Tensor) -> Tensor:
+    y = s.l(x).reshape(len(x), 2, -1)
+    return y[torch.arange(len(y)), 0].repeat(1, len(y[0]))  # type: ignore[no-any-return]
+
+
+def laid_out(s: Any, x: Tensor) -> Tensor:
+    y = s.l(x)[..., None, None].to(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.contiguous_format).flatten(1)  # type: ignore[no-any-return]
+
+
 CALLS = (
-    *(marked, grid),
+    *(marked, grid, counted, laid_out),
     *(parts, parts_changed, masked_parts, numbered_parts, seen_through_a_view),
     *(lowest, number_as_tensor, by_device, outside),
 )
