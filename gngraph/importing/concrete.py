@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gngraph.importing.copies import meta_twin, on_meta
-from gngraph.importing.shapes import Shapes, ShapesSeen
+from gngraph.importing.plain_numbers import plain_numbers
+from gngraph.importing.shapes import Shapes, ShapesSeen, without_values
 from gngraph.lowering.counting import CountingInterpreter
 
 SAMPLE_COUNTS = (2, 3)
@@ -58,6 +59,7 @@ class Shadow:
             child.training = modes.get(path, child.training)
         self._run_on: Callable[[Sequence[torch.Tensor]], MetaRun] = partial(MetaRun, twin, root, graph)
         self._runs = [self._run_on(meta_inputs(inputs, count)) for count in SAMPLE_COUNTS]
+        self._plain: dict[fx.Node, None] = {}
 
     def value(self, node: fx.Node) -> Any:
         """The number, flag or text that a node computes.
@@ -97,7 +99,7 @@ class Shadow:
 
     def seen(self) -> list[Mapping[fx.Node, Any]]:
         """The values that were computed so far, for each of `SAMPLE_COUNTS`."""
-        return [run.env for run in self._runs]
+        return [self._with_plain(run.env) for run in self._runs]
 
     def values(self, axis: InputAxis, size: int) -> Mapping[fx.Node, Any]:
         """The values of the whole graph where one axis of an input is of another size: all before the first call that fails."""
@@ -109,19 +111,34 @@ class Shadow:
             suppress(Exception),
         ):  # whatever an op raises for such a size, or without data
             run.upto(next(reversed(self._graph.nodes)))
-        return run.env
+        return self._with_plain(run.env)
 
     def _agreed(self, node: fx.Node, read: Any) -> Any:
         try:
             with torch.no_grad(), self._shapes:
                 first, second = (read(run.upto(node)) for run in self._runs)
         except Exception as error:  # whatever an op raises that cannot run without data
-            raise Undecided("is not known without data") from error
+            first, second = self._made_of_sizes(node, error)
         if isinstance(first, torch.Tensor):
-            raise Undecided("is not known without data")
+            first, second = self._made_of_sizes(node, None)
         if first != second:
             raise Undecided("depends on the number of samples")
         return first
+
+    def _made_of_sizes(self, node: fx.Node, error: Exception | None) -> tuple[Any, Any]:
+        """The number that a tensor of one entry holds, for each of `SAMPLE_COUNTS`, where no data enters it."""
+        first, second = (plain_numbers(self._graph, run.env, node).get(node) for run in self._runs)
+        if not all(isinstance(x, torch.Tensor) and x.numel() == 1 for x in (first, second)):
+            raise Undecided("is not known without data") from error
+        self._plain[node] = None
+        return first.item(), second.item()
+
+    def _with_plain(self, values: Mapping[fx.Node, Any]) -> Mapping[fx.Node, Any]:
+        """The values of a run, with the numbers of those that were looked at though they are tensors."""
+        if not self._plain:
+            return values
+        numbers = plain_numbers(self._graph, values, next(reversed(self._plain)))
+        return {**values, **{node: numbers[node].item() for node in self._plain if node in numbers}}
 
 
 def meta_inputs(
@@ -141,9 +158,16 @@ def meta_inputs(
     return made
 
 
-def _on_meta(value: Any) -> Any:
+def _of_meta(value: Any) -> Any:
     """Arguments with the meta device in place of any other."""
     return tree_map_only(torch.device, lambda device: torch.device("meta"), value)
+
+
+def _together(value: Any) -> Any:
+    """Arguments without values where one has none: a tensor that a forward makes has its own, unless a device was named."""
+    return (
+        without_values(value) if any(isinstance(x, torch.Tensor) and x.is_meta for x in tree_leaves(value)) else value
+    )
 
 
 class MetaRun(CountingInterpreter):
@@ -179,12 +203,12 @@ class MetaRun(CountingInterpreter):
         if target is getattr and args[1] == "device" and isinstance(args[0], torch.Tensor):
             return self._device
         if target not in _OF_DEVICES:
-            args, kwargs = _on_meta((args, kwargs))
-        return super().call_function(target, args, kwargs)
+            args, kwargs = _of_meta((args, kwargs))
+        return super().call_function(target, *_together((args, kwargs)))
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A call of the method `target` with `args` and `kwargs`, where no tensor leaves the meta device."""
-        return super().call_method(target, *_on_meta((args, kwargs)))
+        return super().call_method(target, *_together(_of_meta((args, kwargs))))
 
     # while torch.fx traces, calls of modules and reads of their attributes are recorded: neither may happen here
 

@@ -8,10 +8,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -167,6 +169,7 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
             stack.enter_context(_replaced(torch, name, recorded(name)))
         for name in _LIMITS:
             stack.enter_context(_replaced(torch, name, _of_known_dtype(tracer, getattr(torch, name))))
+        stack.enter_context(_replaced(functional, "_none_or_dtype", partial(_dtype_of_mask, tracer)))
         stack.enter_context(
             _replaced(builtins, "len", lambda x: tracer.rows(x) if isinstance(x, fx.Proxy) else count(x))
         )
@@ -180,6 +183,11 @@ def _of_known_dtype(tracer: Tracer, limits: Callable[[torch.dtype], Any]) -> Cal
         return limits(tracer.dtype(dtype) if isinstance(dtype, fx.Proxy) else dtype)
 
     return call
+
+
+def _dtype_of_mask(tracer: Tracer, mask: Any) -> torch.dtype | None:
+    """What torch's transformers ask of a mask, which for them is a tensor or None."""
+    return tracer.dtype(mask.dtype) if isinstance(mask, fx.Proxy) else None if mask is None else mask.dtype
 
 
 @contextmanager

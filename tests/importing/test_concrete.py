@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import gngraph
-from gngraph.errors import UnsupportedModelError
+from gngraph.errors import DataError, UnsupportedModelError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import format_graph, parse, same_structure
 from gngraph.lowering.to_torch import to_torch
@@ -112,8 +112,14 @@ def laid_out(s: Any, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.contiguous_format).flatten(1)  # type: ignore[no-any-return]
 
 
+def decided_by_a_mask(s: Any, x: Tensor) -> Tensor:
+    mask = torch.zeros(x.shape[1])
+    mask[0] = 1
+    return s.l(x) * 2 if mask.sum() > 0 else s.l(x)  # type: ignore[no-any-return]
+
+
 CALLS = (
-    *(marked, grid, counted, laid_out),
+    *(marked, grid, counted, laid_out, decided_by_a_mask),
     *(parts, parts_changed, masked_parts, numbered_parts, seen_through_a_view),
     *(lowest, number_as_tensor, by_device, outside),
 )
@@ -157,7 +163,14 @@ def layer_outside(s: Any, x: Tensor) -> Tensor:
     return ACTIVATIONS["layer"](s.l(x))  # type: ignore[no-any-return]
 
 
+def decided_by_data(s: Any, x: Tensor) -> Tensor:
+    mask = torch.zeros(x.shape[1])
+    mask[0] = x[0, 0]
+    return s.l(x) * 2 if mask.sum() > 0 else s.l(x)  # type: ignore[no-any-return]
+
+
 REFUSED: dict[Callable[[Any, Tensor], Tensor], str] = {
+    decided_by_data: "Python asks for the value of 'gt', which is not known without data",
     whole_read_afterwards: "node 'setitem' changes a part of 'l' in place, or a view of it, and 'h' reads 'l'",
     two_parts_changed: "node 'mul_' changes a part of 'l' in place",
     layer_outside: "module 'Rows' calls a module of Linear that is none of its own, so that no state_dict has its 'weight'",
@@ -168,6 +181,41 @@ REFUSED: dict[Callable[[Any, Tensor], Tensor], str] = {
 def test_what_is_not_followed_is_refused_with_the_cause(call: Callable[[Any, Tensor], Tensor]) -> None:
     with pytest.raises(UnsupportedModelError, match=REFUSED[call]):
         from_torch(Rows(call), X)
+
+
+class Causal(nn.Module):
+    """A transformer of torch's, which compares its mask with the causal one of that size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.h = nn.Embedding(7, 4), nn.Linear(4, 2)
+        self.t = nn.Transformer(4, 2, 1, 1, 4, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask, e = nn.Transformer.generate_square_subsequent_mask(x.shape[1]), self.e(x)
+        return self.h(self.t(e, e, src_mask=mask, tgt_mask=mask))  # type: ignore[no-any-return]
+
+
+def test_a_causal_mask_of_torchs_transformers_is_of_any_length() -> None:
+    net = Causal().eval()
+    lowered = to_torch(from_torch(net, torch.arange(10).view(2, 5) % 7)).eval()
+    x = torch.arange(21).view(3, 7) % 7
+    assert torch.equal(lowered(x), net(x))
+
+
+def test_what_a_mask_of_sizes_decides_holds_for_the_size() -> None:
+    class Long(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.l = nn.Linear(1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.l(x.mean(1, keepdim=True))
+            return h * 2 if (torch.arange(x.shape[1]) > 7).any() else h  # type: ignore[no-any-return]
+
+    lowered = to_torch(from_torch(Long(), X))
+    with pytest.raises(DataError, match="a size that decided what the network does"):
+        lowered(torch.zeros(2, 12))
 
 
 def test_parametrized_weights_are_computed_in_every_call() -> None:

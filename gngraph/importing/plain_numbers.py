@@ -1,0 +1,66 @@
+"""Values that no data enters: masks and positions, which a forward makes of sizes alone and may then look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def plain_numbers(graph: fx.Graph, known: Mapping[fx.Node, Any], last: fx.Node) -> dict[fx.Node, Any]:
+    """What the nodes of a graph compute from sizes and constants alone, in the graph's order, for some of them write into others.
+
+    Args:
+        graph: as far as it is traced.
+        known: what a run without data gave; sizes and other values that are no tensors are taken from it.
+        last: the last node that is computed.
+    """
+    found: dict[fx.Node, Any] = {}
+    for node in _upto(graph, last):
+        value = known.get(node)
+        if value is not None and not isinstance(value, (torch.Tensor, tuple, list)):
+            found[node] = value
+        elif node.op in ("call_function", "call_method"):
+            if all(source in found for source in node.all_input_nodes):
+                _compute(node, found)
+            elif _writes(node):  # what it writes, and whatever views that, is not plain any more
+                found = {key: entry for key, entry in found.items() if not isinstance(entry, torch.Tensor)}
+    return found
+
+
+def _compute(node: fx.Node, found: dict[fx.Node, Any]) -> None:
+    """Add what a node computes, unless it cannot be or chance enters."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+    drawn = torch.get_rng_state()
+    try:
+        with torch.no_grad():
+            value = (
+                getattr(args[0], node.target)(*args[1:], **kwargs)
+                if node.op == "call_method"
+                else _call(node, args, kwargs)
+            )
+    except Exception:  # whatever an op raises; the network itself will
+        return
+    if torch.equal(drawn, torch.get_rng_state()):
+        found[node] = value
+    else:
+        torch.set_rng_state(drawn)
+
+
+def _call(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+def _writes(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name == "setitem" or "out" in node.kwargs or (name.endswith("_") and not name.endswith("__"))
+
+
+def _upto(graph: fx.Graph, last: fx.Node) -> Iterator[fx.Node]:
+    for node in graph.nodes:
+        yield node
+        if node is last:
+            return
