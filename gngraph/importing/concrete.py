@@ -127,11 +127,12 @@ class Shadow:
 
     def _made_of_sizes(self, node: fx.Node, error: Exception | None) -> tuple[Any, Any]:
         """The number that a tensor of one entry holds, for each of `SAMPLE_COUNTS`, where no data enters it."""
-        first, second = (plain_numbers(self._graph, run.env, node).get(node) for run in self._runs)
-        if not all(isinstance(x, torch.Tensor) and x.numel() == 1 for x in (first, second)):
+        made = [plain_numbers(self._graph, run.env, node).get(node) for run in self._runs]
+        first, second = (x.item() if isinstance(x, torch.Tensor) and x.numel() == 1 else None for x in made)
+        if first is None or second is None:
             raise Undecided("is not known without data") from error
         self._plain[node] = None
-        return first.item(), second.item()
+        return first, second
 
     def _with_plain(self, values: Mapping[fx.Node, Any]) -> Mapping[fx.Node, Any]:
         """The values of a run, with the numbers of those that were looked at though they are tensors."""

@@ -36,22 +36,14 @@ def _compute(node: fx.Node, found: dict[fx.Node, Any]) -> None:
     drawn = torch.get_rng_state()
     try:
         with torch.no_grad():
-            value = (
-                getattr(args[0], node.target)(*args[1:], **kwargs)
-                if node.op == "call_method"
-                else _call(node, args, kwargs)
-            )
+            function = getattr(args[0], node.target) if isinstance(node.target, str) else node.target
+            value = function(*(args[1:] if isinstance(node.target, str) else args), **kwargs)
     except Exception:  # whatever an op raises; the network itself will
         return
     if torch.equal(drawn, torch.get_rng_state()):
         found[node] = value
     else:
         torch.set_rng_state(drawn)
-
-
-def _call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
 
 
 def _writes(node: fx.Node) -> bool:

@@ -49,7 +49,7 @@ class Kept:
                 )
 
 
-def _numbers(module: nn.Module) -> Iterator[tuple[str, Number]]:
+def _numbers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     classes: dict[type, None] = {}
     for path, child in module.named_modules():
         for key, value in vars(child).items():
@@ -69,12 +69,12 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, Number]]:
                     yield from _within(place, forward.__globals__[name], _DEEP)
 
 
-def _within(name: str, value: Any, depth: int) -> Iterator[tuple[str, Number]]:
+def _within(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     """The numbers in a value, by the way there."""
     if isinstance(value, Number):
         yield name, value
     elif isinstance(value, count):
-        yield name, value.__reduce__()[1][0]
+        yield name, int(value.__reduce__()[1][0])
     elif depth and not isinstance(value, _OPAQUE) and not _of_torch(type(value)):
         if isinstance(value, FunctionType):
             cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)

@@ -280,7 +280,8 @@ class Tracer(fx.Tracer):
         except fx.proxy.TraceError:
             if not issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), torch.Tensor):
                 raise
-            return self.create_proxy("call_method", "size", (obj, 0), {})
+            counted: fx.Proxy = self.create_proxy("call_method", "size", (obj, 0), {})
+            return counted
 
     def holds(self, check: fx.Node) -> bool:
         """Whether an assertion is one on sizes, which holds for the example; it is as if it stood in Python."""

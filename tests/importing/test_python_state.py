@@ -30,7 +30,7 @@ class Counting(nn.Module):
     def forward(self, x: Tensor, held: list[int] = []) -> Tensor:  # noqa: B006  (the fault that is tried)
         held[0:1] = [held[0] + 1 if held and self.counted is by_default else 0]
         late = self.counted(self) >= _LATE or held[0] >= _LATE
-        return self.a(x) * 0.5 if late else self.a(x)
+        return self.a(x) * 0.5 if late else self.a(x)  # type: ignore[no-any-return]
 
 
 def by_class(module: Counting) -> float:
@@ -65,7 +65,7 @@ def by_closure() -> Callable[[Counting], float]:
 class OfGlobal(Counting):
     def forward(self, x: Tensor, held: list[int] = []) -> Tensor:  # noqa: B006
         _RUNS[0] += 1
-        return self.a(x) * (0.5 if _RUNS[0] >= _LATE else 1.0)
+        return self.a(x) * (0.5 if _RUNS[0] >= _LATE else 1.0)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,6 @@ def test_what_is_kept_once_is_no_counter() -> None:
             self.scales: dict[int, float] = {}
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.a(x) * self.scales.setdefault(x.shape[1], 0.5)
+            return self.a(x) * self.scales.setdefault(x.shape[1], 0.5)  # type: ignore[no-any-return]
 
     assert from_torch(Caching(), torch.randn(2, 3)).nodes
