@@ -20,7 +20,7 @@ _LONG = 64
 _OPAQUE = (nn.Module, torch.Tensor, ModuleType, type, str, bytes)
 
 
-class Kept:
+class HeldInPython:
     """The numbers that a module's attributes, its classes and the globals of their forward hold, as they are now.
 
     Args:

@@ -19,7 +19,7 @@ from gngraph.importing.imported import (
     step,
 )
 from gngraph.importing.other_sizes import Sizes, by_numbers, unlike_axes
-from gngraph.importing.python_state import Kept
+from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tape import Numbers, Tape, Unknown, data_key
 
 _AS_GIVEN: Sizes = {}
@@ -94,7 +94,7 @@ class _Tapes:
 
     def check_state(self, first: Outcome) -> None:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
-        name, kept = self.claim.graph.name, Kept(self.module.module)
+        name, kept = self.claim.graph.name, HeldInPython(self.module.module)
         with torch.no_grad():
             second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True)
         kept.check(name)

@@ -22,7 +22,7 @@ from gngraph.importing.imported import (
     functions_behind,
     step,
 )
-from gngraph.importing.python_state import Kept
+from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import reading_inputs
@@ -72,7 +72,7 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
                     module.get_parameter(name).copy_(tensor)
             try:
                 expected = _run(module, inputs, claim.part, training=training, gradients=gradients)
-                kept = Kept(module)
+                kept = HeldInPython(module)
                 again = _run(module, inputs, claim.part, training=training, gradients="none")
             except Exception as error:  # whatever the user's own module raises for such inputs
                 errors += [error] if training else []
