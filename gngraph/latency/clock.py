@@ -58,7 +58,7 @@ class LatencyClock:
     def of(self, graph: Graph, spaces: ChannelSpaces) -> NetworkTime:
         """The time of a network as a function of its widths.
 
-        Where a unit of it has not been timed yet, or only narrower or wider ones, networks like it are timed first.
+        Where a unit of it has not been timed yet, at any widths, networks like it are timed first.
 
         Args:
             graph: the network.
@@ -68,8 +68,8 @@ class LatencyClock:
             GnGraphError: the runtime does not take it.
         """
         if graph not in self._known:
-            units, widths = timed_units(graph, spaces), _widths(spaces)
-            if not all(unit.key in self._units and self._units[unit.key].reach(unit.lengths(widths)) for unit in units):
+            units = timed_units(graph, spaces)
+            if any(unit.key not in self._units for unit in units):
                 self._learn(graph, spaces, units)
             self._known[graph] = NetworkTime(units, spaces, self)
         return self._known[graph]
@@ -87,7 +87,8 @@ class LatencyClock:
     def anchor(self, graph: Graph) -> Measured:
         """Measure a network; what it takes beyond its units is added to every prediction from now on.
 
-        Where its units take longer than it does, all are taken for as much shorter.
+        Where its units take longer than it does, all are taken for as much shorter. Where it is narrower or wider than what was
+        timed, networks like it are timed first.
 
         Args:
             graph: the network, with values.
@@ -97,7 +98,11 @@ class LatencyClock:
         """
         spaces = ChannelSpaces.of(graph)
         found, self._factor = self.measured(graph), 1.0
-        together = max(1, self.of(graph, spaces).units(_widths(spaces)))
+        units, widths = timed_units(graph, spaces), _widths(spaces)
+        if not all(self._units[u.key].reach(u.lengths(widths)) for u in units if u.key in self._units):
+            self._learn(graph, spaces, units)
+            self._known.clear()
+        together = max(1, self.of(graph, spaces).units(widths))
         whole = round(found.milliseconds * _NANO / 1000)
         self._overhead, self._factor = max(0, whole - together), min(1.0, whole / together)
         return found
