@@ -12,7 +12,7 @@ from tools.check_diff import rewrite, wrong
 
 
 @pytest.mark.parametrize(
-    "number", [8, 12]
+    "number", [8, 12, 384]
 )  # one weight holds queries, keys and values; a part of a wider layer is rewritten
 def test_the_diff_names_exactly_the_spaces_that_were_rewritten(number: int) -> None:
     tried = rewrite(number)

@@ -64,7 +64,11 @@ def _followed(a: Graph, b: Graph) -> tuple[dict[str, list[tuple[str, int]]], dic
 
 def _size_at(a: Graph, b: Graph, axis: tuple[str, int], space: str) -> int | None:
     """The size in `b` of what stands where a space of `a` does; None where the axis is not divided alike."""
+    param, number = axis
     before, after = ChannelSpaces.of(a).axes[axis], ChannelSpaces.of(b).axes.get(axis, ())
+    if param in b.params and {name for name, _ in before} == {space}:  # several times, one space after the other
+        entries, left = divmod(b.params[param].data.shape[number], sum(slot.inner for _, slot in before))
+        return entries if not left else None
     if len(before) != len(after):
         return None
     place = [name for name, _ in before].index(space)
