@@ -14,13 +14,26 @@ from typing import Any
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def is_factory(text: str) -> bool:
-    """Whether `text` reads `pkg.module:factory`.
+LIBRARIES = ("torchvision", "timm", "hf")
+"""What stands before the colon in names of networks of other libraries: those of torchvision, timm, and Hugging Face."""
 
-    >>> is_factory("mynets.small:make"), is_factory("model.pt")
-    (True, False)
+
+def of_library(text: str) -> bool:
+    """Whether `text` names a network of another library.
+
+    >>> of_library("timm:resnet18"), of_library("mynets.small:make"), of_library("timm.layers:make")
+    (True, False, False)
     """
-    return _NAME.fullmatch(text) is not None
+    return text.startswith(tuple(f"{name}:" for name in LIBRARIES))
+
+
+def is_factory(text: str) -> bool:
+    """Whether `text` reads `pkg.module:factory`, and names no network of another library.
+
+    >>> is_factory("mynets.small:make"), is_factory("model.pt"), is_factory("timm:resnet18")
+    (True, False, False)
+    """
+    return _NAME.fullmatch(text) is not None and not of_library(text)
 
 
 def named(text: str) -> Any:

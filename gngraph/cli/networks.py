@@ -38,21 +38,34 @@ if TYPE_CHECKING:
 def seed(name: str, options: SeedOptions, output: Path) -> None:
     """Make the network NAME with fresh weights.
 
-    NAME is vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp, vit, gpt, unet or torchvision:NAME. A
-    gpt reads tokens: --input-shape is the most that it reads at once, --classes how many there are (256 bytes). Its options stand
+    NAME is vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet56, mobilenet, mlp, vit, gpt or unet, or one of another library
+    that is installed: torchvision:NAME, timm:NAME, or hf:NAME for a type of model of transformers, a folder or a name on the hub.
+    A gpt reads tokens: --input-shape is the most that it reads at once, --classes how many there are (256 bytes). Its options stand
     in braces: "gpt{norm=rms,positions=rotary,queries=2}". A unet gives each pixel a class.
     """
     require_free(output)
     from gngraph.analysis.cost import cost
+    from gngraph.data.preprocess import byte_record
     from gngraph.files.archive import save
+    from gngraph.growth.run_folder import archived
     from gngraph.importing.examples import example_for
     from gngraph.importing.from_torch import from_torch
-    from gngraph.zoo import build_seed
+    from gngraph.zoo import Weights, build_seed, published
 
-    module = build_seed(name, **vars(options))
+    kept, known = published(name), options.pretrained
+    shape = options.input_shape or (kept.input_shape if kept else (3, 32, 32))
+    module = build_seed(
+        name,
+        width=options.width,
+        classes=options.classes or (kept.classes if kept and known else 10),
+        input_shape=shape,
+        seed=options.seed,
+        weights=Weights.PRETRAINED if known else Weights.NEW,
+    )
     # Classifiers of torchvision may have heads for training alone; a seed is for growing, and grows without them.
-    graph = from_torch(module, example_for(module, options.input_shape), train_only="drop")
-    save(graph, output)
+    graph = from_torch(module, example_for(module, shape), train_only="drop", output=kept.output if kept else None)
+    inputs = byte_record(kept.mean, kept.std, shape) if kept and known and kept.mean and kept.std else None
+    save(graph, output, history=archived([], {}, inputs))
     size = cost(graph)
     answer(
         {"output": str(output), "name": name, "params": size.params, "flops": size.flops},

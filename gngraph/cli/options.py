@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import click
 
+from gngraph.calling import of_library
 from gngraph.cli.parameters import ArchiveFile, Model, gathered, parse_shape, shape_text, usable_device
 from gngraph.environment import Environment
 from gngraph.options import Options, TrainOptions, option
@@ -46,10 +47,13 @@ class ModelOptions(Options):
 
     input_shape: Shape | None = option(None, "Shape of one sample, such as 3x32x32, where no data tells it.")
     arch: Annotated[str, Named(SEED_NAMES)] | None = option(
-        None, "What a state dict belongs to: a seed's name or pkg.module:factory."
+        None, "What a state dict belongs to: a seed's name, torchvision:NAME, timm:NAME, hf:NAME or pkg.module:factory."
     )
     width: Annotated[float, Within()] = option(1.0, "Width multiplier of --arch.")
-    classes: Positive | None = option(None, "Outputs of --arch; by default those of the state dict.")
+    classes: Positive | None = option(
+        None,
+        "Outputs of --arch, by default those of the state dict; of a MODEL of another library, by default those of the data.",
+    )
     trust: bool = option(False, "Let the model file run code while it is loaded.")
     drop_train_only: bool = option(False, "Drop what runs in train mode only (auxiliary heads).")
     model_output: str | None = option(
@@ -66,7 +70,7 @@ class ModelOptions(Options):
             input_shape=self.input_shape or (data.input_shape if data else None),
             arch=self.arch,
             width=self.width,
-            classes=self.classes,
+            classes=self.classes or (data.outputs if data and of_library(model) else None),
             trust=Trust.FILE if self.trust else Trust.ALLOW_LIST,
             train_only="drop" if self.drop_train_only else "refuse",
             output=self.model_output,
@@ -80,9 +84,18 @@ class SeedOptions(Options):
     title: ClassVar[str] = "the seed"
 
     width: Annotated[float, Within()] = option(1.0, "Multiplier of every hidden channel count.")
-    classes: Positive = option(10, "Number of outputs.")
-    input_shape: Shape = option((3, 32, 32), "Shape of one sample.")
+    classes: Positive | None = option(
+        None, "Number of outputs; by default 10, with pretrained weights those that they were trained for."
+    )
+    input_shape: Shape | None = option(
+        None, "Shape of one sample; by default 3x32x32, of a network of another library its own."
+    )
     seed: Annotated[int, Within()] = option(0, "Seed of the initial weights.")
+    pretrained: bool = option(
+        False,
+        "Take the weights that another library publishes, and keep how they want their inputs; they are fetched where they are not "
+        "on this machine.",
+    )
 
 
 @dataclass(frozen=True)
@@ -240,13 +253,21 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
         data = what.load(input_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
         _check_tokens(data, recorded_inputs(model))
     else:
-        data = what.load(how.input_shape)
+        data = what.load(_shape_for(model, how))
     problem = what.problem(data)
     if is_archive(model) and problem.unseen is None and not knows_withheld(problem, recorded_inputs(model)):
         problem = replace(problem, unseen=WITHHELD)
     graph = graph if graph is not None else how.open(model, data)
     check_fit(graph, problem)
     return graph, problem
+
+
+def _shape_for(model: str, how: ModelOptions) -> tuple[int, ...] | None:
+    """The shape that samples are brought to for a network that is no archive."""
+    from gngraph.zoo import published
+
+    kept = published(model) if how.input_shape is None and of_library(model) else None
+    return kept.input_shape if kept is not None else how.input_shape
 
 
 def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, problem: Problem) -> dict[str, Any]:
@@ -265,7 +286,7 @@ def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, pr
     archive = is_archive(model)
     return {
         "command": replace(what, unseen=unseen).as_dict(),
-        "shape": input_shape_of(graph) if archive else how.input_shape,
+        "shape": input_shape_of(graph) if archive else _shape_for(model, how),
         "trained": recorded_inputs(model) if archive else None,
         "tokens": reads_tokens(graph),
     }

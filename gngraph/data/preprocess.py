@@ -282,6 +282,20 @@ def normalization(text: str) -> Normalization:
     return Fixed(mean, std)
 
 
+def byte_record(mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, ...]) -> dict[str, Any]:
+    """What an archive keeps of the inputs of a network that was trained elsewhere, on bytes divided by 255.
+
+    Args:
+        mean, std: of each channel, or one of all; what is subtracted and divided by after that.
+        shape: of an input.
+
+    >>> byte_record((0.5,), (0.25,), (1, 8, 8))["preprocess"]["scale"]
+    255.0
+    """
+    prepared = Fixed(mean, std)(torch.zeros(0), 255.0, shape)
+    return {"preprocess": prepared.record(), "classes": []}
+
+
 def own(function: Callable[[Tensor], Tensor]) -> Normalization:
     """The normalisation by a function of one's own: see `OwnTransform`.
 

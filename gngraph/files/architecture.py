@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gngraph.calling import CallError, called, is_factory
+from gngraph.calling import CallError, called, is_factory, of_library
 from gngraph.errors import GnGraphNote, ModelFileError
-from gngraph.zoo import build_seed
+from gngraph.zoo import build_seed, published
 
-_TORCHVISION = "torchvision:"
 _WRAPPED = re.compile(r"(?<![^.])(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 """What torch.compile and the like put into keys, wherever a wrapped module stands."""
 _TRIED = 3
@@ -30,7 +29,7 @@ class Architecture:
         name: a name for `build_seed`, or `pkg.module:factory`.
         width: width multiplier; a factory ignores it, as it does the next two.
         classes: number of outputs; None takes the first size of the last tensor of the state dict.
-        input_shape: shape of one sample; None takes 3x224x224 for torchvision classifiers, 3x32x32 else.
+        input_shape: shape of one sample; None takes that of other libraries' networks, 3x32x32 else.
     """
 
     name: str
@@ -97,14 +96,29 @@ class Architecture:
 
     @property
     def _is_factory(self) -> bool:
-        return is_factory(self.name) and not self.name.startswith(_TORCHVISION)
+        return is_factory(self.name)
 
     def _build(self, classes: int | None) -> nn.Module:
         if self._is_factory:
             return call_factory(self.name)
-        torchvision = self.name.startswith(_TORCHVISION)
-        shape = self.input_shape or ((3, 224, 224) if torchvision else (3, 32, 32))
-        return build_seed(self.name, width=self.width, classes=10 if classes is None else classes, input_shape=shape)
+        return named_network(self.name, self.width, classes, self.input_shape)
+
+
+def named_network(name: str, width: float, classes: int | None, input_shape: tuple[int, ...] | None) -> nn.Module:
+    """A new network by a name for `build_seed`.
+
+    Args:
+        name: of a seed, or of a network of another library.
+        width: multiplier of its channels.
+        classes: outputs; None: 10.
+        input_shape: None: that of a network of another library, 3x32x32 else.
+
+    Raises:
+        UnsupportedModelError: it is unknown, or cannot be built so.
+    """
+    kept = published(name) if of_library(name) and input_shape is None else None
+    shape = input_shape or (kept.input_shape if kept else (3, 32, 32))
+    return build_seed(name, width=width, classes=10 if classes is None else classes, input_shape=shape)
 
 
 def call_factory(text: str) -> nn.Module:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
-from gngraph.calling import importable_from_here
+from gngraph.calling import importable_from_here, of_library
 from gngraph.errors import ModelFileError
-from gngraph.files.architecture import Architecture, call_factory
+from gngraph.files.architecture import Architecture, call_factory, named_network
 from gngraph.files.pickle_audit import is_plain, path_of
 from gngraph.files.safe_classes import allowed_class, find_tampering
 from gngraph.files.sniff import FileFormat, FileInfo, inspect_file, names_factory, sniff
@@ -77,12 +77,13 @@ def load_module(
     """The network in `source`, on the CPU, in the mode (train or eval) it was saved in.
 
     Args:
-        source: a file, or `pkg.module:factory`, which is imported (also from the working directory) and called without
-            arguments.
+        source: a file, `pkg.module:factory`, which is imported (also from the working directory) and called without
+            arguments, or the name of a network of another library, such as `timm:resnet18`, which has new weights then.
         arch: what a state dict belongs to: a name for `build_seed`, or `pkg.module:factory`.
         width: width multiplier of `arch`.
-        classes: outputs of `arch`; by default, the first size of the last tensor of the state dict.
-        input_shape: input shape of `arch`; by default (3, 224, 224) for torchvision classifiers, else (3, 32, 32).
+        classes: outputs of `arch`, or of a network of another library; by default, the first size of the last tensor of the state
+            dict, or 10.
+        input_shape: input shape of the same; by default that of another library's network, else (3, 32, 32).
         trust: whether the file may run code while it is loaded.
 
     Raises:
@@ -90,6 +91,8 @@ def load_module(
             `arch`; or the factory fails.
         UnsupportedModelError: `arch` is unknown or cannot be built at this size.
     """
+    if of_library(str(source)):
+        return named_network(str(source), width, classes, input_shape)
     if names_factory(source):
         return call_factory(str(source))
     info = inspect_file(source)
@@ -251,7 +254,7 @@ def _as_module(loaded: object, path: str, architecture: Architecture | None) -> 
     if architecture is None:
         raise ModelFileError(
             f'"{path}" holds a state dict, which has tensors but no network; pass --arch with one of'
-            f" {', '.join(SEEDS)}, torchvision:NAME or pkg.module:factory"
+            f" {', '.join(SEEDS)}, torchvision:NAME, timm:NAME, hf:NAME or pkg.module:factory"
         )
     return architecture.filled(state, path)
 

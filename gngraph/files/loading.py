@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gngraph.calling import of_library
 from gngraph.errors import ModelFileError, path_text
 from gngraph.files import archive
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
+from gngraph.zoo import published
 
 if TYPE_CHECKING:
     from gngraph.importing.from_torch import TrainOnly
@@ -30,7 +32,8 @@ def load(
     """The network in `source` as a graph, on the CPU.
 
     Args:
-        source: a gngraph archive; a whole pickled module or a state dict (with `arch`); or `pkg.module:factory`.
+        source: a gngraph archive; a whole pickled module or a state dict (with `arch`); `pkg.module:factory`; or the name of a
+            network of another library, such as `timm:resnet18`, with new weights.
         input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own.
         arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
         trust: whether the file may run code while it is loaded.
@@ -52,6 +55,10 @@ def load(
                 f"'{source}' takes inputs of shape '{_text(own)}', not '{_text(input_shape)}'; leave out the input shape"
             )
         return graph
+    library = next((name for name in (source, arch or "") if of_library(name)), None)
+    kept = published(library) if library is not None else None
+    if kept is not None:
+        input_shape, output = input_shape or kept.input_shape, output or kept.output
     module = load_module(source, arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust)
     if input_shape is None:
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO
 
-from gngraph.calling import is_factory
+from gngraph.calling import is_factory, of_library
 from gngraph.errors import ModelFileError
 from gngraph.files.pickle_audit import (
     MAX_PICKLE_BYTES,
@@ -79,12 +79,12 @@ def names_factory(source: str | Path) -> bool:
 
 
 def require_there(source: str | Path) -> None:
-    """Require that `source` names a factory, or a file that can be opened.
+    """Require that `source` names a factory, a network of another library, or a file that can be opened.
 
     Raises:
         ModelFileError: there is no readable file at `source`.
     """
-    if not names_factory(source):
+    if not names_factory(source) and not of_library(str(source)):
         with _opened(source):
             pass
 

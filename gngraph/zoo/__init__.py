@@ -1,12 +1,22 @@
 """Seed networks: plain torch modules, small enough to start growing from.
 
-Imports torch, torchvision (only for `torchvision:NAME`), `gngraph.errors` and `gngraph.options`.
+Those of other libraries, `torchvision:NAME`, `timm:NAME` and `hf:NAME`, import these where they are asked for.
 """
 
 from __future__ import annotations
 
-from gngraph.zoo.registry import SEEDS, build_seed
+from gngraph.zoo.published import Published, Weights
+from gngraph.zoo.registry import LIBRARIES, SEEDS, build_seed, published
 from gngraph.zoo.spec import SeedSpec
 from gngraph.zoo.vgg import vgg_with_widths
 
-__all__ = ["SEEDS", "SeedSpec", "build_seed", "vgg_with_widths"]
+__all__ = [
+    "LIBRARIES",
+    "SEEDS",
+    "Published",
+    "SeedSpec",
+    "Weights",
+    "build_seed",
+    "published",
+    "vgg_with_widths",
+]
