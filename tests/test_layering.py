@@ -50,11 +50,7 @@ LAYERS = {
     "deploy": layer("errors writing ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors options", "torch"),
     "data": layer("errors calling", "PIL torch torchvision numpy sklearn tokenizers"),
-<<<<<<< HEAD
-    "zoo": layer("errors options", "torch torchvision"),
-=======
-    "zoo": layer("errors calling", "torch torchvision timm transformers"),
->>>>>>> b1f568d (Networks of timm and transformers are seeds by their names, with the inputs and, when asked, the weights that are published with them)
+    "zoo": layer("errors calling options", "torch torchvision timm transformers"),
     "running": layer("errors ranks ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ranks ir ops lowering curvature data running", "torch numpy networkx"),
     "rewrite": layer("errors calling options ir ops lowering analysis", "torch"),

@@ -6,12 +6,12 @@ Those of other libraries, `torchvision:NAME`, `timm:NAME` and `hf:NAME`, import 
 from __future__ import annotations
 
 from gngraph.zoo.published import Published, Weights
-from gngraph.zoo.registry import LIBRARIES, SEEDS, build_seed, published
+from gngraph.zoo.registry import PUBLISHERS, SEEDS, build_seed, published
 from gngraph.zoo.spec import SeedSpec
 from gngraph.zoo.vgg import vgg_with_widths
 
 __all__ = [
-    "LIBRARIES",
+    "PUBLISHERS",
     "SEEDS",
     "Published",
     "SeedSpec",

@@ -10,7 +10,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.zoo.published import Library, Published, Weights, first_line, refused
 from gngraph.zoo.spec import SeedSpec
 
-LENGTH = 64
+WINDOW = 64
 """Tokens of a sample of text, where nothing is said."""
 
 
@@ -23,9 +23,9 @@ def published(name: str) -> Published:
     config = _config(name)
     classes = int(getattr(config, "num_labels", 2))
     if _head(name, config) == "AutoModelForCausalLM":
-        return Published((LENGTH,), int(config.vocab_size), output="logits")
+        return Published((WINDOW,), int(config.vocab_size), output="logits")
     if _head(name, config) == "AutoModelForSequenceClassification":
-        return Published((LENGTH,), classes, output="logits")
+        return Published((WINDOW,), classes, output="logits")
     size = getattr(config, "image_size", None) or 224
     sides = (size, size) if isinstance(size, int) else tuple(size)
     mean, std = _colours(name)

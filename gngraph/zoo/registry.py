@@ -30,7 +30,7 @@ SEEDS: Mapping[str, Builder] = {
     **UNETS,
 }
 
-LIBRARIES: Mapping[str, Library] = {"torchvision": TORCHVISION, "timm": TIMM, "hf": TRANSFORMERS_HUB}
+PUBLISHERS: Mapping[str, Library] = {"torchvision": TORCHVISION, "timm": TIMM, "hf": TRANSFORMERS_HUB}
 """Networks of other libraries, by what stands before the colon in their names; timm and transformers need not be installed."""
 
 
@@ -41,7 +41,7 @@ def published(name: str) -> Published | None:
         UnsupportedModelError: the library is not installed, or has no such network.
     """
     library, _, own = name.partition(":")
-    return LIBRARIES[library].published(own) if of_library(name) else None
+    return PUBLISHERS[library].published(own) if of_library(name) else None
 
 
 def build_seed(
@@ -75,7 +75,7 @@ def build_seed(
     spec = SeedSpec(width, classes, input_shape)
     family, options, _ = name.partition("{")
     if not of_library(name) and family not in SEEDS:
-        others = ", ".join(f"{library}:NAME" for library in LIBRARIES)
+        others = ", ".join(f"{library}:NAME" for library in PUBLISHERS)
         raise UnsupportedModelError(
             f'there is no seed "{name}", choose from {", ".join(SEEDS)}, {others}{did_you_mean(name, SEEDS)}'
         )
@@ -93,6 +93,6 @@ def build_seed(
         torch.default_generator.manual_seed(seed)
         if of_library(name):
             library, _, own = name.partition(":")
-            return LIBRARIES[library].build(own, spec, weights)
+            return PUBLISHERS[library].build(own, spec, weights)
         assert builder is not None
         return builder(spec)
