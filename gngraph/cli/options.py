@@ -107,8 +107,8 @@ class DataOptions(Options):
     data: Annotated[str, Named(("digits", "cifar10", "cifar100", "mnist", "fashion-mnist"), paths=True)] | None = (
         option(
             None,
-            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a text (.txt), a .csv or .tsv "
-            "table, a folder of images, or pkg.module:function that returns arrays.",
+            "Data to learn from: digits, cifar10, cifar100, mnist, fashion-mnist, an .npz file, a text (.txt), a .csv, .tsv or "
+            ".parquet table, a folder of images, or pkg.module:function that returns arrays.",
         )
     )
     task: Literal["segmentation"] | None = option(

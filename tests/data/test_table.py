@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from gngraph.data.preprocess import normalization
 from gngraph.errors import DataError
 from tests.command_line import Commands
 
+WORDS = (("fine", "good"), ("poor", "bad"))
 HEAD = "rooms,area,kind,price,sold\n"
 
 
@@ -93,6 +96,74 @@ def test_what_cannot_be_read_is_refused(
     with pytest.raises(DataError) as refused:
         load_data(TableFile(str(path), target, features))
     assert told in str(refused.value)
+
+
+def write_reviews(path: Path, count: int = 40) -> Path:
+    rows = [
+        f'"{word} room, {"very " * (i % 3)}{word}",{verdict}' for i in range(count) for word, verdict in [WORDS[i % 2]]
+    ]
+    path.write_text("\n".join(["review,verdict", *rows]), "utf-8")
+    return path
+
+
+def test_a_column_of_text_is_read_as_tokens_of_one_length(tmp_path: Path) -> None:
+    table = TableFile(str(write_reviews(tmp_path / "reviews.csv")), ("verdict",))
+    data = load_data(table, input_shape=(16,))
+    assert (data.classes, data.loss, data.outputs, data.preprocess.record()["of"]) == (
+        ("bad", "good"),
+        None,
+        2,
+        "bytes",
+    )
+    assert isinstance(data.train, ArrayDataset) and len(data.train) == 32 and len(data.test) == 8
+    x, y = data.train[0]
+    word, verdict = WORDS[0]
+    assert x.dtype == torch.int64 and bytes(x.tolist()) == f"{word} room, {word}".encode()[:16].ljust(16, b"\0")
+    assert data.classes[int(y)] == verdict
+    assert "texts are cut to 16 tokens, the shorter ones filled up with 0" in data.notes[-1]
+    with pytest.raises(DataError, match="is text, but the network takes samples of shape 1x8x8"):
+        load_data(table, input_shape=(1, 8, 8))
+    with pytest.raises(DataError, match="which no tokenizer reads: leave the tokenizer out"):
+        load_data(TableFile(str(write(tmp_path / "homes.csv")), ("price",), ("rooms",)), tokenizer=Path("a.json"))
+
+
+def test_a_tokenizer_reads_a_column_of_text(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    known = {"[UNK]": 0, "fine": 1, "poor": 2, "room,": 3, "very": 4, "[PAD]": 5}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "words.json"))
+    table = TableFile(str(write_reviews(tmp_path / "reviews.csv")), ("verdict",))
+    x, _ = load_data(table, input_shape=(6,), tokenizer=tmp_path / "words.json").train[0]
+    assert x.tolist() == [1, 3, 1, 5, 5, 5]
+
+
+class Frame(dict[str, list[object]]):
+    """Stands for a frame of polars."""
+
+    columns = property(lambda self: list(self))
+
+    def __getitem__(self, name: str) -> Frame:  # type: ignore[override]
+        return Frame(list=dict.__getitem__(self, name))
+
+    def to_list(self) -> list[object]:
+        return dict.__getitem__(self, "list")
+
+
+def test_parquet_is_read_where_a_package_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = Frame(a=[0.5, 1.5, float("nan")] * 4, b=[True, False, True] * 4, kind=["x", "y", "x"] * 4)
+    module = ModuleType("polars")
+    module.read_parquet = lambda path: frame  # type: ignore[attr-defined]
+    (path := tmp_path / "homes.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "polars", module)
+    data = load_data(TableFile(str(path), ("kind",), ("b",)), normalize=normalization("none"))
+    assert data.classes == ("x", "y") and {float(x) for x, _ in data.train} == {0.0, 1.0}
+    with pytest.raises(DataError, match=r"column 'a' of .*homes\.parquet' holds nothing in row 3"):
+        load_data(TableFile(str(path), ("kind",)))
+    for name in ("polars", "pandas"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DataError, match="needs the package 'polars', or 'pandas' with 'pyarrow': install one"):
+        load_data(TableFile(str(path), ("kind",)))
 
 
 def test_columns_are_those_of_tables() -> None:

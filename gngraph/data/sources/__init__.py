@@ -54,9 +54,9 @@ def load_data(
 
     Args:
         spec: a name in `SOURCES`, the path of an .npz archive, of a text (.txt) or of an image folder, or pkg.module:function,
-            which is called and returns arrays as an archive holds them, or a `Data`; or a `TableFile`, a .csv or .tsv file with
-            the columns that are to be predicted, or a `MaskFolder`, pictures with masks. A name wins over a path of the same
-            spelling; write './digits' for a folder called digits.
+            which is called and returns arrays as an archive holds them, or a `Data`; or a `TableFile`, a .csv, .tsv or .parquet
+            file with the columns that are to be predicted, or a `MaskFolder`, pictures with masks. A name wins over a path of the
+            same spelling; write './digits' for a folder called digits.
         input_shape: what the network takes, (C, H, W) or (F,): pictures are resized, grey ones spread over C channels; (L,) for
             texts, which are cut into windows of L tokens (64 where nothing is said).
         root: folder of downloaded data sets; None: `default_root()`.
@@ -90,7 +90,7 @@ def load_data(
         table,
     )
     source = _masks() if masked else _source(spec)
-    if tokenizer is not None and source is not load_text:
+    if tokenizer is not None and source not in (load_text, load_table):
         raise DataError(f"'{spec}' is no text, so that no tokenizer reads it: leave the tokenizer out")
     if table is not None and source is not load_table:
         raise DataError(

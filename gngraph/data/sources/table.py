@@ -1,11 +1,13 @@
-"""A table as text, .csv or .tsv, with a line of column names; one or more columns are what is to be predicted."""
+"""A table, .csv or .tsv with a line of column names or .parquet; one or more columns are what is to be predicted."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,26 +15,44 @@ from gngraph.data.arrays import Array
 from gngraph.data.dataset import Data
 from gngraph.data.sources.npz import from_parts
 from gngraph.data.sources.request import Request, TableFile
+from gngraph.data.sources.sentences import from_sentences
 from gngraph.errors import DataError, choices
 
-TABLES = (".csv", ".tsv")
+PARQUET = ".parquet"
+TABLES = (".csv", ".tsv", PARQUET)
 """Endings of the files."""
 
 _SOME = 20
 """Whole numbers of more values than this are told of where they are taken for classes."""
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Columns as text, an empty one where nothing is known.
+
+    Attributes:
+        path: of the file.
+        columns: cells by the name of their column.
+        first: number of the first row, as people count in such a file.
+    """
+
+    path: Path
+    columns: Mapping[str, Sequence[str]]
+    first: int
+
+
 def load_table(request: Request) -> Data:
     """Reads the table at the path `request.spec`.
 
     Targets that are text, or whole numbers unless they are asked for as numbers, are classes, named by their values; other numbers
-    are those of a regression, and so are several columns.
+    are those of a regression, and so are several columns. Where the one input is text, samples are its tokens.
 
     Raises:
         DataError: no target is named, a column is not there, or a cell that is needed is no number.
     """
     path = Path(request.spec).expanduser()
-    names, rows = _read(path)
+    table = _read_parquet(path) if path.suffix.lower() == PARQUET else _read(path)
+    names = list(table.columns)
     wanted = request.table or TableFile(request.spec)
     if not wanted.target:
         raise DataError(
@@ -41,36 +61,46 @@ def load_table(request: Request) -> Data:
     for column in (*wanted.target, *wanted.features):
         if column not in names:
             raise DataError(f"table '{path}' has no column '{column}'{choices(column, names)}")
-    features = wanted.features or [name for name in names if name not in wanted.target]
+    features = wanted.features or tuple(name for name in names if name not in wanted.target)
     both = [name for name in wanted.target if name in features]
     if both or not features:
         wrong = f"column '{both[0]}' is a target and an input" if both else "no column is left as an input"
         raise DataError(f"in table '{path}' {wrong}")
-    cells = {name: [row[names.index(name)] for row in rows] for name in (*features, *wanted.target)}
-    x = np.stack([_numbers(path, name, cells[name], "an input") for name in features], 1)
-    parts: dict[str, Array] = {"x_train": x}
-    notes: tuple[str, ...] = ()
-    if len(wanted.target) == 1 and not wanted.numbers and _classes(cells[wanted.target[0]]):
-        values = cells[wanted.target[0]]
+    targets, notes = _targets(table, wanted)
+    if len(features) == 1 and not all(map(_is_number, table.columns[features[0]])) and not _gaps(table, features[0]):
+        data = from_sentences(
+            path.name, table.columns[features[0]], targets["y_train"], targets.get("classes"), request
+        )
+    elif request.tokenizer is not None:
+        raise DataError(f"the inputs in '{path}' are numbers, which no tokenizer reads: leave the tokenizer out")
+    else:
+        x = np.stack([_numbers(table, name, "an input") for name in features], 1)
+        data = from_parts(path.name, f"'{path}'", {"x_train": x, **targets}, request)
+    return replace(data, notes=(*notes, *data.notes))
+
+
+def _targets(table: _Table, wanted: TableFile) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """What is to be predicted, as an archive holds it, and what there is to know of it."""
+    if len(wanted.target) == 1 and not wanted.numbers and _classes(table.columns[wanted.target[0]]):
+        values = table.columns[wanted.target[0]]
         known = sorted({*values}, key=lambda value: (float(value) if _is_whole(value) else 0.0, value))
-        parts |= {"y_train": np.array([known.index(value) for value in values]), "classes": np.array(known)}
+        notes: tuple[str, ...] = ()
         if len(known) > _SOME and all(map(_is_whole, known)):
             notes = (
                 f"'{wanted.target[0]}' is taken for {len(known)} classes, for it holds whole numbers (see --loss mse)",
             )
-    else:
-        targets = np.stack([_numbers(path, name, cells[name], "a target") for name in wanted.target], 1)
-        if not wanted.numbers and len(wanted.target) > 1 and bool(((targets == 0) | (targets == 1)).all()):
-            raise DataError(
-                f"the targets in '{path}' are all 0 or 1: name the loss, bce-with-logits for yes-or-no answers, or mse (--loss)"
-            )
-        parts["y_train"] = targets
-    data = from_parts(path.name, f"'{path}'", parts, request)
-    return replace(data, notes=(*notes, *data.notes))
+        numbers = {value: number for number, value in enumerate(known)}
+        return {"y_train": np.array([numbers[value] for value in values]), "classes": np.array(known)}, notes
+    targets = np.stack([_numbers(table, name, "a target") for name in wanted.target], 1)
+    if not wanted.numbers and len(wanted.target) > 1 and bool(((targets == 0) | (targets == 1)).all()):
+        raise DataError(
+            f"the targets in '{table.path}' are all 0 or 1: name the loss, bce-with-logits for yes-or-no answers, or mse (--loss)"
+        )
+    return {"y_train": targets}, ()
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns, and the rows."""
+def _read(path: Path) -> _Table:
+    """A table as text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -89,18 +119,59 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     for number, row in enumerate(rows, 2):
         if len(row) != len(names):
             raise DataError(f"row {number} of '{path}' has {len(row)} cells, but there are {len(names)} columns")
-    return names, rows
+    return _Table(path, dict(zip(names, zip(*rows, strict=True), strict=True)), 2)
 
 
-def _numbers(path: Path, name: str, cells: Sequence[str], what: str) -> Array:
-    for number, cell in enumerate(cells, 2):
+def _read_parquet(path: Path) -> _Table:
+    """A table by polars or pandas, whichever is there."""
+    try:
+        columns = _columns(path)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"'{path}' needs the package 'polars', or 'pandas' with 'pyarrow': install one (pip install polars), or write a .csv"
+        ) from error
+    except Exception as error:  # whatever they raise of a damaged file
+        raise DataError(f"'{path}' is not a readable table: {' '.join(str(error).split())}") from error
+    if not columns or not any(columns.values()):
+        raise DataError(f"'{path}' holds no row")
+    return _Table(path, {name: [_cell(value) for value in column] for name, column in columns.items()}, 1)
+
+
+def _columns(path: Path) -> dict[str, list[Any]]:
+    try:
+        import polars
+
+        frame = polars.read_parquet(path)
+        return {str(name): frame[name].to_list() for name in frame.columns}
+    except ModuleNotFoundError:
+        import pandas
+
+        table = pandas.read_parquet(path)
+        return {str(name): table[name].tolist() for name in table.columns}
+
+
+def _cell(value: Any) -> str:
+    """The text of a value: 1 and 0 of yes and no, nothing where it is unknown."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value).strip()
+
+
+def _gaps(table: _Table, name: str) -> bool:
+    """Whether a column holds numbers but for gaps and what else is no number by mistake: half of the cells or more are numbers."""
+    cells = table.columns[name]
+    return 2 * sum(map(_is_number, cells)) >= len(cells)
+
+
+def _numbers(table: _Table, name: str, what: str) -> Array:
+    for number, cell in enumerate(table.columns[name], table.first):
         if not _is_number(cell):
-            held = f"'{cell}'" if cell else "nothing"
+            held = f"'{cell[:40]}'" if cell else "nothing"
             raise DataError(
-                f"column '{name}' of '{path}' holds {held} in row {number}, but {what} must be a number: leave the column out "
-                f"(--features names those that count), or write it as numbers"
+                f"column '{name}' of '{table.path}' holds {held} in row {number}, but {what} must be a number: leave the column "
+                f"out (--features names those that count), or write it as numbers"
             )
-    return np.array(cells, dtype=np.float64)
+    return np.array(table.columns[name], dtype=np.float64)
 
 
 def _classes(cells: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,12 @@ from torch import Tensor
 
 from gngraph.data.dataset import ArrayDataset, Data
 from gngraph.data.sources.request import Request
+from gngraph.data.sources.sentences import CONTEXT, Reader, reading_by
 from gngraph.data.tokens import NEXT_TOKEN, Tokens
 from gngraph.errors import DataError
 
 TEXT = ".txt"
 """End of the names of texts."""
-
-CONTEXT = 64
-"""Tokens a window, where the network does not say."""
-
-_BYTES = 256
 
 
 def load_text(request: Request) -> Data:
@@ -41,20 +36,18 @@ def load_text(request: Request) -> Data:
         stored = path.read_bytes()
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error}") from error
+    own = reading_by(request.tokenizer)
     if request.tokenizer is None:
         tokens = torch.from_numpy(np.frombuffer(bytearray(stored), dtype=np.uint8))
-        names, of = tuple(str(byte) for byte in range(_BYTES)), "bytes"
     else:
-        tokens, names = _tokenized(path, stored, request.tokenizer)
-        digest = hashlib.sha256(request.tokenizer.read_bytes()).hexdigest()[:12]
-        of = f"{request.tokenizer.name} {digest}"
+        tokens = _tokenized(path, stored, own)
     held = round(request.val_split * len(tokens))
-    preprocess = Tokens(len(names), shape, of)
+    preprocess = Tokens(len(own.names), shape, own.of)
     train, test = (
         _windows(path, part, preprocess) for part in (tokens[: len(tokens) - held], tokens[len(tokens) - held :])
     )
     note = f"no test part: the last {request.val_split:.0%} of the text are held out (see --val-split)"
-    return Data(path.name, train, test, names, preprocess, notes=(note,), loss=NEXT_TOKEN)
+    return Data(path.name, train, test, own.names, preprocess, notes=(note,), loss=NEXT_TOKEN)
 
 
 def _windows(path: Path, tokens: Tensor, preprocess: Tokens) -> ArrayDataset:
@@ -69,22 +62,10 @@ def _windows(path: Path, tokens: Tensor, preprocess: Tokens) -> ArrayDataset:
     return ArrayDataset(x, tokens[1 : count * length + 1].long().view(count, length), preprocess)
 
 
-def _tokenized(path: Path, stored: bytes, tokenizer: Path) -> tuple[Tensor, tuple[str, ...]]:
-    """The tokens of a text, int32, and the names of all tokens."""
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as error:
-        raise DataError("a tokenizer needs the package 'tokenizers': install it (pip install gngraph[text])") from error
-    try:
-        made = Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # the package has no class of its own
-        raise DataError(f"'{tokenizer}' is no file of the package tokenizers: {error}") from error
+def _tokenized(path: Path, stored: bytes, own: Reader) -> Tensor:
+    """The tokens of a text, int32."""
     try:
         text = stored.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"'{path}' is no text in UTF-8, which a tokenizer reads: {error}") from error
-    vocabulary: dict[str, int] = made.get_vocab()
-    names = [""] * (1 + max(vocabulary.values()))
-    for name, number in vocabulary.items():
-        names[number] = name
-    return torch.tensor(made.encode(text).ids, dtype=torch.int32), tuple(names)
+    return torch.tensor(own.read(text), dtype=torch.int32)
