@@ -42,6 +42,11 @@ def published(name: str) -> Published:
 def build(name: str, spec: SeedSpec, weights: Weights) -> nn.Module:
     """The network for classes and an input shape.
 
+    Args:
+        name: that the library has for it.
+        spec: classes and input shape.
+        weights: that it begins with.
+
     Raises:
         UnsupportedModelError: timm is not installed, has no such network or not for this size, or its weights could not be fetched.
     """

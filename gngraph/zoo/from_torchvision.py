@@ -35,6 +35,11 @@ def build(name: str, spec: SeedSpec, weights: Weights) -> nn.Module:
 
     The network is run once on the meta device, which costs shapes only, to refuse image sizes it cannot take.
 
+    Args:
+        name: that the library has for it.
+        spec: classes and input shape.
+        weights: that it begins with.
+
     Raises:
         UnsupportedModelError: torchvision has no such classifier, the network does not run on the input shape, or its weights
             could not be fetched.

@@ -35,6 +35,11 @@ def published(name: str) -> Published:
 def build(name: str, spec: SeedSpec, weights: Weights) -> nn.Module:
     """A classifier of images or of texts, or a language model, for classes (of a language model, tokens) and an input shape.
 
+    Args:
+        name: that the library has for it.
+        spec: classes and input shape.
+        weights: that it begins with.
+
     Raises:
         UnsupportedModelError: transformers is not installed, has no such network or not for this size, or its weights could not be
             fetched.
