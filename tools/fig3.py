@@ -94,7 +94,8 @@ def scored_together(kinds: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _deed(kind: str) -> str:
     """What candidates of a kind do: those of "split-firefly" are splits."""
-    return kind.partition("-")[0]
+    own = kind.partition("-")[0]
+    return own if own in PROPOSERS else kind
 
 
 def points_of(
