@@ -90,7 +90,9 @@ class Building:
         self.draft.replace_uses(node, self._last)
         self.draft.remove(node)
         made, keys = self.draft.commit(), keys_of(self.graph.params)
-        owners = {name.rpartition(".")[0] for name in gone}  # what lies in them stands behind what they have by themselves
+        owners = {
+            name.rpartition(".")[0] for name in gone
+        }  # what lies in them stands behind what they have by themselves
         at = max((i for i, key in enumerate(keys, 1) if key.rpartition(".")[0] in owners), default=len(keys))
         kept = [key for key in keys[:at] if key not in gone], [key for key in keys[at:] if key not in gone]
         return replace(made, params=in_order(made.params, [*kept[0], *self._added, *kept[1]]))
