@@ -124,7 +124,8 @@ def _stat(diff: GraphDiff) -> Iterator[str]:
         signs = -(-_BAR * abs(space.new - space.old) // reach) * ("+" if space.new > space.old else "-")
         yield f"{space.name:<{width}}  {f'{space.old} -> {space.new}':<14}  {signs or '(other channels)'}"
     for name, distance in diff.distances.items():
-        yield f"{name:<{width}}  values moved by {distance:.1%}"
+        how = f"by {distance:.1%}" if math.isfinite(distance) else "from zeros"
+        yield f"{name:<{width}}  values moved {how}"
     yield "no differences" if diff.is_empty and not diff.weights.differing else _summary(diff)
 
 
