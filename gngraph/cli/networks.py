@@ -128,7 +128,7 @@ def show(model: str, how: ModelOptions, output: Path | None) -> None:
 def apply(passes: str, model: str, how: ModelOptions, what: DataOptions, output: Path, show_diff: bool) -> None:
     """Apply PASSES, such as "split-channels{count=8},prune-channels", to MODEL; every promise is checked in float64.
 
-    Passes that learn from data (merge-channels, remove-layer) take it from --data.
+    Passes that learn from data, such as merge-channels, low-rank and insert-norm, take it from --data.
     """
     require_free(output)
     from gngraph.analysis.cost import cost
