@@ -14,7 +14,17 @@ import torch
 
 
 @dataclass(frozen=True, eq=False)
-class InsertSkip:
+class _AtNode:
+    at: str
+
+    @property
+    def space(self) -> str:
+        """What it acts on, where other morphisms name their channel space: the node of the layer or value."""
+        return self.at
+
+
+@dataclass(frozen=True, eq=False)
+class InsertSkip(_AtNode):
     """Add a skip connection: the value `at` becomes itself and `source`, each channel of it times a parameter that starts at 0.
 
     Attributes:
@@ -22,14 +32,8 @@ class InsertSkip:
         source: name of the node that it starts from, of the same shape.
     """
 
-    at: str
     source: str
     kind: str = "skip"
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the value."""
-        return self.at
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
@@ -37,20 +41,14 @@ class InsertSkip:
 
 
 @dataclass(frozen=True, eq=False)
-class RemoveSkip:
+class RemoveSkip(_AtNode):
     """Remove the skip connection that ends in the sum `at`; whatever read the sum reads the branch.
 
     Attributes:
         at: name of the node that adds.
     """
 
-    at: str
     kind: str = "remove-skip"
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the value."""
-        return self.at
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
@@ -58,7 +56,7 @@ class RemoveSkip:
 
 
 @dataclass(frozen=True, eq=False)
-class InsertSqueezeExcite:
+class InsertSqueezeExcite(_AtNode):
     """Gate the channels of the value `at` by what they are on average: by twice a sigmoid, which starts at 1.
 
     Attributes:
@@ -66,14 +64,8 @@ class InsertSqueezeExcite:
         squeeze: channels of the hidden layer.
     """
 
-    at: str
     squeeze: int
     kind: str = "squeeze-excite"
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the value."""
-        return self.at
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
@@ -81,7 +73,7 @@ class InsertSqueezeExcite:
 
 
 @dataclass(frozen=True, eq=False)
-class InsertNorm:
+class InsertNorm(_AtNode):
     """Put a BatchNorm behind the layer `at`, whose scale and shift undo its statistics.
 
     Attributes:
@@ -89,15 +81,9 @@ class InsertNorm:
         mean, variance: of each of its channels, [channels].
     """
 
-    at: str
     mean: torch.Tensor
     variance: torch.Tensor
     kind: str = "norm"
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the layer."""
-        return self.at
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
@@ -105,7 +91,7 @@ class InsertNorm:
 
 
 @dataclass(frozen=True, eq=False)
-class ResizeKernel:
+class ResizeKernel(_AtNode):
     """Give the convolution `at` a kernel of another extent, with the padding that goes with it.
 
     Attributes:
@@ -114,15 +100,9 @@ class ResizeKernel:
         weight: the new weight; None: that before, with zeros around it or without what lies outside.
     """
 
-    at: str
     kernel: tuple[int, ...]
     weight: torch.Tensor | None = None
     kind: str = "kernel"
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the layer."""
-        return self.at
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
@@ -130,7 +110,7 @@ class ResizeKernel:
 
 
 @dataclass(frozen=True, eq=False)
-class Factorise:
+class Factorise(_AtNode):
     """Put two layers in the place of the layer `at`, with nothing between them.
 
     Attributes:
@@ -141,7 +121,6 @@ class Factorise:
         bias: of the second; None: that of the layer, if it has one.
     """
 
-    at: str
     form: str
     first: torch.Tensor
     second: torch.Tensor
@@ -151,11 +130,6 @@ class Factorise:
     def kind(self) -> str:
         """Its form."""
         return self.form
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the layer."""
-        return self.at
 
     @property
     def roles(self) -> Mapping[str, torch.Tensor]:
@@ -169,20 +143,14 @@ class Factorise:
 
 
 @dataclass(frozen=True, eq=False)
-class Collapse:
+class Collapse(_AtNode):
     """Put one layer in the place of the layer `at` and the one that it reads, with nothing between them.
 
     Attributes:
         at: name of the node of the second.
     """
 
-    at: str
     kind: str = "collapse"
-
-    @property
-    def space(self) -> str:
-        """What it acts on, where other morphisms name their channel space: the second layer."""
-        return self.at
 
     def record(self) -> dict[str, Any]:
         """The morphism without its tensors, for histories."""
