@@ -69,7 +69,6 @@ def _size_at(a: Graph, b: Graph, axis: tuple[str, int], space: str) -> int | Non
     if param in b.params and {name for name, _ in before} == {space}:  # several times, one space after the other
         entries, left = divmod(b.params[param].data.shape[number], sum(slot.inner for _, slot in before))
         return entries if not left else None
-    if len(before) != len(after):
+    if [name for name, _ in before] != [name for name, _ in after]:
         return None
-    place = [name for name, _ in before].index(space)
-    return ChannelSpaces.of(b)[after[place][0]].size
+    return ChannelSpaces.of(b)[space].size
