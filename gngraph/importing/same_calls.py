@@ -104,7 +104,7 @@ class _Tapes:
     def run(self, samples: int, sizes: Sizes, *, of_graph: bool, training: bool) -> Outcome:
         """The numbers of what the graph, or the module, gives."""
         network = self.lowered if of_graph else self.module
-        tape = Tape(self.claim.known, self.numbers)
+        tape = Tape(self.claim.known, self.numbers, in_order=self.claim.part is None)
         network.module.train(training)
         for name, tensor in network.tensors().items():
             tape.declare(tensor, *self.constants.get(name, ("held", name)))

@@ -86,13 +86,16 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
     Args:
         known: see `Shapes`.
         numbers: shared by the runs that are compared.
+        in_order: whether a draw of random numbers is known by all draws before it; else by those of the same kind, which is what two
+            networks have in common of which one draws for heads that the other has not.
     """
 
-    def __init__(self, known: ShapesSeen, numbers: Numbers) -> None:
+    def __init__(self, known: ShapesSeen, numbers: Numbers, in_order: bool = True) -> None:
         super().__init__(known)
         self.numbers = numbers
         self.memory: dict[int, _Memory] = {}
-        self.draws = numbers.of("seed")
+        self._in_order = in_order
+        self._draws: dict[Hashable, int] = {}
 
     def declare(self, tensor: torch.Tensor, *name: Hashable) -> None:
         """Say what a tensor is that no op gives: an input, a parameter."""
@@ -149,9 +152,8 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
             if not tensors:
                 kwargs = {**kwargs, "device": torch.device("meta")}
         written = list(_written(op, args, kwargs)) if op.places or op.name in _STATISTICS else []
-        number = self.numbers.of(*self._key(op, args, kwargs, bool(written)), op.seeded and self.draws)
-        if op.seeded:
-            self.draws = self.numbers.of("draws", self.draws, number)
+        key = tuple(self._key(op, args, kwargs, bool(written)))
+        number = self.numbers.of(*key, op.seeded and self._drawn(key))
         copied = op.name in _COPIES and kwargs.get("dtype", args[0].dtype) == args[0].dtype
         if copied:
             number = self.number(args[0])
@@ -173,6 +175,13 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
             else:
                 self._new(item, self.numbers.of("item", number, i) if i else number)
         return result
+
+    def _drawn(self, key: Hashable) -> int:
+        """The number of a state of the random stream, which a draw changes."""
+        stream = None if self._in_order else key
+        state = self._draws.get(stream, self.numbers.of("seed"))
+        self._draws[stream] = self.numbers.of("draws", state, key)
+        return state
 
     def _key(self, op: Called, args: Sequence[Any], kwargs: Mapping[str, Any], changes: bool) -> list[Hashable]:
         """An op with the numbers of what it reads; one that works in place is the one that gives a new value."""

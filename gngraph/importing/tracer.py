@@ -178,12 +178,14 @@ class Tracer(fx.Tracer):
         return forward(*args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
-        """As fx does it with `a`, but a generator of random numbers is refused."""
+        """As fx does it with `a`, but a named tuple stays one, and a generator of random numbers is refused."""
         if isinstance(a, torch.Generator):
             raise UnsupportedModelError(
                 f"{self.here()} draws random numbers by a torch.Generator of its own, whose state a graph does not hold; draw "
                 f"by torch's global stream"
             )
+        if isinstance(a, tuple) and hasattr(a, "_fields"):  # which fx would record as a call
+            return type(a)(*map(self.create_arg, a))
         return super().create_arg(a)
 
     def create_node(self, kind: str, target: Any, *more: Any, **options: Any) -> fx.Node:

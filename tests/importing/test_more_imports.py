@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -163,6 +163,35 @@ def test_parts_that_run_in_train_mode_alone_are_named() -> None:
         UnsupportedModelError, match=r"in train mode than in eval mode \(modules 'aux'\); pass train_only='drop'"
     ):
         from_torch(Auxiliary(), torch.randn(2, 3))
+
+
+class Heads(NamedTuple):
+    """What a network returns in train mode, as torchvision's GoogLeNet and Inception do."""
+
+    out: Tensor
+    aux: Tensor
+
+
+class DroppingAuxiliary(nn.Module):
+    """An auxiliary head that draws random numbers before the head does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.aux, self.head = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor | Heads:
+        y = torch.relu(self.body(x))
+        aux = F.dropout(self.aux(y), 0.5) if self.training else None
+        out = self.head(F.dropout(y, 0.5, self.training))
+        return Heads(out, aux) if aux is not None else out
+
+
+def test_heads_of_train_mode_may_go_though_they_draw_random_numbers() -> None:
+    net, x = DroppingAuxiliary(), torch.randn(3, 3)
+    lowered = to_torch(from_torch(net, x, train_only="drop"))
+    assert torch.equal(lowered.eval()(x), net.eval()(x))
+    assert lowered.train()(x).shape == (3, 2)
+    assert not torch.equal(lowered(x), lowered(x))
 
 
 class ModeConstants(nn.Module):
