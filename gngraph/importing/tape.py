@@ -86,8 +86,8 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
     Args:
         known: see `Shapes`.
         numbers: shared by the runs that are compared.
-        in_order: whether a draw of random numbers is known by all draws before it; else by those of the same kind, which is what two
-            networks have in common of which one draws for heads that the other has not.
+        in_order: whether a draw of random numbers is known by all draws before it; else by those of the same kind alone, which is
+            what two networks have in common of which one draws for heads that the other has not.
     """
 
     def __init__(self, known: ShapesSeen, numbers: Numbers, in_order: bool = True) -> None:
