@@ -86,7 +86,7 @@ def test_a_share_out_of_range_is_refused(trained: Graph, job: str, share: float)
 def test_a_reshaping_takes_no_share(trained: Graph) -> None:
     with pytest.raises(
         OptionError,
-        match="reshape has no option 'by'; choose from checkpoint_every, epochs, exclude, only, perturb, round_to, train",
+        match="reshape has no option 'by'; choose from checkpoint_every, epochs, exclude, log, only, perturb, round_to, train",
     ):
         gngraph.reshape(trained, problem(), by=0.5)
 

@@ -114,7 +114,6 @@ def test_what_python_looks_at_is_marked(forward: Forward) -> None:
     [
         lambda net, x: net.inner(x) if x.shape[0] > 1 else x,
         lambda net, x: torch.stack([net.inner(x[i]) for i in range(x.shape[0])]),
-        lambda net, x: net.inner(x) * len(x),
     ],
 )
 def test_what_depends_on_the_number_of_samples_is_refused(forward: Forward) -> None:
@@ -185,8 +184,8 @@ def test_one_sample_may_be_asked_for_where_it_takes_what_several_take() -> None:
     def alone(net: Net, x: Tensor) -> Any:
         return net.inner(2 * x if x.shape[0] == 1 else x)
 
-    for samples in (1, 2):
-        net = Net(repeated)
+    for samples, forward in ((1, repeated), (2, repeated), (2, lambda net, x: net.inner(x) * len(x))):
+        net = Net(forward)
         module = to_torch(from_torch(net, torch.randn(samples, 10, 5)))
         for count in (1, 2, 7):
             x = torch.randn(count, 10, 5)
