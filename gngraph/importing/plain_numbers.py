@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+_CALLS = ("call_function", "call_method")
+_IN_PLACE = {"setitem", *fx.graph.inplace_methods}
+
 
 def plain_numbers(graph: fx.Graph, known: Mapping[fx.Node, Any], last: fx.Node) -> dict[fx.Node, Any]:
     """What the nodes of a graph compute from sizes and constants alone, in the graph's order, for some of them write into others.
@@ -22,11 +25,11 @@ def plain_numbers(graph: fx.Graph, known: Mapping[fx.Node, Any], last: fx.Node) 
         value = known.get(node)
         if value is not None and not isinstance(value, (torch.Tensor, tuple, list)):
             found[node] = value
-        elif node.op in ("call_function", "call_method"):
-            if all(source in found for source in node.all_input_nodes):
-                _compute(node, found)
-            elif _writes(node):  # what it writes, and whatever views that, is not plain any more
-                found = {key: entry for key, entry in found.items() if not isinstance(entry, torch.Tensor)}
+        elif node.op in _CALLS and all(source in found for source in node.all_input_nodes):
+            _compute(node, found)
+        elif _may_write(node) and any(isinstance(found.get(x), torch.Tensor) for x in node.all_input_nodes):
+            # what it writes, and whatever views that, is not plain any more
+            found = {key: entry for key, entry in found.items() if not isinstance(entry, torch.Tensor)}
     return found
 
 
@@ -46,9 +49,11 @@ def _compute(node: fx.Node, found: dict[fx.Node, Any]) -> None:
         torch.set_rng_state(drawn)
 
 
-def _writes(node: fx.Node) -> bool:
+def _may_write(node: fx.Node) -> bool:
+    if node.op not in _CALLS:
+        return node.op == "call_module"
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name == "setitem" or "out" in node.kwargs or (name.endswith("_") and not name.endswith("__"))
+    return name in _IN_PLACE or "out" in node.kwargs or "inplace" in node.kwargs or name.strip("_") + "_" == name
 
 
 def _upto(graph: fx.Graph, last: fx.Node) -> Iterator[fx.Node]:

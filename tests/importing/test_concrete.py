@@ -169,7 +169,14 @@ def decided_by_data(s: Any, x: Tensor) -> Tensor:
     return s.l(x) * 2 if mask.sum() > 0 else s.l(x)  # type: ignore[no-any-return]
 
 
+def decided_by_a_sum_with_data(s: Any, x: Tensor) -> Tensor:
+    mask = torch.zeros(x.shape[1])
+    mask += x[0]
+    return s.l(x) * 2 if mask.sum() > 0 else s.l(x)  # type: ignore[no-any-return]
+
+
 REFUSED: dict[Callable[[Any, Tensor], Tensor], str] = {
+    decided_by_a_sum_with_data: "Python asks for the value of 'gt', which is not known without data",
     decided_by_data: "Python asks for the value of 'gt', which is not known without data",
     whole_read_afterwards: "node 'setitem' changes a part of 'l' in place, or a view of it, and 'h' reads 'l'",
     two_parts_changed: "node 'mul_' changes a part of 'l' in place",
