@@ -4,7 +4,8 @@
     python tools/bench_kills.py --cost
 
 A run of seconds (digits; a network with dropout and BatchNorm, and one that loses layers and recovers) keeps itself every 20
-milliseconds. It is killed by SIGKILL at random moments, one in four a second time while it goes on. With `--operations` it is also
+milliseconds. It is killed by SIGKILL at random moments, one in four a second time while it goes on. Moments are seconds of its CPUs,
+so that they spread over all of it on busy machines too (Linux alone tells them of others). With `--operations` it is also
 killed before each of its file operations in turn, those of the exports included. Compared are SHA-256 of the weights, `model.gng`
 and `channels.jsonl` as bytes, and the history without its seconds. Runs are forked from one process, which saves the imports.
 `--cost`: the share of a run's seconds that checkpoints take at the default settings.
@@ -110,7 +111,7 @@ def exported(folder: Path, pipe: int) -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: whether by itself, after how many seconds, and in which stage it was."""
+    """How a process ended: whether by itself, after how many seconds of its CPUs, and in which stage it was."""
 
     alone: bool
     seconds: float
@@ -123,11 +124,11 @@ def process(step: Step, folder: Path, *, after: float | None = None, before: int
     Args:
         step: what it does.
         folder: of the run.
-        after: it is killed after so many seconds.
+        after: it is killed after so many seconds of its CPUs.
         before: it kills itself before so manyth file operation in the folder, from 1.
     """
     reading, writing = os.pipe()
-    started, child = time.perf_counter(), os.fork()
+    child = os.fork()
     if not child:
         status = 1
         try:
@@ -143,15 +144,23 @@ def process(step: Step, folder: Path, *, after: float | None = None, before: int
             os._exit(status)
     os.close(writing)
     if after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    seconds = time.perf_counter() - started
+        while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if _cpu_seconds(child) >= after:
+                os.kill(child, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+    _, status, used = os.wait4(child, 0)
+    seconds = used.ru_utime + used.ru_stime
     with os.fdopen(reading) as pipe:
         stages = pipe.read().split("\n")
     if status and os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
         raise SystemExit(f"a process ended with status {os.waitstatus_to_exitcode(status)}")
     return Ended(not status, seconds, stages[-2] if len(stages) > 1 else "before the first stage")
+
+
+def _cpu_seconds(child: int) -> float:
+    """Of another process, all of its threads; the number of its clock is that of `clock_getcpuclockid`, which Python leaves out."""
+    return time.clock_gettime((~child << 3) | 2)
 
 
 def _count_operations(folder: Path, last: int) -> None:
