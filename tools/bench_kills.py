@@ -4,7 +4,7 @@
     python tools/bench_kills.py --cost
 
 A run of seconds (digits; a network with dropout and BatchNorm, and one that loses layers and recovers) keeps itself every 20
-milliseconds. It is killed by SIGKILL at random moments, one in four a second time while it goes on. Moments are seconds of its own CPU
+milliseconds. It is killed by SIGKILL at random moments, one in four a second time while it goes on. Moments are seconds of its CPU
 time, so that they spread over all of it on busy machines too (on Linux). With `--operations` it is also killed before each of its
 file operations in turn, those of the exports included. Compared are SHA-256 of the weights, `model.gng`
 and `channels.jsonl` as bytes, and the history without its seconds. Runs are forked from one process, which saves the imports.
