@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
@@ -247,6 +248,7 @@ def _rebuild(
     result = tensor.index_select(gather.axis, gather.index.clamp(min=0))
     if bool((gather.factor != 1).any()):
         result = result * _along(gather.factor.to(result.dtype), gather.axis, result.dim())
+    fresh = _Fresh(tensor, generator)
     grown = 0  # entries by which the axis is longer than before, up to the slot at hand
     used = dict.fromkeys(edits, 0)  # entries of each row that earlier slots took
     for name, slot in entries:
@@ -265,7 +267,7 @@ def _rebuild(
                 view.copy_(_mean(result, gather.axis, slot, grown, edit.map))
             else:
                 started = starts.get(name) or ("zeros" if reads else slot.fresh)
-                view.copy_(_fresh(tensor, view, slot, started, generator, channel % edit.map.size))
+                view.copy_(fresh.entries(view, slot, started, channel % edit.map.size))
         used[name] += slot.inner
         grown += (len(edit.map.source) - edit.map.size) * slot.inner
     return result
@@ -287,16 +289,23 @@ def _follow(row: torch.Tensor, earlier: list[Gather]) -> torch.Tensor:
     return row
 
 
-def _fresh(
-    tensor: torch.Tensor, view: torch.Tensor, slot: Slot, start: str, generator: torch.Generator, model: int
-) -> torch.Tensor:
-    """Entries of a new channel, at zero, at one, at random, or like a `model`."""
-    if start == "zeros":
-        return torch.zeros_like(view)
-    if start == "ones":
-        return torch.ones_like(view)
-    if start == "copied":
-        return tensor.narrow(slot.axis, slot.offset + model * slot.inner, slot.inner)
-    spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
-    spread = spread or 1.0 / max(1, tensor[0].numel()) ** 0.5
-    return torch.randn(view.shape, generator=generator).to(view) * spread
+class _Fresh:
+    """Entries of new channels of a weight, at zero, at one, at random, or like a `model`."""
+
+    def __init__(self, tensor: torch.Tensor, generator: torch.Generator) -> None:
+        self._tensor, self._generator = tensor, generator
+
+    def entries(self, view: torch.Tensor, slot: Slot, start: str, model: int) -> torch.Tensor:
+        if start == "zeros":
+            return torch.zeros_like(view)
+        if start == "ones":
+            return torch.ones_like(view)
+        if start == "copied":
+            return self._tensor.narrow(slot.axis, slot.offset + model * slot.inner, slot.inner)
+        return torch.randn(view.shape, generator=self._generator).to(view) * self._spread
+
+    @cached_property
+    def _spread(self) -> float:
+        """Of the whole weight, once for all of its new channels."""
+        spread = float(self._tensor.float().std()) if self._tensor.numel() > 1 else 0.0
+        return spread or 1.0 / max(1, self._tensor[0].numel()) ** 0.5
