@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -29,7 +30,7 @@ def fixed_seeds() -> None:
     """Every test starts from the same random state, whichever tests ran before it."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed writes down pytest's whole stack for a GPU that may come
 
 
 @pytest.fixture
@@ -40,6 +41,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     commands = Commands(capsys)
     commands.ok(*MLP, "-o", "seed.gng")
     return commands
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected, which stays until the end, out of what every garbage collection goes through."""
+    gc.collect()
+    gc.freeze()
 
 
 class Progress:

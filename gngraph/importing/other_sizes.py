@@ -36,11 +36,11 @@ def unlike_axes(claim: Imported, agree: Agreement) -> tuple[frozenset[InputAxis]
     modes = (False, True) if len(claim.graph.nodes) <= SMALL else (False,)
     for axes in _groups(claim):
         for sizes in _other_sizes(claim.inputs, axes):
-            answers = [agree(sizes, training) for training in modes]
-            if answers[0] is None:
+            evaluated = agree(sizes, False)
+            if evaluated is None:
                 continue
             ran = True
-            if False in answers:
+            if not evaluated or any(agree(sizes, training) is False for training in modes[1:]):
                 single = {
                     axis for axis in axes if False in [agree({axis: sizes[axis]}, training) for training in modes]
                 }

@@ -15,6 +15,11 @@ from torch.utils._pytree import tree_map_only
 ShapesSeen = dict[Hashable, Any]
 """What ops gave for inputs of some shapes."""
 
+_OF_TORCH: ShapesSeen = {}
+"""What torch's own ops give, in every run: of their shapes, and of the default dtype, nothing but the arguments decides."""
+_MOST = 20_000
+"""Most of these that are kept, some 20 MB."""
+
 _LIKE_FIRST = {
     *(
         "add",
@@ -51,7 +56,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, an op on the meta device runs once for inputs of the same shapes: torch's own rules take long.
 
     Args:
-        known: what was found so far; runs that share it go faster.
+        known: what was found so far of ops that are not torch's own; runs that share it go faster.
     """
 
     def __init__(self, known: ShapesSeen) -> None:
@@ -72,9 +77,10 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = called(func)
         if not op.makes_new:
             return func(*args, **kwargs)
+        known = _OF_TORCH if op.is_aten else self.known
         try:
-            key = func, _summary(args), _summary(tuple(kwargs.items())) if kwargs else ()
-            found = self.known.get(key)
+            key = func, torch.get_default_dtype(), _summary(args), _summary(tuple(kwargs.items())) if kwargs else ()
+            found = known.get(key)
         except TypeError:  # an argument that is not looked up by its shape
             return func(*args, **kwargs)
         if found is not None:
@@ -87,7 +93,9 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         read = {x.untyped_storage()._cdata for x in arguments_of(args, kwargs)}
         if isinstance(items, tuple) and all(x is None or _is_new(x, read) for x in items):
             shapes = tuple(None if x is None else (x.size(), x.stride(), x.dtype) for x in items)
-            self.known[key] = isinstance(result, torch.Tensor), shapes
+            if len(_OF_TORCH) >= _MOST:
+                _OF_TORCH.clear()
+            known[key] = isinstance(result, torch.Tensor), shapes
         return result
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
@@ -146,18 +147,16 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
         return emitter.call(_FUNCTIONS[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
 
     def build() -> nn.Module:
-        make: Any = _MODULES[rank]
-        module: nn.Module = make(
+        return leaf(
+            _MODULES[rank],
             weight[1] * groups,
             weight[0],
             weight[2:],
             groups=groups,
             bias="bias" in node.params,
             padding_mode=mode,
-            device="meta",
             **options,
         )
-        return module
 
     return emitter.module(build, x)
 

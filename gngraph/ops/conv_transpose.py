@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Node, OpaqueType, TensorType, Type
+from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import known_sizes, sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
@@ -89,12 +90,8 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
         return emitter.call(_FUNCTIONS[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
 
     def build() -> nn.Module:
-        make: Any = _MODULES[rank]
         has_bias = "bias" in node.params
-        built: nn.Module = make(
-            weight[0], weight[1] * groups, weight[2:], groups=groups, bias=has_bias, device="meta", **options
-        )
-        return built
+        return leaf(_MODULES[rank], weight[0], weight[1] * groups, weight[2:], groups=groups, bias=has_bias, **options)
 
     asked = node.attrs.get("output_size")
     return emitter.module(build, x, **({} if asked is None else {"output_size": emitter.resolve(asked)}))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, Type
+from gngraph.ops.leaves import leaf
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.starts import looked_up
 from gngraph.ops.traits import of_first
@@ -49,8 +50,7 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     x = emitter.value(node.inputs[0])
     if node.module is None:
         return emitter.call(F.embedding, x, emitter.param(node.params["weight"]), **node.attrs)
-    make: Any = nn.Embedding
-    return emitter.module(lambda: make(*emitter.shape(node.params["weight"]), device="meta", **node.attrs), x)
+    return emitter.module(lambda: leaf(nn.Embedding, *emitter.shape(node.params["weight"]), **node.attrs), x)
 
 
 register(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
+from gngraph.ops.leaves import leaf
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
 from gngraph.ops.starts import of_layer, within
@@ -43,7 +44,7 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     if node.module is None:
         bias = emitter.param(node.params["bias"]) if "bias" in node.params else None
         return emitter.call(F.linear, x, emitter.param(node.params["weight"]), bias)
-    return emitter.module(lambda: nn.Linear(features, out, bias="bias" in node.params, device="meta"), x)
+    return emitter.module(lambda: leaf(nn.Linear, features, out, bias="bias" in node.params), x)
 
 
 register(

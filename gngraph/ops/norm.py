@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Flag, Node, Type
+from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import read_attrs
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.starts import OF_NORM
@@ -62,15 +63,14 @@ def _features(emitter: Emitter, node: Node) -> int:
 def _as_module(make: Any) -> Callable[[Emitter, Node], fx.Node]:
     def emit(emitter: Emitter, node: Node) -> fx.Node:
         def build() -> nn.Module:
-            module: nn.Module = make(
+            return leaf(
+                make,
                 _features(emitter, node),
                 eps=node.attrs["eps"],
                 momentum=node.attrs["momentum"],
                 affine="weight" in node.params,
                 track_running_stats="running_mean" in node.params,
-                device="meta",
             )
-            return module
 
         return emitter.module(build, emitter.value(node.inputs[0]))
 
@@ -257,7 +257,7 @@ def _emit_group_norm(emitter: Emitter, node: Node) -> fx.Node:
     def build() -> nn.Module:
         affine = "weight" in node.params
         channels = emitter.shape(node.params["weight"])[0] if affine else node.attrs["num_channels"]
-        return nn.GroupNorm(node.attrs["num_groups"], channels, eps=node.attrs["eps"], affine=affine, device="meta")
+        return leaf(nn.GroupNorm, node.attrs["num_groups"], channels, eps=node.attrs["eps"], affine=affine)
 
     return emitter.module(build, emitter.value(node.inputs[0]))
 

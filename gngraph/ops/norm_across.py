@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
+from gngraph.ops.leaves import leaf
 from gngraph.ops.norm import FRESH, as_call
 from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
 from gngraph.ops.sizes import hold_size, known_sizes
@@ -55,7 +56,7 @@ def _emit_layer_norm(emitter: Emitter, node: Node) -> fx.Node:
     def build() -> nn.Module:
         affine, bias = "weight" in node.params, "bias" in node.params
         shape, eps = node.attrs["normalized_shape"], node.attrs["eps"]
-        return nn.LayerNorm(shape, eps=eps, elementwise_affine=affine, bias=bias, device="meta")
+        return leaf(nn.LayerNorm, shape, eps=eps, elementwise_affine=affine, bias=bias)
 
     return emitter.module(build, emitter.value(node.inputs[0]))
 
@@ -66,7 +67,7 @@ def _emit_rms_norm(emitter: Emitter, node: Node) -> fx.Node:
 
     def build() -> nn.Module:
         shape, eps = node.attrs["normalized_shape"], node.attrs["eps"]
-        return nn.RMSNorm(shape, eps=eps, elementwise_affine="weight" in node.params, device="meta")
+        return leaf(nn.RMSNorm, shape, eps=eps, elementwise_affine="weight" in node.params)
 
     return emitter.module(build, emitter.value(node.inputs[0]))
 
