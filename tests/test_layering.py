@@ -49,7 +49,7 @@ LAYERS = {
     "files": layer("errors calling writing ir ops importing zoo", "torch torchvision safetensors"),
     "deploy": layer("errors writing ir lowering", "torch numpy onnx onnxruntime onnxscript"),
     "curvature": layer("errors options", "torch"),
-    "data": layer("errors calling", "PIL torch torchvision numpy sklearn tokenizers pandas polars"),
+    "data": layer("errors calling options", "PIL torch torchvision numpy sklearn tokenizers pandas polars"),
     "zoo": layer("errors calling options", "torch torchvision timm transformers"),
     "running": layer("errors ranks ir ops lowering curvature data", "torch"),
     "analysis": layer("errors ranks ir ops lowering curvature data running", "torch numpy networkx"),

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from gngraph.cli import COMPLETING
 from gngraph.cli import gngraph as group
-from gngraph.cli.options import PASS_NAMES, SEED_NAMES
+from gngraph.cli.names import AUGMENT_NAMES, PASS_NAMES, SEED_NAMES
 from gngraph.cli.tables import console, print_whole
+from gngraph.data.augmentations import AUGMENTATIONS, NONE
 from gngraph.data.sources import SOURCES
 from gngraph.rewrite.pass_manuals import manuals
 from gngraph.zoo.registry import SEEDS
@@ -128,6 +129,7 @@ def completions(*words: str) -> list[str]:
 def test_shells_complete_names_of_data_seeds_and_passes() -> None:
     importlib.import_module("gngraph.passes")
     assert {*SEED_NAMES} == {*SEEDS} and {*PASS_NAMES} == {manual.name for manual in manuals()}
+    assert {*AUGMENT_NAMES} == {*AUGMENTATIONS.known, NONE}
     assert completions("seed", "resnet") == ["resnet20", "resnet32", "resnet56"]
     assert completions("train", "seed.gng", "--data", "") == [*SOURCES]
     assert completions("apply", "cleanup,new") == ["cleanup,new-channels"] and completions("passes", "me") == [

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
-from gngraph.data import Data, MapDataset, Sample, batches, labels_of, load_data
+from gngraph.data import Augment, Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
 from gngraph.data.tokens import Tokens
 from gngraph.errors import DataError, GnGraphError
@@ -37,7 +37,7 @@ def check_fit(graph: Graph, problem: Problem) -> None:
     """Require that the network takes the problem's samples, and that the loss takes what it returns for two of them.
 
     Raises:
-        DataError: one sentence that says what does not fit.
+        DataError: one sentence that says what does not fit, the augmentation of the data included.
         GnGraphError: the loss does not find its output, or does not give a number a sample.
     """
     name = f"data set '{problem.data.name}'" if isinstance(problem.data, Data) else "the data"
@@ -57,6 +57,23 @@ def check_fit(graph: Graph, problem: Problem) -> None:
     for loss, output, _ in parts_of(problem.loss_fn, outputs, y):
         _check_outputs(graph.name, loss, output, name, problem)
     _check_loss(graph.name, outputs, y, name, problem)
+    if problem.augmentation is not None:
+        _check_augmented(graph.name, problem.augmentation, x, y, outputs, problem.loss_fn)
+
+
+def _check_augmented(network: str, augment: Augment, x: Any, y: Any, outputs: Outputs, loss: Loss) -> None:
+    """Try the augmentation on two samples, and the loss on what becomes of their targets."""
+    _, changed = augment(x, y, torch.Generator().manual_seed(0))
+    if changed is y:
+        return
+    shares = isinstance(changed, torch.Tensor) and isinstance(outputs, torch.Tensor) and changed.is_floating_point()
+    if isinstance(loss, CrossEntropy) and shares and changed.shape != outputs.shape:
+        raise DataError(
+            f"augmentation '{augment}' makes shares of {changed.shape[-1]} classes of the labels, which name as many, but network "
+            f"'{network}' has outputs of shape '{shape_text(tuple(outputs.shape[1:]))}': make the network with {changed.shape[-1]} "
+            f"classes, or give targets as shares of its own"
+        )
+    loss.check_targets(outputs, changed)
 
 
 def _check_loss(network: str, outputs: Outputs, y: Any, name: str, problem: Problem) -> None:

@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from gngraph.cli.options import PASS_NAMES
+from gngraph.cli.names import PASS_NAMES
 from gngraph.cli.parameters import GroupedCommand, OpenWord
 from gngraph.cli.speaking import answer
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gngraph.cli.deploying import describe_onnx, known_inputs
+from gngraph.cli.names import PASS_NAMES, SEED_NAMES
 from gngraph.cli.options import (
-    PASS_NAMES,
-    SEED_NAMES,
     DataOptions,
     ModelOptions,
     SeedOptions,

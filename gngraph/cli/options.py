@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import click
 
 from gngraph.calling import of_library
+from gngraph.cli.names import AUGMENT_NAMES, SEED_NAMES
 from gngraph.cli.parameters import ArchiveFile, Model, gathered, parse_shape, shape_text, usable_device
 from gngraph.environment import Environment
 from gngraph.options import Options, TrainOptions, option
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
-
-SEED_NAMES = (
-    *("vgg11", "vgg13", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "mobilenet", "mlp", "vit", "gpt", "unet"),
-)
-"""Of gngraph's own seeds, told without importing them; those of torchvision are many."""
-
-PASS_NAMES = (
-    *("cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-skip", "insert-squeeze-excite"),
-    *("low-rank", "merge-channels", "narrow-kernel", "new-channels", "prune-channels"),
-    *("remove-layer", "remove-skip", "separable", "split-channels", "widen-kernel"),
-)
-"""Of gngraph's own passes."""
 
 Shape = Annotated[
     tuple[int, ...], Written(parse_shape, "a shape; write the sizes of one sample, such as 3x32x32", shape_text)
@@ -126,6 +115,11 @@ class DataOptions(Options):
         "training samples (auto); bytes divided by 255 and floats as they are (none); as most published image networks "
         "(imagenet); or MEAN;STD, one number or one a channel, such as 0.5;0.25.",
     )
+    augment: Annotated[str, Named(AUGMENT_NAMES)] = option(
+        "auto",
+        'Random changes of the batches that are trained on, one after the other, such as "flip,crop{padding=4},mixup{alpha=0.2}", '
+        "or pkg.module:function of x, or of x and y; auto crops and flips colour pictures of at least 16x16.",
+    )
     val_split: Annotated[float, Within(above=0, below=1)] = option(
         0.2, "Share of the samples that is held out where the data has no test part."
     )
@@ -198,7 +192,7 @@ class DataOptions(Options):
         from gngraph.data.splits import SMALLEST_SPLIT
         from gngraph.running.problem import WITHHELD
 
-        chosen: dict[str, Any] = {} if self.loss is None else {"loss": self.loss}
+        chosen: dict[str, Any] = {"augment": self.augment} | ({} if self.loss is None else {"loss": self.loss})
         if self.loss_output is not None:
             chosen["output"] = int(self.loss_output) if self.loss_output.isdecimal() else self.loss_output
         if self.withhold is not None:
@@ -328,12 +322,13 @@ def describe_setting(graph: Graph, problem: Problem) -> str:
     samples = f"{len(problem.samples):,} training {_and_test(problem)}samples of {shape}"
     found = standing(graph, problem)
     notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]
-    environment = Environment.read().text
+    environment, augment = Environment.read().text, problem.augmentation
+    changed = "" if augment is None else f", in training changed by {augment} (see --augment)"
     notes += [] if environment is None else [environment]
     return (
         f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
         f"{_judged_by(problem)}\n"
-        f"inputs: {problem.data.preprocess.text} (see --normalize); as given: {problem.tested} loss {found.loss:.4f}"
+        f"inputs: {problem.data.preprocess.text} (see --normalize){changed}; as given: {problem.tested} loss {found.loss:.4f}"
         f"{perplexity(problem.loss_fn, found.loss)}{percent(f', {problem.tested} accuracy ', found.accuracy)}"
         f"{percent(', mean IoU ', found.overlap)}" + "".join(f"\nnote: {note}" for note in notes)
     )

@@ -43,7 +43,7 @@ def batches(
         dataset: yields (x, y): x a tensor; y a tensor or a number, or tuples, lists and dictionaries of these.
         batch_size: samples a batch, at least 1.
         generator: None: in order; else shuffled by it, and its state advances.
-        augment: applied to x on `device`, with numbers from `generator`, which must then be given.
+        augment: applied to x and y on `device`, with numbers from `generator`, which must then be given.
         device: where the batches shall lie.
         layout: how x shall lie in memory there; channels_last is for four axes alone.
         workers: processes that read; None: what the data set asks for (`SampleDataset.workers`).
@@ -89,10 +89,10 @@ def _deliver(
     generator: torch.Generator | None,
 ) -> Iterator[Sample]:
     for x, y in loader:
-        there = x.to(device, non_blocking=True)
+        there, targets = x.to(device, non_blocking=True), moved(y, device)
         if augment is not None and generator is not None:
-            there = augment(there, generator)
-        yield there.to(memory_format=layout), moved(y, device)
+            there, targets = augment(there, targets, generator)
+        yield there.to(memory_format=layout), targets
 
 
 def _order(count: int, generator: torch.Generator | None) -> list[int]:

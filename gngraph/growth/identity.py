@@ -57,7 +57,7 @@ def identity_of(problem: Problem, ranks: int) -> Record:
         "unseen samples": unseen,
         **samples,
         "preprocessing": problem.data.inputs_record() if isinstance(problem.data, Data) else None,
-        "augmentation": _named(problem.augment),
+        "augmentation": _named(problem.augmentation),
     }
 
 

@@ -118,7 +118,7 @@ class _Reader(Generic[T]):
         return found
 
     def _options(self, name: str, cls: type[T]) -> dict[str, Any]:
-        hints = get_type_hints(cls)
+        hints = get_type_hints(cls, include_extras=True)
         known = [f.name for f in fields(cls)]
         values: dict[str, Any] = {}
         while not self.take("}"):

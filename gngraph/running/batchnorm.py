@@ -60,7 +60,7 @@ def settled(graphs: Sequence[Graph], problem: Problem, *, batches_read: int = BA
             problem.train,
             graphs[0],
             problem.stream(),
-            augment=problem.augment,
+            augment=problem.augmentation,
             size=max(2, problem.runner.batch_size),
         )
         for x, _ in islice(stream, batches_read):

@@ -12,11 +12,13 @@ from torch.utils.data import Dataset, Subset
 
 from gngraph.curvature import Heads, Loss, LossLike, MeanSquaredError, as_loss, leaves
 from gngraph.data import Augment, Data, HeldDataset, MapDataset, Sample, Splits, make_splits
+from gngraph.data.augmentations import parsed
 from gngraph.data.checks import check_finite
 from gngraph.data.given import as_tensors_of, given
 from gngraph.data.splits import MOST_JUDGED, SMALLEST_SPLIT, by_size
 from gngraph.errors import DataError
 from gngraph.ranks import local_device
+from gngraph.running.augmenting import augmentation_for
 from gngraph.running.runner import Runner
 
 WITHHELD: Literal["withheld"] = "withheld"
@@ -67,9 +69,14 @@ class Problem:
             split are drawn; networks are then trained on the whole training set. None: the data's own `validation`, and where it
             has none, the two splits are withheld from the training set. A network that comes trained may know these, and what is
             said of it says so; unless this is "withheld", by which it was trained without them.
+        augment: random changes of the batches that networks are trained on: a text of names, such as "flip,mixup{alpha=0.2}" (see
+            `gngraph.data.augmentations`); a transform of `torchvision.transforms.v2`, which is applied to each picture, in bytes
+            where these are stored, or to the batch and its targets, as MixUp; a function of x, or x and y, a batch as networks
+            read it; or a list of such. "auto" is the data's own, None none.
 
     Raises:
         DataError: the data has no training set, or the tensors of a pair differ in length or hold what is not finite.
+        OptionError: there is no such augmentation.
         GnGraphError: there is no such loss.
 
     >>> problem = Problem((torch.zeros(60, 4), torch.arange(60) % 3), device="cpu")
@@ -87,8 +94,10 @@ class Problem:
     report: int | None = None
     batch_size: int = 128
     unseen: Any = None
+    augment: Any = "auto"
 
     def __post_init__(self) -> None:
+        parsed(self.augment)
         object.__setattr__(self, "data", _normalised(self.data))
         object.__setattr__(self, "unseen", _named_unseen(self.unseen, self.data))
         if isinstance(as_loss(self.loss), MeanSquaredError) and isinstance(self.data, _Pair):
@@ -170,10 +179,14 @@ class Problem:
         """What runs networks over the data of the problem: whatever does shares it."""
         return Runner(torch.device(self.device), self.batch_size)
 
-    @property
-    def augment(self) -> Augment | None:
-        """Random change of the batches that networks are trained on."""
-        return getattr(self.data, "augment", None)
+    @cached_property
+    def augmentation(self) -> Augment | None:
+        """What changes the batches that networks are trained on.
+
+        Raises:
+            DataError: what is asked for is nothing for this data or loss.
+        """
+        return augmentation_for(parsed(self.augment), self.data, self.samples, self.loss_fn)
 
     def stream(self, device: str | torch.device = "cpu") -> torch.Generator:
         """A new stream of random numbers on a device, always the same one."""

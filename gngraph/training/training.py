@@ -173,7 +173,7 @@ class Trainer:
             self.problem.train,
             graph,
             order,
-            augment=self.problem.augment,
+            augment=self.problem.augmentation,
             size=self.batch_size,
             done=tally.steps,
         )

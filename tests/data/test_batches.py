@@ -77,7 +77,7 @@ def test_refusals_come_at_once() -> None:
         batches(numbers(4), 0)
     with pytest.raises(DataError, match="empty"):
         batches(numbers(0), 4)
-    with pytest.raises(DataError, match=r"'CropFlip\(padding=1\)' has no generator"):
+    with pytest.raises(DataError, match=r"'crop\{padding=1\},flip' has no generator"):
         batches(numbers(4), 4, augment=CropFlip(1))
 
 

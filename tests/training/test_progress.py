@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gngraph.data.augment import CropFlip
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
 from gngraph.options.training import OptimizerName
@@ -22,8 +21,7 @@ from tests.problems import digits, dropping, small_vgg
 
 
 def augmented() -> Problem:
-    data = replace(digits(120, 24), augment=CropFlip(1))
-    return Problem(data, device="cpu", batch_size=32)
+    return Problem(digits(120, 24), augment="crop,erasing,mixup{p=0.7}", device="cpu", batch_size=32)
 
 
 def without_seconds(epochs: tuple[EpochRecord, ...]) -> list[EpochRecord]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gngraph.data.augment import UNKNOWN
 from gngraph.data.checks import shape_text
 from gngraph.data.dataset import Data
 from gngraph.data.sources.folder import at, datasets, decoder_for, parts_of
@@ -21,9 +22,6 @@ from gngraph.errors import DataError
 
 SEGMENTATION = "segmentation"
 """Name of the loss of data with a class for every pixel."""
-
-UNKNOWN = 255
-"""Pixels of a mask that say nothing; the loss leaves them out."""
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 """Folders of pictures and of their masks, and the file with the names of the classes, one a line."""
