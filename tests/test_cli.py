@@ -190,6 +190,8 @@ def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Co
     assert list(Path("run").glob("*.png"))
     assert 600 < load("run/model.gng").num_params() <= 1200
     assert " new" in command("diff", "run/seed.gng", "run/model.gng").out
+    assert " new" in command("diff", "run@0", "run@1").out
+    assert "has no network of round 7" in command.refused("inspect", "run@7")
     assert "is not empty" in command.refused(*words, "-o", "run")
     before = Path("run/history.jsonl").read_text()
     command.ok(*words, "--final-epochs", 0, "-o", "run", "--force")

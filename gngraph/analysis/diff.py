@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.naming import named_alike
 from gngraph.ir import Graph, GraphDiff
 from gngraph.ir import diff as structural_diff
 from gngraph.ir.graph import checked
@@ -12,6 +14,9 @@ from gngraph.ir.graph import checked
 
 def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = None) -> GraphDiff:
     """What differs from `a` to `b`, grouped by the channel spaces of `a`.
+
+    Where no lineage tells what became of its channels and names do not agree, nodes are matched by structure (`named_alike`), and
+    what is told of `b` is told under the names of `a`.
 
     Args:
         a: the graph before.
@@ -22,9 +27,11 @@ def diff(a: Graph, b: Graph, *, lineage: Mapping[str, Sequence[int]] | None = No
     Raises:
         IRError: `lineage` does not fit.
     """
+    b, renamed = (b, {}) if lineage is not None else named_alike(checked(a), checked(b))
     spaces, sizes = _followed(checked(a), checked(b))
     known = {name: sources for name, sources in (lineage or {}).items() if name in spaces}
-    return structural_diff(a, b, spaces=spaces, sizes=sizes, lineage=known)
+    found = structural_diff(a, b, spaces=spaces, sizes=sizes, lineage=known)
+    return replace(found, renamed=renamed) if renamed else found
 
 
 def recorded_lineage(seed: Graph, history: object) -> dict[str, list[int]] | None:

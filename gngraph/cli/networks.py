@@ -178,9 +178,10 @@ def diff(ctx: click.Context, first: str, second: str, how: ModelOptions, stat: b
     history = load_history(second) if is_archive(second) else None
     found: GraphDiff = compare(a, b, lineage=recorded_lineage(a, history))
     if html is not None:
+        from gngraph.analysis.naming import named_alike
         from gngraph.report.difference import write_difference
 
-        write_difference(html, (first, a), (second, b), found)
+        write_difference(html, (first, a), (second, named_alike(a, b)[0] if found.renamed else b), found)
     answer(found.to_json(), found.stat() if stat else found.render())
     ctx.exit(0 if found.is_empty and not found.weights.differing else 1)
 

@@ -227,16 +227,16 @@ def usable_device(name: str) -> str:
 
 
 class Model(click.ParamType[str]):
-    """What a network is read from: a file that is there, the folder of a run, or pkg.module:factory."""
+    """What a network is read from: a file that is there, the folder of a run, a round of it, or pkg.module:factory."""
 
     name = "model"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word itself; of the folder of a run the archive of its network."""
+        """The word itself; of a run or a round of it the archive of its network."""
         from gngraph.files import require_there
+        from gngraph.files.runs import archive_named
 
-        archive = Path(str(value)) / "model.gng"
-        word = str(archive) if archive.is_file() else str(value)
+        word = archive_named(str(value))
         require_there(word)
         return word
 

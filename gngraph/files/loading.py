@@ -10,6 +10,7 @@ from gngraph.calling import of_library
 from gngraph.errors import ModelFileError, path_text
 from gngraph.files import archive
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
+from gngraph.files.runs import archive_named
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
 from gngraph.zoo import published
@@ -32,8 +33,9 @@ def load(
     """The network in `source` as a graph, on the CPU.
 
     Args:
-        source: a gngraph archive; a whole pickled module or a state dict (with `arch`); `pkg.module:factory`; or the name of a
-            network of another library, such as `timm:resnet18`, with new weights.
+        source: a gngraph archive; the folder of a run, or `run@3` for the network after its third round; a whole pickled module
+            or a state dict (with `arch`); `pkg.module:factory`; or the name of a network of another library, such as
+            `timm:resnet18`, with new weights.
         input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own.
         arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
         trust: whether the file may run code while it is loaded.
@@ -45,7 +47,7 @@ def load(
         DataError: an input shape is given for an archive of a network with several inputs.
         UnsupportedModelError: the network cannot be traced, or does not run on that input shape.
     """
-    source = path_text(source)
+    source = archive_named(path_text(source))
     if input_shape is not None and not _is_shape(input_shape):
         raise ModelFileError(f"the input shape '{input_shape}' is no tuple of sizes; give one such as (3, 32, 32)")
     if is_archive(source):

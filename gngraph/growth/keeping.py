@@ -12,13 +12,13 @@ import torch
 
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import load
+from gngraph.files.runs import SEED_FILE
 from gngraph.growth.checkpoints import Checkpoint, Checkpoints
 from gngraph.growth.history import Record, epoch_entries
 from gngraph.growth.identity import identity_of, require_same
 from gngraph.growth.jobs import JOBS, Task
 from gngraph.growth.journal import Journal
 from gngraph.growth.randomness import RandomStates
-from gngraph.growth.run_folder import SEED_FILE
 from gngraph.growth.state import RunState, as_laid_out, laid_out
 from gngraph.ir import Graph, parse
 from gngraph.ir.fingerprint import fingerprint

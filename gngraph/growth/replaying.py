@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gngraph.errors import GnGraphError
+from gngraph.files.runs import MODEL_FILE, ROUNDS
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.history import HISTORY_FILE, Record, read_history, without_seconds
 from gngraph.growth.identity import THREADS
@@ -16,7 +17,7 @@ from gngraph.growth.keeping import begun_again
 from gngraph.growth.loop import grow_by
 from gngraph.growth.observer import observers_of
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.run_folder import BEGUN_FILE, MODEL_FILE, REPORT_FILE
+from gngraph.growth.run_folder import BEGUN_FILE, REPORT_FILE
 from gngraph.ranks import here
 from gngraph.running.problem import Problem
 from gngraph.running.threads import with_threads
@@ -91,7 +92,8 @@ class _Compared:
 
 
 def _require_same_files(folder: Path, again: Path) -> None:
-    for name in (MODEL_FILE, CHANNELS_FILE):
+    rounds = sorted(str(path.relative_to(again)) for path in (again / ROUNDS).glob("*.gng"))
+    for name in (MODEL_FILE, CHANNELS_FILE, *(name for name in rounds if (folder / name).exists())):
         if (folder / name).read_bytes() != (again / name).read_bytes():
             raise GnGraphError(
                 f"every round of the run in '{folder}' came out as it is recorded, but '{folder / name}' is not what they gave: it "

@@ -14,6 +14,7 @@ from gngraph.deploy.provenance import metadata_of, version
 from gngraph.deploy.to_onnx import OnnxReport, export_onnx
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import INPUTS, save
+from gngraph.files.runs import MODEL_FILE, ROUNDS, SEED_FILE, round_file
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.checkpoints import Checkpoint, newest, remove_checkpoints
 from gngraph.growth.history import HISTORY_FILE, HistoryWriter, Record, replace_records, without_seconds
@@ -25,8 +26,6 @@ from gngraph.source.export import export_source
 from gngraph.writing import replacing
 
 CONFIG_FILE = "config.toml"
-SEED_FILE = "seed.gng"
-MODEL_FILE = "model.gng"
 ONNX_FILE = "model.onnx"
 REPORT_FILE = "report.html"
 COMPARISON_FILE = "comparison.jsonl"
@@ -40,7 +39,7 @@ Draw = Callable[[GrowthResult, Path], tuple[Path, Sequence[Path]]]
 
 
 class RunFolder:
-    """`config.toml`, `history.jsonl`, `channels.jsonl`, `seed.gng` and `model.gng` of a run that goes on.
+    """`config.toml`, `history.jsonl`, `channels.jsonl`, `seed.gng`, `model.gng` and `rounds/` of a run that goes on.
 
     Args:
         path: of the folder.
@@ -70,6 +69,8 @@ class RunFolder:
         folder = cls(path, HistoryWriter(path), inputs)
         for left in (COMPARISON_FILE, BEGUN_FILE):  # of a run that was there before
             (path / left).unlink(missing_ok=True)
+        for archive in (path / ROUNDS).glob("*.gng"):
+            archive.unlink()
         remove_checkpoints(path)
         write_config(path, config)
         save(seed, path / SEED_FILE, history=archived([], {}, inputs))
@@ -103,9 +104,17 @@ class RunFolder:
             history: all records so far, that of the round last.
             lineage: space -> for each channel of `graph` its source channel in the seed, or -1 for a new one.
         """
+        if history[-1]["kind"] == "round":
+            # of the history the beginning alone, by which the lineage is told: all of it in each would grow as its square
+            save(graph, self._round(history[-1]["round"]), history=archived(history[:1], lineage, self._inputs))
         save(graph, self.path / MODEL_FILE, history=archived(history, lineage, self._inputs))
         self.write_channels(channels)
         self._history.append(history[-1])
+
+    def _round(self, number: int) -> Path:
+        path = round_file(self.path, number)
+        path.parent.mkdir(exist_ok=True)
+        return path
 
 
 def write_config(path: Path, config: Record) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gngraph.errors import GnGraphError
+from gngraph.files.runs import MODEL_FILE, ROUNDS, SEED_FILE
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.checkpoints import CHECKPOINTS
 from gngraph.growth.history import HISTORY_FILE
-from gngraph.growth.run_folder import BEGUN_FILE, CONFIG_FILE, MODEL_FILE, ONNX_FILE, REPORT_FILE, SEED_FILE
+from gngraph.growth.run_folder import BEGUN_FILE, CONFIG_FILE, ONNX_FILE, REPORT_FILE
 from gngraph.ranks import here
 from gngraph.source.export import CODE_FILE, WEIGHTS_FILE
 from gngraph.writing import remove_unfinished
@@ -59,6 +60,7 @@ def _locked(folder: Path) -> Iterator[None]:
         raise GnGraphError(f"folder '{folder}' cannot be written: {error.strerror or error}") from error
     try:
         remove_unfinished(folder, _WRITTEN)
+        remove_unfinished(folder / ROUNDS, ("*",))
         yield
     finally:
         if unlocked and not (folder / HISTORY_FILE).exists():  # no run has begun

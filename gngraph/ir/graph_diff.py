@@ -33,6 +33,8 @@ class GraphDiff:
         resized: every axis whose size differs, in the order of b's parameters.
         spaces: the changed spaces, in the caller's order.
         unassigned: the part of `resized` that belongs to no changed space.
+        renamed: nodes of b -> the nodes of a that they were matched with by structure, where names do not agree; everything here
+            has the names of a. Other names are no difference.
     """
 
     a_name: str
@@ -47,6 +49,7 @@ class GraphDiff:
     resized: tuple[Resize, ...]
     spaces: tuple[SpaceChange, ...]
     unassigned: tuple[Resize, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
     _tensors: tuple[tuple[str, torch.Tensor, torch.Tensor], ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -126,6 +129,7 @@ def _stat(diff: GraphDiff) -> Iterator[str]:
     for name, distance in diff.distances.items():
         how = f"by {distance:.1%}" if math.isfinite(distance) else "from zeros"
         yield f"{name:<{width}}  values moved {how}"
+    yield from _matched(diff)
     yield "no differences" if diff.is_empty and not diff.weights.differing else _summary(diff)
 
 
@@ -139,9 +143,10 @@ def _jsonable(value: Any) -> Any:
 
 def _render(diff: GraphDiff) -> str:
     """The account that `GraphDiff.render` documents; it ends without a newline."""
+    matched = list(_matched(diff))
     if diff.is_empty and not diff.weights.differing:
-        return "no differences"
-    lines = [_summary(diff)]
+        return "\n".join([*matched, "no differences"])
+    lines = [*matched, _summary(diff)]
     for change in diff.header:
         lines += ["", *_header(change)]
     for space in diff.spaces:
@@ -172,6 +177,15 @@ def _summary(diff: GraphDiff) -> str:
         f"{names}: {old:,} -> {new:,} parameters ({new - old:+,}{share}); "
         f"{diff.num_nodes[0]} -> {diff.num_nodes[1]} nodes ({nodes}){spaces}"
     )
+
+
+def _matched(diff: GraphDiff) -> Iterator[str]:
+    if diff.renamed:
+        (first, other), left = next(iter(diff.renamed.items())), diff.num_nodes[1] - len(diff.nodes_added)
+        yield (
+            f"names do not agree: {left} of {diff.num_nodes[1]} nodes are matched by structure, {with_sigil('%', first)} with "
+            f"{with_sigil('%', other)} and so on"
+        )
 
 
 def _header(change: FieldChange) -> Iterator[str]:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gngraph.errors import GnGraphError
 from gngraph.files.archive import load, load_history
+from gngraph.files.runs import MODEL_FILE, SEED_FILE
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.history import HISTORY_FILE, Record, read_history
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.run_folder import COMPARISON_FILE, MODEL_FILE, SEED_FILE
+from gngraph.growth.run_folder import COMPARISON_FILE
 from gngraph.ir import Graph
 
 

@@ -73,6 +73,17 @@ def test_onnx_history_and_pictures_are_there(finished: tuple[GrowthResult, RunFi
     assert files.report.name == "report.html" and "<!doctype html>" in files.report.read_text()
 
 
+def test_every_round_leaves_its_network(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
+    result, files, x = finished
+    folder = files.model.parent
+    seed, first, last = (gngraph.load(f"{folder}{round}") for round in ("@0", "@1", ""))
+    assert torch.equal(run(seed, x), run(result.seed, x)) and torch.equal(run(last, x), run(result.graph, x))
+    assert cost(first).params == result.history[0]["params"] == cost(last).params
+    assert not torch.equal(run(first, x), run(last, x))  # it was trained on
+    with pytest.raises(GnGraphError, match=r"has no network of round 2: it has 1, and 0 for the seed"):
+        gngraph.load(f"{folder}@2")
+
+
 def test_channels_are_followed_from_round_to_round(finished: tuple[GrowthResult, RunFiles, torch.Tensor]) -> None:
     result, files, _ = finished
     kept = read_history(files.history.with_name("channels.jsonl"))
