@@ -229,9 +229,9 @@ def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
     assert "has ended: there is nothing to go on with" in command.refused(*words, "-o", "same", "--resume")
     assert "has ended: there is nothing to go on with" in command.refused("resume", "run")
 
-    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     assert "2 rounds and the network came out as they stand there, to the bit" in command.ok("replay", "run")
-    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     history = Path("run/history.jsonl")
     history.write_text(re.sub(r'"kind": "final"(.*?)"lr": [^,]+,', r'"kind": "final"\1"lr": 0.5,', history.read_text()))
     assert "the final training of the run in 'run' came out otherwise than it is recorded: epochs" in command.refused(
