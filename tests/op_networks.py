@@ -94,6 +94,36 @@ class ChannelsFirstNorm(nn.Module):
         return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
 
 
+class Standardised(nn.Module):
+    """A convolution of filters without mean and of one variance, with a gain as in NFNets, or without one."""
+
+    def __init__(self, rank: int, read: int, written: int, groups: int = 1, *, gain: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(written, read // groups, *[3] * rank) + 0.3)
+        self.bias = nn.Parameter(torch.randn(written))
+        self.gain = nn.Parameter(torch.randn(written, *[1] * (rank + 1))) if gain else None
+        self.groups, self.convolve = groups, (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = None if self.gain is None else (self.gain * 0.4).view(-1)
+        filters = self.weight.reshape(1, self.weight.shape[0], -1)
+        weight = F.batch_norm(filters, None, None, weight=gain, training=True, momentum=0.0, eps=1e-4)
+        return self.convolve(x, weight.reshape_as(self.weight), self.bias, padding=1, groups=self.groups)
+
+
+class StandardisedSteps(nn.Module):
+    """All ranks of them, two of groups, with and without a gain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.line = Standardised(2, 8, 6), Standardised(1, 6, 4, gain=False)
+        self.groups, self.depths = Standardised(2, 4, 6, 2), Standardised(3, 6, 8, gain=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.line(self.flat(x).relu().flatten(2)).unflatten(2, (6, 6))
+        return cast(Tensor, self.depths(self.groups(x.tanh()).unflatten(2, (2, 3))).flatten(2, 3))
+
+
 NORMS: dict[str, Case] = {
     "group norm": module(lambda: nn.GroupNorm(4, 8), free=4),
     "group norm without parameters": module(lambda: nn.GroupNorm(2, 8, affine=False), free=2),
@@ -110,6 +140,13 @@ NORMS: dict[str, Case] = {
     "rms norm": images(lambda m, y: m.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 8, norm=lambda: nn.RMSNorm(8)),
     "functional rms norm": images(
         lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 8, scale=_weights(8)
+    ),
+    "standardised weights": Case(
+        lambda: Between(lambda m, y: m.part(y), part=StandardisedSteps()), (3, 6, 6),
+        {"first": 8, "part.flat": 6, "part.line": 2, "part.groups": 3, "part.depths": 8},
+    ),
+    "a standardised weight": Case(
+        lambda: Between(lambda m, y: m.part(y.relu()), 4, part=Standardised(2, 8, 4)), (3, 6, 6), {"first": 8, "part": 4}
     ),
     "local response norm": module(lambda: nn.LocalResponseNorm(3), free=0),
     "normalised positions": function(lambda y: F.normalize(y.flatten(2), dim=-1).reshape(-1, 8, 6, 6)),

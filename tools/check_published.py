@@ -3,8 +3,9 @@
 Of timm the smallest network of every family, which is the letters that names begin with; of torchvision every model. They are
 built without weights, for small images where they allow them, imported, and trained beside their imports: outputs in eval mode,
 then outputs, gradients of parameters and inputs, parameters and buffers of steps of SGD on batches of two sizes, then eval mode
-again, in float64 (above 100 M parameters in float32) and under one seed. Exits non-zero when one trains in another way, or raises
-what is no `GnGraphError`.
+again, in float64 (above 100 M parameters in float32) and under one seed. Told are the parts of the parameters in free spaces, and
+of the inner weights that are free along both axes. Exits non-zero when one trains in another way, or raises what is no
+`GnGraphError`.
 
     python tools/check_published.py timm                   every family, a line each, and why what is refused is refused
     python tools/check_published.py timm resnet nfnet      some families
@@ -34,6 +35,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.share import share_free_both_ways, share_in_free_spaces
 from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
 from tests.coverage_models import Model, models_of
@@ -153,7 +156,10 @@ def check(entry: Entry, largest: float) -> Result:
     try:
         graph = from_torch(network, example)
         unlike = training_differences(network, example, graph)
-        verdict, told = ("unlike", ", ".join(unlike[:3])) if unlike else ("alike", f"{len(graph.nodes)} nodes")
+        spaces = ChannelSpaces.of(graph)
+        shares = f"free {share_in_free_spaces(graph, spaces):.2f}, both ways {share_free_both_ways(graph, spaces):.2f}"
+        told = f"{len(graph.nodes)} nodes, {shares}"
+        verdict, told = ("unlike", ", ".join(unlike[:3])) if unlike else ("alike", told)
     except GnGraphError as error:
         verdict, told = "refused", str(error)
     except Exception as error:  # which no public function should raise, or of the network itself

@@ -13,7 +13,8 @@ from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
 from gngraph.importing.fx_calls import bind, dispatched, scopes
 from gngraph.importing.fx_products import product_node, transposed_parameter
-from gngraph.importing.fx_shapes import shape_node
+from gngraph.importing.fx_shapes import rounded_up, shape_node
+from gngraph.importing.fx_standardised import standardised_layer
 from gngraph.importing.joining import Joined
 from gngraph.importing.norm_counters import COUNTER, counting
 from gngraph.importing.recorded_types import ForeignValue, record
@@ -90,6 +91,10 @@ class _Builder:
         self.env: dict[fx.Node, Attr] = {}
         self.reads: dict[fx.Node, str] = {}
         self.transposed: dict[fx.Node, str] = {}
+        shapes = {name: p.data.shape for name, p in self.params.items() if p.kind == "parameter" and not p.aliases}
+        found = {node: standardised_layer(node, shapes, joint.flags) for node in joint.graph.nodes}
+        self.standardised = {node: layer for node, layer in found.items() if layer is not None}
+        self.within = {node for layer in self.standardised.values() for node in layer.within}
         self.recorded: Callable[[fx.Node], ForeignValue] | None = None
 
     def build(self, example: Example) -> Graph:
@@ -119,6 +124,11 @@ class _Builder:
             self.reads[fx_node] = self.parameter(str(fx_node.target))
         elif fx_node.op == "call_module":
             self.leaf(fx_node)
+        elif fx_node in self.standardised:
+            node = self.standardised[fx_node].node(self, fx_node, self.reads)
+            self.add(fx_node, replace(node, scope=self.scope(fx_node)))
+        elif fx_node in self.within or rounded_up(self, fx_node) is not None:
+            return
         elif not fx_node.meta.get(WITHOUT_GRADIENT) and (held := transposed_parameter(self, fx_node)) is not None:
             self.transposed[fx_node] = held
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ from gngraph.ir.types import refs_in
 from gngraph.ops.assign import assigned
 from gngraph.ops.pieces import read_index
 from gngraph.ops.reshape import read_shape, regrouping
-from gngraph.ops.sizes import ARITHMETIC, PROPERTIES
+from gngraph.ops.sizes import ARITHMETIC, PROPERTIES, ROUNDED_UP
 from gngraph.ops.spec import operands_of
 
 _FIELDS: dict[Any, int] = {"values": 0, "indices": 1}
@@ -73,8 +75,23 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         item = Node(fx_node.name, "getitem", (source,), {}, {"index": _FIELDS[fx_node.args[1]]})
         return item if isinstance(importer.nodes[source].type, TupleType) else None
     if target in ARITHMETIC:
-        return _arithmetic(importer, fx_node)
+        return _arithmetic(importer, fx_node, ARITHMETIC[target])
+    if target is math.ceil and isinstance(quotient := fx_node.args[0], fx.Node):
+        rounded = rounded_up(importer, quotient)
+        return None if rounded is None else replace(rounded, name=fx_node.name)
     return None
+
+
+def rounded_up(importer: Importer, fx_node: fx.Node) -> Node | None:
+    """The quotient of a size, rounded up, where all that reads it rounds it up; None for other calls.
+
+    Args:
+        importer: the import under way.
+        fx_node: the call that divides.
+    """
+    if fx_node.target is not operator.truediv or any(user.target is not math.ceil for user in fx_node.users):
+        return None
+    return _arithmetic(importer, fx_node, ROUNDED_UP)
 
 
 def _property(importer: Importer, fx_node: fx.Node) -> Node | None:
@@ -204,7 +221,7 @@ def _with_sizes(importer: Importer, index: Any) -> Any:
     return slice(start, stop, index.step)
 
 
-def _arithmetic(importer: Importer, fx_node: fx.Node) -> Node | None:
+def _arithmetic(importer: Importer, fx_node: fx.Node, function: str) -> Node | None:
     operands = tuple(importer.attr(arg) for arg in fx_node.args)
     sizes = [importer.nodes[attr.name].type for attr in operands if isinstance(attr, Ref)]
     if not sizes or not all(isinstance(t, OpaqueType) and t.text == "int" for t in sizes):
@@ -212,5 +229,5 @@ def _arithmetic(importer: Importer, fx_node: fx.Node) -> Node | None:
     if not all(isinstance(attr, (Ref, int)) for attr in operands) or len(operands) != 2:
         return None
     inputs = tuple(dict.fromkeys(refs_in(operands)))
-    attrs = {"function": ARITHMETIC[fx_node.target], "operands": operands}  # type: ignore[index]
+    attrs = {"function": function, "operands": operands}
     return Node(fx_node.name, "size_arithmetic", inputs, {}, attrs)

@@ -27,6 +27,7 @@ from gngraph.ops import (
     resize,
     shape,
     sizes,
+    standardised,
 )
 from gngraph.ops.draft import draft_of
 from gngraph.ops.spec import (
@@ -86,4 +87,5 @@ __all__ = [
     "sizes",
     "spec_of_function",
     "spec_of_module",
+    "standardised",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,11 +15,14 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.starts import convolved, of_layer
 
 _MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_FUNCTIONS: dict[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLUTIONS: dict[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+"""The functions by their number of axes."""
+_PER_FILTER: Mapping[str, Fresh] = {"bias": "zeros", "gain": "ones", "mean": "zeros"}
+"""Roles of parameters with an entry for each filter, and how that of a new one starts."""
 
 
 def _read(module: Any) -> dict[str, Any]:
@@ -39,7 +42,8 @@ def groups_of(node: Node, weight: tuple[Dim, ...]) -> int:
     return int(node.attrs.get("groups", 1))
 
 
-def _infer(operands: Operands) -> Type:
+def infer_convolution(operands: Operands) -> Type:
+    """Type of what a convolution gives."""
     node, x, weight = operands.node, operands.tensor(), operands.params["weight"].shape
     rank = len(weight) - 2
     if len(x.shape) != rank + 2:
@@ -60,7 +64,8 @@ def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> list
     return [(int(s) + 2 * pad[i] - dilation[i] * (int(kernel[i]) - 1) - 1) // stride[i] + 1 for i, s in enumerate(size)]
 
 
-def _positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
+def convolution_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
+    """How often each entry of the weight is multiplied for one sample."""
     assert isinstance(result, TensorType)
     return (*sizes_of(operands, 0, (0,)), math.prod(int(size) for size in result.shape[2:]))
 
@@ -70,17 +75,15 @@ def _freeze_positions(rules: ChannelRules, operands: Operands) -> None:
         rules.freeze(rules.layout(0, axis), "it is convolved over")
 
 
-def _channels(rules: ChannelRules, operands: Operands) -> None:
+def convolution_channels(rules: ChannelRules, operands: Operands) -> None:
+    """Filters write channels, and their second axis reads them; groups grow as wholes."""
     _freeze_positions(rules, operands)
     layout = rules.layout(0, 1)
     if groups_of(operands.node, operands.params["weight"].shape) > 1:
         _grouped_channels(rules, operands, layout)
         return
-    out = rules.produce("weight", 0)
-    if "bias" in operands.params:
-        rules.follow("bias", 0, out, "zeros")
     rules.consume("weight", 1, layout)
-    rules.set(1, out)
+    _follow_out(rules, operands, rules.produce("weight", 0))
 
 
 def _grouped_channels(rules: ChannelRules, operands: Operands, layout: Layout | None) -> None:
@@ -116,8 +119,9 @@ def _grouped_channels(rules: ChannelRules, operands: Operands, layout: Layout | 
 
 
 def _follow_out(rules: ChannelRules, operands: Operands, out: Layout | None) -> None:
-    if "bias" in operands.params:
-        rules.follow("bias", 0, out, "zeros")
+    for role, fresh in _PER_FILTER.items():
+        if role in operands.params:
+            rules.follow(role, 0, out, fresh)
     rules.set(1, out)
 
 
@@ -144,7 +148,7 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     mode = node.attrs.get("padding_mode", "zeros")
     if node.module is None:
         bias = emitter.param(node.params["bias"]) if "bias" in node.params else None
-        return emitter.call(_FUNCTIONS[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
+        return emitter.call(CONVOLUTIONS[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
 
     def build() -> nn.Module:
         return leaf(
@@ -161,7 +165,8 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.module(build, x)
 
 
-def _apply(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def convolve(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The convolution of `x` by a weight, without its bias."""
     rank = weight.dim() - 2
     options = {key: node.attrs[key] for key in ("stride", "padding", "dilation") if key in node.attrs}
     mode = node.attrs.get("padding_mode", "zeros")
@@ -173,7 +178,7 @@ def _apply(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             sides = [(p, p) for p in spread(options["padding"], rank)]
         x, options["padding"] = F.pad(x, [p for side in reversed(sides) for p in side], mode=mode), 0
     groups = weight.shape[0] // node.attrs["multiplier"] if "multiplier" in node.attrs else node.attrs.get("groups", 1)
-    result: torch.Tensor = _FUNCTIONS[rank](x, weight, None, groups=groups, **options)
+    result: torch.Tensor = CONVOLUTIONS[rank](x, weight, None, groups=groups, **options)
     return result
 
 
@@ -188,25 +193,25 @@ for _rank in (1, 2, 3):
     register(
         OpSpec(
             f"conv{_rank}d",
-            _infer,
-            _channels,
+            infer_convolution,
+            convolution_channels,
             _emit,
-            positions=_positions,
-            apply=_apply,
+            positions=convolution_positions,
+            apply=convolve,
             starts=of_layer(convolved),
             linear=True,
             modules={_MODULES[_rank]: _read},
-            functions={_FUNCTIONS[_rank]: _call},
+            functions={CONVOLUTIONS[_rank]: _call},
         )
     )
     register(
         OpSpec(
             _DEPTHWISE[f"conv{_rank}d"],
-            _infer,
+            infer_convolution,
             _depthwise_channels,
             _emit,
-            positions=_positions,
-            apply=_apply,
+            positions=convolution_positions,
+            apply=convolve,
             starts=of_layer(convolved),
             channelwise=True,
             linear=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -221,6 +222,9 @@ ARITHMETIC: dict[Callable[..., Any], str] = {
 }
 """Operators on sizes, with the names that node attributes give them."""
 
+ROUNDED_UP = "ceildiv"
+"""Names `math.ceil(a / b)`."""
+
 
 def _operands(operands: Operands) -> tuple[Attr, Attr]:
     a, b = operands.node.attrs["operands"]
@@ -235,7 +239,7 @@ def _infer_arithmetic(operands: Operands) -> Type:
         if name == "mul":
             value = product(a, b)
         elif isinstance(a, int) and isinstance(b, int):
-            value = int(getattr(operator, name)(a, b))
+            value = math.ceil(a / b) if name == ROUNDED_UP else int(getattr(operator, name)(a, b))
         elif name == "floordiv":
             value = quotient(a, b)
     return OpaqueType("int", value)
@@ -273,7 +277,10 @@ def scaled(layout: Layout, factor: Fraction | int) -> Layout:
 
 
 def _emit_arithmetic(emitter: Emitter, node: Node) -> fx.Node:
-    return emitter.call(getattr(operator, node.attrs["function"]), *emitter.resolve(node.attrs["operands"]))
+    operands = emitter.resolve(node.attrs["operands"])
+    if node.attrs["function"] == ROUNDED_UP:
+        return emitter.call(math.ceil, emitter.call(operator.truediv, *operands))
+    return emitter.call(getattr(operator, node.attrs["function"]), *operands)
 
 
 register(OpSpec("size_arithmetic", _infer_arithmetic, _arithmetic_channels, _emit_arithmetic, of_sizes=True))

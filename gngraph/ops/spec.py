@@ -14,7 +14,7 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Parameter, TensorType, Type
 from gngraph.ops.stepwise import Read, first_input
-from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, Start
+from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, ComputedWeight, Start
 
 
 class _Required:
@@ -214,6 +214,7 @@ class OpSpec:
             are twice that.
         products: multiplications of values with values for one sample, each a product of factors; FLOPs are twice their sum.
         apply: the layer without its bias for another weight, as a function of (node, input, weight); None for other ops.
+        computed: set where a layer computes that weight from its parameter "weight" and others.
         channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, whichever of the axes that
             the channel rule lets change.
         linear: whether the value is, in eval mode, affine in some of the inputs together, the others held; of all of them, or
@@ -246,6 +247,7 @@ class OpSpec:
     positions: Callable[[Operands, Type], tuple[Factor, ...]] = no_positions
     products: Callable[[Operands], tuple[tuple[Factor, ...], ...]] = no_products
     apply: Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    computed: ComputedWeight | None = None
     channelwise: bool = False
     linear: bool | Claim = False
     nonnegative: bool | Claim = False
@@ -273,8 +275,9 @@ class OpSpec:
         return _holds(self.nonnegative, node, known)
 
     def is_dense(self, node: Node) -> bool:
-        """Whether a node is a layer all of whose outputs read all of its inputs."""
-        return self.apply is not None and not self.channelwise and int(node.attrs.get("groups", 1)) == 1
+        """Whether a node is a layer all of whose outputs read all of its inputs, by its parameter itself."""
+        dense = not self.channelwise and int(node.attrs.get("groups", 1)) == 1
+        return self.apply is not None and self.computed is None and dense
 
     def call_of(self, function: Callable[..., Any] | str) -> Call | None:
         """How a function, or the tensor method of that name, is called as this op; None where it is not this op."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,3 +95,20 @@ class ChannelStatistics:
         dim = -1 if self.norm else node.attrs["dim"]
         dims = range(rank) if dim in (None, ()) else (dim,) if isinstance(dim, int) else dim
         return tuple(sorted(int(d) % rank for d in dims))
+
+
+@dataclass(frozen=True)
+class ComputedWeight:
+    """A layer whose weight is computed from its parameter "weight" and those beside it.
+
+    Attributes:
+        plain: the same layer as one that multiplies by its parameter itself.
+        weight: what it multiplies by: of a node, and its parameters by role.
+        parameters: what gives another weight, by role: of a node, that weight, the parameters before, each with the filters that
+            there are now, and what has become of the entries of "weight" by themselves. Roles that the node has not are
+            buffers to be added.
+    """
+
+    plain: Callable[[Node], Node]
+    weight: Callable[[Node, Mapping[str, torch.Tensor]], torch.Tensor]
+    parameters: Callable[[Node, torch.Tensor, Mapping[str, torch.Tensor], torch.Tensor], dict[str, torch.Tensor]]

@@ -8,7 +8,7 @@ import torch
 
 from gngraph.errors import PassError
 from gngraph.ir import Graph, Node
-from gngraph.ops import draft_of
+from gngraph.ops import draft_of, lookup
 from gngraph.ops.rules import spread
 from gngraph.rewrite.channel_map import NEW
 from gngraph.rewrite.layers import called, held_by_others, require
@@ -33,6 +33,8 @@ def not_resized(graph: Graph, name: str, kernel: tuple[int, ...]) -> str | None:
     before = kernel_of(graph, node)
     if not before or "padding" not in node.attrs or "convolution" in node.op:
         return "it is no convolution"
+    if lookup(node.op).computed is not None:
+        return "it computes its weight"
     if len(kernel) != len(before) or any(size < 1 for size in kernel):
         return f"its kernel has {len(before)} extents of at least 1"
     if kernel == before:

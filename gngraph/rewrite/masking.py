@@ -10,6 +10,7 @@ from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.ir import Graph
 from gngraph.ops import draft_of
 from gngraph.rewrite.channel_map import NEW
+from gngraph.rewrite.computed_weights import with_plain_weights
 from gngraph.rewrite.counting import count_only, kept_entries
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 
@@ -30,6 +31,7 @@ def masked(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism]) -
         PassError: a channel does not exist or is named twice, or is rebuilt from one that is removed.
         FrozenSpaceError: a space is frozen.
     """
+    graph = with_plain_weights(graph)
     removals = [m for m in morphisms if isinstance(m, PruneChannel | MergeChannel)]
     data: dict[str, torch.Tensor] = {}
     for edit in edits_of(graph, spaces, removals).values():

@@ -12,6 +12,7 @@ from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.rewrite.channel_map import ChannelMap
+from gngraph.rewrite.computed_weights import with_plain_weights
 from gngraph.rewrite.folding import mean_shift, merged_weights
 from gngraph.rewrite.structure import StructureMorphism
 from gngraph.rewrite.surgery import SpaceEdit
@@ -187,6 +188,7 @@ def edits_of(graph: Graph, spaces: ChannelSpaces, morphisms: Iterable[Morphism])
         if isinstance(morphism, LayerMorphism):
             raise PassError(f"what happens to the layer at '{morphism.at}' is no edit of a channel space; use morph")
         groups.setdefault(morphism.space, []).append(morphism)
+    graph = with_plain_weights(graph)
     data = {name: param.data for name, param in graph.params.items()}
     return {name: _edit(graph, data, spaces, name, group) for name, group in groups.items()}
 

@@ -14,6 +14,7 @@ from gngraph.ir import Draft, Graph, OpaqueType
 from gngraph.ir.types import refs_in, with_integer
 from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.channel_map import NEW, ChannelMap
+from gngraph.rewrite.computed_weights import computing, give_weight, plain_weights
 from gngraph.rewrite.counting import ChannelStart, Stream, count_only, kept_entries, scaled_eps, stream_of
 
 
@@ -72,6 +73,8 @@ def rewrite(
     Where a norm counts the channels, the writers of a new one start at the mean of theirs, or at zero (see
     `gngraph.rewrite.counting`); with rows of its own, and where a channel is split, the norm goes on counting what it counted.
 
+    Of a layer that computes its weight, rows and shifts are those of the weight that it multiplies by.
+
     Args:
         graph: before the rewrite.
         spaces: of `graph`.
@@ -97,12 +100,13 @@ def rewrite(
     # Axes that read before those that write: what reads new channels is zero in the channels that were there, and random in new
     # ones, which nothing reads yet.
     touched = sorted(_touched(spaces, edits), key=lambda key: (key[0], not _is_reader(spaces, key), key[1]))
-    data = {param: graph.params[param].data + shifts[param] for param in shifts}
+    plain = plain_weights(graph, _reweighted(graph, spaces, edits))
+    data = {param: plain.get(param, graph.params[param].data) + shifts[param] for param in shifts}
     streams = {name: stream for name, edit in edits.items() if (stream := _stream(graph, spaces, name, edit))}
     scales = {p: edits[name].map.shrunken() ** 0.5 for name, stream in streams.items() for p in stream.scales}
     for param, axis in touched:
         entries = spaces.axes[param, axis]
-        tensor = data.get(param, graph.params[param].data)
+        tensor = data.get(param, plain.get(param, graph.params[param].data))
         key = (tensor.shape[axis], tensor.device, *((n, s.offset, s.inner, s.role) for n, s in entries if n in edits))
         if key not in known:  # the parameters of a BatchNorm, for one, are gathered alike
             known[key] = _gather(entries, edits, axis, tensor.shape[axis], tensor.device)
@@ -116,7 +120,10 @@ def rewrite(
             data[param][row] = _follow(tensor[row], [replace(gather, axis=axis - 1)])
         earlier.append(gather)
     for param, tensor in data.items():
-        draft.set_param(param, replace(graph.params[param], data=tensor))
+        if param not in plain:
+            draft.set_param(param, replace(graph.params[param], data=tensor))
+    for param in plain:
+        _give_weight(draft, graph, param, data[param], gathers.get(param, []), edits)
     widths = {s.name: len(edits[s.name].map.source) if s.name in edits else s.size for s in spaces}
     follow_widths(draft, graph, spaces, widths)
     for name, stream in streams.items():
@@ -178,6 +185,26 @@ def padding_rows(graph: Graph, param: str) -> tuple[int, ...]:
     readers = [graph.nodes[node] for node, role in graph.readers(param) if role == "weight"]
     rows = (lookup(reader.op).padding_row(reader) for reader in readers)
     return tuple(row for row in rows if row is not None)
+
+
+def _reweighted(graph: Graph, spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[str]:
+    """Parameters from which a layer computes its weight, of which not whole filters alone come and go."""
+    given = {param for edit in edits.values() for table in (edit.rows, edit.out, edit.shift) for param in table}
+    read = {slot.param for name in edits for slot in spaces[name].slots if slot.role is Role.CONSUME}
+    return (given | read).intersection(computing(graph))
+
+
+def _give_weight(
+    draft: Draft, graph: Graph, param: str, weight: torch.Tensor, gathers: list[Gather], edits: Mapping[str, SpaceEdit]
+) -> None:
+    """Let the layer of `param` compute a weight, the new filters of which have no mean where nothing says what they start with."""
+    filters = next((gather.index for gather in gathers if gather.axis == 0), torch.arange(len(weight)))
+    if not any(param in edit.rows for edit in edits.values()):
+        rows = weight.flatten(1)
+        drawn = (filters < 0).to(weight.device).unsqueeze(1)
+        weight = torch.where(drawn, rows - rows.mean(1, keepdim=True), rows).view_as(weight)
+    followed = _follow(graph.params[param].data, gathers)
+    give_weight(draft, graph, computing(graph)[param], weight, filters.clamp(min=0), followed)
 
 
 def _touched(spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[tuple[str, int]]:

@@ -23,6 +23,7 @@ from gngraph.errors import PassError
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
 from gngraph.ranks import here
+from gngraph.rewrite.computed_weights import with_plain_weights
 from gngraph.rewrite.morphism import Morphism
 from gngraph.running.memory import require_fitting
 from gngraph.running.problem import Problem
@@ -176,7 +177,7 @@ class _Scoring:
     def __init__(self, options: GaussNewton, graph: Graph, analyses: AnalysisManager) -> None:
         self.options = options
         self.problem: Problem = analyses.problem
-        own = with_samples_first(graph)
+        own = with_plain_weights(with_samples_first(graph))
         self.added = own.nodes.keys() - graph.nodes.keys()
         self.graph = own.to(device=self.problem.device)
         self.spaces = analyses.get(ChannelSpaces, own)

@@ -279,6 +279,10 @@ def _check_layer(node: Node, runner: Runner) -> None:
         runner.values[node.inputs[0]],
         traits.channel_axis,
     )
+    if traits.computed is not None:
+        weight = traits.computed.weight(node, {role: runner.graph.params[p].data for role, p in node.params.items()})
+        bias = runner.graph.params[node.params["bias"]].data.view(-1, *[1] * (weight.dim() - 2))
+        torch.testing.assert_close(traits.apply(node, x, weight) + bias, runner.values[node.name])
     value = traits.apply(node, x, weight)
     if "bias" not in node.params:
         assert torch.equal(value, runner.values[node.name]), f"{node.op} is applied otherwise than it runs"
@@ -290,7 +294,9 @@ def _check_layer(node: Node, runner: Runner) -> None:
         perturbed = x.clone()
         perturbed.select(axis, channel).add_(torch.rand_like(perturbed.select(axis, channel)) + 0.5)
         reached = (traits.apply(node, perturbed, weight) - value).movedim(axis, 0).flatten(1).any(1)
-        assert bool(reached.all()) == traits.is_dense(node), f"whether {node.op} is dense is told wrong"
+        assert traits.is_dense(node) == (bool(reached.all()) and traits.computed is None), (
+            f"whether {node.op} is dense is told wrong"
+        )
 
 
 def _check_statistics(node: Node, runner: Runner) -> None:

@@ -20,7 +20,7 @@ BENT = [
     "normalised positions", "prelu", "shared prelu", "gated linear unit", "gates along positions", "threshold", "clamps",
     "comparisons", "filled where another is small", "reciprocals", "added to itself", "stacked", "copies", "softmin over positions",
     "softmax by functions", "interpolation to the size of another", "adaptive maxima", "power averages", "norms",
-    "statistics in pairs", "extrema", "largest positions", "place of the largest",
+    "a standardised weight", "statistics in pairs", "extrema", "largest positions", "place of the largest",
 ]  # fmt: skip
 """Cases with one non-linearity on each way from the first convolution to the last."""
 
