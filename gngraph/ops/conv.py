@@ -166,7 +166,7 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
 
 
 def convolve(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The convolution of `x` by a weight, without its bias."""
+    """The convolution that `node` is, of `x` by another `weight`, without its bias."""
     rank = weight.dim() - 2
     options = {key: node.attrs[key] for key in ("stride", "padding", "dilation") if key in node.attrs}
     mode = node.attrs.get("padding_mode", "zeros")
