@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
-from gngraph.analysis.equivalence import outputs64, relative_error
+from gngraph.analysis.equivalence import error_between, outputs64
 from gngraph.ir import Graph, Node
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
@@ -132,17 +132,21 @@ def applied(graph: Graph, spaces: ChannelSpaces, morphisms: Sequence[Morphism]) 
 def errors_of(graph: Graph, spaces: ChannelSpaces, space: str, channel: int = 0) -> Errors:
     """All four errors for one channel of one space; a space of one channel cannot be pruned, which counts as 0."""
     graph = graph.to(torch.float64)
-    split = relative_error(graph, applied(graph, spaces, [SplitChannel(space, channel)]))
-    new = relative_error(graph, applied(graph, spaces, [NewChannel(space)]))
+    probe = probe_of(graph)
+    before = outputs64(graph, probe)
+    split, new = (
+        error_between(before, outputs64(applied(graph, spaces, [morphism]), probe))
+        for morphism in (SplitChannel(space, channel), NewChannel(space))
+    )
     if spaces[space].size == 1:
         return Errors(split, new, 0.0, 0.0)
     prune = PruneChannel(space, channel)
-    pruned = outputs64(applied(graph, spaces, [prune]), probe_of(graph))
+    pruned = outputs64(applied(graph, spaces, [prune]), probe)
     reference = masked(graph, spaces, [prune])
     counted = reference if space in spaces.counters else graph  # whose statistics leave the channel out
     return Errors(
         split,
         new,
-        difference(outputs64(reference, probe_of(graph)), pruned),
+        difference(outputs64(reference, probe), pruned),
         difference(value_masked(counted, spaces, space, channel), pruned),
     )

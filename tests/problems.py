@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -14,20 +16,26 @@ from gngraph.zoo import build_seed
 
 
 def digits(train: int = 240, test: int = 60) -> Data:
-    """The first handwritten digits, 1 x 8 x 8."""
-    whole = load_data("digits")
+    """The first handwritten digits, 1 x 8 x 8, for a test to change as it likes."""
+    whole = _digits()
     assert isinstance(whole.train, ArrayDataset) and isinstance(whole.test, ArrayDataset)
     parts = [
-        ArrayDataset(part.raw[:count], part.labels[:count], part.preprocess)
+        ArrayDataset(part.raw[:count].clone(), part.labels[:count].clone(), part.preprocess)
         for part, count in ((whole.train, train), (whole.test, test))
     ]
     return Data("digits", parts[0], parts[1], whole.classes, whole.preprocess)
+
+
+@cache
+def _digits() -> Data:
+    return load_data("digits")
 
 
 def problem(seed: int = 0, batch_size: int = 32) -> Problem:
     return Problem(digits(), device="cpu", seed=seed, batch_size=batch_size)
 
 
+@cache
 def seed_graph(name: str = "mlp", width: float = 0.03, seed: int = 0) -> Graph:
     """A network of the zoo for the digits."""
     return from_torch(
@@ -60,6 +68,7 @@ class Dropping(nn.Module):
         return y
 
 
+@cache
 def dropping() -> Graph:
     torch.manual_seed(0)
     return from_torch(Dropping(), torch.zeros(2, 1, 8, 8))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
+
+from gngraph.importing.from_torch import from_torch
+from gngraph.ir import Graph
 
 
 def calibrated(network: nn.Module, *shape: int) -> nn.Module:
@@ -263,3 +267,15 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     return calibrated(make(), *shape), torch.randn(2, *shape)
+
+
+def imported(name: str) -> Graph:
+    """The graph of `build(name)`, which all tests share, for graphs never change; random numbers begin anew."""
+    graph = _imported(name)
+    torch.default_generator.manual_seed(0)
+    return graph
+
+
+@cache
+def _imported(name: str) -> Graph:
+    return from_torch(*build(name))

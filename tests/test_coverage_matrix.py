@@ -27,13 +27,13 @@ from tests.families import load
 from tests.local_errors import KeptValues, LocalErrors
 from tests.merge_errors import MergedValues, multiplications
 from tests.morphism_errors import applied
-from tests.small_networks import NETWORKS, build
+from tests.small_networks import NETWORKS, build, imported
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "coverage_matrix.py"
 
 
 def _analysed(name: str) -> tuple[Graph, ChannelSpaces]:
-    graph = from_torch(*build(name))
+    graph = imported(name)
     return graph, ChannelSpaces.of(graph)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, Cost, cost
@@ -32,8 +33,11 @@ DESIGNS = (FAMILY, *SHAPES)
 
 def family(network: str, data: Data, width: float) -> Graph:
     """The family's network at a width multiplier, on the CPU; it is to be freshly initialised before it is trained."""
-    module = build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape)
-    return from_torch(module, torch.zeros(2, *data.input_shape))
+    return from_torch(_seed(network, data, width), torch.zeros(2, *data.input_shape))
+
+
+def _seed(network: str, data: Data, width: float) -> nn.Module:
+    return build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape)
 
 
 def designed(design: str, network: str, data: Data, budget: Budget) -> Graph:
@@ -54,15 +58,24 @@ def family_within(network: str, data: Data, budget: Budget) -> Graph:
     Raises:
         BudgetError: even the narrowest is too large.
     """
+    imported: dict[tuple[torch.Size, ...], Graph] = {}
+
+    def made(width: float) -> Graph:
+        """Many width multipliers round to the same widths."""
+        shapes = tuple(x.shape for x in _seed(network, data, width).state_dict().values())
+        if shapes not in imported:
+            imported[shapes] = family(network, data, width)
+        return imported[shapes]
+
     low, high = 1e-3, 1.0
-    best = family(network, data, low)
+    best = made(low)
     if not budget.allows(cost(best)):
         raise BudgetError(_too_small(network, cost(best), budget))
-    while budget.allows(cost(family(network, data, high))) and high < 64:
+    while budget.allows(cost(made(high))) and high < 64:
         low, high = high, 2 * high
     while high - low > 1e-3 * low:
         middle = (low + high) / 2
-        graph = family(network, data, middle)
+        graph = made(middle)
         if budget.allows(cost(graph)):
             low, best = middle, graph
         else:

@@ -53,7 +53,16 @@ def relative_error(a: Graph, b: Graph, probe: Sequence[torch.Tensor] | None = No
         0.0 for bit-identical outputs; infinity when the outputs differ in number or shape, or are not finite.
     """
     probe = probe_of(a) if probe is None else probe
-    left, right = outputs64(a, probe), outputs64(b, probe)
+    return error_between(outputs64(a, probe), outputs64(b, probe))
+
+
+def error_between(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> float:
+    """`relative_error` of outputs that `outputs64` gave.
+
+    Args:
+        left: what is right.
+        right: what is compared with it.
+    """
     if [x.shape for x in left] != [x.shape for x in right]:
         return float("inf")
     return max((_error(x, y) for x, y in zip(left, right, strict=True)), default=0.0)

@@ -9,7 +9,9 @@ import keyword
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -212,8 +214,8 @@ def _export(graph: Graph, module: nn.Module, path: Path, opset: int | None, leng
 
 def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes: tuple[str, ...]) -> None:
     import onnx  # noqa: F401  (missing, it is named before the exporter starts)
-    import onnxscript  # noqa: F401
 
+    _read_signatures_once()
     inputs = random_inputs(graph, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own internals
@@ -229,6 +231,15 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
             opset_version=opset,
             verbose=False,
         )
+
+
+@cache
+def _read_signatures_once() -> None:
+    """Have onnxscript parse the sources of its functions once, not at every export, of which that is a third of the time."""
+    from onnxscript import values
+
+    with suppress(AttributeError):  # in a version that keeps them elsewhere
+        values.TracedOnnxFunction.function_ir = property(cache(values.TracedOnnxFunction.function_ir.fget))
 
 
 def _output_names(graph: Graph) -> list[str]:

@@ -15,11 +15,11 @@ from gngraph.lowering.probe import probe_of
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel
 from tests.morphism_errors import difference, errors_of, value_masked
-from tests.small_networks import NETWORKS, build
+from tests.small_networks import NETWORKS, imported
 
 
 def graph_of(name: str) -> Graph:
-    return from_torch(*build(name))
+    return imported(name)
 
 
 def spaces_of(module: nn.Module, *shape: int) -> ChannelSpaces:

@@ -12,12 +12,12 @@ from gngraph.lowering.probe import probe_of
 from gngraph.ops import draft_of
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
-from tests.small_networks import NETWORKS, build
+from tests.small_networks import NETWORKS, build, imported
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_graph_equals_itself_and_its_copy_but_no_other_weights(name: str) -> None:
-    graph = from_torch(*build(name))
+    graph = imported(name)
     assert relative_error(graph, graph) == relative_error(graph, draft_of(graph).commit()) == 0.0
     weight = next(key for key, p in graph.params.items() if p.data.dim() > 1)
     moved = graph.with_params({weight: graph.params[weight].data * 1.001})
@@ -48,7 +48,7 @@ def test_float32_rounding_does_not_hide_a_change() -> None:
 
 
 def test_a_difference_in_the_second_of_several_outputs_is_seen() -> None:
-    graph = from_torch(*build("two outputs"))
+    graph = imported("two outputs")
     moved = graph.with_params({"b.bias": graph.params["b.bias"].data + 1.0})
     assert len(outputs64(graph, probe_of(graph))) == 3
     assert relative_error(graph, moved) > 0.01

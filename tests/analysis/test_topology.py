@@ -22,7 +22,7 @@ from gngraph.rewrite.layer_removal import removable_layer, removable_layers
 from gngraph.search.depth import without
 from gngraph.zoo.resnet import ResNet
 from gngraph.zoo.spec import SeedSpec
-from tests.small_networks import NETWORKS, build, conv_block
+from tests.small_networks import NETWORKS, build, conv_block, imported
 
 
 def points_of(module: nn.Module, example: torch.Tensor) -> tuple[CutPoint, ...]:
@@ -41,7 +41,7 @@ def reachable_without(graph: Graph, missing: str) -> bool:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dominators_are_what_no_path_gets_round(name: str) -> None:
-    graph = from_torch(*build(name))
+    graph = imported(name)
     assert dominating_values(graph) == tuple(name for name in graph.nodes if not reachable_without(graph, name))
 
 
@@ -56,7 +56,7 @@ def ancestors(graph: Graph, name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_between_two_values_lies_what_only_the_later_is_computed_from(name: str) -> None:
-    graph = from_torch(*build(name))
+    graph = imported(name)
     for before, value in combinations(dominating_values(graph), 2):
         assert nodes_between(graph, before, value) == ancestors(graph, value) - ancestors(graph, before)
 
@@ -150,7 +150,7 @@ def test_a_size_that_is_read_is_no_path_and_signs_are_followed() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_called_nonnegative_is_never_below_zero(name: str) -> None:
-    graph = from_torch(*build(name)).to(torch.float64)
+    graph = imported(name).to(torch.float64)
     lowered = lower(graph)
     shape = [5, *(int(size) for size in graph.nodes[graph.inputs[0]].shape[1:])]
     points = cut_points(graph, ChannelSpaces.of(graph))

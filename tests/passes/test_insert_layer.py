@@ -23,7 +23,7 @@ from gngraph.rewrite.insertion import BLOCKS, insert_layer
 from gngraph.rewrite.masking import masked
 from gngraph.source.export import export_source
 from tests.morphism_errors import errors_of
-from tests.small_networks import NETWORKS, build, calibrated
+from tests.small_networks import NETWORKS, build, calibrated, imported
 
 
 def inserted(graph: Graph, passes: str) -> Graph:
@@ -32,7 +32,7 @@ def inserted(graph: Graph, passes: str) -> Graph:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_insertion_preserves_the_function_and_keeps_spaces_free(name: str) -> None:
-    graph = from_torch(*build(name)).to(torch.float64)
+    graph = imported(name).to(torch.float64)
     spaces = ChannelSpaces.of(graph)
     free = {space.name for space in spaces.free}
     for point in cut_points(graph, spaces):
@@ -96,13 +96,14 @@ def test_a_module_that_is_called_twice_takes_a_layer_in_one_of_its_calls(tmp_pat
 
 def test_layers_in_a_vgg_survive_onnx_and_train(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = torchvision.models.vgg11_bn(num_classes=3)
-    network.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 8), nn.ReLU(), nn.Linear(8, 3))
+    layers = torchvision.models.vgg.make_layers([16, "M", 24, "M", 8, "M"], batch_norm=True)
+    network = torchvision.models.VGG(layers, num_classes=3)
+    network.classifier = nn.Sequential(nn.Linear(8 * 7 * 7, 8), nn.ReLU(), nn.Linear(8, 3))
     network, example = calibrated(network, 3, 32, 32), torch.randn(2, 3, 32, 32)
     graph = from_torch(network, example)
     deeper = inserted(graph, "insert-layer{at=features.2,block=layer},insert-layer{at=features.6}")
     assert len(deeper.nodes) == len(graph.nodes) + 2 + 4
-    assert cost(deeper).params == cost(graph).params + 64 * (64 * 9 + 1) + 2 * 128 * (128 * 9 + 1)
+    assert cost(deeper).params == cost(graph).params + 16 * (16 * 9 + 1) + 2 * 24 * (24 * 9 + 1)
     names = list(deeper.params)
     assert names.index("features.inserted2.outer.bias") + 1 == names.index("classifier.0.weight")
     module = gngraph.to_torch(deeper)
@@ -114,7 +115,7 @@ def test_layers_in_a_vgg_survive_onnx_and_train(tmp_path: Path) -> None:
     moving = {name for name, gradient in gradients.items() if bool(gradient.abs().max() > 0)}
     assert {"features.inserted1.weight", "features.inserted2.outer.weight"} <= moving
     optimizer.step()
-    assert not torch.equal(module.get_parameter("features.inserted2.outer.weight"), torch.zeros(128, 128, 3, 3))
+    assert not torch.equal(module.get_parameter("features.inserted2.outer.weight"), torch.zeros(24, 24, 3, 3))
 
 
 def test_count_spreads_insertions_over_the_depth() -> None:
@@ -128,14 +129,14 @@ def test_count_spreads_insertions_over_the_depth() -> None:
 def test_one_position_takes_a_convolution_of_one_entry_and_tokens_a_linear_layer() -> None:
     graph = from_torch(torchvision.models.resnet18(num_classes=3), torch.randn(1, 3, 64, 64))
     assert inserted(graph, "insert-layer{at=avgpool}").params["inserted1.inner.weight"].data.shape == (512, 512, 1, 1)
-    tokens = inserted(from_torch(*build("token mlp")), "insert-layer{at=add}")
+    tokens = inserted(imported("token mlp"), "insert-layer{at=add}")
     assert tokens.params["inserted1.inner.weight"].data.shape == (6, 6)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_layers_and_channels_are_applied_together(block: str) -> None:
     """Without anything learned a layer is exact at whatever width its value has after the other morphisms."""
-    graph = from_torch(*build("plain")).to(torch.float64)
+    graph = imported("plain").to(torch.float64)
     spaces = ChannelSpaces.of(graph)
     wider: list[Morphism] = [SplitChannel("0", 1), NewChannel("0"), InsertLayer("_1", block), SplitChannel("2", 0)]
     assert relative_error(graph, morph(graph, spaces, wider).graph) < 1e-13
@@ -146,7 +147,7 @@ def test_layers_and_channels_are_applied_together(block: str) -> None:
 
 
 def test_what_was_learned_at_another_width_is_refused() -> None:
-    graph = from_torch(*build("plain"))
+    graph = imported("plain")
     spaces = ChannelSpaces.of(graph)
     learned = InsertLayer("_1", "layer", {"weight": torch.zeros(5, 5, 3, 3)})
     assert relative_error(graph, morph(graph, spaces, [learned]).graph) < 1e-13
@@ -157,7 +158,7 @@ def test_what_was_learned_at_another_width_is_refused() -> None:
 
 
 def test_bad_input_is_told() -> None:
-    graph = from_torch(*build("layer scale"))
+    graph = imported("layer scale")
     with pytest.raises(
         PassError, match=r"found no cut point that matches 'steem.2'; did you mean 'stem.2'\? Choose from"
     ):

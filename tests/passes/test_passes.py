@@ -19,11 +19,11 @@ from gngraph.passes.channel_choice import out_norms
 from gngraph.rewrite.morphism import LayerMorphism, NewChannel, PruneChannel
 from gngraph.running.problem import Problem
 from tests.morphism_errors import difference, value_masked
-from tests.small_networks import NETWORKS, build
+from tests.small_networks import NETWORKS, build, imported
 
 
 def plain() -> Graph:
-    return from_torch(*build("plain"))
+    return imported("plain")
 
 
 def chosen(graph: Graph, text: str) -> list[tuple[str, int]]:
@@ -34,7 +34,7 @@ def chosen(graph: Graph, text: str) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n != "two outputs"])
 def test_a_pipeline_of_all_passes_holds_on_every_kind_of_network(name: str) -> None:
-    graph = from_torch(*build(name))
+    graph = imported(name)
     result = PassManager("split-channels{count=1},new-channels{count=2},prune-channels,cleanup").run(graph)
     assert all(run.error is not None and run.error <= 1e-10 for run in result.runs)
     sizes = {space.name: space.size for space in ChannelSpaces.of(graph).free}
@@ -46,7 +46,7 @@ def test_a_pipeline_of_all_passes_holds_on_every_kind_of_network(name: str) -> N
 
 
 def test_out_norms_count_every_reader_and_every_entry_once() -> None:
-    graph = from_torch(*build("squeeze-excite"))
+    graph = imported("squeeze-excite")
     space = ChannelSpaces.of(graph)["stem.0"]
     readers = [graph.params[name].data.double() for name in ("down.weight", "last.0.weight")]
     expected = sum(w.square().sum((0, 2, 3)) for w in readers)

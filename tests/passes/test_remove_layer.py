@@ -27,7 +27,7 @@ from gngraph.source.export import export_source
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from tests.passes.test_insert_layer import state_keys
 from tests.removal_errors import removal_error, removed
-from tests.small_networks import NETWORKS, build, calibrated
+from tests.small_networks import NETWORKS, build, calibrated, imported
 
 
 class Chain(nn.Module):
@@ -133,7 +133,7 @@ def test_every_removal_is_exact_and_complete_in_every_form(name: str, tmp_path: 
 
 
 def test_among_the_small_networks_some_have_layers_that_can_go() -> None:
-    removable = {name: len(layers_of(from_torch(*build(name)))) for name in NETWORKS}
+    removable = {name: len(layers_of(imported(name))) for name in NETWORKS}
     assert sum(count > 0 for count in removable.values()) >= 3, removable
 
 
@@ -199,7 +199,7 @@ def test_the_optimiser_forgets_what_is_rebuilt_and_nothing_else() -> None:
 def test_a_layer_whose_channels_others_write_or_that_changes_positions_stays() -> None:
     resnet = from_torch(torchvision.models.resnet18(num_classes=3), torch.randn(1, 3, 64, 64))
     assert not any("layer2_0" in layer.value for layer in layers_of(resnet)), "a stride lies between"
-    shared = layers_of(from_torch(*build("shared module")))
+    shared = layers_of(imported("shared module"))
     assert not any(layer.reads for layer in shared), (
         "a convolution that is called twice writes its channels outside, too"
     )

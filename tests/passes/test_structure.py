@@ -25,7 +25,7 @@ from gngraph.scoring.layer_moments import output_moments, patch_moments, patches
 from gngraph.source.export import export_source
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from tests.passes.test_insert_layer import state_keys
-from tests.small_networks import build, conv_block
+from tests.small_networks import build, conv_block, imported
 
 EXACT = (
     ("residual", "widen-kernel{at=*,kernel=5}"),
@@ -279,7 +279,7 @@ def test_what_cannot_be_is_refused_with_the_reason(passes: str, told: str) -> No
 
 
 def test_what_others_read_too_keeps_its_shape() -> None:
-    shared = from_torch(*build("shared module"))
+    shared = imported("shared module")
     twice = next(
         n for n in shared.nodes.values() if "weight" in n.params and len(shared.readers(n.params["weight"])) > 1
     )

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.errors import IRError
-from gngraph.importing.from_torch import from_torch
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.surgery import SpaceEdit, rewrite
-from tests.small_networks import build
+from tests.small_networks import imported
 
 
 @st.composite
@@ -101,7 +100,7 @@ def test_one_rewrite_by_the_composition_equals_two_rewrites(data: st.DataObject)
     name = data.draw(
         st.sampled_from(["dense", "batch norm after flatten", "cat with itself", "depthwise multiplier 2"])
     )
-    graph = from_torch(*build(name)).to(torch.float64)
+    graph = imported(name).to(torch.float64)
     spaces = ChannelSpaces.of(graph)
     space = data.draw(st.sampled_from(spaces.free))
     first = data.draw(maps(space.size, grows=False))

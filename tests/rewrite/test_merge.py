@@ -21,14 +21,14 @@ from gngraph.rewrite.morphism import MergeChannel, Morphism, NewChannel, PruneCh
 from gngraph.rewrite.surgery import carry, rewrite
 from gngraph.scoring.sites import read_sites
 from tests.morphism_errors import applied, difference
-from tests.small_networks import NETWORKS, build
+from tests.small_networks import NETWORKS, imported
 
 MERGEABLE = [name for name in NETWORKS if name != "two outputs"]  # whose only space is an output's
 
 
 def prepared(name: str) -> tuple[Graph, ChannelSpaces]:
     """A float64 graph of a small network and its spaces."""
-    graph = from_torch(*build(name)).to(torch.float64)
+    graph = imported(name).to(torch.float64)
     return graph, ChannelSpaces.of(graph)
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import FunctionChangedError, IRError, PassError
-from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.passes import Cleanup, NewChannels, PruneChannels, SplitChannels
 from gngraph.rewrite import graph_pass
@@ -30,7 +29,7 @@ from gngraph.rewrite.pass_manager import (
     printing_diffs,
 )
 from gngraph.rewrite.surgery import rewrite
-from tests.small_networks import build
+from tests.small_networks import imported
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Options(Pass):
 
 
 def plain() -> Graph:
-    return from_torch(*build("plain"))
+    return imported("plain")
 
 
 def test_a_preserving_pass_is_measured_and_accepted() -> None:

@@ -37,6 +37,7 @@ def error(graph: Graph, other: Graph, x: tuple[Tensor, ...]) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_channels_of_a_stream_come_and_go_exactly(name: str) -> None:
     graph, spaces, stream, x = prepared(name)
+    before = outputs64(graph, x)
     grown: list[list[Morphism]] = [
         [NewChannel(stream)],
         [NewChannel(stream)] * 3,
@@ -46,12 +47,14 @@ def test_channels_of_a_stream_come_and_go_exactly(name: str) -> None:
     ]
     for morphisms in grown:
         new = morph(graph, spaces, morphisms).graph
-        assert error(graph, new, x) <= BAR
+        assert relative(outputs64(new, x), before) <= BAR
         again = ChannelSpaces.of(new)
         if name != "merged":  # where a norm counts four stretches, what it does not count becomes a space of its own
             assert again[stream].size == spaces[stream].size + sum(m.space == stream for m in morphisms)
+        if len(morphisms) < 3:
+            continue  # what comes later is tried behind the others
         for later in ([NewChannel(stream)] * 2, [SplitChannel(stream, 1)]):
-            assert error(graph, morph(new, again, later).graph, x) <= BAR
+            assert relative(outputs64(morph(new, again, later).graph, x), before) <= BAR
         fewer = [PruneChannel(stream, 0), PruneChannel(stream, again[stream].size - 1)]
         assert error(masked(new, again, fewer), morph(new, again, fewer).graph, x) <= BAR
     reads = {slot.param: 0 for slot in spaces[stream].slots if slot.role.value == "consume"}
@@ -65,9 +68,9 @@ def test_channels_of_a_stream_come_and_go_exactly(name: str) -> None:
         [PruneChannel(space.name, 0) for space in spaces.free],
     ]
     for morphisms in shrunk:
-        new = morph(graph, spaces, morphisms).graph
-        assert error(masked(graph, spaces, morphisms), new, x) <= BAR
-        assert error(graph, new, x) > 1e-4, "nothing happens, so nothing is proved"
+        new = outputs64(morph(graph, spaces, morphisms).graph, x)
+        assert relative(new, outputs64(masked(graph, spaces, morphisms), x)) <= BAR
+        assert relative(new, before) > 1e-4, "nothing happens, so nothing is proved"
 
 
 def test_a_pruned_stream_is_a_narrower_network() -> None:

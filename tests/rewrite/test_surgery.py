@@ -20,12 +20,12 @@ from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import SpaceEdit, carry, rewrite
 from tests.morphism_errors import applied, difference, value_masked
-from tests.small_networks import NETWORKS, build
+from tests.small_networks import NETWORKS, imported
 
 
 def prepared(name: str) -> tuple[Graph, ChannelSpaces]:
     """A float64 graph of a small network and its spaces."""
-    graph = from_torch(*build(name)).to(torch.float64)
+    graph = imported(name).to(torch.float64)
     return graph, ChannelSpaces.of(graph)
 
 
@@ -119,7 +119,7 @@ def test_a_new_channel_with_out_weights_meets_growing_readers() -> None:
     """Copies of what the reader writes read the new channel alike; what is new there reads it with weights of its own."""
     graph, spaces = prepared("plain")
     own = graph.params["2.weight"].data
-    u = torch.randn(6, 1, 3, 3, dtype=torch.float64)
+    u = own.std() * torch.randn(6, 1, 3, 3, dtype=torch.float64)
     new = NewChannel("0", out={"2.weight": u})
     alone = applied(graph, spaces, [new]).params["2.weight"].data
     assert torch.equal(alone, torch.cat([own, u], 1))
