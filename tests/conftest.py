@@ -27,10 +27,13 @@ hypothesis.settings.load_profile("gngraph")
 
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
-    """Every test starts from the same random state, whichever tests ran before it."""
+    """Every test starts from the same random state and with one thread, whichever tests ran before it."""
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)  # torch.manual_seed writes down pytest's whole stack for a GPU that may come
+    torch.set_num_threads(
+        1
+    )  # a tool that a test ran may have set more, whose waiting for each other takes most of a CPU
 
 
 @pytest.fixture

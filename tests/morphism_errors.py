@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -129,11 +130,16 @@ def applied(graph: Graph, spaces: ChannelSpaces, morphisms: Sequence[Morphism]) 
     return rewrite(graph, spaces, edits_of(graph, spaces, morphisms)).graph
 
 
+@lru_cache(maxsize=2)
+def _in_float64(graph: Graph) -> tuple[Graph, tuple[torch.Tensor, ...], list[torch.Tensor]]:
+    """A graph in float64, a probe, and what the graph gives for it."""
+    probe = probe_of(graph)
+    return graph.to(torch.float64), probe, outputs64(graph, probe)
+
+
 def errors_of(graph: Graph, spaces: ChannelSpaces, space: str, channel: int = 0) -> Errors:
     """All four errors for one channel of one space; a space of one channel cannot be pruned, which counts as 0."""
-    graph = graph.to(torch.float64)
-    probe = probe_of(graph)
-    before = outputs64(graph, probe)
+    graph, probe, before = _in_float64(graph)
     split, new = (
         error_between(before, outputs64(applied(graph, spaces, [morphism]), probe))
         for morphism in (SplitChannel(space, channel), NewChannel(space))

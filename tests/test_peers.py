@@ -10,6 +10,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,10 @@ CASES = {
 }  # fmt: skip
 
 
+@cache
 def prepared(name: str) -> tuple[nn.Module, torch.Tensor, Graph, ChannelSpaces]:
     case = CASES[name]
+    torch.manual_seed(0)
     network, example = calibrated(case.make(), *case.shape), torch.randn(2, *case.shape)
     graph = from_torch(network, example)
     return network, example, graph, ChannelSpaces.of(graph)

@@ -239,7 +239,8 @@ def _read_signatures_once() -> None:
     from onnxscript import values
 
     with suppress(AttributeError):  # in a version that keeps them elsewhere
-        values.TracedOnnxFunction.function_ir = property(cache(values.TracedOnnxFunction.function_ir.fget))
+        kind: Any = values.TracedOnnxFunction
+        kind.function_ir = property(cache(kind.function_ir.fget))
 
 
 def _output_names(graph: Graph) -> list[str]:

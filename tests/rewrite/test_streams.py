@@ -68,9 +68,9 @@ def test_channels_of_a_stream_come_and_go_exactly(name: str) -> None:
         [PruneChannel(space.name, 0) for space in spaces.free],
     ]
     for morphisms in shrunk:
-        new = outputs64(morph(graph, spaces, morphisms).graph, x)
-        assert relative(new, outputs64(masked(graph, spaces, morphisms), x)) <= BAR
-        assert relative(new, before) > 1e-4, "nothing happens, so nothing is proved"
+        after = outputs64(morph(graph, spaces, morphisms).graph, x)
+        assert relative(after, outputs64(masked(graph, spaces, morphisms), x)) <= BAR
+        assert relative(after, before) > 1e-4, "nothing happens, so nothing is proved"
 
 
 def test_a_pruned_stream_is_a_narrower_network() -> None:
