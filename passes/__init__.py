@@ -9,11 +9,12 @@ if __name__ == "passes":
     # Imported under this name every pass class would exist twice, and the copies would not be equal.
     raise ImportError("import gngraph.passes, not passes: the folder passes/ belongs to the package gngraph")
 
+from gngraph.passes.change_stride import ChangeStride
 from gngraph.passes.cleanup import Cleanup
 from gngraph.passes.collapse_layers import CollapseLayers
 from gngraph.passes.insert_layer import InsertLayers
 from gngraph.passes.insert_norm import InsertNorms
-from gngraph.passes.insert_skip import InsertSkips
+from gngraph.passes.insert_skip import InsertSkips, MakeResidual
 from gngraph.passes.insert_squeeze_excite import InsertSqueezeExcites
 from gngraph.passes.low_rank import LowRank
 from gngraph.passes.merge_channels import MergeChannels
@@ -30,6 +31,7 @@ from gngraph.rewrite.pass_manager import PassManager
 from gngraph.rewrite.pass_text import format_passes, parse_passes
 
 __all__ = [
+    "ChangeStride",
     "Cleanup",
     "CollapseLayers",
     "InsertLayers",
@@ -37,6 +39,7 @@ __all__ = [
     "InsertSkips",
     "InsertSqueezeExcites",
     "LowRank",
+    "MakeResidual",
     "MergeChannels",
     "NarrowKernel",
     "NewChannels",

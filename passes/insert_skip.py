@@ -1,4 +1,4 @@
-"""`insert-skip`: skip connections around layers, at first of zero."""
+"""`insert-skip`, `make-residual`: skip connections around layers, at first of zero, or of what they connect."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class InsertSkips(LayerPass):
 
     name: ClassVar[str] = "insert-skip"
     effect: ClassVar[Effect] = "preserves"
+    scale: ClassVar[float] = 0.0
     source: str | None = None
 
     def reason(self, graph: Graph, spaces: ChannelSpaces, place: str) -> str | None:
@@ -42,7 +43,7 @@ class InsertSkips(LayerPass):
 
     def morphisms(self, graph: Graph, analyses: AnalysisManager, chosen: list[str]) -> Sequence[InsertSkip]:
         """A connection around each of the layers."""
-        return [InsertSkip(end_of_unit(graph, name), self._source(graph, name)) for name in chosen]
+        return [InsertSkip(end_of_unit(graph, name), self._source(graph, name), self.scale) for name in chosen]
 
     def _source(self, graph: Graph, place: str) -> str:
         if self.source is None:
@@ -52,3 +53,21 @@ class InsertSkips(LayerPass):
         if self.source not in known:
             raise PassError(f"pass '{self.name}' finds no source '{self.source}'{choices(self.source, known)}")
         return known[self.source]
+
+
+@register_pass
+@dataclass(frozen=True)
+class MakeResidual(InsertSkips):
+    """Make layers residual: add what they read to what they give, each channel scaled by a parameter that starts at 1.
+
+    A connection that starts at 0, as by insert-skip, keeps the function, but training makes little of it: for a network that is to
+    be trained this one is meant (docs/results.md#structure).
+
+    Attributes:
+        at: pattern of the names of layers, or of their nodes; all that match and can change do, and "*" is all.
+        source: name of the layer behind which the connections start, or of a node; by default what each layer reads itself.
+    """
+
+    name: ClassVar[str] = "make-residual"
+    effect: ClassVar[Effect] = "changes"
+    scale: ClassVar[float] = 1.0

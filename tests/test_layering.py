@@ -63,7 +63,8 @@ LAYERS = {
         "errors calling calling options ranks ir ops lowering curvature data zoo running analysis rewrite", "torch"
     ),
     "search": layer(
-        "errors calling options ir ops lowering curvature data running analysis rewrite scoring training", "torch"
+        "errors calling options ir ops lowering curvature data running analysis rewrite scoring passes training",
+        "torch",
     ),
     "inplace": layer("errors ranks ir ops lowering importing analysis rewrite training", "torch"),
     # what other methods do, for comparison: no other package may import it

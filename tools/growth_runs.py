@@ -29,6 +29,7 @@ from gngraph.running.seeding import mixed
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.strategy import Strategy
+from gngraph.search.structure import STRUCTURE
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
@@ -244,13 +245,16 @@ class Run:
             self.meter.training += STEP * before * (len(self.problem.samples) - record["withheld"]) * count
             self.meter.training += seen * (before + (record["flops"] if record["kind"] == "round" else 0))
             seconds = record["seconds"]
-            searching = sum(seconds.get(stage, 0.0) for stage in (DEPTH, *counted))
+            searching = sum(seconds.get(stage, 0.0) for stage in (DEPTH, STRUCTURE, *counted))
             self.meter.search_seconds += searching
             self.meter.seconds += searching + seconds.get("train", 0.0) + seconds.get("batchnorm", 0.0)
             if DEPTH in record:
                 found = self.notes[DEPTH] = record[DEPTH]
                 tried = sum(trial["flops"] for trial in found["tried"])
                 self.meter.search += STEP * tried * found["samples"]
+            if STRUCTURE in record:
+                self.notes[STRUCTURE] = record[STRUCTURE]
+                self.meter.search += STEP * record[STRUCTURE]["flops"]
         self.meter.search += stages.flops
         return result
 

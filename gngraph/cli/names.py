@@ -8,7 +8,8 @@ SEED_NAMES = (
 """Of gngraph's own seeds, told without importing them; those of torchvision are many."""
 
 PASS_NAMES = (
-    *("cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-skip", "insert-squeeze-excite"),
+    *("change-stride", "cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-skip"),
+    *("insert-squeeze-excite", "make-residual"),
     *("low-rank", "merge-channels", "narrow-kernel", "new-channels", "prune-channels"),
     *("remove-layer", "remove-skip", "separable", "split-channels", "widen-kernel"),
 )

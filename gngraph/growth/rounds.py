@@ -25,21 +25,20 @@ from gngraph.growth.timing import clock_in, decided_in_time, timing_note
 from gngraph.growth.trunk import Trunk
 from gngraph.ir import Graph
 from gngraph.options.training import RATES
-from gngraph.rewrite.layer_removal import removable_layer
-from gngraph.rewrite.morphing import morph
-from gngraph.rewrite.morphism import RemoveLayer
+from gngraph.rewrite.surgery import Rewritten
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.constant import constant_loss
 from gngraph.running.finite import standing
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
-from gngraph.scoring.layer_rebuilding import rebuilt_removal
+from gngraph.search import structure
 from gngraph.search.chance import MAY_KNOW, no_better_than_chance
 from gngraph.search.decision import Decider, Decision
-from gngraph.search.depth import DEPTH, searched
+from gngraph.search.depth import DEPTH, UNSEARCHED, removed_in_turn, searched
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
+from gngraph.search.structure import STRUCTURE
 from gngraph.training.divergence import DivergedError
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.patience import kept_told, last_problem
@@ -51,6 +50,12 @@ from gngraph.training.training import Trained, Trainer
 
 RECOVERY = 1.0
 """Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
+
+UNTRIED = (
+    "no change of what layers are was tried: none can be made here, or the run is too short to pay for trials, which may cost "
+    "about a quarter of its training"
+)
+"""What to tell of a search for the structure that trained nothing."""
 
 
 class Rounds:
@@ -135,14 +140,14 @@ class Rounds:
             self._before_rewrite(number)
             self._reached("depth")
         if now.point == "depth":
-            searching = number == 1 and self.options.depth == "search"
+            searching = number == 1 and self.options.searches
             if searching:
-                self._remove_layers()
+                self._restructure()
             self._reached("recover", new=searching)
         if now.point == "recover":
-            if now.removed:
+            if now.restructured:
                 self._recover()
-            self._reached("decide", new=bool(now.removed))
+            self._reached("decide", new=bool(now.restructured))
         graph = now.graph
         with self.journal.stage("evaluate"):
             doubt = no_better_than_chance(graph, self.problem)
@@ -154,7 +159,7 @@ class Rounds:
         now.optimizer = carry_state(now.optimizer, graph, rewritten)
         now.graph = self._reestimated(rewritten.graph)
         now.lineage.follow(rewritten.edits, ChannelSpaces.of(now.graph))
-        morphisms = _joined(now.removed, morphism_entries(made.step.morphisms))
+        morphisms = _joined(now.restructured, morphism_entries(made.step.morphisms))
         now.rewritten = morphisms_text(morphisms)
         now.record |= {
             "allocation": strategy.allocation,
@@ -211,28 +216,33 @@ class Rounds:
 
     def _guesses(self) -> list[str]:
         """What to tell in the first round of new initial weights, where the run draws some."""
-        drawn = self.now.share or self.options.depth == "search" or self.options.final == "retrain"
+        drawn = self.now.share or self.options.searches or self.options.final == "retrain"
         return guessed(self.now.graph) if drawn and self.now.number == 1 else []
 
-    def _remove_layers(self) -> None:
-        """The network loses the layers that it does better without."""
-        now, removals, graph = self.now, list[RemoveLayer](), self.now.graph
+    def _restructure(self) -> None:
+        """The network loses the layers that it does better without, and gets the structure that it does better with."""
+        now, options = self.now, self.options
         with self.journal.stage(DEPTH):
-            found = searched(graph, self.analyses, self.budget, self.options.train, self.options.whole)
-            now.record[DEPTH] = found.record(graph)
-            for layer in found.removed:
-                spaces = self.analyses.get(ChannelSpaces, graph)
-                removals.append(rebuilt_removal(graph, self.analyses, removable_layer(graph, spaces, layer.value)))
-                rewritten = morph(graph, spaces, removals[-1:])
-                now.optimizer = carry_state(now.optimizer, graph, rewritten)
-                graph = rewritten.graph
-        if removals:
-            now.lineage.follow({}, ChannelSpaces.of(graph))
-            now.graph = self._reestimated(graph)
-        now.removed = morphism_entries(removals)
+            asked = (now.graph, self.analyses, self.budget, options.train, options.whole)
+            depth = searched(*asked) if options.depth == "search" else UNSEARCHED
+            now.record[DEPTH] = depth.record(now.graph)
+            steps = removed_in_turn(now.graph, self.analyses, depth.removed)
+        if options.structure == "search":
+            with self.journal.stage(STRUCTURE):
+                found = structure.searched(*asked, depth)
+                now.record[STRUCTURE], steps = found.record(now.graph), found.steps
+            if not any(trial.design.changes for trial in found.trials):
+                now.notes.append(UNTRIED)
+        for step in steps:
+            now.optimizer = carry_state(now.optimizer, now.graph, Rewritten(step.graph, {}, step.gathers))
+            now.graph = step.graph
+        if steps:
+            now.lineage.follow({}, ChannelSpaces.of(now.graph))
+            now.graph = self._reestimated(now.graph)
+        now.restructured = morphism_entries(morphism for step in steps for morphism in step.morphisms)
 
     def _recover(self) -> None:
-        """The network is trained until it does without the layers that went, by epochs that the final training is shorter by.
+        """The network is trained until it does with what changed, by epochs that the final training is shorter by.
 
         What layers are worth, and what splits gain, cannot be read off a network that they were just taken from. It is trained for
         an epoch, and on while it does worse than the best constant output, for at most `RECOVERY` times the epochs before.
@@ -358,7 +368,7 @@ class Rounds:
             now.record["notes"] = [*now.notes, *now.record.get("notes", ())]
             now.notes = []
         self.journal.close(now.record, now.graph)
-        now.number, now.record, now.removed = now.number + 1, {}, {}
+        now.number, now.record, now.restructured = now.number + 1, {}, {}
         self._reached("begin")
 
 

@@ -33,7 +33,7 @@ class RunState:
         number: of the round, from 1.
         point: what comes next in it.
         record: of the round, as far as it is known.
-        removed: layers that went in the round, see `morphism_entries`.
+        restructured: layers that went in the round, and what others became, see `morphism_entries`.
         epochs_done: of training.
         borrowed: epochs of the final training that a recovery took.
         rises_from: see `Stretch`.
@@ -56,7 +56,7 @@ class RunState:
     number: int = 1
     point: Point = "begin"
     record: Record = field(default_factory=dict)
-    removed: dict[str, Record] = field(default_factory=dict)
+    restructured: dict[str, Record] = field(default_factory=dict)
     epochs_done: int = 0
     borrowed: int = 0
     rises_from: int = 0

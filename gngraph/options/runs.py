@@ -17,6 +17,9 @@ Depth = Literal["auto", "search", "keep"]
 """What becomes of the layers of a network that grows: some may go first (`gngraph.search.depth`), or all stay; "auto" decides by
 whether the network is trained."""
 
+Structure = Literal["search", "keep"]
+"""What becomes of what the layers of a network that grows are: they may change first (`gngraph.search.structure`), or stay."""
+
 Runtime = Literal["onnxruntime-cpu", "torch"]
 """What a network is to be fast in, on this machine's CPU."""
 
@@ -111,6 +114,11 @@ class RunOptions(Options):
         "Remove those layers, before the first rewrite, without which short trainings at the budget come out better (search); "
         "or keep all; auto keeps those of a network that knows its targets as it is given, else it searches.",
     )
+    structure: Structure = option(
+        "keep",
+        "Change what layers are, before the first rewrite, where short trainings at the budget come out better: skip connections, "
+        "separable and low-rank convolutions, other kernels, gates and norms, and the depth with them (search); or keep it.",
+    )
     compare: Compare | None = option(
         None,
         "Train another network for as many epochs on the same data, to compare with: uniform is the seed's architecture with all "
@@ -142,6 +150,11 @@ class RunOptions(Options):
         perturb = (0.0 if knows else PERTURB) if self.perturb == "auto" else self.perturb
         depth = ("keep" if knows else "search") if self.depth == "auto" else self.depth
         return replace(self, perturb=perturb, depth=depth)
+
+    @property
+    def searches(self) -> bool:
+        """Whether networks are tried before the first rewrite, once it is settled what is."""
+        return "search" in (self.depth, self.structure)
 
     @property
     def share(self) -> float:

@@ -67,6 +67,7 @@ def _quality_panel(axes: Axes, history: Sequence[Record], ends: Sequence[int], k
     marks = (
         ("perturbed", "v", PURPLE, "new weights mixed in"),
         ("depth", "D", ORANGE, "search for the depth"),
+        ("structure", "s", PURPLE, "search for the structure"),
         ("lookahead", "P", GREEN, "lookahead"),
     )
     bottom = axes.get_xaxis_transform()
@@ -78,7 +79,7 @@ def _quality_panel(axes: Axes, history: Sequence[Record], ends: Sequence[int], k
             if record.get(what)
         ]
         if at:
-            level = {"perturbed": 0.05, "depth": 0.13, "lookahead": 0.21}[what]
+            level = {"perturbed": 0.05, "depth": 0.13, "structure": 0.13, "lookahead": 0.21}[what]
             axes.plot(at, [level] * len(at), marker, color=colour, markersize=5, transform=bottom, label=named(label))
     axes.set_ylabel(key)
 
@@ -120,11 +121,12 @@ def _cost_panel(axes: Axes, history: Sequence[Record], ends: Sequence[int], key:
 
 
 def trials(history: Sequence[Record]) -> list[Picture]:
-    """What the search tried: depths, and allocations of a lookahead."""
+    """What the search tried: depths, structures, and allocations of a lookahead."""
     found: list[Picture] = []
     tried = [record for record in history if len(record.get("depth", {}).get("tried", ())) > 1]
     for record in tried[:1]:
         found.append(_depths(record["depth"]))
+    found += [_designs(record["structure"]) for record in history if record.get("structure", {}).get("tried")][:1]
     ahead = [record for record in history if record.get("lookahead", {}).get("losses")]
     for record in ahead[:1]:
         found.append(_allocations(record))
@@ -149,6 +151,28 @@ def _depths(depth: Record) -> Picture:
     more = f" Without {', '.join(lost)} layers the training diverged." if lost else ""
     text = f"{said} Each trial was trained on {depth['samples']:,} samples; of those that are as good, the deepest is taken.{more}"
     return Picture("depth", "Trials of the depth", figure, text)
+
+
+def _designs(structure: Record) -> Picture:
+    """What each design of a search for the structure came to, the best first."""
+    tried = sorted(
+        (trial for trial in structure["tried"] if trial["losses"][0] is not None), key=lambda trial: trial["losses"][0]
+    )
+    figure, (axes,) = panels(6.4, 1.2 + 0.24 * len(tried))
+    names = [f"{' + '.join(trial['changes']) or 'unchanged'}, {trial['removed']} removed" for trial in tried]
+    rows = range(len(tried))
+    axes.plot([trial["losses"][0] for trial in tried], rows, "o", color=BLUE, label="a short training")
+    longer = [(trial["losses"][1], row) for row, trial in enumerate(tried) if len(trial["losses"]) > 1]
+    ended = [(loss, row) for loss, row in longer if loss is not None]
+    axes.plot([loss for loss, _ in ended], [row for _, row in ended], "s", color=ORANGE, label="one twice as long")
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.set_xlabel("judge loss after the trial")
+    axes.grid(axis="x", linewidth=0.3)
+    legend_below(figure)
+    said = f"Taken: {', then '.join(structure['changes']) or 'no change'}."
+    text = f"{said} A change is taken where a longer training from other weights comes out better, too."
+    return Picture("structure", "Trials of the structure", figure, text)
 
 
 def _allocations(record: Record) -> Picture:

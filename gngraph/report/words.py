@@ -104,6 +104,8 @@ def round_told(record: Record) -> list[str]:
     told = [changes(record["morphisms"])]
     if "depth" in record:
         told += depth_told(record["depth"])
+    if "structure" in record:
+        told += structure_told(record["structure"])
     if "lookahead" in record:
         told.append(looked_ahead(record["allocation"], record["lookahead"]))
     return told
@@ -177,6 +179,20 @@ def depth_told(found: Record) -> list[str]:
     trained = found["recovery"]["epochs"] if "recovery" in found else 0
     after = f", and {trained} {'epoch' if trained == 1 else 'epochs'} of training without them" if trained else ""
     return [f"{which}: {depths}, each trained on {found['samples']:,} samples{after}"]
+
+
+def structure_told(found: Record) -> list[str]:
+    """What layers became, and what that was decided by; nothing where nothing was tried.
+
+    >>> tried = [{"removed": 2, "changes": [], "losses": [1.5]}, {"removed": 2, "changes": ["skips"], "losses": [1.4]}]
+    >>> structure_told({"changes": ["skips"], "removed": ["a", "b"], "tried": tried})
+    ['structure: skips, without a, b, the best of 2 designs that were tried']
+    """
+    if not any(trial["changes"] for trial in found["tried"]):
+        return []
+    made = ", then ".join(found["changes"]) or "unchanged"
+    without = f", without {', '.join(found['removed'])}" if found["removed"] else ""
+    return [f"structure: {made}{without}, the best of {len(found['tried'])} designs that were tried"]
 
 
 def changes(morphisms: dict[str, Record]) -> str:

@@ -61,7 +61,7 @@ def not_skipped(graph: Graph, spaces: ChannelSpaces, at: str, source: str) -> st
 
 
 def insert_skip(graph: Graph, spaces: ChannelSpaces, morphism: InsertSkip) -> Graph:
-    """`graph` with a skip connection that starts at zero; everything that read the value reads the sum.
+    """`graph` with a skip connection; everything that read the value reads the sum.
 
     Args:
         graph: before the insertion.
@@ -77,7 +77,8 @@ def insert_skip(graph: Graph, spaces: ChannelSpaces, morphism: InsertSkip) -> Gr
     assert axis is not None and isinstance(type_, TensorType)
     building = Building(graph, at)
     path = building.free_path("skip")
-    scale = building.raw(f"{path}.scale", torch.zeros(int(type_.shape[axis]), *[1] * (len(type_.shape) - 1 - axis)))
+    shape = (int(type_.shape[axis]), *[1] * (len(type_.shape) - 1 - axis))
+    scale = building.raw(f"{path}.scale", torch.full(shape, morphism.scale))
     scaled = building.call(f"{path}_mul", "mul", source, scale)
     building.call(f"{path}_add", "add", at, scaled)
     return building.behind(at)

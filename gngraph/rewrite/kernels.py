@@ -1,4 +1,4 @@
-"""Kernels of another extent: with zeros around them the function stays; without their margin it changes."""
+"""Kernels of another extent, with zeros around which the function stays, and of another stride, by which it changes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from gngraph.errors import PassError
+from gngraph.errors import GnGraphError, PassError
 from gngraph.ir import Graph, Node
 from gngraph.ops import draft_of, lookup
 from gngraph.ops.rules import spread
 from gngraph.rewrite.channel_map import NEW
 from gngraph.rewrite.layers import called, held_by_others, require
-from gngraph.rewrite.structure import ResizeKernel
+from gngraph.rewrite.structure import ResizeKernel, Restride
 from gngraph.rewrite.surgery import Gather, Rewritten
 
 
@@ -111,6 +111,58 @@ def resize_kernel(graph: Graph, morphism: ResizeKernel) -> Rewritten:
     if padding is not None:
         draft.set_attrs(name, padding=padding)
     return Rewritten(draft.commit(), {}, {param: tuple(gathers)})
+
+
+def not_restrided(graph: Graph, name: str, stride: tuple[int, ...]) -> str | None:
+    """Why a layer cannot have a stride, or None.
+
+    Args:
+        graph: has the layer.
+        name: of its node.
+        stride: that is asked for, along every spatial axis.
+    """
+    node = graph.nodes[name]
+    if not kernel_of(graph, node) or "stride" not in node.attrs or "transpose" in node.op:
+        return "it is no convolution"
+    if len(stride) != len(kernel_of(graph, node)) or any(step < 1 for step in stride):
+        return f"its stride has {len(kernel_of(graph, node))} numbers of at least 1"
+    if stride == stride_of(graph, node):
+        return f"its stride is {_text(stride)} already"
+    if node.attrs.get("padding") == "same":
+        return "its padding is 'same', which takes no stride"
+    try:
+        made = _with_stride(graph, name, stride)
+    except GnGraphError as error:
+        return f"what is behind it does not take maps of other extents: {error}"
+    changed = next((output for output in graph.outputs if made.nodes[output].type != graph.nodes[output].type), None)
+    return None if changed is None else f"the network's output '{changed}' would be {made.nodes[changed].type}"
+
+
+def stride_of(graph: Graph, node: Node) -> tuple[int, ...]:
+    """The stride of a convolution along every spatial axis."""
+    return tuple(spread(node.attrs["stride"], len(kernel_of(graph, node))))
+
+
+def restride(graph: Graph, morphism: Restride) -> Graph:
+    """`graph` with another stride of a convolution; weights stay.
+
+    Args:
+        graph: before the rewrite.
+        morphism: which layer, and its stride.
+
+    Raises:
+        PassError: the layer cannot have it, or what is behind it cannot.
+    """
+    name = morphism.at
+    told = not_restrided(graph, name, morphism.stride)
+    require(told, f"the stride of '{called(graph, name)}' stays as it is")
+    return _with_stride(graph, name, morphism.stride)
+
+
+def _with_stride(graph: Graph, name: str, stride: tuple[int, ...]) -> Graph:
+    draft = draft_of(graph)
+    draft.set_attrs(name, stride=stride)
+    return draft.commit()
 
 
 def _text(sizes: tuple[object, ...]) -> str:

@@ -12,7 +12,7 @@ from gngraph.ir import Graph
 from gngraph.rewrite.attachments import insert_norm, insert_skip, insert_squeeze_excite, remove_skip
 from gngraph.rewrite.factorisation import collapse, factorise
 from gngraph.rewrite.insertion import insert_layer
-from gngraph.rewrite.kernels import resize_kernel
+from gngraph.rewrite.kernels import resize_kernel, restride
 from gngraph.rewrite.layer_removal import remove_layer
 from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, Morphism, RemoveLayer, edits_of
 from gngraph.rewrite.structure import (
@@ -22,6 +22,7 @@ from gngraph.rewrite.structure import (
     InsertSqueezeExcite,
     RemoveSkip,
     ResizeKernel,
+    Restride,
     StructureMorphism,
 )
 from gngraph.rewrite.surgery import Gather, Rewritten, SpaceEdit, rewrite
@@ -81,6 +82,8 @@ def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:
         raise PassError(f"'{graph.name}' has no node '{morphism.at}' to change{choices(morphism.at, graph.nodes)}")
     if isinstance(morphism, ResizeKernel):
         return resize_kernel(graph, morphism)
+    if isinstance(morphism, Restride):
+        return Rewritten(restride(graph, morphism), {}, {})
     if isinstance(morphism, Factorise):
         return Rewritten(factorise(graph, morphism), {}, {})
     if isinstance(morphism, Collapse):

@@ -25,14 +25,16 @@ class _AtNode:
 
 @dataclass(frozen=True, eq=False)
 class InsertSkip(_AtNode):
-    """Add a skip connection: the value `at` becomes itself and `source`, each channel of it times a parameter that starts at 0.
+    """Add a skip connection: the value `at` becomes itself and `source`, each channel of it times a parameter.
 
     Attributes:
         at: name of the node that the connection ends at.
         source: name of the node that it starts from, of the same shape.
+        scale: what the parameter starts at; at 0 the function is preserved.
     """
 
     source: str
+    scale: float = 0.0
     kind: str = "skip"
 
     def record(self) -> dict[str, Any]:
@@ -110,6 +112,23 @@ class ResizeKernel(_AtNode):
 
 
 @dataclass(frozen=True, eq=False)
+class Restride(_AtNode):
+    """Give the convolution `at` another stride: all maps behind it change their extents.
+
+    Attributes:
+        at: name of the layer's node.
+        stride: along every spatial axis.
+    """
+
+    stride: tuple[int, ...]
+    kind: str = "stride"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at, "stride": list(self.stride)}
+
+
+@dataclass(frozen=True, eq=False)
 class Factorise(_AtNode):
     """Put two layers in the place of the layer `at`, with nothing between them.
 
@@ -157,5 +176,7 @@ class Collapse(_AtNode):
         return {"kind": self.kind, "at": self.at}
 
 
-StructureMorphism = InsertSkip | RemoveSkip | InsertSqueezeExcite | InsertNorm | ResizeKernel | Factorise | Collapse
+StructureMorphism = (
+    InsertSkip | RemoveSkip | InsertSqueezeExcite | InsertNorm | ResizeKernel | Restride | Factorise | Collapse
+)
 """Morphisms of what a layer is."""

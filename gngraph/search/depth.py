@@ -22,6 +22,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
+from gngraph.rewrite.graph_pass import PassResult
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layer, removable_layers
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, RemoveLayer
@@ -75,11 +76,13 @@ class Found:
     """What a search for the depth found.
 
     Attributes:
-        removed: what goes, in the order in which it goes.
+        order: the layers that can go, that first which is missed least.
+        removed: those of them that go, the first ones.
         trials: by the number of layers that were gone.
         samples: that each of them was trained on, every one as often as it was seen.
     """
 
+    order: tuple[RemovableLayer, ...]
     removed: tuple[RemovableLayer, ...]
     trials: tuple[Trial, ...]
     samples: int
@@ -89,6 +92,10 @@ class Found:
         names = [layer.title(graph) for layer in self.removed]
         tried = [asdict(trial) | {"loss": trial.loss if math.isfinite(trial.loss) else None} for trial in self.trials]
         return {"removed": names, "tried": tried, "samples": self.samples}
+
+
+UNSEARCHED = Found((), (), (), 0)
+"""Where all layers stay."""
 
 
 def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: TrainOptions, epochs: int) -> Found:
@@ -124,9 +131,27 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         return trials[count].loss
 
     best = _least(attempt, len(order))
-    return Found(
-        tuple(order[:best]), tuple(trials[count] for count in sorted(trials)), training.samples if order else 0
-    )
+    tried = tuple(trials[count] for count in sorted(trials))
+    return Found(tuple(order), tuple(order[:best]), tried, training.samples if order else 0)
+
+
+def removed_in_turn(
+    graph: Graph, analyses: AnalysisManager, layers: Sequence[RemovableLayer]
+) -> tuple[PassResult, ...]:
+    """The network without some layers, one after another; whatever read one rebuilds it on the learn split.
+
+    Args:
+        graph: with all of them.
+        analyses: of the run.
+        layers: that go, in this order.
+    """
+    steps: list[PassResult] = []
+    for layer in layers:
+        spaces = analyses.get(ChannelSpaces, graph)
+        removal = rebuilt_removal(graph, analyses, removable_layer(graph, spaces, layer.value))
+        steps.append(PassResult.of(morph(graph, spaces, [removal]), (removal,)))
+        graph = steps[-1].graph
+    return tuple(steps)
 
 
 def without(graph: Graph, values: Sequence[str]) -> Graph:
@@ -257,17 +282,18 @@ class TrialTraining:
         problem: data and loss.
         options: how the run trains.
         length: samples to be trained on, about; more than there are are seen in several epochs.
+        draw: number of the new initial weights.
     """
 
-    def __init__(self, problem: Problem, options: TrainOptions, length: int) -> None:
-        self.problem, self.options = problem, options
+    def __init__(self, problem: Problem, options: TrainOptions, length: int, draw: int = 0) -> None:
+        self.problem, self.options, self.draw = problem, options, draw
         self.few = with_few(problem, length)
         self.epochs = max(1, round(length / len(problem.train)))
         self.samples = self.epochs * len(self.few.train)
 
     def loss(self, graph: Graph) -> float:
         """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
-        started = restarted(graph, mixed(self.problem.seed, 0))
+        started = restarted(graph, mixed(self.problem.seed, self.draw))
         try:
             trainer = Trainer(
                 self.few, self.options, batches_read=0

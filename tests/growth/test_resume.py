@@ -23,10 +23,12 @@ from gngraph.growth.result import GrowthResult
 from gngraph.growth.rounds import Rounds
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
+from gngraph.search import structure
+from gngraph.search.depth import TrialTraining
 from gngraph.training.divergence import DivergedError
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trained, Trainer
-from tests.problems import digits, dropping, problem, small_vgg
+from tests.problems import digits, dropping, problem, seed_graph, small_vgg
 
 
 def begun(graph: Graph, out: Path, job: str = "grow", **changes: Any) -> GrowthResult:
@@ -51,6 +53,9 @@ def assert_same(a: GrowthResult, b: GrowthResult, first: Path, second: Path) -> 
 RUNS: dict[str, Callable[[Path], GrowthResult]] = {
     "dropout and BatchNorm": lambda out: begun(dropping(), out),
     "layers that go, and recovery": lambda out: begun(small_vgg(), out, depth="search", rounds=1),
+    "layers that change": lambda out: begun(
+        seed_graph("vgg11", 1 / 32), out, depth="keep", structure="search", rounds=1
+    ),
     "lookahead, AdamW, retrained": lambda out: begun(
         dropping(),
         out,
@@ -80,8 +85,12 @@ def copied(run: Callable[[Path], GrowthResult], root: Path) -> tuple[GrowthResul
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_goes_on_from_its_checkpoints(kind: str, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_its_checkpoints(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "layers that change":
+        monkeypatch.setattr(structure, "SHARE", 5.0)  # the run is too short to pay for trials
+        monkeypatch.setattr(TrialTraining, "loss", lambda _, graph: 1 / len(graph.nodes))
     expected, copies = copied(RUNS[kind], tmp_path)
+    assert kind != "layers that change" or expected.history[0]["structure"]["changes"]
     for folder in copies[2 :: max(3, len(copies) // 3)]:
         kept = newest(folder)
         assert kept is not None

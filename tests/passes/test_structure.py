@@ -234,6 +234,22 @@ def test_a_skip_connection_that_goes_leaves_what_was_before_it_came() -> None:
     assert relative_error(skipped, graph) > 1e-2
 
 
+def test_a_residual_layer_adds_what_it_reads() -> None:
+    graph = chain()
+    made = applied(graph, "make-residual{at=inner}")
+    exact = applied(graph, "insert-skip{at=inner}")
+    ones = {"skip1.scale": torch.ones_like(exact.params["skip1.scale"].data)}
+    assert relative_error(exact.with_params(ones), made) < 1e-12 < relative_error(graph, made)
+
+
+def test_a_stride_makes_all_maps_behind_it_coarser() -> None:
+    graph = chain()
+    made = applied(graph, "change-stride{at=stem.0}")
+    assert [made.nodes[name].shape[2:] for name in ("stem_0", "inner")] == [(4, 4), (4, 4)]
+    assert same_structure(applied(made, "change-stride{at=stem.0,stride=1}"), graph)
+    assert relative_error(graph, made) > 1e-3
+
+
 def test_all_of_it_at_once_trains_and_survives_onnx(tmp_path: Path) -> None:
     graph, analyses = chain().to(torch.float32), data(torch.float32)
     text = "insert-norm{at=inner},insert-skip{at=inner},insert-squeeze-excite{at=inner},widen-kernel{at=inner,kernel=5}"
@@ -266,6 +282,8 @@ def test_all_of_it_at_once_trains_and_survives_onnx(tmp_path: Path) -> None:
         ("narrow-kernel{at=inner,kernel=5}", "its kernel of 3 x 3 is smaller; use widen-kernel"),
         ("insert-norm{at=inner}", "takes its statistics from data, but no data was given"),
         ("insert-norm{at=stem.0}", "'stem.1' normalises it already"),
+        ("change-stride{at=inner,stride=1}", "'inner' because its stride is 1 x 1 already"),
+        ("change-stride{at=head}", "'head' because it is no convolution"),
         ("insert-skip{at=stem.0}", "do not have their channels along one and the same axis"),
         ("insert-skip{at=inner,source=stm.0}", "finds no source 'stm.0'; did you mean 'stem.0'"),
         ("insert-squeeze-excite{at=head}", "with no maps of channels along axis 1"),

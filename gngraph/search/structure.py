@@ -1,0 +1,262 @@
+"""What the layers of a network are to be: changes of structure with which short trainings end lower.
+
+Families differ by more than any widths within one, and which structure is better shows as early as which depth is. A design is a
+depth and the changes that were made to it; it is improved a step at a time, by a change more, by one fewer, or by another depth.
+What the constants rest on is in docs/results.md#structure, and `tools/bench_structure.py` measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.errors import GnGraphError
+from gngraph.ir import Graph
+from gngraph.options import TrainOptions
+from gngraph.rewrite.graph_pass import PassResult
+from gngraph.rewrite.layer_removal import RemovableLayer
+from gngraph.search import depth
+from gngraph.search.depth import TrialTraining, at_budget, removed_in_turn, trial_length
+from gngraph.search.proposals import PROPOSALS
+from gngraph.training.training import batch_of
+
+STRUCTURE = "structure"
+"""Name of the search, and of its entry in the round's record."""
+
+SHARE = 0.16
+"""What trials may cost, as a share of training the network of the budget for the whole run: growth, whose networks are smaller at
+first, trains for some two thirds of that, so that it is a quarter of the run's training."""
+
+MARGIN = 0.01
+"""Share of the loss by which a design must be better than the one that it is a step from."""
+
+FINALISTS = 3
+"""Designs that are tried once more, for longer and from other weights: of many that are tried once the best was lucky."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A structure, by how it is made of the seed.
+
+    Attributes:
+        removed: how many of the layers went that are missed least.
+        changes: names of proposals, in the order in which they were applied.
+    """
+
+    removed: int
+    changes: tuple[str, ...] = ()
+
+
+@dataclass
+class Trial:
+    """A design on trial.
+
+    Attributes:
+        design: of the seed.
+        flops: of the network at the budget, of one sample.
+        losses: on the judge split: after the first training and, of finalists, after longer ones.
+    """
+
+    design: Design
+    flops: int
+    losses: list[float] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, a loss that is not finite as None."""
+        losses = [loss if math.isfinite(loss) else None for loss in self.losses]
+        return {
+            "removed": self.design.removed,
+            "changes": list(self.design.changes),
+            "flops": self.flops,
+            "losses": losses,
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for the structure found.
+
+    Attributes:
+        changes: names of proposals, in the order in which they were applied.
+        removed: layers that went before.
+        steps: that make it of the seed.
+        trials: in the order in which they were made.
+        flops: that they were trained by, beside the trials of the depth.
+    """
+
+    changes: tuple[str, ...]
+    removed: tuple[RemovableLayer, ...]
+    steps: tuple[PassResult, ...]
+    trials: tuple[Trial, ...]
+    flops: int
+
+    def record(self, graph: Graph) -> dict[str, Any]:
+        """As JSON; `graph` is the network that was searched."""
+        removed, tried = [layer.title(graph) for layer in self.removed], [trial.record() for trial in self.trials]
+        return {"changes": list(self.changes), "removed": removed, "tried": tried, "flops": self.flops}
+
+
+def searched(
+    graph: Graph, analyses: AnalysisManager, budget: Budget, options: TrainOptions, epochs: int, found: depth.Found
+) -> Found:
+    """Which changes of its layers a network of a budget does better with.
+
+    It begins at the depth that was found. Every proposal is tried on it alone; from then on, those that helped on the best so far,
+    and depths a sixth further, until nothing helps or `SHARE` is spent. The best `FINALISTS`, that depth without changes among
+    them, are trained twice as long from other weights, and the best of these is taken, where it is better in both trials.
+
+    Cost: `SHARE` of the training of the network of the budget for the whole run at most, those for the depth included; for each
+    trial the passes' own analyses of the seed beside it.
+
+    Args:
+        graph: the seed, trained a little.
+        analyses: of the run.
+        budget: of the run.
+        options: how the run trains.
+        epochs: of the run.
+        found: the search for the depth, whose trials are the first.
+    """
+    return _Search(graph, analyses, budget, options, epochs, found).best()
+
+
+def restructured(graph: Graph, analyses: AnalysisManager, change: str) -> tuple[PassResult, ...]:
+    """What makes of a network the one with a change, layer by layer; weights start exact or nearest.
+
+    Args:
+        graph: the network.
+        analyses: of the run.
+        change: name of a proposal.
+
+    Raises:
+        PassError: the change cannot be made.
+    """
+    steps: list[PassResult] = []
+    for entry in PROPOSALS[change](graph, analyses):
+        steps.append(entry.run(graph, analyses))
+        graph = steps[-1].graph
+    return tuple(steps)
+
+
+class _Search:
+    def __init__(
+        self,
+        graph: Graph,
+        analyses: AnalysisManager,
+        budget: Budget,
+        options: TrainOptions,
+        epochs: int,
+        found: depth.Found,
+    ) -> None:
+        self.analyses, self.budget, self.options = analyses, budget, options
+        self.order, self.problem = found.order, analyses.problem
+        self.length = trial_length(epochs, len(self.problem.train), batch_of(options, self.problem))
+        self.whole = epochs * len(self.problem.train)
+        self.seed = graph
+        self.trials = {
+            Design(trial.removed): Trial(Design(trial.removed), trial.flops, [trial.loss]) for trial in found.trials
+        }
+        self.start = Design(len(found.removed))
+        self.spent = sum(trial.flops * found.samples for trial in found.trials)
+        self.before = self.spent
+        self._steps: dict[Design, tuple[PassResult, ...]] = {}
+
+    def best(self) -> Found:
+        """What the search finds."""
+        chosen = self.start
+        if self._tried(self.start):
+            self._climb()
+            chosen = self._final()
+        removed, trials = tuple(self.order[: chosen.removed]), tuple(self.trials.values())
+        return Found(chosen.changes, removed, self.steps(chosen), trials, self.spent - self.before)
+
+    def steps(self, design: Design) -> tuple[PassResult, ...]:
+        """What makes the design of the seed, each change once.
+
+        Raises:
+            PassError: a change cannot be made.
+        """
+        if design not in self._steps:
+            if not design.changes:
+                made = removed_in_turn(self.seed, self.analyses, self.order[: design.removed])
+            else:
+                before = self.steps(replace(design, changes=design.changes[:-1]))
+                graph = before[-1].graph if before else self.seed
+                made = (*before, *restructured(graph, self.analyses, design.changes[-1]))
+            self._steps[design] = made
+        return self._steps[design]
+
+    def _climb(self) -> None:
+        """From the start by steps that help, as far as they do."""
+        best, useful = self.start, list(PROPOSALS)
+        while True:
+            tried = [design for design in self._from(best, useful) if self._tried(design)]
+            better = sorted((other for other in tried if self._helps(other, best, 0)), key=self._loss)
+            if not better:
+                return
+            added = [design.changes[-1] for design in better if len(design.changes) > len(best.changes)]
+            best, useful = better[0], [name for name in useful if name in added and name not in better[0].changes]
+
+    def _from(self, design: Design, useful: Sequence[str]) -> Iterator[Design]:
+        """The designs that are a step from one; depths where it has changed since the depth was found."""
+        for name in useful:
+            yield Design(design.removed, (*design.changes, name))
+        if design.changes:
+            gap = -(-len(self.order) // depth.PARTS)
+            for removed in (design.removed - gap, design.removed + gap):
+                if 0 <= removed <= len(self.order) and gap:
+                    yield Design(removed, design.changes)
+        if len(design.changes) > 1:
+            for name in design.changes[:-1]:
+                yield Design(design.removed, tuple(other for other in design.changes if other != name))
+
+    def _final(self) -> Design:
+        """The best of those that did best, tried for longer; the start where none is better in both trials."""
+        changed = [d for d in self.trials if d.changes and self._helps(d, self.start, 0)]
+        finalists = sorted(changed, key=self._loss)[: FINALISTS - 1]
+        if not finalists or not all(self._tried(design, 1) for design in (self.start, *finalists)):
+            return self.start
+        better = [design for design in finalists if self._helps(design, self.start, 1)]
+        return min(better, key=lambda design: self.trials[design].losses[1], default=self.start)
+
+    def _helps(self, design: Design, other: Design, trial: int) -> bool:
+        return self.trials[design].losses[trial] < (1 - MARGIN) * self.trials[other].losses[trial]
+
+    def _loss(self, design: Design) -> float:
+        return self.trials[design].losses[0]
+
+    def _tried(self, design: Design, again: int = 0) -> bool:
+        """Whether the design has been trained so often, now or before; not where it cannot be made or paid.
+
+        Args:
+            design: to be tried.
+            again: 1: for twice as long, from other weights.
+        """
+        trial = self.trials.get(design)
+        if trial is not None and len(trial.losses) > again:
+            return True
+        made = self._at_budget(design)
+        if made is None:
+            return False
+        flops, training = cost(made).flops, TrialTraining(self.problem, self.options, self.length << again, again)
+        kept = 0 if again else FINALISTS * 2 * self.length  # for the last trials
+        if self.spent + flops * (training.samples + kept) > SHARE * self.whole * flops:
+            return False
+        self.spent += flops * training.samples
+        self.trials.setdefault(design, Trial(design, flops)).losses.append(training.loss(made))
+        return True
+
+    def _at_budget(self, design: Design) -> Graph | None:
+        """Its network of the budget; None where its last change changes nothing, or it cannot be made within the budget."""
+        try:
+            steps = self.steps(design)
+            if design.changes and len(steps) == len(self.steps(replace(design, changes=design.changes[:-1]))):
+                return None
+            made = at_budget(steps[-1].graph if steps else self.seed, self.budget, self.analyses)
+        except GnGraphError:  # a change does not take what another one made of the network
+            return None
+        return made if self.budget.allows(cost(made)) and self.analyses.get(ChannelSpaces, made).free else None

@@ -1,0 +1,182 @@
+"""The search for the structure: what is proposed, what is taken of it, and that the run goes on with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gngraph
+from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.manager import AnalysisManager
+from gngraph.analysis.scope import Scope
+from gngraph.api import grow
+from gngraph.errors import OptionError, PassError
+from gngraph.growth.history import without_seconds
+from gngraph.importing.from_torch import from_torch
+from gngraph.ir import Graph, same_structure, verify
+from gngraph.options import TrainOptions
+from gngraph.report.words import round_told
+from gngraph.search import depth, structure
+from gngraph.search.depth import UNSEARCHED, TrialTraining
+from gngraph.search.proposals import PROPOSALS, register_proposal
+from tests.problems import problem, seed_graph
+
+TRAIN = TrainOptions(batch_size=32, lr=0.05)
+BUDGET = Budget(max_params=20_000, max_flops=400_000)
+
+
+def vgg() -> Graph:
+    """Five stages, the last three of two convolutions each."""
+    return seed_graph("vgg11", 1 / 32)
+
+
+def count(graph: Graph, word: str) -> int:
+    """Parameters of which the name has a word in it."""
+    return sum(word in name for name in graph.params)
+
+
+def searched(graph: Graph, found: depth.Found = UNSEARCHED, epochs: int = 10_000) -> structure.Found:
+    return structure.searched(graph, AnalysisManager(problem()), BUDGET, TRAIN, epochs, found)
+
+
+FAMILIES = {
+    "vgg11": {"skips", "separable", "seen-kernels", "low-rank", "squeeze-excite"},
+    "resnet20": {"coarser", "separable", "low-rank", "squeeze-excite", "no-skips"},
+    "mobilenet": {"coarser", "skips", "seen-kernels", "wide-kernels", "squeeze-excite", "no-skips"},
+    "mlp": {"skips", "norms"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_proposed_gives_a_network_that_can_grow(family: str) -> None:
+    graph, analyses = (
+        seed_graph(family, 1 / 16),
+        AnalysisManager(problem() if family == "mlp" else None),
+    )  # norms take data
+    proposed = {name: proposal(graph, analyses) for name, proposal in PROPOSALS.items()}
+    assert {name for name, passes in proposed.items() if passes} == FAMILIES[family]
+    for name in FAMILIES[family]:
+        made = structure.restructured(graph, analyses, name)[-1].graph
+        verify(made)
+        assert ChannelSpaces.of(made).free and not same_structure(made, graph), name
+
+
+def test_what_the_user_holds_is_not_proposed() -> None:
+    graph, scope = vgg(), Scope(exclude=("features.8", "features.11"))
+    held = PROPOSALS["separable"](graph, AnalysisManager(problem(), scope=scope))
+    free = PROPOSALS["separable"](graph, AnalysisManager(problem()))
+    assert {str(entry) for entry in free} - {str(entry) for entry in held} == {
+        "separable{at=features_8}",
+        "separable{at=features_11}",
+    }
+
+
+def test_changes_that_help_together_are_found_and_one_that_does_not_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = list[int]()
+
+    def loss(training: TrialTraining, graph: Graph) -> float:
+        sizes.append(training.samples * cost(graph).flops)
+        return (
+            2.0
+            - 0.2 * bool(count(graph, "skip"))
+            - 0.1 * bool(count(graph, "depthwise"))
+            + 0.1 * count(graph, "reduce")
+        )
+
+    monkeypatch.setattr(TrialTraining, "loss", loss)
+    graph = vgg()
+    found = searched(graph)
+    assert found.changes == ("skips", "separable") and found.removed == ()
+    made = found.steps[-1].graph
+    assert count(made, "skip") and count(made, "depthwise") and not count(made, "reduce")
+    assert found.flops == sum(sizes) and BUDGET.allows(cost(made))
+    record = found.record(graph)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    tried = [tuple(trial["changes"]) for trial in record["tried"]]
+    assert len(set(tried)) == len(tried) and ("low-rank", "skips") not in tried, "what did not help is not tried again"
+    (told,) = round_told({"morphisms": {}, "structure": record})[1:]
+    assert told == f"structure: skips, then separable, the best of {len(tried)} designs that were tried"
+
+
+def test_luck_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lucky(training: TrialTraining, graph: Graph) -> float:
+        return 2.0 if training.draw or not count(graph, "skip") else 1.5
+
+    monkeypatch.setattr(TrialTraining, "loss", lucky)
+    found = searched(vgg())
+    assert found.changes == () and found.steps == ()
+    assert {tuple(trial.design.changes): trial.losses for trial in found.trials}["skips",] == [1.5, 2.0]
+
+
+@pytest.mark.parametrize(("epochs", "tried"), [(100, 0), (300, 2), (400, 4)])
+def test_trials_cost_no_more_than_their_share(epochs: int, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    most, spent = 0, 0
+
+    def loss(training: TrialTraining, graph: Graph) -> float:
+        nonlocal most, spent
+        most = max(most, cost(graph).flops * epochs * len(training.problem.train))
+        spent += cost(graph).flops * training.samples
+        return 1.0 / (2 + len(graph.nodes))
+
+    monkeypatch.setattr(TrialTraining, "loss", loss)
+    found = searched(vgg(), epochs=epochs)
+    assert spent == found.flops <= structure.SHARE * most
+    assert len(found.trials) == tried and bool(found.changes) is (tried > 1)
+
+
+class Deep(nn.Module):
+    """So many narrow layers that next to nothing passes through all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = [part for _ in range(8) for part in (nn.Linear(6, 6), nn.ReLU())]
+        self.chain = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), *inner, nn.Linear(6, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.chain(x)  # type: ignore[no-any-return]
+
+
+def test_a_chain_that_is_too_deep_to_learn_is_changed_until_it_does() -> None:
+    torch.manual_seed(0)
+    graph = from_torch(Deep(), torch.zeros(2, 1, 8, 8))
+    found = structure.searched(graph, AnalysisManager(problem()), Budget(max_params=2_000), TRAIN, 400, UNSEARCHED)
+    losses = {trial.design.changes: trial.losses for trial in found.trials}
+    assert {"skips", "norms"} & {*found.changes} and losses[found.changes][1] < 0.8 * losses[()][1]
+
+
+def test_a_run_goes_on_with_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "SHARE", 100.0)
+    monkeypatch.setattr(
+        TrialTraining,
+        "loss",
+        lambda _, graph: 2.0 - 0.2 * bool(count(graph, "skip")) - 0.1 * bool(count(graph, "depthwise")),
+    )
+    graph = vgg()
+    told: dict[str, Any] = {"max_params": 12_000, "rounds": 1, "epochs": 1, "final_epochs": 1}
+    first, again = (
+        grow(graph, problem(), depth="keep", structure="search", train=TRAIN, out=tmp_path / name, **told)
+        for name in "ab"
+    )
+    record = first.history[0]
+    assert without_seconds(first.history) == without_seconds(again.history)
+    assert record["structure"]["changes"] == ["skips", "separable"] and record["seconds"]["structure"] > 0
+    assert record["morphisms"]["features_11"]["separable"] == 1
+    assert any("skip" in entry for entry in record["morphisms"].values())
+    assert cost(first.graph).params <= 12_000 and count(first.graph, "depthwise")
+    assert record["depth"]["recovery"]["epochs"] == 1, "it is trained before anything is read off it"
+    module = gngraph.to_torch(gngraph.load(tmp_path / "a" / "model.gng"))
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(module.eval()(x), gngraph.to_torch(first.graph).eval()(x))
+
+
+def test_what_is_asked_wrongly_is_told() -> None:
+    with pytest.raises(OptionError, match="option 'structure' is 'all', but must be search or keep"):
+        grow(vgg(), problem(), max_params=50_000, structure="all")
+    with pytest.raises(PassError, match="two proposals of structure are called 'skips'"):
+        register_proposal("skips", lambda graph, analyses: [])
