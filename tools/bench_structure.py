@@ -159,6 +159,10 @@ class Bench:
     def _trained(self, cell: Cell, method: str) -> dict[str, Any]:
         """A design from scratch."""
         setting, problem = self.setting, self.setting.problem(cell.seed)
+        if method == "structure":
+            found = self.line(cell, "search")
+            if not found["changes"] and found["removed"] == found["depth"]:
+                return {key: self.line(cell, "depth")[key] for key in ("params", "flops", "accuracy")}
         graph = at_budget(self._design(cell, method), cell.budget, AnalysisManager(problem))
         size = cost(graph)
         if not cell.budget.allows(size):

@@ -108,7 +108,7 @@ def searched(
 
     It begins at the depth that was found. Every proposal is tried on it alone; from then on, those that helped on the best so far,
     and depths a sixth further, until nothing helps or `SHARE` is spent. The best `FINALISTS`, that depth without changes among
-    them, are trained twice as long from other weights, and the best of these is taken, where it is better in both trials.
+    them, are trained twice as long from other weights, and the best by both trials is taken, where the second alone is for it.
 
     Cost: `SHARE` of the training of the network of the budget for the whole run at most, those for the depth included; for each
     trial the passes' own analyses of the seed beside it.
@@ -195,7 +195,7 @@ class _Search:
         best, useful = self.start, list(PROPOSALS)
         while True:
             tried = [design for design in self._from(best, useful) if self._tried(design)]
-            better = sorted((other for other in tried if self._helps(other, best, 0)), key=self._loss)
+            better = sorted((other for other in tried if self._helps(other, best)), key=self._loss)
             if not better:
                 return
             added = [design.changes[-1] for design in better if len(design.changes) > len(best.changes)]
@@ -215,19 +215,21 @@ class _Search:
                 yield Design(design.removed, tuple(other for other in design.changes if other != name))
 
     def _final(self) -> Design:
-        """The best of those that did best, tried for longer; the start where none is better in both trials."""
-        changed = [d for d in self.trials if d.changes and self._helps(d, self.start, 0)]
+        """The best of those that did best, tried for longer; the start where none is better, by the longer trials alone too."""
+        changed = [d for d in self.trials if d.changes and self._helps(d, self.start)]
         finalists = sorted(changed, key=self._loss)[: FINALISTS - 1]
         if not finalists or not all(self._tried(design, 1) for design in (self.start, *finalists)):
             return self.start
-        better = [design for design in finalists if self._helps(design, self.start, 1)]
-        return min(better, key=lambda design: self.trials[design].losses[1], default=self.start)
+        better = [d for d in finalists if self._helps(d, self.start) and self._loss(d, 1) < self._loss(self.start, 1)]
+        return min(better, key=lambda design: sum(self.trials[design].losses), default=self.start)
 
-    def _helps(self, design: Design, other: Design, trial: int) -> bool:
-        return self.trials[design].losses[trial] < (1 - MARGIN) * self.trials[other].losses[trial]
+    def _helps(self, design: Design, other: Design) -> bool:
+        """Whether one is better than another by all trials that it had."""
+        losses = self.trials[design].losses
+        return sum(losses) < (1 - MARGIN) * sum(self.trials[other].losses[: len(losses)])
 
-    def _loss(self, design: Design) -> float:
-        return self.trials[design].losses[0]
+    def _loss(self, design: Design, trial: int = 0) -> float:
+        return self.trials[design].losses[trial]
 
     def _tried(self, design: Design, again: int = 0) -> bool:
         """Whether the design has been trained so often, now or before; not where it cannot be made or paid.
