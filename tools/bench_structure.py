@@ -146,7 +146,8 @@ class Bench:
         deep = depth.searched(*asked)
         found = structure.searched(*asked, deep)
         of_depth = deep.samples * sum(trial.flops for trial in deep.trials)
-        whole = setting.run_epochs * len(problem.train) * max(trial.flops for trial in found.trials)
+        largest = max((*(trial.flops for trial in deep.trials), *(trial.flops for trial in found.trials)), default=1)
+        whole = setting.run_epochs * len(problem.train) * largest
         return {
             "order": [layer.value for layer in deep.order],
             "depth": len(deep.removed),

@@ -28,11 +28,11 @@ from gngraph.training.training import batch_of
 STRUCTURE = "structure"
 """Name of the search, and of its entry in the round's record."""
 
-SHARE = 0.16
+AFFORDED = 0.16
 """What trials may cost, as a share of training the network of the budget for the whole run: growth, whose networks are smaller at
 first, trains for some two thirds of that, so that it is a quarter of the run's training."""
 
-MARGIN = 0.01
+GAIN = 0.01
 """Share of the loss by which a design must be better than the one that it is a step from."""
 
 FINALISTS = 3
@@ -53,7 +53,7 @@ class Design:
 
 
 @dataclass
-class Trial:
+class DesignTrial:
     """A design on trial.
 
     Attributes:
@@ -78,7 +78,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundStructure:
     """What a search for the structure found.
 
     Attributes:
@@ -92,7 +92,7 @@ class Found:
     changes: tuple[str, ...]
     removed: tuple[RemovableLayer, ...]
     steps: tuple[PassResult, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[DesignTrial, ...]
     flops: int
 
     def record(self, graph: Graph) -> dict[str, Any]:
@@ -103,14 +103,15 @@ class Found:
 
 def searched(
     graph: Graph, analyses: AnalysisManager, budget: Budget, options: TrainOptions, epochs: int, found: depth.Found
-) -> Found:
+) -> FoundStructure:
     """Which changes of its layers a network of a budget does better with.
 
     It begins at the depth that was found. Every proposal is tried on it alone; from then on, those that helped on the best so far,
-    and depths a sixth further, until nothing helps or `SHARE` is spent. The best `FINALISTS`, that depth without changes among
-    them, are trained twice as long from other weights, and the best by both trials is taken, where the second alone is for it.
+    and depths a sixth further, until nothing helps or `AFFORDED` is spent. The best `FINALISTS`, that depth without changes among
+    them, are trained twice as long from other weights, and the best of these is taken, where
+    it is better in both trials.
 
-    Cost: `SHARE` of the training of the network of the budget for the whole run at most, those for the depth included; for each
+    Cost: `AFFORDED` of the training of the network of the budget for the whole run at most, those for the depth included; for each
     trial the passes' own analyses of the seed beside it.
 
     Args:
@@ -158,21 +159,22 @@ class _Search:
         self.whole = epochs * len(self.problem.train)
         self.seed = graph
         self.trials = {
-            Design(trial.removed): Trial(Design(trial.removed), trial.flops, [trial.loss]) for trial in found.trials
+            Design(trial.removed): DesignTrial(Design(trial.removed), trial.flops, [trial.loss])
+            for trial in found.trials
         }
         self.start = Design(len(found.removed))
         self.spent = sum(trial.flops * found.samples for trial in found.trials)
         self.before = self.spent
         self._steps: dict[Design, tuple[PassResult, ...]] = {}
 
-    def best(self) -> Found:
+    def best(self) -> FoundStructure:
         """What the search finds."""
         chosen = self.start
         if self._tried(self.start):
             self._climb()
             chosen = self._final()
         removed, trials = tuple(self.order[: chosen.removed]), tuple(self.trials.values())
-        return Found(chosen.changes, removed, self.steps(chosen), trials, self.spent - self.before)
+        return FoundStructure(chosen.changes, removed, self.steps(chosen), trials, self.spent - self.before)
 
     def steps(self, design: Design) -> tuple[PassResult, ...]:
         """What makes the design of the seed, each change once.
@@ -215,18 +217,16 @@ class _Search:
                 yield Design(design.removed, tuple(other for other in design.changes if other != name))
 
     def _final(self) -> Design:
-        """The best of those that did best, tried for longer; the start where none is better, by the longer trials alone too."""
+        """The best of those that did best, tried for longer; the start where none is better in both trials."""
         changed = [d for d in self.trials if d.changes and self._helps(d, self.start)]
         finalists = sorted(changed, key=self._loss)[: FINALISTS - 1]
         if not finalists or not all(self._tried(design, 1) for design in (self.start, *finalists)):
             return self.start
-        better = [d for d in finalists if self._helps(d, self.start) and self._loss(d, 1) < self._loss(self.start, 1)]
-        return min(better, key=lambda design: sum(self.trials[design].losses), default=self.start)
+        better = [design for design in finalists if self._helps(design, self.start, 1)]
+        return min(better, key=lambda design: self._loss(design, 1), default=self.start)
 
-    def _helps(self, design: Design, other: Design) -> bool:
-        """Whether one is better than another by all trials that it had."""
-        losses = self.trials[design].losses
-        return sum(losses) < (1 - MARGIN) * sum(self.trials[other].losses[: len(losses)])
+    def _helps(self, design: Design, other: Design, trial: int = 0) -> bool:
+        return self._loss(design, trial) < (1 - GAIN) * self._loss(other, trial)
 
     def _loss(self, design: Design, trial: int = 0) -> float:
         return self.trials[design].losses[trial]
@@ -246,10 +246,10 @@ class _Search:
             return False
         flops, training = cost(made).flops, TrialTraining(self.problem, self.options, self.length << again, again)
         kept = 0 if again else FINALISTS * 2 * self.length  # for the last trials
-        if self.spent + flops * (training.samples + kept) > SHARE * self.whole * flops:
+        if self.spent + flops * (training.samples + kept) > AFFORDED * self.whole * flops:
             return False
         self.spent += flops * training.samples
-        self.trials.setdefault(design, Trial(design, flops)).losses.append(training.loss(made))
+        self.trials.setdefault(design, DesignTrial(design, flops)).losses.append(training.loss(made))
         return True
 
     def _at_budget(self, design: Design) -> Graph | None:

@@ -87,7 +87,7 @@ def copied(run: Callable[[Path], GrowthResult], root: Path) -> tuple[GrowthResul
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_run_goes_on_from_its_checkpoints(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "layers that change":
-        monkeypatch.setattr(structure, "SHARE", 5.0)  # the run is too short to pay for trials
+        monkeypatch.setattr(structure, "AFFORDED", 5.0)  # the run is too short to pay for trials
         monkeypatch.setattr(TrialTraining, "loss", lambda _, graph: 1 / len(graph.nodes))
     expected, copies = copied(RUNS[kind], tmp_path)
     assert kind != "layers that change" or expected.history[0]["structure"]["changes"]

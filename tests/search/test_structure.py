@@ -41,7 +41,7 @@ def count(graph: Graph, word: str) -> int:
     return sum(word in name for name in graph.params)
 
 
-def searched(graph: Graph, found: depth.Found = UNSEARCHED, epochs: int = 10_000) -> structure.Found:
+def searched(graph: Graph, found: depth.Found = UNSEARCHED, epochs: int = 10_000) -> structure.FoundStructure:
     return structure.searched(graph, AnalysisManager(problem()), BUDGET, TRAIN, epochs, found)
 
 
@@ -126,7 +126,7 @@ def test_trials_cost_no_more_than_their_share(epochs: int, tried: int, monkeypat
 
     monkeypatch.setattr(TrialTraining, "loss", loss)
     found = searched(vgg(), epochs=epochs)
-    assert spent == found.flops <= structure.SHARE * most
+    assert spent == found.flops <= structure.AFFORDED * most
     assert len(found.trials) == tried and bool(found.changes) is (tried > 1)
 
 
@@ -151,7 +151,7 @@ def test_a_chain_that_is_too_deep_to_learn_is_changed_until_it_does() -> None:
 
 
 def test_a_run_goes_on_with_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure, "SHARE", 100.0)
+    monkeypatch.setattr(structure, "AFFORDED", 100.0)
     monkeypatch.setattr(
         TrialTraining,
         "loss",
