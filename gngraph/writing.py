@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -77,6 +78,22 @@ def values_hash(file: IO[bytes]) -> str:
     while piece := file.read(1 << 20):
         found.update(piece)
     return found.hexdigest()
+
+
+def with_values_hash(content: bytes) -> bytes:
+    """A safetensors file with the hash of its values in its metadata, the same bytes every time.
+
+    The library writes more than one entry of metadata in an order that is another in every process.
+
+    Args:
+        content: of the file.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header, values = json.loads(content[8 : 8 + size]), content[8 + size :]
+    header["__metadata__"] = {**header.get("__metadata__", {}), VALUES_HASH: hashlib.sha256(values).hexdigest()}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + values
 
 
 def _require_replaceable(file: Path) -> None:

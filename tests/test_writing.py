@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from gngraph.errors import GnGraphError
-from gngraph.writing import remove_unfinished, replacing
+from gngraph.writing import remove_unfinished, replacing, values_hash, with_values_hash
 
 
 def test_files_appear_together_and_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
@@ -24,6 +27,17 @@ def test_files_appear_together_and_a_failure_leaves_what_was_there(tmp_path: Pat
             path.write_text("new")
         assert first.read_text() == "old" and not second.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"] and first.read_text() == "new"
+
+
+def test_weights_with_their_hash_are_the_same_bytes_every_time() -> None:
+    tensors = {"b": torch.arange(3), "a": torch.ones(2, 2)}
+    plain = safetensors.torch.save(tensors, {"format": "pt"})
+    hashed = with_values_hash(plain)
+    start, found = b'{"__metadata__":{"format":"pt","sha256":"', values_hash(io.BytesIO(plain))
+    assert hashed[8:].startswith(start + found.encode()) and values_hash(io.BytesIO(hashed)) == found
+    assert (int.from_bytes(hashed[:8], "little") % 8, len(hashed) - len(plain)) == (0, 80)
+    read = safetensors.torch.load(hashed)
+    assert set(read) == set(tensors) and all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 
 def test_links_pipes_and_folders_are_not_replaced(tmp_path: Path) -> None:

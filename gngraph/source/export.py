@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from gngraph.source.modules import Imports
 from gngraph.source.proof import prove, prove_loading
 from gngraph.source.text import camel, is_name, literal, wrapped
 from gngraph.source.tree import Tree
-from gngraph.writing import VALUES_HASH, replacing, values_hash
+from gngraph.writing import VALUES_HASH, replacing, with_values_hash
 
 CODE_FILE, WEIGHTS_FILE = "model.py", "weights.safetensors"
 
@@ -92,9 +91,7 @@ def _save_weights(graph: Graph, path: Path) -> None:
     tensors = {name: p.data.detach().cpu().contiguous().clone() for name, p in graph.params.items() if _is_stored(p)}
     try:
         # not save_file, which makes a file that only its owner can read
-        content = safetensors.torch.save(tensors, {"format": "pt"})
-        found = values_hash(io.BytesIO(content))
-        path.write_bytes(safetensors.torch.save(tensors, {"format": "pt", VALUES_HASH: found}))
+        path.write_bytes(with_values_hash(safetensors.torch.save(tensors, {"format": "pt"})))
     except Exception as error:  # the Rust writer's own class, KeyError for a dtype it lacks, OSError
         raise IRError(f"the weights of graph '{graph.name}' cannot be written: {error}") from error
 
