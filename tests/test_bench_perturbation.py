@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+from tools import bench_perturbation
 from tools.bench_perturbation import NETWORKS, main
 
 
-def test_a_network_is_grown_with_every_share() -> None:
+def test_a_network_is_grown_with_every_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_perturbation, "ROUNDS", 1)
     threads = str(torch.get_num_threads())
-    arguments = ["--data", "digits", "--seeds", "1", "--epochs", "5", "--samples", "64,64,64", "--threads", threads]
+    arguments = ["--data", "digits", "--seeds", "1", "--epochs", "2", "--samples", "64,64,64", "--threads", threads]
     result = CliRunner().invoke(main, [*arguments, "--network", "mixer", "--shares", "0,0.5"])
     assert result.exit_code == 0, result.output
     for line in ("mixer, seed 0, share 0:", "mixer, seed 0, share 0.5:"):

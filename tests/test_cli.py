@@ -201,6 +201,7 @@ def test_grow_fills_a_folder_and_diff_knows_where_channels_come_from(command: Co
 def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
     command: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gngraph.report.page.tell", lambda result, folder: (folder / "report.html", ()))
     words = ("shrink", "seed.gng", "--data", "bars.npz", "--epochs", 2, "--checkpoint-every", 0)
     command.ok(*words, "-o", "whole", "--resume")  # which begins it
     keep, written = Checkpoints.keep, list[int]()
@@ -246,7 +247,8 @@ def test_a_run_that_is_terminated_says_how_to_go_on_and_ends_the_same(
     assert "has no begun.json" in command.refused("replay", "run")
 
 
-def test_a_trained_network_is_extended_reshaped_and_shrunk(command: Commands) -> None:
+def test_a_trained_network_is_extended_reshaped_and_shrunk(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gngraph.report.page.tell", lambda result, folder: (folder / "report.html", ()))
     command.ok("train", "seed.gng", "--data", "bars.npz", "--epochs", 3, "-o", "trained.gng")
     size = load("trained.gng").num_params()
     words = ("--data", "bars.npz", "--epochs", 1)

@@ -28,6 +28,7 @@ from tests.local_errors import KeptValues, LocalErrors
 from tests.merge_errors import MergedValues, multiplications
 from tests.morphism_errors import applied
 from tests.small_networks import NETWORKS, build, imported
+from tools import coverage_matrix
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "coverage_matrix.py"
 
@@ -241,17 +242,22 @@ def test_differences_in_training_are_seen() -> None:
     assert any(difference.startswith("gradient of") for difference in training_differences(network, example, graph))
 
 
-def test_the_command_resumes(tmp_path: Path) -> None:
+def test_the_command_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "matrix.csv"
-    command = [sys.executable, str(TOOL), "--out", str(out), "--jobs", "1", "squeezenet1_1"]
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [str(TOOL), "--out", str(out), "--jobs", "1", "squeezenet1_1"]
+    first = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
-    second = subprocess.run(
-        [*command, "squeezenet1_0", "--resume", "--reasons"], capture_output=True, text=True, check=False
+    monkeypatch.setattr(sys, "argv", [*words, "squeezenet1_0", "--resume", "--reasons"])
+    monkeypatch.setattr(Model, "build", lambda self: build("residual"))
+    monkeypatch.setattr(
+        coverage_matrix, "rows_of", lambda models, sample, jobs: [row_of(model, sample) for model in models]
     )
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert "squeezenet1_1" not in second.stdout and "2 of 2 models pass" in second.stdout
-    assert "frozen 'classifier.1': it is the network's output" in second.stdout
+    assert coverage_matrix.main() == 0
+    second = capsys.readouterr().out
+    assert "squeezenet1_1" not in second and "2 of 2 models pass" in second
+    assert "frozen 'head': it is the network's output" in second
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["model"], row["verdict"]) for row in rows] == [("squeezenet1_1", "pass"), ("squeezenet1_0", "pass")]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 DEMO = Path(__file__).resolve().parent.parent / "tools" / "demo.py"
 SHORT = (
@@ -24,22 +27,21 @@ SHORT = (
 )
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(DEMO), *SHORT, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_demo_runs(tmp_path: Path) -> None:
-    done = run(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_demo_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(DEMO), *SHORT])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(DEMO), run_name="__main__")
+    said = capsys.readouterr().out
     for promised in ("[6/6]", "predicted loss change", "hidden.0: 8 -> ", "ONNX opset", "grown network (budget 1,000)"):
-        assert promised in done.stdout
+        assert promised in said
     assert (tmp_path / "demo-run" / "model.onnx").is_file()
 
 
 def test_demo_refuses_in_one_sentence(tmp_path: Path) -> None:
-    done = run(tmp_path, "--max-params", "10")
+    command = [sys.executable, str(DEMO), *SHORT, "--max-params", "10"]
+    environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "demo: error: the seed has" in done.stderr
     assert "Traceback" not in done.stderr
