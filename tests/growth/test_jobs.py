@@ -10,6 +10,7 @@ import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import cost
 from gngraph.errors import BudgetError, OptionError
+from gngraph.growth.result import GrowthResult
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
@@ -23,8 +24,13 @@ def trained() -> Graph:
     return Trainer(problem(), TrainOptions()).train(seed_graph("vgg11", 1 / 16), Stretch(4, "cosine")).graph
 
 
-def test_an_extension_uses_its_share_and_loses_nothing(trained: Graph) -> None:
-    result = gngraph.extend(trained, problem(), by=0.5, epochs=1)
+@pytest.fixture(scope="module")
+def extended(trained: Graph) -> GrowthResult:
+    return gngraph.extend(trained, problem(), by=0.5, epochs=1)
+
+
+def test_an_extension_uses_its_share_and_loses_nothing(trained: Graph, extended: GrowthResult) -> None:
+    result = extended
     shares = [
         cost(result.graph).params / cost(trained).params / 1.5,
         cost(result.graph).flops / cost(trained).flops / 1.5,
@@ -36,11 +42,8 @@ def test_an_extension_uses_its_share_and_loses_nothing(trained: Graph) -> None:
     assert [epoch["epoch"] for epoch in final["epochs"]] == [1] and not first["epochs"]
 
 
-def test_an_extension_is_perturbed_only_where_it_is_asked_for(trained: Graph) -> None:
-    results = [
-        gngraph.extend(trained, problem(), epochs=1),
-        gngraph.extend(trained, problem(), epochs=1, perturb=0.3),
-    ]
+def test_an_extension_is_perturbed_only_where_it_is_asked_for(trained: Graph, extended: GrowthResult) -> None:
+    results = [extended, gngraph.extend(trained, problem(), epochs=1, perturb=0.3)]
     assert [[record["perturbed"] for record in r.history] for r in results] == [[0.0, 0.0], [0.0, 0.3]]
 
 

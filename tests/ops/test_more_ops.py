@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import relative_error
 from gngraph.files import archive
 from gngraph.importing.from_torch import from_torch
-from gngraph.ir import format_graph, parse, same_structure
+from gngraph.ir import Graph, format_graph, parse, same_structure
 from gngraph.rewrite.morphism import NewChannel, SplitChannel
 from gngraph.source.export import to_source
 from tests.coverage_row import round_trip_differences
@@ -19,9 +20,14 @@ from tests.morphism_errors import applied, errors_of
 from tests.op_networks import CASES, build
 
 
+@cache
+def imported(name: str) -> Graph:
+    return from_torch(*build(name))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_free_spaces_and_exact_morphisms(name: str) -> None:
-    graph = from_torch(*build(name))
+    graph = imported(name)
     assert tuple(n.attrs["target"] for n in graph.nodes.values() if n.op == "foreign") == CASES[name].foreign
     spaces = ChannelSpaces.of(graph)
     assert {s.name: s.size for s in spaces.free} == CASES[name].free, [(s.name, s.size, s.frozen) for s in spaces]
@@ -35,7 +41,7 @@ def test_free_spaces_and_exact_morphisms(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_round_trips(name: str, tmp_path: Path) -> None:
     network, example = build(name)
-    graph = from_torch(network, example)
+    graph = imported(name)
     assert round_trip_differences(network, example, graph) == []
     grown = graph
     for _ in range(2):  # what grew once must grow again

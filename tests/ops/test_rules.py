@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 import torchvision
@@ -20,7 +22,9 @@ from gngraph.zoo import build_seed
 FAMILIES = ["resnet18", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"]
 
 
+@cache
 def imported(name: str) -> tuple[Graph, Tensor]:
+    torch.manual_seed(0)
     x = torch.randn(2, 3, 64, 64)
     return from_torch(torchvision.models.get_model(name, num_classes=10), x[:1]), x
 

@@ -220,7 +220,8 @@ def test_blocks_of_a_transformer_go_one_by_one() -> None:
 
 
 def test_a_deep_network_survives_onnx(tmp_path: Path) -> None:
-    network = calibrated(torchvision.models.mobilenet_v2(num_classes=3, width_mult=0.25), 3, 32, 32)
+    stages = [[1, 8, 1, 1], [4, 12, 4, 2], [4, 16, 4, 2]]
+    network = calibrated(torchvision.models.MobileNetV2(3, 0.5, stages), 3, 32, 32)
     graph = from_torch(network, torch.randn(2, 3, 32, 32))
     for layer in layers_of(graph)[::2]:
         graph = without(graph, layer.value)

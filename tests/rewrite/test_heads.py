@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ BAR = 1e-12
 CASES = {**MODULES, **BY_HAND}
 
 
+@cache
 def prepared(name: str) -> tuple[Graph, ChannelSpaces, tuple[Tensor, ...]]:
     """A float64 graph, its spaces and samples."""
     network, inputs = built(CASES[name])

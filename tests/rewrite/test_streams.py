@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from tests.stream_networks import NETWORKS, PLAIN, ViT, built
 BAR = 1e-12
 
 
+@cache
 def prepared(name: str) -> tuple[Graph, ChannelSpaces, str, tuple[Tensor, ...]]:
     """A float64 graph, its spaces, its stream and samples."""
     network, x = built(name)
