@@ -37,9 +37,9 @@ __all__ = ["FileFormat", "Trust", "load_module", "sniff"]
 _SAVE_AGAIN = "save the original module with torch.save(model, path)"
 _NEVER: Mapping[FileFormat, str] = {
     FileFormat.TORCHSCRIPT: f"whose compiled code cannot be traced again; {_SAVE_AGAIN}",
-    FileFormat.EXPORT_PT2: f"whose graph cannot be trained again; {_SAVE_AGAIN}",
+    FileFormat.EXPORT_PT2: "which holds a graph instead of a module; open it with gngraph.load",
     FileFormat.GNG_ARCHIVE: "which holds a graph instead of a module; open it with gngraph.load",
-    FileFormat.ONNX: "which cannot be turned back into a module; give the torch model that it was exported from",
+    FileFormat.ONNX: "which holds a graph instead of a module; open it with gngraph.load",
     FileFormat.OTHER_ZIP: f"so it holds no network; {_SAVE_AGAIN}",
     FileFormat.TRUNCATED_ZIP: "so its end is missing; copy or download it again",
     FileFormat.EMPTY: "so nothing was written to it; save the model again",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from gngraph.ir.inputs import input_shape_of
 from gngraph.zoo import published
 
 if TYPE_CHECKING:
+    from gngraph.exchange import Foreign
     from gngraph.importing.from_torch import TrainOnly
 
 
@@ -33,10 +36,10 @@ def load(
     """The network in `source` as a graph, on the CPU.
 
     Args:
-        source: a gngraph archive; the folder of a run, or `run@3` for the network after its third round; a whole pickled module
-            or a state dict (with `arch`); `pkg.module:factory`; or the name of a network of another library, such as
-            `timm:resnet18`, with new weights.
-        input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own.
+        source: a gngraph archive; the folder of a run, or `run@3` for the network after its third round; an ONNX or torch.export
+            (.pt2) file; a whole pickled module or a state dict (with `arch`); `pkg.module:factory`; or the name of a network of
+            another library, such as `timm:resnet18`, with new weights.
+        input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own, and other formats mostly do.
         arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
         trust: whether the file may run code while it is loaded.
         train_only, output: see `from_torch`; an archive has what it was made with.
@@ -57,6 +60,15 @@ def load(
                 f"'{source}' takes inputs of shape '{_text(own)}', not '{_text(input_shape)}'; leave out the input shape"
             )
         return graph
+    if (read := _other_format(source)) is not None:
+        if arch is not None:
+            raise ModelFileError(f"'{source}' holds a network already; leave out --arch")
+        from gngraph.importing.from_torch import from_torch
+
+        found = read(source, None if input_shape is None else tuple(input_shape))
+        inputs = found.examples[0] if len(found.examples) == 1 else found.examples
+        graph = from_torch(found.module, inputs, output=output, train_only=train_only)
+        return replace(graph, name=Path(source).stem)
     library = next((name for name in (source, arch or "") if of_library(name)), None)
     kept = published(library) if library is not None else None
     if kept is not None:
@@ -69,6 +81,15 @@ def load(
 
     given = example_for(module, input_shape)
     return from_torch(module, given, output=output, train_only=train_only)
+
+
+def _other_format(source: str) -> Callable[..., Foreign] | None:
+    """What reads a file of a format of other tools; None where it is none."""
+    if not Path(source).is_file() or (found := sniff(source)) not in (FileFormat.ONNX, FileFormat.EXPORT_PT2):
+        return None
+    from gngraph.exchange import read_onnx, read_pt2  # here, for onnxruntime takes as long to import as torch
+
+    return read_onnx if found is FileFormat.ONNX else read_pt2
 
 
 def is_archive(source: str | os.PathLike[str]) -> bool:
