@@ -109,6 +109,8 @@ def _gelu(r: OnnxReader, x: Any) -> Any:
 
 def _reshape(r: OnnxReader, x: Any, shape: Any) -> Any:
     sizes = _ints(shape)
+    if isinstance(x, list) and len(sizes) == 1:  # of sizes, which are in a row already
+        return x
     if not isinstance(x, Flowing):
         return r.call(torch.reshape, x, tuple(sizes)) if isinstance(x, Tensor) else _tensor(x).reshape(sizes)
     if not r.options.get("allowzero", 0):
@@ -243,6 +245,29 @@ def _resize(r: OnnxReader, x: Any, roi: Any = None, scales: Any = None, sizes: A
     return r.call(F.interpolate, x, scale_factor=tuple(found[2:].tolist()), mode=modes[mode, where])
 
 
+def _shape(r: OnnxReader, x: Any) -> Any:
+    if isinstance(x, list):
+        return [len(x)]
+    return [r.size(x, axis) for axis in range(len(x.shape))][r.options.get("start", 0) : r.options.get("end")]
+
+
+def _filled(r: OnnxReader, shape: Any) -> Any:
+    value = r.options.get("value", torch.zeros(1))
+    return torch.full(_ints(shape), value.item(), dtype=value.dtype)
+
+
+def _equal(r: OnnxReader, a: Any, b: Any) -> Any:
+    if not all(isinstance(part, list | Tensor) for part in (a, b)):
+        raise r.refusal("compares values of the network")
+    return [type(x) is int and x == y for x, y in zip(_ints(a), _ints(b), strict=True)]  # what grows is no constant
+
+
+def _where(r: OnnxReader, condition: Any, a: Any, b: Any) -> Any:
+    if not all(isinstance(part, list | Tensor) for part in (condition, a, b)):
+        raise r.refusal("chooses among values of the network")
+    return [x if chosen else y for chosen, x, y in zip(_ints(condition), _ints(a), _ints(b), strict=True)]
+
+
 def _constant(r: OnnxReader) -> Any:
     ((name, value),) = r.options.items()
     if name == "value":
@@ -258,11 +283,13 @@ ONNX: Mapping[str, Op] = {
     "Clip": _clip,
     "Concat": _concat,
     "Constant": _constant,
+    "ConstantOfShape": _filled,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Div": _of_two(operator.truediv, operator.floordiv),
     "Dropout": lambda r, x, *rest: x,
     "Elu": _on(F.elu, alpha="alpha"),
+    "Equal": _equal,
     "Exp": _on(torch.exp),
     "Expand": _expand,
     "Flatten": _flatten,
@@ -290,9 +317,7 @@ ONNX: Mapping[str, Op] = {
     "Relu": _on(F.relu),
     "Reshape": _reshape,
     "Resize": _resize,
-    "Shape": lambda r, x: [r.size(x, axis) for axis in range(len(x.shape))][
-        r.options.get("start", 0) : r.options.get("end")
-    ],
+    "Shape": _shape,
     "Sigmoid": _on(torch.sigmoid),
     "Slice": _slice,
     "Softmax": _softmax(torch.softmax),
@@ -304,5 +329,6 @@ ONNX: Mapping[str, Op] = {
     "Tanh": _on(torch.tanh),
     "Transpose": lambda r, x: r.call("permute", x, *r.options["perm"]),
     "Unsqueeze": _unsqueezed,
+    "Where": _where,
 }
 """Op of ONNX -> what it is called as."""
