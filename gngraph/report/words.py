@@ -190,9 +190,11 @@ def structure_told(found: Record) -> list[str]:
     """
     if not any(trial["changes"] for trial in found["tried"]):
         return []
-    made = ", then ".join(found["changes"]) or "unchanged"
+    of = f"of {len(found['tried'])} designs that were tried"
+    if not found["changes"]:
+        return [f"structure: as it is, for no change did better, {of}"]
     without = f", without {', '.join(found['removed'])}" if found["removed"] else ""
-    return [f"structure: {made}{without}, the best of {len(found['tried'])} designs that were tried"]
+    return [f"structure: {', then '.join(found['changes'])}{without}, the best {of}"]
 
 
 def changes(morphisms: dict[str, Record]) -> str:

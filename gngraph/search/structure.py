@@ -165,6 +165,9 @@ class _Search:
         self.start = Design(len(found.removed))
         self.spent = sum(trial.flops * found.samples for trial in found.trials)
         self.before = self.spent
+        self.usual = (
+            self.trials[self.start].flops if self.start in self.trials else 0
+        )  # FLOPs of the start at the budget
         self._steps: dict[Design, tuple[PassResult, ...]] = {}
 
     def best(self) -> FoundStructure:
@@ -201,7 +204,10 @@ class _Search:
             if not better:
                 return
             added = [design.changes[-1] for design in better if len(design.changes) > len(best.changes)]
-            best, useful = better[0], [name for name in useful if name in added and name not in better[0].changes]
+            best, useful = (
+                better[0],
+                [name for name in useful if name in added],
+            )  # the same one too: a start twice as coarse
 
     def _from(self, design: Design, useful: Sequence[str]) -> Iterator[Design]:
         """The designs that are a step from one; depths where it has changed since the depth was found."""
@@ -220,9 +226,9 @@ class _Search:
         """The best of those that did best, tried for longer; the start where none is better in both trials."""
         changed = [d for d in self.trials if d.changes and self._helps(d, self.start)]
         finalists = sorted(changed, key=self._loss)[: FINALISTS - 1]
-        if not finalists or not all(self._tried(design, 1) for design in (self.start, *finalists)):
+        if not finalists or not self._tried(self.start, 1):
             return self.start
-        better = [design for design in finalists if self._helps(design, self.start, 1)]
+        better = [d for d in finalists if self._tried(d, 1) and self._helps(d, self.start, 1)]
         return min(better, key=lambda design: self._loss(design, 1), default=self.start)
 
     def _helps(self, design: Design, other: Design, trial: int = 0) -> bool:
@@ -246,7 +252,8 @@ class _Search:
             return False
         flops, training = cost(made).flops, TrialTraining(self.problem, self.options, self.length << again, again)
         kept = 0 if again else FINALISTS * 2 * self.length  # for the last trials
-        if self.spent + flops * (training.samples + kept) > AFFORDED * self.whole * flops:
+        self.usual = self.usual or flops
+        if self.spent + flops * training.samples + self.usual * kept > AFFORDED * self.whole * self.usual:
             return False
         self.spent += flops * training.samples
         self.trials.setdefault(design, DesignTrial(design, flops)).losses.append(training.loss(made))
