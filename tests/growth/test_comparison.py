@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {"max_params": 1500, "rounds": 1, "epochs": 1, "final_ep
 
 
 def test_the_plain_design_has_the_proportions_of_the_seed_and_the_size_of_what_grew() -> None:
-    seed, grown = seed_graph("vgg11", 1 / 32), seed_graph("vgg11", 1 / 8)
+    seed, grown = seed_graph("vgg11", 1 / 64), seed_graph("vgg11", 1 / 16)
     most = cost(grown)
     plain = plain_design(seed, grown, Budget(max_params=10 * most.params))
     assert 0.9 * most.params < cost(plain).params <= most.params

@@ -198,7 +198,7 @@ def test_real_units_and_networks_take_time(runtime: str) -> None:
     setting, graph = LatencySetting(runtime, batch=2), block()
     spaces = ChannelSpaces.of(graph)
     units = timed_units(graph, spaces)
-    wide = at_widths(graph, spaces, {space.name: 8 * space.size if space.frozen is None else 4 for space in spaces})
+    wide = at_widths(graph, spaces, {space.name: 64 * space.size if space.frozen is None else 4 for space in spaces})
     narrow, wider = unit_seconds(graph, (graph, wide), units, setting)
     assert len(narrow) == len(units) and min(narrow) >= 0 and max(narrow) > 0  # some take less than the clock's tick
     assert sum(wider) > sum(narrow)

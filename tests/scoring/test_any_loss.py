@@ -190,7 +190,8 @@ def test_a_function_is_a_loss_and_a_sampler_gives_it_sampled_curvature() -> None
     torch.testing.assert_close(sampled.report.changes(), exact.report.changes(), rtol=0.1, atol=2e-3)
 
 
-def test_a_segmentation_network_grows(tmp_path: Path) -> None:
+def test_a_segmentation_network_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gngraph.report.page.tell", lambda result, folder: (folder / "report.html", ()))
     problem = segmentation()
     seed = segmenter()
     options = TrainOptions(lr=0.1, batch_size=16)

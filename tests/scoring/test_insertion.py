@@ -174,7 +174,8 @@ def test_growth_inserts_layers_and_widens_them_in_later_rounds(kinds: tuple[str,
     assert {name: len(sources) for name, sources in result.lineage.items()} == free
     assert any("inserted" in name for name in free)
     assert result.history[-1]["loss"] < result.history[0]["trained"]["loss"]
-    assert all(path.stat().st_size > 0 for path in draw(ReportedRun.of(result, tmp_path), tmp_path))
+    if "split" in kinds:  # pictures of both kinds at once
+        assert all(path.stat().st_size > 0 for path in draw(ReportedRun.of(result, tmp_path), tmp_path))
 
 
 def test_a_network_without_cut_points_is_told() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from gngraph.data.arrays import from_arrays
@@ -13,12 +16,19 @@ _DRAW = 0
 _LARGEST_PIXEL = 16.0
 
 
+@cache
+def _stored() -> Any:
+    """The digits as scikit-learn has them, in a text file; every caller takes copies."""
+    from sklearn.datasets import load_digits as sklearn_digits  # a second of imports that few commands need
+
+    return sklearn_digits()
+
+
 def load_digits(request: Request) -> Data:
     """Returns 1437 training and 360 test digits, each class in proportion; needs no network."""
-    from sklearn.datasets import load_digits as sklearn_digits  # a second of imports that few commands need
     from sklearn.model_selection import train_test_split
 
-    bunch = sklearn_digits()
+    bunch = _stored()
     x_train, x_test, y_train, y_test = train_test_split(
         bunch.images.astype(np.uint8),
         bunch.target,

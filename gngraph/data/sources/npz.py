@@ -109,6 +109,8 @@ def _open(path: Path) -> NpzFile:
     try:
         with path.open("rb") as file:
             single = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+            if not single:
+                zipfile.ZipFile(file).close()  # one that is damaged NumPy would leave open
         opened = None if single else np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"'{path}' is not a readable .npz archive: write it with numpy.savez") from error
