@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.vision_transformer import VisionTransformer
+from torchvision.models import SwinTransformer, VisionTransformer
+from torchvision.models.swin_transformer import SwinTransformerBlockV2
 
 CAUSAL = torch.triu(torch.full((4, 4), float("-inf")), 1)
 
@@ -123,6 +124,10 @@ def images() -> tuple[Tensor, ...]:
     return (torch.randn(2, 3, 8, 8),)
 
 
+def uneven_images() -> tuple[Tensor, ...]:
+    return (torch.randn(2, 3, 6, 8),)
+
+
 MODULES: dict[str, Case] = {
     "torchvision's ViT": Case(
         lambda: VisionTransformer(8, 4, 2, 2, 8, 16, dropout=0.1, attention_dropout=0.2, num_classes=5), images, 2
@@ -157,6 +162,17 @@ def by_hand(attend: Callable[[Any, Tensor], Tensor]) -> Case:
 
 BY_HAND = {attend.__name__: by_hand(attend) for attend in (timm_fused, timm, nano_gpt, by_einsum, several_left)}
 """Networks whose attention is written by hand."""
+
+
+WINDOWS = {
+    "torchvision's Swin": Case(lambda: SwinTransformer([2, 2], 4, [2], [2], [2, 2], num_classes=3), uneven_images, 2),
+    "torchvision's second Swin": Case(
+        lambda: SwinTransformer([2, 2], 4, [2], [2], [2, 2], num_classes=3, block=SwinTransformerBlockV2),
+        uneven_images,
+        2,
+    ),
+}
+"""Networks that attend within windows, which are shifted and padded; torchvision marks their attention by torch.fx.wrap."""
 
 
 def built(case: Case) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -153,6 +153,27 @@ NORMS: dict[str, Case] = {
     "normalised channels": function(lambda y: F.normalize(y), free=0),
 }  # fmt: skip
 
+
+class ComputedBias(nn.Module):
+    """A linear layer whose bias is put together, as in attention without a bias of keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.query, self.value = (nn.Parameter(torch.randn(shape)) for shape in ((6, 8), (2,), (2,)))
+        self.register_buffer("key", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat([self.query, cast(Tensor, self.key), self.value])
+        query, key, value = F.linear(x.permute(0, 2, 3, 1), self.weight, bias).permute(0, 3, 1, 2).chunk(3, 1)
+        return query.tanh() * key + value
+
+
+def _without_part(y: Tensor) -> Tensor:
+    y = y.clone()
+    y[:, 2 : 2 + y.shape[1] // 2].zero_()
+    return y + y[:, : y.shape[1] // 2].mean(1, keepdim=True)
+
+
 ELEMENTWISE: dict[str, Case] = {
     "prelu": module(lambda: nn.PReLU(8)),
     "shared prelu": module(nn.PReLU),
@@ -165,6 +186,8 @@ ELEMENTWISE: dict[str, Case] = {
     "tanhshrink": module(nn.Tanhshrink),
     "threshold": module(lambda: nn.Threshold(0.1, 0.3)),
     "shrinks": module(lambda: nn.Sequential(nn.Hardshrink(0.2), nn.Softshrink(0.1))),
+    "zeros and ones": function(lambda y: torch.where(y > 0, torch.zeros_like(y), y) + torch.ones_like(y)),
+    "scaled by a size": function(lambda y: y.relu() * y.shape[1] ** -0.5 / (y.shape[1] // 2)),
     "clamps": function(lambda y: y.clamp(-1.0, 0.5) + torch.clamp(y, min=0.2) + y.clip(max=0.1)),
     "logarithms": function(lambda y: torch.log(y.square() + 1) + y.exp().log1p() + torch.rsqrt(y.abs() + 0.5)),
     "waves": function(lambda y: torch.sin(y) * y.cos() + y.erf().reciprocal().expm1().sign() - abs(y)),
@@ -294,6 +317,12 @@ class Places(nn.Module):
 
 
 SHAPES: dict[str, Case] = {
+    "a computed bias": Case(
+        lambda: Between(lambda m, y: m.part(y), 2, part=ComputedBias()), (3, 6, 6), {"first": 8, "part_query": 2}
+    ),
+    "without a part": Case(
+        lambda: Between(lambda m, y: _without_part(y)), (3, 6, 6), {f"first{n}": 2 for n in ("", "#2", "#3", "#4")}
+    ),
     "gate": Case(lambda: Between(lambda m, y: m.part(y), part=Gate()), (3, 6, 6), {"first": 8, "part.down": 5}),
     "places": Case(Places, (4, 5), {"first": 6}),
     "sequences": Case(Sequences, (4, 5), {"first": 8, "second": 7}),

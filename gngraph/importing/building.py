@@ -29,6 +29,7 @@ from gngraph.ir import (
     Items,
     Listed,
     Node,
+    OpaqueType,
     Parameter,
     Ref,
     Slice,
@@ -41,7 +42,7 @@ from gngraph.lowering.probe import range_of
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.cast import CASTS
 from gngraph.ops.conv import specialise
-from gngraph.ops.filled import FILLS
+from gngraph.ops.filled import EMPTY, FILLS
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
 from gngraph.ops.spec import Call
 
@@ -202,8 +203,12 @@ class _Builder:
                 params[name] = self.reads[value]
             elif name in call.operands:
                 for position, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-                    if isinstance(item, fx.Node):
-                        inputs.append(self.value(item))
+                    source = self.value(item) if isinstance(item, fx.Node) else ""
+                    if name in ("a", "b") and source and isinstance(self.nodes[source].type, OpaqueType):
+                        attrs[f"literal{('a', 'b').index(name) + position}"] = Ref(source)
+                        sizes.append(source)
+                    elif source:
+                        inputs.append(source)
                     elif name in ("a", "b") and isinstance(item, (int, float, bool, Flag)):
                         attrs[f"literal{('a', 'b').index(name) + position}"] = item
                     else:
@@ -236,7 +241,7 @@ class _Builder:
         kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
         known = self.record(fx_node)
-        op = "filled" if path in FILLS else "cast" if path in CASTS else None
+        op = "filled" if path in (*FILLS, EMPTY) else "cast" if path in CASTS else None
         if op is not None and isinstance(known.type, TensorType):
             plain = tuple(self.flag(fx_node, i, self.attr(a)) for i, a in enumerate(fx_node.args))
             own = {"target": path, "args": plain, "kwargs": kwargs, "dtype": DType(known.type.dtype)}

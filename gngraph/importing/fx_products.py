@@ -94,6 +94,8 @@ def transposed_parameter(importer: ProductImporter, fx_node: fx.Node) -> str | N
 def _layer(importer: ProductImporter, fx_node: fx.Node, op: str, call: Call) -> Node | None:
     """A layer whose weight is the transpose of a parameter, as an op that reads the parameter itself; else None."""
     bound = bind(call, fx_node, importer.flags)
+    if bound is not None and bound["weight"] in importer.reads and fx_node.target is F.linear:
+        return _with_bias(importer, fx_node, bound)
     if (
         bound is None
         or bound["weight"] not in importer.transposed
@@ -110,6 +112,16 @@ def _layer(importer: ProductImporter, fx_node: fx.Node, op: str, call: Call) -> 
     node = Node(fx_node.name, op, (importer.value(bound["input"]),), params)
     fits = len(importer.nodes[node.inputs[0]].shape) == 2 or fx_node.target is F.linear
     return node if fits and importer.infers(node) else None
+
+
+def _with_bias(importer: ProductImporter, fx_node: fx.Node, bound: Mapping[str, Any]) -> Node | None:
+    """A linear layer whose bias is computed; None for others."""
+    bias = bound["bias"]
+    if not isinstance(bias, fx.Node) or bias in importer.reads:
+        return None
+    inputs = (importer.value(bound["input"]), importer.value(bias))
+    node = Node(fx_node.name, "linear_with_bias", inputs, {WEIGHT: importer.reads[bound["weight"]]})
+    return node if importer.infers(node) else None
 
 
 def _product(

@@ -17,7 +17,7 @@ from gngraph.ir.types import refs_in
 from gngraph.ops.assign import assigned
 from gngraph.ops.pieces import read_index
 from gngraph.ops.reshape import read_shape, regrouping
-from gngraph.ops.sizes import ARITHMETIC, PROPERTIES, ROUNDED_UP
+from gngraph.ops.sizes import ARITHMETIC, FRACTIONS, PROPERTIES, ROUNDED_UP
 from gngraph.ops.spec import operands_of
 
 _FIELDS: dict[Any, int] = {"values": 0, "indices": 1}
@@ -74,8 +74,12 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         source = importer.value(fx_node.args[0])
         item = Node(fx_node.name, "getitem", (source,), {}, {"index": _FIELDS[fx_node.args[1]]})
         return item if isinstance(importer.nodes[source].type, TupleType) else None
-    if target in ARITHMETIC:
-        return _arithmetic(importer, fx_node, ARITHMETIC[target])
+    if target in ARITHMETIC or target in FRACTIONS:
+        return _arithmetic(importer, fx_node, {**ARITHMETIC, **FRACTIONS}[target])
+    if target == "numel":
+        source = importer.value(fx_node.args[0])
+        row = Node(fx_node.name, "size", (source,), {}, {"dim": 0})
+        return row if len(importer.nodes[source].shape) == 1 else None
     if target is math.ceil and isinstance(quotient := fx_node.args[0], fx.Node):
         rounded = rounded_up(importer, quotient)
         return None if rounded is None else replace(rounded, name=fx_node.name)
@@ -224,9 +228,11 @@ def _with_sizes(importer: Importer, index: Any) -> Any:
 def _arithmetic(importer: Importer, fx_node: fx.Node, function: str) -> Node | None:
     operands = tuple(importer.attr(arg) for arg in fx_node.args)
     sizes = [importer.nodes[attr.name].type for attr in operands if isinstance(attr, Ref)]
-    if not sizes or not all(isinstance(t, OpaqueType) and t.text == "int" for t in sizes):
+    if not sizes or not all(isinstance(t, OpaqueType) and t.text in ("int", "float") for t in sizes):
         return None
-    if not all(isinstance(attr, (Ref, int)) for attr in operands) or len(operands) != 2:
+    if not all(isinstance(attr, (Ref, int, float)) for attr in operands) or len(operands) != 2:
+        return None
+    if fx_node.target is operator.pow and not any(isinstance(attr, float) for attr in operands):
         return None
     inputs = tuple(dict.fromkeys(refs_in(operands)))
     attrs = {"function": function, "operands": operands}

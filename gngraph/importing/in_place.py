@@ -78,7 +78,11 @@ def without_changes_in_place(
     stale: dict[fx.Node, fx.Node] = {}
     quiet: dict[fx.Node, fx.Node] = {}
     before: set[fx.Node] = set()
+    put_together: set[fx.Node] = set()
     for node in traced.graph.nodes:
+        if node in put_together:
+            before.add(node)
+            continue
         for source in node.all_input_nodes:
             if source in quiet and not _asks_for_shape(node) and not _is_cut(node):
                 raise UnsupportedModelError(
@@ -111,7 +115,17 @@ def without_changes_in_place(
                         detached = traced.graph.call_method("detach", (node,))
                     seen.places[detached] = seen.places[node]
                     now.update(dict.fromkeys(cut, detached))
+                whole = _whole_of(changed, node, near, seen)
                 _make_new(node)
+                if whole is not None:
+                    pieces = _with_part(traced.graph, node, now.get(whole, whole), changed)
+                    put_together.update(pieces)
+                    for piece in pieces:
+                        seen.places[piece] = []
+                    seen.lies_as(pieces[-1], whole)
+                    same = {other for other in near if seen.lie_alike(other, whole)}
+                    now.update(dict.fromkeys(same, pieces[-1]))
+                    alike |= same
                 for other in near:
                     if other in alike:
                         stale.pop(other, None)
@@ -121,6 +135,36 @@ def without_changes_in_place(
                     seen.lies_as(node, changed)
         before.add(node)
     return updates
+
+
+def _whole_of(part: fx.Node, node: fx.Node, near: Iterable[fx.Node], seen: _Seen) -> fx.Node | None:
+    """What a changed part is a slice of, along one axis, if gradients pass it as they did; else None."""
+    whole = part.args[0] if part.target is operator.getitem else None
+    if not isinstance(whole, fx.Node) or whole not in near or not seen.overlap(whole, part):
+        return None
+    if _is_cut(node) or seen.is_cut(part) or seen.lie_alike(whole, part) or len(seen.places[whole]) != 1:
+        return None
+    entries = part.args[1] if isinstance(part.args[1], tuple) else (part.args[1],)
+    cut = [entry for entry in entries if entry != slice(None)]
+    plain = all(isinstance(entry, slice) and entry.step is None for entry in entries)
+    return whole if plain and len(cut) == 1 else None
+
+
+def _with_part(graph: fx.Graph, part: fx.Node, whole: fx.Node, before: fx.Node) -> list[fx.Node]:
+    """Nodes behind `part`, the last of which is `whole` with it in the place of the slice `before`."""
+    entries = before.args[1] if isinstance(before.args[1], tuple) else (before.args[1],)
+    axis = next(i for i, entry in enumerate(entries) if entry != slice(None))
+    bounds: Any = entries[axis]
+    added = list[fx.Node]()
+    with graph.inserting_after(part):
+        joined = graph.call_function(torch.cat, ((), axis))
+    with graph.inserting_before(joined):
+        for start, stop in ((None, bounds.start), (bounds.stop, None)):
+            index = (*entries[:axis], slice(start, stop))
+            added += [graph.call_function(operator.getitem, (whole, index))] if (start, stop) != (None, None) else []
+    front = added[:1] if bounds.start is not None else []
+    joined.args = ([*front, part, *added[len(front) :]], axis)
+    return [*added, joined]
 
 
 @dataclass
@@ -219,6 +263,8 @@ def _make_new(node: fx.Node) -> None:
     target: Any = node.target
     if node.op == "call_function" and target in _PLAIN:
         node.target = _PLAIN[target]
+    elif node.op == "call_method" and target == "zero_":
+        node.op, node.target = "call_function", torch.zeros_like
     elif node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
         plain = target[:-1]
         if hasattr(torch.Tensor, plain) and plain not in _DRAWS:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import random_streams
 from gngraph.importing.tracer import Tracer, reason_of
 from gngraph.ops import spec_of_function
-from gngraph.ops.foreign import function_path
 
 _FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
 _LIMITS = ("finfo", "iinfo")
@@ -192,16 +192,16 @@ def _dtype_of_mask(tracer: Tracer, mask: Any) -> torch.dtype | None:
 
 @contextmanager
 def _looked_into() -> Iterator[None]:
-    """While tracing, functions that their author marked by torch.fx.wrap are followed, where a graph could not name them."""
+    """While tracing, functions in Python that their author marked by torch.fx.wrap are followed, but for those that are ops."""
     table = "_wrapped_fns_to_patch"
     marked: Mapping[tuple[int, str], Any] = vars(fx._symbolic_trace)[table]
-    kept = {key: held for key, held in marked.items() if _is_named(held.get(key[1], getattr(builtins, key[1], None)))}
+    kept = {key: held for key, held in marked.items() if not _is_followed(held.get(key[1]))}
     with _replaced(fx._symbolic_trace, table, kept):
         yield
 
 
-def _is_named(function: Any) -> bool:
-    return spec_of_function(function) is not None or function_path(function) is not None
+def _is_followed(function: Any) -> bool:
+    return isinstance(function, FunctionType) and spec_of_function(function) is None
 
 
 @contextmanager

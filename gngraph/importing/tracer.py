@@ -64,6 +64,9 @@ class _Counted(fx.Proxy):
     def __radd__(self, other: Any) -> Any:
         return (*other, *self) if isinstance(other, tuple) else _recorded("__radd__")(self, other)
 
+    def __rmul__(self, other: Any) -> Any:
+        return other * int(self) if isinstance(other, (tuple, list)) else _recorded("__rmul__")(self, other)
+
 
 def _recorded(name: str) -> Callable[..., Any]:
     """An operator as fx records it."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from gngraph.errors import IRError
-from gngraph.ir import Flag, TensorType
+from gngraph.ir import Flag, OpaqueType, Ref, TensorType
 from gngraph.ir.types import dtype_name, dtype_of
 from gngraph.ops.spec import Operands
 
@@ -23,9 +23,9 @@ def promoted(operands: Operands, first: int = 0) -> str:
     Raises:
         IRError: in train mode it is another one than in eval mode.
     """
-    tensors = [_example(t.dtype, bool(t.shape)) for t in map(operands.tensor, range(first, len(operands.inputs)))]
+    tensors = [_example(t.dtype, bool(t.shape)) for t in map(operands.tensor, operands.values(first))]
     attrs = operands.node.attrs
-    literals = [attrs[name] for name in ("literal0", "literal1") if attrs.get(name) is not None]
+    literals = [_number(operands, attrs[name]) for name in ("literal0", "literal1") if attrs.get(name) is not None]
     modes = ([getattr(n, mode) if isinstance(n, Flag) else n for n in literals] for mode in ("on", "off"))
     found = {torch.result_type(whole, whole) for whole in (reduce(_combined, [*tensors, *mode]) for mode in modes)}
     if len(found) > 1:
@@ -33,6 +33,18 @@ def promoted(operands: Operands, first: int = 0) -> str:
             f"node '{operands.node.name}' ({operands.node.op}) gives another dtype in train mode than in eval mode"
         )
     return dtype_name(found.pop())
+
+
+def _number(operands: Operands, literal: Any) -> Any:
+    """A number of the kind of a literal, which may be a size."""
+    if not isinstance(literal, Ref):
+        return literal
+    type_ = operands.inputs[operands.node.inputs.index(literal.name)]
+    if not isinstance(type_, OpaqueType) or type_.text not in ("int", "float"):
+        raise IRError(
+            f"node '{operands.node.name}' ({operands.node.op}) takes '{literal.name}' for a number, which is '{type_}'"
+        )
+    return 1 if type_.text == "int" else 1.0
 
 
 def joined(types: Iterable[TensorType]) -> str:

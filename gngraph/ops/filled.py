@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Dim, Node, TensorType, Type
+from gngraph.ir import BATCH, Attr, Dim, Node, TensorType, Type
 from gngraph.ops.foreign import resolve_function
 from gngraph.ops.sizes import hold_size, known_size, size_layout
 from gngraph.ops.spec import AttrPath, ChannelRules, Emitter, Operands, OpSpec, register
 
 FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full")
 """Functions, and methods with a dot in front, that fill a tensor of a size with one number."""
+
+EMPTY = ".new_empty"
+"""The method of a tensor with whatever numbers, which a forward fills by itself; of sizes that are no widths."""
 
 
 def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
@@ -33,6 +36,8 @@ def _infer(operands: Operands) -> Type:
         known = known_size(size, operands)
         if known is None or isinstance(size, bool):
             raise IRError(f"node '{node.name}' (filled) takes sizes that are not known when the network is traced")
+        if node.attrs["target"] == EMPTY and known not in (1, BATCH):
+            raise IRError(f"node '{node.name}' (filled) fills '{known}' entries with no number")
         shape.append(known)
     if not shape:
         raise IRError(f"node '{node.name}' (filled) takes no sizes by position")
@@ -56,8 +61,8 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
 def _emit(emitter: Emitter, node: Node) -> fx.Node:
     args, kwargs = emitter.resolve(node.attrs["args"]), emitter.resolve(node.attrs["kwargs"])
     target = str(node.attrs["target"])
-    if target not in FILLS:
-        raise IRError(f"node '{node.name}' (filled) calls '{target}', which is none of {', '.join(FILLS)}")
+    if target not in (*FILLS, EMPTY):
+        raise IRError(f"node '{node.name}' (filled) calls '{target}', which is none of {', '.join((*FILLS, EMPTY))}")
     if target.startswith("."):
         return emitter.method(target[1:], *args, **kwargs)
     return emitter.call(resolve_function(target), *args, **kwargs)

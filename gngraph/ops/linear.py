@@ -64,6 +64,39 @@ register(
 )
 
 
+def _infer_with_bias(operands: Operands) -> Type:
+    node, out, bias = operands.node, operands.params["weight"].shape[0], operands.tensor(1).shape
+    if bias != (out,):
+        raise IRError(f"node '{node.name}' (linear_with_bias) writes {out} features, but its bias is {bias}")
+    return _infer(operands)
+
+
+def _channels_with_bias(rules: ChannelRules, operands: Operands) -> None:
+    _channels(rules, operands)
+    rules.set(len(operands.tensor().shape) - 1, rules.unify([rules.produce("weight", 0), rules.layout(1, 0)]))
+
+
+def _emit_with_bias(emitter: Emitter, node: Node) -> fx.Node:
+    x, bias = (emitter.value(name) for name in node.inputs)
+    return emitter.call(F.linear, x, emitter.param(node.params["weight"]), bias)
+
+
+# a layer whose bias a forward computes; import finds it
+register(
+    OpSpec(
+        "linear_with_bias",
+        _infer_with_bias,
+        _channels_with_bias,
+        _emit_with_bias,
+        positions=_positions,
+        apply=lambda node, x, weight: F.linear(x, weight),
+        linear=True,
+        channel_axis=-1,
+        starts=of_layer(within(lambda node, weight: weight.shape[1])),
+    )
+)
+
+
 def _infer_transposed(operands: Operands) -> Type:
     x, weight = operands.tensor(), operands.params["weight"].shape
     if len(weight) != 2 or x.shape[-1] != weight[0]:

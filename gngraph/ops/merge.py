@@ -10,9 +10,10 @@ import torch
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ir import Dim, Node, Ref, TensorType, Type
 from gngraph.ops.dtypes import fractional, joined, promoted
 from gngraph.ops.rules import broadcast_axes, broadcast_shape, broadcast_type
+from gngraph.ops.sizes import hold_size
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.starts import OF_OPERAND, added, multiplied
 from gngraph.ops.traits import Claim, of_each, with_all
@@ -54,6 +55,14 @@ def _linear_quotient(node: Node, positions: frozenset[int]) -> bool:
     return positions <= {0} and "literal0" not in node.attrs
 
 
+def _arithmetic_axes(rules: ChannelRules, operands: Operands) -> None:
+    """As of other values that are brought together; a size that stands for a number goes on as the number that it was."""
+    broadcast_axes(rules, operands)
+    for name in ("literal0", "literal1"):
+        if isinstance(operands.node.attrs.get(name), Ref):
+            hold_size(rules, operands, (name,), None)
+
+
 _STARTS = {"add": added, "sub": added, "mul": multiplied, "div": multiplied}
 _LINEAR: dict[str, bool | Claim] = {"add": True, "sub": True, "mul": of_each, "div": _linear_quotient}
 
@@ -64,7 +73,7 @@ for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
         OpSpec(
             _name,
             _infer_quotient if _name == "div" else broadcast_type,
-            broadcast_axes,
+            _arithmetic_axes,
             _emit_arithmetic(_operator),
             channelwise=True,
             linear=_LINEAR.get(_name, False),

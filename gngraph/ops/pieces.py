@@ -10,9 +10,8 @@ from torch import fx
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Ref, Slice, TensorType, TupleType, Type
-from gngraph.ir.types import refs_in
 from gngraph.ops.rules import emit_simple, freeze_inputs, freeze_sizes
-from gngraph.ops.sizes import known_size, scaled
+from gngraph.ops.sizes import hold_size, known_size, scaled
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
@@ -171,11 +170,6 @@ def _is_step(value: object) -> bool:
     return value is None or (isinstance(value, int) and value > 0)
 
 
-def _stretch(entry: Slice, length: int) -> tuple[int, int]:
-    start, stop, _ = slice(entry.start, entry.stop).indices(length)
-    return start, stop
-
-
 def _infer_index(operands: Operands) -> Type:
     x = operands.tensor()
     shape: list[Dim] = []
@@ -198,7 +192,6 @@ def _infer_index(operands: Operands) -> Type:
 
 
 def _index_channels(rules: ChannelRules, operands: Operands) -> None:
-    freeze_sizes(rules, operands, "it is a bound of a slice")
     shape = operands.tensor().shape
     axis = position = 0
     for number, entry in enumerate(operands.node.attrs["index"]):
@@ -212,7 +205,7 @@ def _index_channels(rules: ChannelRules, operands: Operands) -> None:
             if _is_counted(rules, layout, entry, position):
                 rules.count(axis)
             else:
-                rules.set(position, _sliced(rules, layout, entry, shape[axis], number))
+                rules.set(position, _sliced(rules, operands, layout, entry, number))
             position += 1
         axis += 1
     for rest in range(axis, len(shape)):
@@ -233,28 +226,43 @@ def _is_counted(rules: ChannelRules, layout: Layout | None, entry: Slice, positi
     return 0 < stop < layout[0].length and stop % layout[0].inner == 0 and rules.only_counted(position)
 
 
-def _sliced(rules: ChannelRules, layout: Layout | None, entry: Slice, length: Dim, number: int) -> Layout | None:
-    if layout is None or entry == Slice(None, None, None):
+def _sliced(rules: ChannelRules, operands: Operands, layout: Layout | None, entry: Slice, number: int) -> Layout | None:
+    """The layout of a part of an axis; `number` is the place of the slice in the index."""
+    bounds = {name: getattr(entry, name) for name in ("start", "stop")}
+    if layout is None:
+        for name, bound in bounds.items():
+            if isinstance(bound, Ref):
+                hold_size(rules, operands, ("index", number, name), None)
+        return None
+    if entry == Slice(None, None, None):
         return layout
-    if any(refs_in(entry)):
-        rules.freeze(layout, "a part of it is taken by a size")
-        return None
+    length = sum(segment.length for segment in layout)
+    sizes = {name: known_size(bound, operands) for name, bound in bounds.items() if bound is not None}
+    known = {name: size for name, size in sizes.items() if isinstance(size, int)}
     if entry.step not in (None, 1):
-        rules.freeze(layout, f"every {entry.step}th channel of it is taken")
-        return None
-    start, stop = _stretch(entry, int(length))
-    if not all(bound is None or -int(length) <= bound <= int(length) for bound in (entry.start, entry.stop)):
-        rules.freeze(layout, "a slice reaches beyond its channels")
-        return None
-    parts = rules.divide(layout, [start, stop - start, int(length) - stop], "a slice cuts through its channels")
-    before, piece, behind = parts
-    if before is None or piece is None or behind is None:
-        return None
-    if entry.start is not None:
-        rules.measure(("index", number, "start"), before if entry.start >= 0 else scaled(piece + behind, -1))
-    if entry.stop is not None:
-        rules.measure(("index", number, "stop"), before + piece if entry.stop >= 0 else scaled(behind, -1))
-    return piece
+        reason = f"every {entry.step}th channel of it is taken"
+    elif known.keys() != sizes.keys() or any(abs(bound) > length for bound in known.values()):
+        reason = "a slice reaches beyond its channels"
+    elif any(isinstance(bounds[name], Ref) and bound < 0 for name, bound in known.items()):
+        reason = "a part of it is taken by a size"
+    else:
+        start, stop, _ = slice(known.get("start"), known.get("stop")).indices(length)
+        before, piece, behind = rules.divide(
+            layout, [start, stop - start, length - stop], "a slice cuts through its channels"
+        )
+        if before is None or piece is None or behind is None:
+            return None
+        sides = {"start": (before, piece + behind), "stop": (before + piece, behind)}
+        for name, bound in known.items():
+            (front, rest), path = sides[name], ("index", number, name)
+            if isinstance(bounds[name], Ref):
+                hold_size(rules, operands, path, front)
+            else:
+                rules.measure(path, front if bound >= 0 else scaled(rest, -1))
+        return piece
+    rules.freeze(layout, reason)
+    freeze_sizes(rules, operands, reason)
+    return None
 
 
 def _emit_index(emitter: Emitter, node: Node) -> fx.Node:

@@ -55,8 +55,10 @@ _ACTIVATIONS: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = 
     ("erf", None, torch.erf, ("erf",), ""),
     ("sign", None, torch.sign, ("sign",), ""),
     ("abs", None, torch.abs, ("abs", operator.abs), ""),
+    ("zeros_like", None, torch.zeros_like, (), ""),
+    ("ones_like", None, torch.ones_like, (), ""),
 ]
-_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid", "exp", "abs", "square", "sqrt")
+_NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid", "exp", "abs", "square", "sqrt", "zeros_like", "ones_like")
 _LINEAR: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = [
     ("neg", None, torch.neg, ("neg", operator.neg), ""),
     ("clone", None, torch.clone, ("clone",), ""),

@@ -61,7 +61,7 @@ def broadcast_dims(operands: Operands, a: Dim, b: Dim) -> Dim:
 
 def broadcast_shape(operands: Operands) -> tuple[Dim, ...]:
     """Shape of an element-wise combination of all inputs, by torch's broadcasting."""
-    shapes = [operands.tensor(i).shape for i in range(len(operands.inputs))]
+    shapes = [operands.tensor(i).shape for i in operands.values()]
     rank = max(len(shape) for shape in shapes)
     result: list[Dim] = [1] * rank
     for shape in shapes:
@@ -77,11 +77,11 @@ def broadcast_type(operands: Operands) -> TensorType:
 
 def broadcast_axes(rules: ChannelRules, operands: Operands) -> None:
     """Axes of an element-wise combination: equal layouts are unified, a broadcast size-1 axis is frozen."""
-    types = [operands.tensor(i) for i in range(len(operands.inputs))]
-    rank = max(len(t.shape) for t in types)
+    types = {i: operands.tensor(i) for i in operands.values()}
+    rank = max(len(t.shape) for t in types.values())
     for axis in range(rank):
         layouts, sizes = [], []
-        for index, t in enumerate(types):
+        for index, t in types.items():
             own = axis - (rank - len(t.shape))
             if own >= 0:
                 layouts.append(rules.layout(index, own))

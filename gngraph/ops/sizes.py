@@ -12,6 +12,7 @@ from torch import fx
 
 from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, Slice, TupleType, Type
+from gngraph.ir.types import attr_at
 from gngraph.ops.rules import all_axes, freeze_inputs
 from gngraph.ops.spec import (
     Call,
@@ -116,9 +117,7 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
         path: name of an attribute, then positions in it.
         layout: of the axis that gets this length; None for one that no space changes.
     """
-    attr: Attr = operands.node.attrs[str(path[0])]
-    for step in path[1:]:
-        attr = attr[step]
+    attr = attr_at(operands.node.attrs, path)
     if isinstance(attr, Ref):
         other = size_layout(rules, operands, attr)
         if rules.same_amount(layout, other):
@@ -225,6 +224,9 @@ ARITHMETIC: dict[Callable[..., Any], str] = {
 ROUNDED_UP = "ceildiv"
 """Names `math.ceil(a / b)`."""
 
+FRACTIONS: dict[Callable[..., Any], str] = {operator.truediv: "truediv", operator.pow: "pow"}
+"""Operators that make a fraction of a size, such as the scale of attention."""
+
 
 def _operands(operands: Operands) -> tuple[Attr, Attr]:
     a, b = operands.node.attrs["operands"]
@@ -232,6 +234,8 @@ def _operands(operands: Operands) -> tuple[Attr, Attr]:
 
 
 def _infer_arithmetic(operands: Operands) -> Type:
+    if _is_fraction(operands):
+        return OpaqueType("float")
     a, b = (known_size(attr, operands) for attr in _operands(operands))
     name = operands.node.attrs["function"]
     value: Dim | None = None
@@ -245,8 +249,22 @@ def _infer_arithmetic(operands: Operands) -> Type:
     return OpaqueType("int", value)
 
 
+def _is_fraction(operands: Operands) -> bool:
+    """Whether the result is no whole number: of what makes fractions, and of all arithmetic with one."""
+    kinds = [type_.text for type_ in operands.inputs if isinstance(type_, OpaqueType)]
+    literals = any(isinstance(attr, float) for attr in _operands(operands))
+    return operands.node.attrs["function"] in FRACTIONS.values() or literals or "float" in kinds
+
+
 def _arithmetic_channels(rules: ChannelRules, operands: Operands) -> None:
-    """The result grows by a fixed amount with each channel: in proportion for a constant factor or divisor."""
+    """The result grows by a fixed amount with each channel: in proportion for a constant factor or divisor.
+
+    A fraction stays the number that it is: what it scales is the function of the network.
+    """
+    if _is_fraction(operands):
+        for i in (0, 1):
+            hold_size(rules, operands, ("operands", i), None)
+        return
     a, b = _operands(operands)
     name = operands.node.attrs["function"]
     layouts = [size_layout(rules, operands, attr) for attr in (a, b)]

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Dim, Node, Parameter, TensorType, Type
+from gngraph.ir import Attr, Dim, Node, Parameter, Ref, TensorType, Type
 from gngraph.ops.stepwise import Read, first_input
 from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, ComputedWeight, Start
 
@@ -125,6 +125,12 @@ class Operands:
     node: Node
     inputs: tuple[Type, ...]
     params: Mapping[str, TensorType]
+
+    def values(self, first: int = 0) -> list[int]:
+        """Numbers of the inputs from `first` on, but for sizes that stand for a number (attributes `literal0` and `literal1`)."""
+        literals = (self.node.attrs.get(name) for name in ("literal0", "literal1"))
+        sizes = {literal.name for literal in literals if isinstance(literal, Ref)}
+        return [i for i in range(first, len(self.inputs)) if self.node.inputs[i] not in sizes]
 
     def tensor(self, index: int = 0) -> TensorType:
         """Type of input `index`; IRError when it is not a tensor."""

@@ -67,6 +67,27 @@ def seen_through_a_view(s: Any, x: Tensor) -> Tensor:
     return z.flatten(1)  # type: ignore[no-any-return]
 
 
+def whole_read_afterwards(s: Any, x: Tensor) -> Tensor:
+    y = s.l(x)
+    part = y[:, 1:]
+    part[:, 0] = 1
+    return y  # type: ignore[no-any-return]
+
+
+def two_parts_changed(s: Any, x: Tensor) -> Tensor:
+    y = s.l(x)
+    part = y[:, 2:]
+    part.mul_(2)
+    y[:, 0] += 1
+    return y  # type: ignore[no-any-return]
+
+
+def part_without(s: Any, x: Tensor) -> Tensor:
+    y = s.l(x).clone()
+    y[:, : y.shape[1] // 2].zero_()
+    return y * y.shape[1] ** -0.5  # type: ignore[no-any-return]
+
+
 def lowest(s: Any, x: Tensor) -> Tensor:
     y = s.l(x)
     return y.masked_fill(x > 0, torch.finfo(y.dtype).min).softmax(1)  # type: ignore[no-any-return]
@@ -121,6 +142,7 @@ def decided_by_a_mask(s: Any, x: Tensor) -> Tensor:
 CALLS = (
     *(marked, grid, counted, laid_out, decided_by_a_mask),
     *(parts, parts_changed, masked_parts, numbered_parts, seen_through_a_view),
+    *(whole_read_afterwards, two_parts_changed, part_without),
     *(lowest, number_as_tensor, by_device, outside),
 )
 
@@ -144,18 +166,16 @@ def test_it_computes_and_trains_as_the_module_does_in_every_form(
     assert torch.equal(written.eval()(X), expected)
 
 
-def whole_read_afterwards(s: Any, x: Tensor) -> Tensor:
+def every_other_changed(s: Any, x: Tensor) -> Tensor:
     y = s.l(x)
-    part = y[:, 1:]
+    part = y[:, ::2]
     part[:, 0] = 1
     return y  # type: ignore[no-any-return]
 
 
-def two_parts_changed(s: Any, x: Tensor) -> Tensor:
+def transpose_changed(s: Any, x: Tensor) -> Tensor:
     y = s.l(x)
-    part = y[:, 2:]
-    part.mul_(2)
-    y[:, 0] += 1
+    y.t()[:1].mul_(2)
     return y  # type: ignore[no-any-return]
 
 
@@ -178,8 +198,8 @@ def decided_by_a_sum_with_data(s: Any, x: Tensor) -> Tensor:
 REFUSED: dict[Callable[[Any, Tensor], Tensor], str] = {
     decided_by_a_sum_with_data: "Python asks for the value of 'gt', which is not known without data",
     decided_by_data: "Python asks for the value of 'gt', which is not known without data",
-    whole_read_afterwards: "node 'setitem' changes a part of 'l' in place, or a view of it, and 'h' reads 'l'",
-    two_parts_changed: "node 'mul_' changes a part of 'l' in place",
+    every_other_changed: "node 'setitem' changes a part of 'l' in place, or a view of it, and 'h' reads 'l'",
+    transpose_changed: "node 'mul_' changes a part of 'l' in place",
     layer_outside: "module 'Rows' calls a module of Linear that is none of its own, so that no state_dict has its 'weight'",
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import outputs64
-from gngraph.analysis.share import share_free_both_ways
+from gngraph.analysis.share import share_free_both_ways, share_in_free_spaces
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.files.archive import load, save
 from gngraph.importing.from_torch import from_torch
@@ -21,11 +21,12 @@ from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel
 from gngraph.source.export import to_source
-from tests.head_networks import BY_HAND, MODULES, built
+from tests.head_networks import BY_HAND, MODULES, WINDOWS, built
 from tests.local_errors import relative
+from tests.training_steps import Trial
 
 BAR = 1e-12
-CASES = {**MODULES, **BY_HAND}
+CASES = {**MODULES, **BY_HAND, "torchvision's Swin": WINDOWS["torchvision's Swin"]}
 
 
 @cache
@@ -60,6 +61,17 @@ def test_every_space_changes_exactly(name: str) -> None:
     again = ChannelSpaces.of(new)
     narrow = morph(new, again, [PruneChannel(space.name, space.size - 1) for space in again.free]).graph
     assert [space.size for space in ChannelSpaces.of(narrow).free] == [space.size + 1 for space in spaces.free]
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_looked_into(name: str) -> None:
+    network, (x,) = built(WINDOWS[name])
+    graph = from_torch(network, x)
+    spaces = ChannelSpaces.of(graph)
+    heads = [space for space in spaces.free if space.size == WINDOWS[name].heads]
+    assert len(heads) == 2 and spaces["features.0.0"].frozen is None
+    assert share_in_free_spaces(graph, spaces) > 0.97
+    assert not list(Trial([[x], [torch.randn(3, *x.shape[1:])]]).differences(network, to_torch(graph)))
 
 
 def test_heads_and_their_stream_are_no_longer_of_one_width(tmp_path: Path) -> None:
