@@ -320,6 +320,7 @@ SHAPES: dict[str, Case] = {
     "a computed bias": Case(
         lambda: Between(lambda m, y: m.part(y), 2, part=ComputedBias()), (3, 6, 6), {"first": 8, "part_query": 2}
     ),
+    "shaped as another": function(lambda y: y.flatten(2).tanh().reshape_as(y) + y.flatten(1).view_as(y)),
     "without a part": Case(
         lambda: Between(lambda m, y: _without_part(y)), (3, 6, 6), {f"first{n}": 2 for n in ("", "#2", "#3", "#4")}
     ),

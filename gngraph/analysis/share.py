@@ -35,7 +35,8 @@ def share_in_free_spaces(graph: Graph, spaces: ChannelSpaces) -> float:
 def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
     """Part of the entries of the inner weights that lie on free spaces along both of their first two axes; 1 where there are none.
 
-    Inner are weights that neither read the network's input, nor write its output, nor are looked up by number.
+    Inner are weights that neither read the network's input, nor write its output, nor are looked up by number, nor have a single
+    entry along one of the two, as those of a depthwise convolution do.
 
     >>> import torch, gngraph
     >>> layers = [torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)]
@@ -53,6 +54,7 @@ def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
         if (
             parameter.kind != "parameter"
             or len(shape) < 2
+            or 1 in shape[:2]
             or any(_is_outer(graph, spaces, name, axis) for axis in (0, 1))
         ):
             continue
@@ -79,6 +81,9 @@ def _is_outer(graph: Graph, spaces: ChannelSpaces, param: str, axis: int) -> boo
             return True
         read = graph.nodes[layer.inputs[0]] if layer.inputs else layer
         channels = spec.channel_axis % max(1, len(read.shape))
-        if not slots and spec.apply is not None and (read.name, channels) not in spaces.layouts:
+        held = all(
+            spaces[name].frozen is not None for name, _ in slots
+        )  # where its dtype is read, its axes are values' too
+        if held and spec.apply is not None and (read.name, channels) not in spaces.layouts:
             return True
     return False

@@ -20,7 +20,7 @@ from gngraph.ops.standardised import STANDARDISED
 
 _LAYERS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _SIZED = ("reshape", "view")
-_RESHAPES = (*_SIZED, "reshape_as", "view_as", "flatten")
+_RESHAPES = (*_SIZED, "flatten")
 _PRODUCTS = (operator.mul, torch.mul, "mul")
 
 
@@ -80,6 +80,10 @@ def standardised_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags
     if shape is None or not (count == shape[0] or counting):
         return None
     within = [layer["weight"], norm, filters, gain, params["gain"], *counting]
+    formed = _shaped_like(layer["weight"], params["weight"], shape)
+    if formed is None:
+        return None
+    within += formed
     attrs = {"eps": given["eps"], **{key: layer[key] for key in ("stride", "padding", "dilation", "groups")}}
     if params["gain"] is not None and params["gain"].target in _PRODUCTS and len(params["gain"].args) == 2:
         params["gain"], attrs["scale"] = params["gain"].args
@@ -123,6 +127,18 @@ def _read_by(count: Any, weight: Any) -> tuple[fx.Node, ...]:
     if isinstance(source, fx.Node) and (source.target, *source.args) in ((getattr, weight, "shape"), ("size", weight)):
         return count, source
     return ()
+
+
+def _shaped_like(reshape: fx.Node, weight: Any, shape: torch.Size) -> list[fx.Node] | None:
+    """The calls that read a weight's shape, in which something is brought; None where that is another shape."""
+    sizes = _sizes(reshape)
+    if sizes == tuple(shape):
+        return []
+    whole = sizes[0].args[0] if sizes and isinstance(sizes[0], fx.Node) else None
+    items = [(size.target, *size.args) if isinstance(size, fx.Node) else () for size in sizes]
+    if not isinstance(whole, fx.Node) or (whole.target, *whole.args) != ("size", weight):
+        return None
+    return [*sizes, whole] if items == [(operator.getitem, whole, i) for i in range(len(shape))] else None
 
 
 def _sizes(reshape: fx.Node) -> tuple[Any, ...]:

@@ -98,6 +98,12 @@ class _Proxy(_Counted):
     def __getattr__(self, k: str) -> _Attribute:
         return _Attribute(self, k)
 
+    def reshape_as(self, other: Any) -> Any:
+        return self.reshape(other.size())
+
+    def view_as(self, other: Any) -> Any:
+        return self.view(other.size())
+
 
 class _Attribute(_Counted, fx.proxy.Attribute):
     pass
