@@ -138,7 +138,7 @@ class EinsumMixer(nn.Module):
 
 
 CASES = {
-    "gpt": (TinyGpt, (7, 5), {"embed": 8, "blocks.0.up": 6, "blocks.1.up": 7, "blocks.0.attention.qkv": 2, "blocks.1.attention.qkv": 2}),
+    "gpt": (TinyGpt, (7, 5), {"embed": 8, "blocks.0.up": 6, "blocks.1.up": 7, **{f"blocks.{i}.attention.qkv": 2 for i in (0, 1)}}),
     "u-net": (UNet, (3, 8, 8), {
         "down1.0": 4, "down1.3": 4, "down2.0": 6, "down2.3": 6, "middle.0": 8, "middle.3": 8, "up2": 6, "merge2.0": 6,
         "merge2.3": 6, "up1": 4, "merge1.0": 4, "merge1.3": 4,

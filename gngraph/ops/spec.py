@@ -128,9 +128,8 @@ class Operands:
 
     def values(self, first: int = 0) -> list[int]:
         """Numbers of the inputs from `first` on, but for sizes that stand for a number (attributes `literal0` and `literal1`)."""
-        literals = (self.node.attrs.get(name) for name in ("literal0", "literal1"))
-        sizes = {literal.name for literal in literals if isinstance(literal, Ref)}
-        return [i for i in range(first, len(self.inputs)) if self.node.inputs[i] not in sizes]
+        attrs, names = self.node.attrs, self.node.inputs
+        return [i for i in range(first, len(names)) if Ref(names[i]) not in (attrs.get("literal0"), attrs.get("literal1"))]
 
     def tensor(self, index: int = 0) -> TensorType:
         """Type of input `index`; IRError when it is not a tensor."""
@@ -219,8 +218,8 @@ class OpSpec:
         positions: how often each entry of the parameter "weight" is multiplied for one sample, as a product of factors; FLOPs
             are twice that.
         products: multiplications of values with values for one sample, each a product of factors; FLOPs are twice their sum.
-        apply: the layer without its bias for another weight, as a function of (node, input, weight); None for other ops.
-        computed: set where a layer computes that weight from its parameter "weight" and others.
+        apply: the layer without its bias for another weight, as a function of (node, input, weight), or None.
+        computed: set where a layer computes that weight.
         channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, whichever of the axes that
             the channel rule lets change.
         linear: whether the value is, in eval mode, affine in some of the inputs together, the others held; of all of them, or
@@ -230,8 +229,7 @@ class OpSpec:
         of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.
         statistics: set where it normalises by the batch in train mode, as BatchNorm does.
         counts: set where it takes statistics over channels, as LayerNorm does and a mean may do; its channel rule says over which.
-        evaluated: the node that one is whose module stays in eval mode while the network trains; None for ops that are the same in
-            both modes.
+        evaluated: the node that one is whose module stays in eval mode while the network trains; None where it is the same.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
         reads: which of the inputs a node's weight of some role reads; `OWN_STATE` or `PASSED_BY` where it is none of
             them alone, and None where it reads nothing.
@@ -282,8 +280,8 @@ class OpSpec:
 
     def is_dense(self, node: Node) -> bool:
         """Whether a node is a layer all of whose outputs read all of its inputs, by its parameter itself."""
-        dense = not self.channelwise and int(node.attrs.get("groups", 1)) == 1
-        return self.apply is not None and self.computed is None and dense
+        apart = self.channelwise or self.computed is not None
+        return self.apply is not None and not apart and int(node.attrs.get("groups", 1)) == 1
 
     def call_of(self, function: Callable[..., Any] | str) -> Call | None:
         """How a function, or the tensor method of that name, is called as this op; None where it is not this op."""
