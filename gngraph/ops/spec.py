@@ -128,8 +128,8 @@ class Operands:
 
     def values(self, first: int = 0) -> list[int]:
         """Numbers of the inputs from `first` on, but for sizes that stand for a number (attributes `literal0` and `literal1`)."""
-        attrs, names = self.node.attrs, self.node.inputs
-        return [i for i in range(first, len(names)) if Ref(names[i]) not in (attrs.get("literal0"), attrs.get("literal1"))]
+        literals = [self.node.attrs.get(key) for key in ("literal0", "literal1")]
+        return [i for i in range(first, len(self.inputs)) if Ref(self.node.inputs[i]) not in literals]
 
     def tensor(self, index: int = 0) -> TensorType:
         """Type of input `index`; IRError when it is not a tensor."""
