@@ -48,8 +48,8 @@ class _Ordered(click.Group):
 def gngraph(context: click.Context, traceback: bool) -> None:
     """Grow and shrink PyTorch networks by graph rewrites that a Gauss-Newton model of the loss chooses.
 
-    MODEL is a gngraph archive, the folder of a run, run@3 for the network after its third round, a whole module saved by
-    torch.save, a state dict with --arch, or pkg.module:factory.
+    MODEL is a gngraph archive, the folder of a run, run@3 for the network after its third round, an ONNX or torch.export
+    (.pt2) file, a whole module saved by torch.save, a state dict with --arch, or pkg.module:factory.
     """
     require_alone(str(context.invoked_subcommand))
 

@@ -110,12 +110,12 @@ class RunState:
         if own is not None:
             now = _unpacked(graph, own["optimizer"], tensors, "training/")
             epochs = tuple(EpochRecord(**epoch) for epoch in own["epochs"])
-            average, best = ({name: tensors[f"{kind}/{name}"] for name in own[kind]} for kind in _BESIDE)
-            state.progress = Progress(*now, epochs, _part(own["part"], tensors), average, best)
+            beside = ({name: tensors[f"{kind}/{name}"] for name in own[kind]} for kind in _BESIDE)
+            state.progress = Progress(*now, epochs, _part(own["part"], tensors), *beside)
         return state
 
 
-_BESIDE = ("average", "best")
+_BESIDE = ("average", "best", "scaling")
 """Fields of a `Progress` that are tensors by name, the last ones, in order."""
 
 

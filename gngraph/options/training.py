@@ -12,7 +12,7 @@ from gngraph.options.values import OwnFunction, Positive, Within
 
 OptimizerName = Literal["sgd", "adamw"]
 
-TrainPrecision = Literal["float32", "bf16"]
+TrainPrecision = Literal["auto", "float32", "bf16", "fp16"]
 
 RATES: Mapping[str, float] = {"sgd": 0.1, "adamw": 2e-3}
 """Learning rate of each optimiser where none is given; they suit small networks with BatchNorm."""
@@ -60,8 +60,9 @@ class TrainOptions(Options):
         "Pieces of a batch that are computed one after the other, each in a part of the memory; their gradients add up.",
     )
     precision: TrainPrecision = option(
-        "float32",
-        "What layers are trained in: float32, or bf16 by autocast, where weights, their gradients and the loss stay in float32.",
+        "auto",
+        "What layers are trained in: float32; bf16 or fp16 by autocast, where weights, gradients and the loss stay in float32 "
+        "(fp16 scales the loss); auto is bf16 on a GPU that computes in it, else float32.",
     )
     ema: Annotated[float, Within(above=0, below=1)] | None = option(
         None,

@@ -77,6 +77,7 @@ class Gradients:
         device: of the batches.
         piece: samples of a batch that are computed at a time; halved, and named in a `GnGraphNote`, where memory runs out.
         targets: makes of the targets of the data those that the module is trained to give.
+        scaler: of the loss, and so of the gradients; it takes the steps of the optimizer, and unscales them before.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class Gradients:
         device: torch.device,
         piece: int = WHOLE,
         targets: Callable[[Any], Any] = lambda y: y,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
+        self.scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
         self.module, self.objective, self.optimizer = module, objective, optimizer
         self.piece, self.targets = piece, targets
         self.ranks = here()
@@ -131,7 +134,7 @@ class Gradients:
 
     def _passes(self, x: Tensor, y: Any, share: float = 1.0) -> tuple[Tensor, Tensor | None]:
         losses, right = self.objective(self.module, x, y)
-        torch.autograd.backward(losses.mean() * share)
+        torch.autograd.backward(self.scaler.scale(losses.mean() * share))
         return losses.detach(), right
 
     def _in_pieces(self, x: Tensor, y: Any, size: int) -> Sums:

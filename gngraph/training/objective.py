@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,15 @@ from gngraph.errors import OptionError, TrainingError
 from gngraph.ir import Graph
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
-from gngraph.options.training import TrainPrecision
 from gngraph.running.evaluation import correct
 from gngraph.running.memory import out_of_memory
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import seeded
+
+LayerPrecision = Literal["float32", "bf16", "fp16"]
+"""A precision that is no longer to be chosen."""
+
+_TYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Objective(Protocol):
@@ -56,14 +60,14 @@ class OfLoss:
     repeats: ClassVar[bool] = True
 
     loss: Loss
-    precision: TrainPrecision = "float32"
+    precision: LayerPrecision = "float32"
 
     def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
         """See `Objective`."""
         with _computing_in(self.precision, x.device):
             outputs = module(x)
         if self.precision != "float32":
-            outputs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, outputs)
+            outputs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == _TYPES[self.precision] else t, outputs)
         return self.loss.per_sample(outputs, y), correct(self.loss, outputs, y)
 
 
@@ -81,7 +85,7 @@ class OfOwnStep:
 
     name: str
     step: Callable[..., Any]
-    precision: TrainPrecision = "float32"
+    precision: LayerPrecision = "float32"
 
     def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
         """See `Objective`; the mean stands for each sample.
@@ -122,7 +126,7 @@ def objective_of(options: TrainOptions, problem: Problem) -> Objective:
         OptionError: the function of the user's own is not there, or cannot be called with a network and a batch.
     """
     if options.train_step is None:
-        return OfLoss(problem.loss_fn, options.precision)
+        return OfLoss(problem.loss_fn, precision_of(options, problem))
     try:
         step = resolved(options.train_step)
     except CallError as error:
@@ -133,15 +137,50 @@ def objective_of(options: TrainOptions, problem: Problem) -> Objective:
         raise OptionError(
             f"the train step '{options.train_step}' is called as train_step(model, batch), which it does not take: {error}"
         ) from error
-    return OfOwnStep(options.train_step, step, options.precision)
+    return OfOwnStep(options.train_step, step, precision_of(options, problem))
 
 
-def _computing_in(precision: TrainPrecision, device: torch.device) -> AbstractContextManager[Any]:
+def precision_of(options: TrainOptions, problem: Problem) -> LayerPrecision:
+    """What layers are trained in. A step of the user's own is left to decide, unless it is asked for.
+
+    Args:
+        options: of the training.
+        problem: names the device.
+    """
+    if options.precision != "auto":
+        return options.precision
+    able = torch.device(problem.device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if able and options.train_step is None else "float32"
+
+
+def scaler_of(options: TrainOptions, problem: Problem, kept: Mapping[str, Tensor]) -> torch.amp.GradScaler:
+    """What scales the loss, so that gradients in fp16 do not vanish; it does nothing in other precisions.
+
+    Args:
+        options: of the training.
+        problem: names the device.
+        kept: what `scaling` gave, to go on from there; empty at the beginning.
+    """
+    device = torch.device(problem.device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision_of(options, problem) == "fp16")
+    if kept:
+        scaler.load_state_dict({name: value.item() for name, value in kept.items()})
+    scaler.scale(torch.zeros((), device=device))  # its scale is there before a GPU captures a pass
+    return scaler
+
+
+def scaling(scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    """Where the scale of the loss is, as a checkpoint keeps it."""
+    kinds = {float: torch.float64, int: torch.int64}
+    return {name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in scaler.state_dict().items()}
+
+
+def _computing_in(precision: LayerPrecision, device: torch.device) -> AbstractContextManager[Any]:
     """What layers run within to compute so."""
     if precision == "float32":
         return nullcontext()
     # weights that were cast before a GPU captures a pass would be missing from what it replays
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cuda")
+    return torch.autocast(device.type, _TYPES[precision], cache_enabled=device.type != "cuda")
 
 
 def require_objective(options: TrainOptions, graph: Graph, problem: Problem) -> None:
@@ -166,14 +205,15 @@ def require_objective(options: TrainOptions, graph: Graph, problem: Problem) -> 
 
 
 def objective_told(options: TrainOptions, problem: Problem) -> str | None:
-    """What to say where a step of the user's own trains by something else than what candidates are predicted by; else None.
+    """What to say of a precision below float32, or of a step of the user's own, by which nothing is predicted; else None.
 
     Args:
         options: of the training.
         problem: names the loss.
     """
     if options.train_step is None:
-        return None
+        found = precision_of(options, problem)
+        return None if found == "float32" else f"layers are trained in {found} by autocast (see --precision)"
     return (
         f"training minimises what '{options.train_step}' returns; what candidates do is predicted, and networks are judged and "
         f"tested, by the loss '{problem.loss_fn.name}' of what the network returns, as a mean over independent samples"

@@ -68,6 +68,7 @@ class Progress:
         part: the epoch that began; None at the end of one.
         average: of the parameters, by name, where it is taken.
         best: parameters and statistics, by name, of the network of the lowest loss, where training may end early.
+        scaling: of the loss, in fp16.
     """
 
     graph: Graph
@@ -76,6 +77,7 @@ class Progress:
     part: PartEpoch | None
     average: Mapping[str, torch.Tensor] = field(default_factory=dict)
     best: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    scaling: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gngraph.running.seeding import mixed, seeded
 from gngraph.training.averaging import Average
 from gngraph.training.divergence import Course, constant_of
 from gngraph.training.gradients import WHOLE, Gradients, Sums
-from gngraph.training.objective import OfLoss, objective_of
+from gngraph.training.objective import OfLoss, objective_of, scaler_of, scaling
 from gngraph.training.optimizer_state import OptimizerState, extract, remembered, restore
 from gngraph.training.optimizers import OwnRates, StretchRates, fresh_optimizer, rates_of
 from gngraph.training.patience import Patience
@@ -111,7 +111,8 @@ class Trainer:
         optimizer = fresh_optimizer(self.options, parameters.values())
         rates = rates_of(self.options, optimizer, stretch, stretch.epochs * self._steps)
         restore(optimizer, parameters, state)
-        gradients = Gradients(module, objective, optimizer, self.device, self.piece, units.targets)
+        scaler = scaler_of(self.options, self.problem, done.scaling if done is not None else {})
+        gradients = Gradients(module, objective, optimizer, self.device, self.piece, units.targets, scaler)
         records, part = ([*done.epochs], done.part) if done is not None else ([], None)
         stepped = len(records) * self._steps + (part.steps if part is not None else 0)
         average = Average(parameters, self.options.ema, done.average if done is not None else {}, stepped)
@@ -125,10 +126,12 @@ class Trainer:
             if watch.due(part is None):
                 there = _taken_back(graph, module), remembered(optimizer, parameters)
                 own = {} if patience.best is None else {n: p.data for n, p in patience.best.params.items()}
-                watch.keep(Progress(*there, tuple(records), part() if part else None, average.values, own))
+                beside = average.values, own, scaling(scaler)
+                watch.keep(Progress(*there, tuple(records), part() if part else None, *beside))
 
         def stepping() -> None:
-            gradients.optimizer.step()
+            scaler.step(gradients.optimizer)
+            scaler.update()
             average.follow()
 
         for epoch in range(len(records), stretch.epochs):
@@ -187,6 +190,7 @@ class Trainer:
                 except (RuntimeError, ValueError) as error:  # of an op in train mode
                     raise TrainingError(_untrainable(graph, len(x), error)) from error
                 if self.options.clip is not None:
+                    gradients.scaler.unscale_(gradients.optimizer)
                     nn.utils.clip_grad_norm_(gradients.module.parameters(), self.options.clip)
                 stepping()
                 rates.end()

@@ -65,7 +65,12 @@ RUNS: dict[str, Callable[[Path], GrowthResult]] = {
         train={"optimizer": "adamw", "batch_size": 64},
     ),
     "an average, and an early end": lambda out: begun(
-        dropping(), out, rounds=1, depth="keep", final_epochs=3, train={"ema": 0.9, "patience": 1, "batch_size": 64}
+        dropping(),
+        out,
+        rounds=1,
+        depth="keep",
+        final_epochs=3,
+        train={"ema": 0.9, "patience": 1, "batch_size": 64, "precision": "fp16"},
     ),
     "shrink": lambda out: begun(small_vgg(), out, "shrink", epochs=2, to=0.6),
 }

@@ -10,7 +10,7 @@ import torch
 
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
-from gngraph.options.training import OptimizerName
+from gngraph.options.training import OptimizerName, TrainPrecision
 from gngraph.running.problem import Problem
 from gngraph.training import training
 from gngraph.training.optimizer_state import OptimizerState
@@ -41,13 +41,15 @@ def assert_same(a: Trained, b: Trained) -> None:
     assert_same_state(a.state, b.state)
 
 
-@pytest.mark.parametrize(("build", "optimizer"), [(dropping, "adamw"), (small_vgg, "sgd")])
+@pytest.mark.parametrize(
+    ("build", "optimizer", "precision"), [(dropping, "adamw", "fp16"), (small_vgg, "sgd", "float32")]
+)
 def test_training_goes_on_from_any_step(
-    build: Callable[[], Graph], optimizer: OptimizerName, monkeypatch: pytest.MonkeyPatch
+    build: Callable[[], Graph], optimizer: OptimizerName, precision: TrainPrecision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECK_EVERY", 2)  # losses are summed up in pieces, of which some are left open
     graph, stretch = build(), Stretch(2, "cosine", warmup=0.5, first_epoch=3)
-    trainer = Trainer(augmented(), TrainOptions(optimizer, batch_size=32))
+    trainer = Trainer(augmented(), TrainOptions(optimizer, batch_size=32, precision=precision))
     before = trainer.train(graph, Stretch(1)).state
     kept: list[Progress] = []
     whole = trainer.train(graph, stretch, before, watch=Watch(lambda epoch_ended: True, kept.append))
