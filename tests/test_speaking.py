@@ -132,6 +132,7 @@ def test_shells_complete_names_of_data_seeds_and_passes() -> None:
     assert {*AUGMENT_NAMES} == {*AUGMENTATIONS.known, NONE}
     assert completions("seed", "resnet") == ["resnet20", "resnet32", "resnet56"]
     assert completions("train", "seed.gng", "--data", "") == [*SOURCES]
+    assert completions("train", "seed.gng", "--augment", "flip,mi") == ["flip,mixup"]
     assert completions("apply", "cleanup,new") == ["cleanup,new-channels"] and completions("passes", "me") == [
         "merge-channels"
     ]

@@ -48,11 +48,17 @@ def check_fit(graph: Graph, problem: Problem) -> None:
             f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
         )
     x, y = first_samples(problem.train, 2)
+    tokens = problem.data.preprocess if isinstance(problem.data, Data) else None
     try:
         outputs = run(graph.to(device="cpu"), x)
-        if isinstance(problem.data, Data) and isinstance(problem.data.preprocess, Tokens):
-            run(graph.to(device="cpu"), torch.full_like(x, problem.data.preprocess.count - 1))
+        if isinstance(tokens, Tokens):
+            run(graph.to(device="cpu"), torch.full_like(x, tokens.count - 1))
     except (RuntimeError, IndexError) as error:
+        if isinstance(tokens, Tokens) and isinstance(error, IndexError):
+            raise DataError(
+                f"network '{graph.name}' reads fewer tokens than the '{tokens.count}' of {name}; make the network with that many "
+                f"(gngraph seed --classes {tokens.count})"
+            ) from error
         raise DataError(f"network '{graph.name}' does not run on {name}, {_described(x)}: {error}") from error
     for loss, output, _ in parts_of(problem.loss_fn, outputs, y):
         _check_outputs(graph.name, loss, output, name, problem)

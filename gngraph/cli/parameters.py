@@ -151,10 +151,10 @@ class Word(click.ParamType[Any]):
         return f"[{'|'.join(words)}]{several}" if words != [name] else name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Words that it can be, of a list its last item; files and folders where it may be a path."""
-        hint = self.entry.hint
+        """Words that it can be, of a list or a text of names its last item; files and folders where it may be a path."""
+        hint, several = self.entry.hint, get_origin(self.entry.hint) is tuple or "," in incomplete
         files = [CompletionItem(incomplete, type="file")] if may_be_path(hint) else []
-        return [*files, *completed(choices(hint), incomplete, several=get_origin(hint) is tuple)]
+        return [*files, *completed(choices(hint), incomplete, several=several)]
 
 
 def completed(words: Iterable[str], incomplete: str, *, several: bool) -> list[CompletionItem]:
