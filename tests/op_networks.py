@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from tests.recurrent_networks import Cells
 from tests.small_networks import calibrated
@@ -124,6 +125,22 @@ class StandardisedSteps(nn.Module):
         return cast(Tensor, self.depths(self.groups(x.tanh()).unflatten(2, (2, 3))).flatten(2, 3))
 
 
+def _normalised_steps() -> nn.Module:
+    """Weights of a direction and a length: layers of all ranks."""
+    lines, depths = nn.Sequential(nn.Flatten(2), weight_norm(nn.Conv1d(6, 4, 3, padding=1))), nn.Unflatten(2, (2, 3, 6))
+    layers = [
+        weight_norm(nn.Conv2d(8, 6, 1)),
+        nn.ReLU(),
+        lines,
+        nn.Tanh(),
+        depths,
+        weight_norm(nn.Conv3d(4, 5, 1, bias=False)),
+    ]
+    return nn.Sequential(
+        *layers, nn.Tanh(), nn.Flatten(), weight_norm(nn.Linear(5 * 36, 7)), nn.Unflatten(1, (7, 1, 1))
+    )
+
+
 NORMS: dict[str, Case] = {
     "group norm": module(lambda: nn.GroupNorm(4, 8), free=4),
     "group norm without parameters": module(lambda: nn.GroupNorm(2, 8, affine=False), free=2),
@@ -144,6 +161,10 @@ NORMS: dict[str, Case] = {
     "standardised weights": Case(
         lambda: Between(lambda m, y: m.part(y), part=StandardisedSteps()), (3, 6, 6),
         {"first": 8, "part.flat": 6, "part.line": 2, "part.groups": 3, "part.depths": 8},
+    ),
+    "normalised weights": Case(
+        lambda: Between(lambda m, y: m.part(y), 7, part=_normalised_steps()), (3, 6, 6),
+        {"first": 8, **{f"part.{at}.parametrizations.weight": n for at, n in (("0", 6), ("2.1", 4), ("5", 5), ("8", 7))}},
     ),
     "a standardised weight": Case(
         lambda: Between(lambda m, y: m.part(y.relu()), 4, part=Standardised(2, 8, 4)), (3, 6, 6), {"first": 8, "part": 4}

@@ -12,9 +12,9 @@ from torch import fx, nn
 from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
 from gngraph.importing.fx_calls import bind, dispatched, scopes
+from gngraph.importing.fx_computed import computed_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_shapes import rounded_up, shape_node
-from gngraph.importing.fx_standardised import standardised_layer
 from gngraph.importing.joining import Joined
 from gngraph.importing.norm_counters import COUNTER, counting
 from gngraph.importing.recorded_types import ForeignValue, record
@@ -93,9 +93,9 @@ class _Builder:
         self.reads: dict[fx.Node, str] = {}
         self.transposed: dict[fx.Node, str] = {}
         shapes = {name: p.data.shape for name, p in self.params.items() if p.kind == "parameter" and not p.aliases}
-        found = {node: standardised_layer(node, shapes, joint.flags) for node in joint.graph.nodes}
-        self.standardised = {node: layer for node, layer in found.items() if layer is not None}
-        self.within = {node for layer in self.standardised.values() for node in layer.within}
+        found = {node: computed_layer(node, shapes, joint.flags) for node in joint.graph.nodes}
+        self.computed = {node: layer for node, layer in found.items() if layer is not None}
+        self.within = {node for layer in self.computed.values() for node in layer.within}
         self.recorded: Callable[[fx.Node], ForeignValue] | None = None
 
     def build(self, example: Example) -> Graph:
@@ -125,8 +125,8 @@ class _Builder:
             self.reads[fx_node] = self.parameter(str(fx_node.target))
         elif fx_node.op == "call_module":
             self.leaf(fx_node)
-        elif fx_node in self.standardised:
-            node = self.standardised[fx_node].node(self, fx_node, self.reads)
+        elif fx_node in self.computed:
+            node = self.computed[fx_node].node(self, fx_node, self.reads)
             self.add(fx_node, replace(node, scope=self.scope(fx_node)))
         elif fx_node in self.within or rounded_up(self, fx_node) is not None:
             return

@@ -28,6 +28,7 @@ from gngraph.ops import (
     shape,
     sizes,
     standardised,
+    weight_norm,
 )
 from gngraph.ops.draft import draft_of
 from gngraph.ops.spec import (
@@ -88,4 +89,5 @@ __all__ = [
     "spec_of_function",
     "spec_of_module",
     "standardised",
+    "weight_norm",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -10,11 +12,15 @@ from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Operands, OpSpec, register, signature
 from gngraph.ops.starts import of_layer, within
 
+_PER_ROW: Mapping[str, Fresh] = {"bias": "zeros", "gain": "ones"}
+"""Roles of parameters with an entry for each row, and how that of a new one starts."""
 
-def _infer(operands: Operands) -> Type:
+
+def infer_linear(operands: Operands) -> Type:
+    """Type of what a linear layer gives."""
     x, weight = operands.tensor(), operands.params["weight"].shape
     if x.shape[-1] != weight[1]:
         raise IRError(
@@ -23,18 +29,21 @@ def _infer(operands: Operands) -> Type:
     return TensorType(x.dtype, (*x.shape[:-1], weight[0]))
 
 
-def _positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
+def linear_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
+    """How often each entry of the weight is multiplied for one sample."""
     return sizes_of(operands, 0, range(len(operands.tensor().shape) - 1))
 
 
-def _channels(rules: ChannelRules, operands: Operands) -> None:
+def linear_channels(rules: ChannelRules, operands: Operands) -> None:
+    """Rows write features, and columns read them."""
     last = len(operands.tensor().shape) - 1
     for axis in range(last):
         rules.set(axis, rules.layout(0, axis))
     rules.consume("weight", 1, rules.layout(0, last))
     out = rules.produce("weight", 0)
-    if "bias" in operands.params:
-        rules.follow("bias", 0, out, "zeros")
+    for role, fresh in _PER_ROW.items():
+        if role in operands.params:
+            rules.follow(role, 0, out, fresh)
     rules.set(last, out)
 
 
@@ -50,10 +59,10 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
 register(
     OpSpec(
         "linear",
-        _infer,
-        _channels,
+        infer_linear,
+        linear_channels,
         _emit,
-        positions=_positions,
+        positions=linear_positions,
         apply=lambda node, x, weight: F.linear(x, weight),
         linear=True,
         channel_axis=-1,
@@ -68,11 +77,11 @@ def _infer_with_bias(operands: Operands) -> Type:
     node, out, bias = operands.node, operands.params["weight"].shape[0], operands.tensor(1).shape
     if bias != (out,):
         raise IRError(f"node '{node.name}' (linear_with_bias) writes {out} features, but its bias is {bias}")
-    return _infer(operands)
+    return infer_linear(operands)
 
 
 def _channels_with_bias(rules: ChannelRules, operands: Operands) -> None:
-    _channels(rules, operands)
+    linear_channels(rules, operands)
     rules.set(len(operands.tensor().shape) - 1, rules.unify([rules.produce("weight", 0), rules.layout(1, 0)]))
 
 
@@ -88,7 +97,7 @@ register(
         _infer_with_bias,
         _channels_with_bias,
         _emit_with_bias,
-        positions=_positions,
+        positions=linear_positions,
         apply=lambda node, x, weight: F.linear(x, weight),
         linear=True,
         channel_axis=-1,
@@ -133,7 +142,7 @@ register(
         _infer_transposed,
         _transposed_channels,
         _emit_transposed,
-        positions=_positions,
+        positions=linear_positions,
         linear=True,
         channel_axis=-1,
         starts=_STARTS,
@@ -169,7 +178,7 @@ register(
         _infer_addmm,
         _addmm_channels,
         _emit_addmm,
-        positions=_positions,
+        positions=linear_positions,
         linear=True,
         channel_axis=-1,
         starts=_STARTS,

@@ -190,8 +190,10 @@ def padding_rows(graph: Graph, param: str) -> tuple[int, ...]:
 def _reweighted(graph: Graph, spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[str]:
     """Parameters from which a layer computes its weight, of which not whole filters alone come and go."""
     given = {param for edit in edits.values() for table in (edit.rows, edit.out, edit.shift) for param in table}
-    read = {slot.param for name in edits for slot in spaces[name].slots if slot.role is Role.CONSUME}
-    return (given | read).intersection(computing(graph))
+    slots = [
+        slot for name in edits for slot in spaces[name].slots if slot.role is Role.CONSUME or name in spaces.counters
+    ]
+    return (given | {slot.param for slot in slots}).intersection(computing(graph))
 
 
 def _give_weight(

@@ -1,0 +1,174 @@
+"""Reading torch.fx calls of layers whose weight is standardised or normalised, filter by filter, before it is used."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+from gngraph.importing.fx_calls import Flags, bind
+from gngraph.importing.fx_shapes import Importer
+from gngraph.importing.tracer import WITHOUT_GRADIENT
+from gngraph.ir import Attr, Node
+from gngraph.ops import lookup
+from gngraph.ops.standardised import STANDARDISED
+from gngraph.ops.weight_norm import NORMALISED
+
+_LAYERS = {F.conv1d: "conv1d", F.conv2d: "conv2d", F.conv3d: "conv3d", F.linear: "linear"}
+_OPTIONS = ("stride", "padding", "dilation", "groups")
+_SIZED = ("reshape", "view")
+_RESHAPES = (*_SIZED, "flatten")
+_PRODUCTS = (operator.mul, torch.mul, "mul")
+
+
+@dataclass(frozen=True)
+class ComputedLayer:
+    """A layer whose weight is computed.
+
+    Attributes:
+        op: which.
+        source: fx node that it reads.
+        params: fx nodes that read its parameters, by role.
+        attrs: of the op.
+        within: the calls that make its weight, which nothing else reads.
+    """
+
+    op: str
+    source: fx.Node
+    params: Mapping[str, fx.Node]
+    attrs: Mapping[str, Any]
+    within: tuple[fx.Node, ...]
+
+    def node(self, importer: Importer, fx_node: fx.Node, reads: Mapping[fx.Node, str]) -> Node:
+        """The node of the call.
+
+        Args:
+            importer: the import under way.
+            fx_node: the call.
+            reads: fx node -> the parameter that it reads.
+        """
+        attrs: dict[str, Attr] = {key: importer.attr(value) for key, value in self.attrs.items()}
+        params = {role: reads[node] for role, node in self.params.items()}
+        return Node(fx_node.name, self.op, (importer.value(self.source),), params, attrs)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight that is computed: the beginning of the op's name, what it is read from, how, and the calls that it takes."""
+
+    kind: str
+    params: Mapping[str, Any]
+    attrs: Mapping[str, Any]
+    within: tuple[Any, ...]
+
+
+def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> ComputedLayer | None:
+    """The layer that a call is, if its weight is computed filter by filter, and nothing else reads a part of it; else None.
+
+    Args:
+        fx_node: a call.
+        shapes: of the parameters that have one name, by it.
+        flags: arguments that differ between the modes.
+    """
+    op = _LAYERS.get(fx_node.target) if callable(fx_node.target) else None
+    layer = bind(lookup(op).functions[fx_node.target], fx_node, flags) if op is not None else None
+    if op is None or layer is None or not isinstance(layer["weight"], fx.Node):
+        return None
+    weight = _standardised(layer["weight"], shapes, flags) or _normalised(layer["weight"])
+    if weight is None or (weight.kind == STANDARDISED and op == "linear"):
+        return None
+    params = {role: node for role, node in (*weight.params.items(), ("bias", layer["bias"])) if node is not None}
+    held = {role: _shape(node, shapes) for role, node in params.items()}
+    shape, within = held["weight"], {n for n in weight.within if isinstance(n, fx.Node) and n.op != "get_attr"}
+    if shape is None or any(n.meta.get(WITHOUT_GRADIENT) for n in within):
+        return None
+    per_filter = [own for role, own in held.items() if role != "weight"]
+    if any(own is None or own[0] != own.numel() or own[0] != shape[0] for own in per_filter):
+        return None
+    targets = {node.target for node in params.values()}
+    reading = [node for node in fx_node.graph.nodes if node.op == "get_attr" and node.target in targets]
+    if not all(set(node.users) <= {*within, fx_node} for node in (*within, *reading)):
+        return None
+    attrs = {**weight.attrs, **{key: layer[key] for key in _OPTIONS if key in layer}}
+    return ComputedLayer(f"{weight.kind}{op}", layer["input"], params, attrs, tuple(within))
+
+
+def _normalised(made: fx.Node) -> _Weight | None:
+    """A direction times a length, filter by filter, as `torch.nn.utils.weight_norm` computes it."""
+    if made.target is not torch._weight_norm or made.kwargs or tuple(made.args[2:]) not in ((), (0,)):
+        return None
+    return _Weight(NORMALISED, {"weight": made.args[0], "gain": made.args[1]}, {}, (made,))
+
+
+def _standardised(made: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> _Weight | None:
+    """What a batch norm gives of filters in a row, each less its mean and over its deviation, brought into the form that it had."""
+    norm = _reshaped(made)
+    given = None
+    if norm is not None and norm.target is F.batch_norm:
+        given = bind(lookup("batch_norm").functions[F.batch_norm], norm, flags)
+    if given is None or given["training"] is not True:
+        return None
+    if given["running_mean"] is not None or given["running_var"] is not None or given["bias"] is not None:
+        return None
+    filters, gain = given["input"], _reshaped(given["weight"])
+    weight = _reshaped(filters)
+    shape = _shape(weight, shapes)
+    sizes = _sizes(filters) if shape is not None and filters.target in _SIZED else ()
+    count = sizes[1] if len(sizes) == 3 and (sizes[0], sizes[2]) == (1, -1) else None
+    counting = _read_by(count, weight)
+    formed = _shaped_like(made, weight, shape) if shape is not None else None
+    if shape is None or formed is None or not (count == shape[0] or counting):
+        return None
+    within, attrs = [made, norm, filters, given["weight"], gain, *counting, *formed], {"eps": given["eps"]}
+    if gain is not None and gain.target in _PRODUCTS and len(gain.args) == 2:
+        gain, attrs["scale"] = gain.args  # type: ignore[assignment]
+    plain = type(attrs.get("scale", 1.0)) is float
+    return _Weight(STANDARDISED, {"weight": weight, "gain": gain}, attrs, tuple(within)) if plain else None
+
+
+def _shape(value: Any, shapes: Mapping[str, torch.Size]) -> torch.Size | None:
+    """Shape of the parameter that a value is."""
+    return shapes.get(str(value.target)) if isinstance(value, fx.Node) and value.op == "get_attr" else None
+
+
+def _reshaped(value: Any) -> fx.Node | None:
+    """What a call reshapes, or the value itself where it is another call."""
+    if not isinstance(value, fx.Node):
+        return None
+    if value.target not in _RESHAPES:
+        return value
+    return value.args[0] if value.args and isinstance(value.args[0], fx.Node) else None
+
+
+def _read_by(count: Any, weight: Any) -> tuple[fx.Node, ...]:
+    """The calls that read how many filters a weight has; none where `count` is something else."""
+    if not isinstance(count, fx.Node):
+        return ()
+    if (count.target, *count.args) == ("size", weight, 0):
+        return (count,)
+    source = count.args[0] if (count.target, *count.args[1:]) == (operator.getitem, 0) else None
+    if isinstance(source, fx.Node) and (source.target, *source.args) in ((getattr, weight, "shape"), ("size", weight)):
+        return count, source
+    return ()
+
+
+def _shaped_like(reshape: fx.Node, weight: Any, shape: torch.Size) -> list[fx.Node] | None:
+    """The calls that read a weight's shape, in which something is brought; None where that is another shape."""
+    sizes = _sizes(reshape)
+    if sizes == tuple(shape):
+        return []
+    whole = sizes[0].args[0] if sizes and isinstance(sizes[0], fx.Node) else None
+    items = [(size.target, *size.args) if isinstance(size, fx.Node) else () for size in sizes]
+    if not isinstance(whole, fx.Node) or (whole.target, *whole.args) != ("size", weight):
+        return None
+    return [*sizes, whole] if items == [(operator.getitem, whole, i) for i in range(len(shape))] else None
+
+
+def _sizes(reshape: fx.Node) -> tuple[Any, ...]:
+    sizes = reshape.args[1:]
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
