@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces, Role
-from gngraph.analysis.equivalence import outputs64
+from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.lowering.probe import probe_of
 from gngraph.rewrite.morphing import morph
-from gngraph.rewrite.morphism import NewChannel
+from gngraph.rewrite.morphism import NewChannel, SplitChannel
 from tests.morphism_errors import difference, errors_of, value_masked
 from tests.small_networks import NETWORKS, imported
 
@@ -143,6 +143,13 @@ class ViewedByAnotherSize(nn.Module):
         return self.head(y) + x.view(x.size(0), y.size(1), -1).mean()  # type: ignore[no-any-return]
 
 
+def test_a_number_that_is_read_off_a_width_stays_what_it_is() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    graph = from_torch(ScaledBySize(), x).to(torch.float64)
+    new = morph(graph, ChannelSpaces.of(graph), [NewChannel("conv"), SplitChannel("conv", 0)]).graph
+    assert relative_error(graph, new) < 1e-12
+
+
 def test_a_shape_that_is_read_off_another_width_is_held() -> None:
     x = torch.randn(2, 3, 8, 8)
     graph = from_torch(ViewedByAnotherSize(), x).to(torch.float64)
@@ -170,7 +177,6 @@ class WidthOfTheImage(nn.Module):
         (AddedToInput(), (3, 8, 8), "conv", "combined with a value of fixed size (node 'add')"),
         (PaddedChannels(), (3, 8, 8), "conv", "(node 'pad')"),
         (TransposedTie(), (6,), "encoder", "(node "),
-        (ScaledBySize(), (3, 8, 8), "conv", "(node 'mul')"),
         (WidthOfTheImage(), (3, 8, 8), "along", "it is convolved over (node 'head')"),
     ],
 )
