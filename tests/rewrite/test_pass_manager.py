@@ -184,9 +184,9 @@ def test_every_option_survives_text(entry: Options) -> None:
     [
         (
             "split-chanels",
-            "no pass 'split-chanels'; did you mean 'split-channels'? Choose from cleanup, collapse-layers, ",
+            "no pass 'split-chanels'; did you mean 'split-channels'? Choose from change-stride, cleanup, collapse-layers, ",
         ),
-        ("frobnicate", "no pass 'frobnicate'; choose from cleanup, "),
+        ("frobnicate", "no pass 'frobnicate'; choose from change-stride, cleanup, "),
         (
             "cleanup,split-channels{cout=1}",
             "no option 'cout'; did you mean 'count'? Choose from channels, count, space",
@@ -206,7 +206,7 @@ def test_every_option_survives_text(entry: Options) -> None:
         ("split-channels{count}", "expected option=value"),
         ("cleanup cleanup", "expected ',' or the end, not 'c' (at character 9 "),
         ("cleanup}", "expected ',' or the end, not '}'"),
-        ("", "expected the name of a pass: one of cleanup, "),
+        ("", "expected the name of a pass: one of change-stride, cleanup, "),
         ("cleanup,", "expected the name of a pass"),
     ],
 )
