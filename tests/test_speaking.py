@@ -128,7 +128,9 @@ def completions(*words: str) -> list[str]:
 
 def test_shells_complete_names_of_data_seeds_and_passes() -> None:
     importlib.import_module("gngraph.passes")
-    registered = {manual.name for manual in manuals()} - {"widen-first"}  # which docs/extending.md registers where it is run
+    registered = {manual.name for manual in manuals()} - {
+        "widen-first"
+    }  # which docs/extending.md registers where it is run
     assert {*SEED_NAMES} == {*SEEDS} and {*PASS_NAMES} == registered
     assert {*AUGMENT_NAMES} == {*AUGMENTATIONS.known, NONE}
     assert completions("seed", "resnet") == ["resnet20", "resnet32", "resnet56"]

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import SequenceMatcher
 
-import networkx as nx
-
 from gngraph.ir import Graph, Node, Parameter
 from gngraph.ir.types import Items, refs_in, replace_refs
 
@@ -114,6 +112,8 @@ def _renamed(
             scope=own.scope,
             module=own.module,
         )
+
+    import networkx as nx  # here, for most diffs need none of it, and it takes long
 
     places = {name: place for place, name in enumerate(a.nodes)}
     flow, last = nx.DiGraph(), -1

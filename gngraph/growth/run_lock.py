@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -61,6 +61,8 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         remove_unfinished(folder, _WRITTEN)
         remove_unfinished(folder / ROUNDS, ("*",))
+        with suppress(OSError):  # an empty one is of a run that was killed while it ended
+            (folder / CHECKPOINTS).rmdir()
         yield
     finally:
         if unlocked and not (folder / HISTORY_FILE).exists():  # no run has begun
