@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
+from gngraph.cli.examples import EXAMPLES
 from gngraph.errors import OptionError
 from gngraph.options import Entry, Options
 from gngraph.options.values import choices, described, is_union, may_be_path, read, shown
@@ -67,10 +68,13 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows its options in groups: its own first, then those of each record of options."""
+    """A command whose help shows examples, and its options in groups: its own first, then those of each record of options."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, with a heading for each group."""
+        """Write examples and the options, with a heading for each group."""
+        if self.name in EXAMPLES:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {example}\n" for example in EXAMPLES[self.name]))
         groups: dict[str, list[tuple[str, str]]] = {"": []}
         for param in self.get_params(ctx):
             told = param.get_help_record(ctx) if isinstance(param, click.Option) else None
