@@ -264,7 +264,8 @@ def _make_new(node: fx.Node) -> None:
     if node.op == "call_function" and target in _PLAIN:
         node.target = _PLAIN[target]
     elif node.op == "call_method" and target == "zero_":
-        node.op, node.target = "call_function", torch.zeros_like
+        # not zeros_like, through which no gradient of zeros goes back, by which an optimiser decays what it would else leave
+        node.op, node.target, node.args = "call_function", torch.fill, (*node.args, 0.0)
     elif node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
         plain = target[:-1]
         if hasattr(torch.Tensor, plain) and plain not in _DRAWS:

@@ -55,6 +55,7 @@ _ACTIVATIONS: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = 
     ("erf", None, torch.erf, ("erf",), ""),
     ("sign", None, torch.sign, ("sign",), ""),
     ("abs", None, torch.abs, ("abs", operator.abs), ""),
+    ("fill", None, torch.fill, (), "value"),
     ("zeros_like", None, torch.zeros_like, (), ""),
     ("ones_like", None, torch.ones_like, (), ""),
 ]
