@@ -56,8 +56,8 @@ def grow(options: FrontOptions, **words: Any) -> None:
     """Grow MODEL on data in rounds of training, analysis and rewriting; the budget is never exceeded.
 
     The folder then holds report.html, config.toml, seed.gng, model.gng, model.py with weights.safetensors, model.onnx,
-    history.jsonl, channels.jsonl and pictures. For several budgets, such as --max-params 50k,100k, it has such a folder for each,
-    and a report that compares them.
+    history.jsonl, channels.jsonl, the network after each round in rounds/, and pictures. For several budgets, such as
+    --max-params 50k,100k, it has such a folder for each, and a report that compares them.
     """
     each = options.each()
     if len(each) == 1:

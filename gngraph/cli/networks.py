@@ -211,7 +211,7 @@ def tell_run(result: GrowthResult, files: RunFiles, folder: Path) -> None:
     answer(
         run_record(result, files, folder),
         f"{describe_onnx(files.onnx)}\n"
-        f"{folder}: config.toml, seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl, channels.jsonl "
-        f"and {len(files.pictures)} pictures\n"
+        f"{folder}: config.toml, seed.gng, model.gng, model.py, weights.safetensors, model.onnx, history.jsonl, channels.jsonl, "
+        f"rounds/ and {len(files.pictures)} pictures\n"
         f"{files.report}: the report, to be opened in a browser",
     )
