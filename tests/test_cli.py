@@ -21,6 +21,7 @@ import gngraph
 import gngraph.passes
 from gngraph.cli import gngraph as group
 from gngraph.cli import main
+from gngraph.cli.names import PASS_NAMES
 from gngraph.files.archive import load
 from gngraph.growth.checkpoints import Checkpoints
 from gngraph.zoo import build_seed
@@ -122,7 +123,8 @@ def test_passes_are_listed_with_what_they_promise(command: Commands) -> None:
     assert [manual["name"] for manual in json.loads(command.ok("passes", "cleanup", "--json"))] == ["cleanup"]
     assert "did you mean 'cleanup'" in command("passes", "clenup").err
     manuals = json.loads(command.ok("passes", "--json"))
-    assert all(option["help"] for manual in manuals for option in manual["options"])
+    own = [manual for manual in manuals if manual["name"] in PASS_NAMES]  # a page of docs/ registers one more
+    assert len(own) == len(PASS_NAMES) and all(option["help"] for manual in own for option in manual["options"])
 
 
 def test_help_has_options_in_groups(command: Commands) -> None:
