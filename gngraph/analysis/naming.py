@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -76,21 +76,22 @@ def _matched(a: Graph, b: Graph) -> dict[str, str]:
 
 
 def _params_of(a: Graph, b: Graph, pairs: Mapping[str, str]) -> dict[str, str]:
-    found = dict[str, str]()
+    found, taken = dict[str, str](), set[str]()
     for name, other in pairs.items():
         for role, param in b.nodes[name].params.items():
             own = a.nodes[other].params.get(role)
-            if own is not None and param not in found and own not in found.values():
+            if own is not None and param not in found and own not in taken:
                 found[param] = own
+                taken.add(own)
     return found
 
 
-def _distinct(names: Iterable[str], renaming: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
-    """A new name for each, those of the renaming, and of what is in it nowhere one that nothing else has."""
-    known, found = {*taken, *names}, dict[str, str]()
+def _distinct(names: Iterable[str], renaming: Mapping[str, str], taken: Container[str]) -> dict[str, str]:
+    """A new name for each: that of the renaming; of what it leaves out its own, with an ending where that is taken."""
+    known, found = set(names), dict[str, str]()
     for name in names:
         new = renaming.get(name, name)
-        while name not in renaming and new in known - {name} | set(taken):
+        while name not in renaming and (new in taken or (new != name and new in known)):
             new += "_b"
         found[name] = new
     return found
@@ -130,14 +131,14 @@ def _renamed(
     return Graph(
         a.name,
         {name: flow.nodes[name]["node"] for name in order},
-        dict(_in_order(a, {params[name]: parameter for name, parameter in b.params.items()})),
+        _in_order(a, {params[name]: parameter for name, parameter in b.params.items()}),
         inputs,
         replace_refs(b.output, nodes),
         arguments,
     )
 
 
-def _in_order(a: Graph, params: Mapping[str, Parameter]) -> Iterator[tuple[str, Parameter]]:
+def _in_order(a: Graph, params: Mapping[str, Parameter]) -> dict[str, Parameter]:
     """Parameters, those of `a` in its order and first."""
-    for name in sorted(params, key=lambda name: [*a.params].index(name) if name in a.params else len(a.params)):
-        yield name, params[name]
+    own = {name: params[name] for name in a.params if name in params}
+    return own | {name: parameter for name, parameter in params.items() if name not in own}
