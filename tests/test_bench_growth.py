@@ -98,7 +98,8 @@ def run_of(job: str, folder: Path, budget: Budget) -> Run:
     settings = Settings(
         job=job, network="mlp", data="digits", size=0, train=0, epochs=1, tuning=1, rounds=1, growing=0.5,
         final="cycle", perturb=0.5,
-        design="uniform", start=0.5, extension=0.5, shrinkage=0.5, optimizer="sgd", lr=None, weight_decay=5e-4,
+        design="uniform", start=0.5, extension=0.5, shrinkage=0.5, params_left=1.0, optimizer="sgd", lr=None,
+        tuning_lr=None, weight_decay=5e-4,
         batch_size=64, samples=60,
     )  # fmt: skip
     data = bench_growth.shrunken(load_data("digits"), 4, 200)
@@ -121,12 +122,14 @@ def test_growth_keeps_to_its_budget_and_pays_for_its_search(method: str, tmp_pat
 @pytest.mark.parametrize(
     ("job", "method", "params", "flops"),
     [("extend", "gngraph", 1.5, 9.0), ("reshape", "gngraph", 1.0, 1.0), ("reshape", "towards-soft-pyramid", 1.0, 1.0),
-     ("shrink", "gn-prune", 9.0, 0.5), ("shrink", "gn-prune-rebuilt", 9.0, 0.5), ("shrink", "narrower", 9.0, 0.5)],
+     ("shrink", "gn-prune", 1.0, 0.5), ("shrink", "gn-prune-rebuilt", 1.0, 0.5), ("shrink", "narrower", 1.0, 0.5),
+     ("shrink", "narrower-rebuilt", 0.45, 0.5), ("shrink", "gngraph", 0.45, 0.5)],
 )  # fmt: skip
 def test_jobs_start_from_one_trained_network(
     job: str, method: str, params: float, flops: float, tmp_path: Path
 ) -> None:
     run = run_of(job, tmp_path, Budget(2000))
+    run.settings = replace(run.settings, params_left=min(1.0, params))
     made = cost(JOBS[job][method](run))
     base = run.kept("base")
     assert base is not None

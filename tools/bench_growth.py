@@ -18,6 +18,8 @@ decompositions of matrices are not counted, nor the forward passes of the seed t
     tools/bench_growth.py search --data cifar100 --network vgg19 --budget width=0.25 --budget 2M,200M --epochs 200 --seeds 3 \\
             --rounds 8 --samples 4096 --device cuda --workers 8 --out runs/
     tools/bench_growth.py shrink --data cifar10 --network resnet56 --budget width=1 --epochs 200 --tuning 40 --out runs/
+    tools/bench_growth.py shrink --data cifar10.npz --size 16 --train 10000 --network vgg11 --design uniform --epochs 60 \\
+        --params-left 0.5 --out runs/
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ DEFAULTS: Mapping[str, str] = {
     "extend": "same,larger,gngraph,exact,random-split,net2net,fresh",
     "reshape": "same,gngraph,exact,immediate,towards-uniform",
     "shrink": "same,smaller,narrower,gngraph,gn-prune,gn-merge,gn-prune-rebuilt,"
-    "tp-magnitude,tp-taylor,tp-magnitude-uniform,tp-taylor-uniform",
+    "tp-magnitude,tp-taylor,tp-random,tp-magnitude-uniform,tp-taylor-uniform,tp-random-uniform",
 }
 PAYER = "gngraph"
 """The method whose training FLOPs plain designs may spend in their rows "equal"."""
@@ -145,7 +147,7 @@ class Bench:
         line = identity(cell.method, problem, cell.budget, self.settings)
         known = self.store.find(key_of(line))
         if known is None:
-            base = f"base-{digest({**line, 'method': 'base'})}"
+            base = f"base-{digest({**line, 'method': 'base', 'settings': self.settings.of_training()})}"
             run = Run(self.settings, problem, cell.budget, self.out, base)
             graph = self._network(run, cell)
             run.keep(digest(line), graph)
@@ -305,9 +307,12 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
               help="of the seed of a search, and of the trained network in the other jobs")  # fmt: skip
 @click.option("--start", default=0.05, show_default=True, help="cost of the seed as a share of the budget")
 @click.option("--extension", default=0.5, show_default=True)
-@click.option("--shrinkage", default=0.5, show_default=True)
+@click.option("--shrinkage", default=0.5, show_default=True, help="share of the FLOPs that shrink leaves")
+@click.option("--params-left", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
+              help="share of the parameters that shrink leaves")  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True)
 @click.option("--lr", type=float, help="learning rate; default: the library's")
+@click.option("--tuning-lr", type=float, help="learning rate that tuning begins at; default: --lr")
 @click.option("--weight-decay", default=5e-4, show_default=True)
 @click.option("--batch", default=128, show_default=True)
 @click.option("--samples", default=2048, show_default=True, help="of each split of an analysis")
@@ -320,14 +325,15 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
     methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float | None, design: str,
-    start: float,    extension: float, shrinkage: float, optimizer: str, lr: float | None, weight_decay: float, batch: int,
-    samples: int, seeds: int, device: str, threads: int, workers: int, out: Path,
+    start: float, extension: float, shrinkage: float, params_left: float, optimizer: str, lr: float | None,
+    tuning_lr: float | None, weight_decay: float, batch: int, samples: int, seeds: int, device: str, threads: int, workers: int,
+    out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
     share = (PERTURB if job == "search" else 0.0) if perturb is None else perturb
     settings = Settings(
         job, network, data, size, train, epochs, tuning, rounds, growing, final, share, design, start, extension, shrinkage,
-        optimizer, lr, weight_decay, batch, samples,
+        params_left, optimizer, lr, tuning_lr, weight_decay, batch, samples,
     )  # fmt: skip
     if rounds < 1 or not 0 < start <= 1 or rounds * settings.round_epochs > epochs:
         raise click.UsageError(f"{rounds} rounds do not fit {epochs} epochs, or --start {start} is no share of 1")

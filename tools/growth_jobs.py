@@ -25,6 +25,7 @@ from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.rewrite.morphing import morph
+from gngraph.running.batchnorm import reestimate
 from gngraph.running.evaluation import evaluate
 from gngraph.running.seeding import mixed
 from gngraph.scoring.gauss_newton import GaussNewton
@@ -36,6 +37,9 @@ from gngraph.training.perturbation import perturbed
 from tools.growth_designs import DESIGNS, SHAPES, to_widths
 from tools.growth_methods import SEARCH, STRATEGIES, Method
 from tools.growth_runs import Meter, Run
+
+IMPORTANCES = ("magnitude", "taylor", "random")
+"""Of Torch-Pruning."""
 
 PRUNING_STEPS = 400
 """Steps in which Torch-Pruning approaches the budget: it stops at the first that is within."""
@@ -85,7 +89,7 @@ def _unchanged(run: Run, graph: Graph) -> Budget:
 
 def _shrunken(run: Run, graph: Graph) -> Budget:
     size = cost(graph)
-    return Budget(size.params, int(size.flops * run.settings.shrinkage))
+    return Budget(int(size.params * run.settings.params_left), int(size.flops * run.settings.shrinkage))
 
 
 def rewritten(strategy: Strategy, budget_of: Callable[[Run, Graph], Budget], run: Run) -> Graph:
@@ -93,7 +97,8 @@ def rewritten(strategy: Strategy, budget_of: Callable[[Run, Graph], Budget], run
     graph = base_of(run)
     result = run.grow(strategy, graph, budget_of(run, graph), 1, 0, run.settings.tuning)
     first = result.history[0]
-    run.notes |= {"loss_before": first["trained"]["loss"], "loss_rewritten": first["loss"]}
+    run.notes |= {"loss_before": first["trained"]["loss"]}
+    run.notes |= {"loss_rewritten": first["loss"], "accuracy_rewritten": first["accuracy"]}
     return result.graph
 
 
@@ -106,20 +111,23 @@ def to_shape(shape: str, budget_of: Callable[[Run, Graph], Budget], run: Run) ->
     return _tuned(run, graph, made)
 
 
-def gauss_newton(kind: str, rebuilt: bool, run: Run) -> Graph:
+def gauss_newton(kind: str, rebuilt: bool, run: Run, shape: str | None = None) -> Graph:
     """Removals that the joint Gauss-Newton selection chooses.
 
     Args:
         kind: "prune" or "merge".
         rebuilt: once all are chosen, what is removed is rebuilt from all that stays.
         run: whose base is made smaller, and which pays.
+        shape: of a plain design, whose widths it keeps to; None: it chooses widths too.
     """
     graph, analyses = base_of(run), AnalysisManager(run.problem)
     with run.meter.searching():
         scores = analyses.get(GaussNewton(kinds=(kind,)), graph)
         spaces = analyses.get(ChannelSpaces, graph)
         model = CostModel(graph, spaces)
-        chosen = select(scores, model, budget=_shrunken(run, graph), kinds=(kind,)).morphisms(scores)
+        budget = _shrunken(run, graph)
+        widths = widths_within(graph, SHAPES[shape], budget) if shape else None
+        chosen = select(scores, model, budget=budget, widths=widths, kinds=(kind,)).morphisms(scores)
         if rebuilt:
             chosen = merged_into_rest(graph, analyses, chosen)
         made = morph(graph, spaces, chosen).graph
@@ -130,7 +138,7 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
     """Removals that Torch-Pruning chooses by one of its importances.
 
     Args:
-        importance: "magnitude" or "taylor".
+        importance: "magnitude", "taylor" or "random".
         everywhere: over all layers together; else every layer loses the same share of its channels.
         run: whose base is made smaller, and which pays.
 
@@ -148,6 +156,7 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
     measures: dict[str, Callable[[], Any]] = {
         "magnitude": tp.importance.GroupMagnitudeImportance,
         "taylor": tp.importance.GroupTaylorImportance,
+        "random": tp.importance.RandomImportance,
     }
     pruner = tp.pruner.BasePruner(
         module,
@@ -165,7 +174,8 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
             raise BudgetError(
                 f"Torch-Pruning leaves {cost(made).flops:,} FLOPs, beyond {limit.text}; raise --shrinkage"
             )
-        with run.meter.searching():
+        with run.meter.searching(), torch.random.fork_rng():
+            torch.manual_seed(mixed(run.problem.seed, pruner.current_step))
             pruner.step()
         made = from_torch(copy.deepcopy(module).cpu(), torch.zeros(2, *shape))  # the benchmark's own need: not charged
     return _tuned(run, graph, made)
@@ -180,10 +190,10 @@ def _gradients(run: Run, module: nn.Module) -> None:
 
 def _tuned(run: Run, before: Graph, after: Graph) -> Graph:
     test = run.problem.test
+    loss, accuracy = evaluate(reestimate(after, run.problem), run.problem, test)
     run.notes |= {
-        "loss_before": evaluate(before, run.problem, test)[0],
-        "loss_rewritten": evaluate(after, run.problem, test)[0],
-    }
+        "loss_before": evaluate(before, run.problem, test)[0], "loss_rewritten": loss, "accuracy_rewritten": accuracy
+    }  # fmt: skip
     return run.tune(after)
 
 
@@ -228,11 +238,11 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
         "gn-merge": partial(gauss_newton, "merge", False),
         "gn-prune-rebuilt": partial(gauss_newton, "prune", True),
         "gn-merge-rebuilt": partial(gauss_newton, "merge", True),
-        "tp-magnitude": partial(torch_pruning, "magnitude", True),
-        "tp-taylor": partial(torch_pruning, "taylor", True),
-        "tp-magnitude-uniform": partial(torch_pruning, "magnitude", False),
-        "tp-taylor-uniform": partial(torch_pruning, "taylor", False),
+        **{f"tp-{importance}": partial(torch_pruning, importance, True) for importance in IMPORTANCES},
+        **{f"tp-{importance}-uniform": partial(torch_pruning, importance, False) for importance in IMPORTANCES},
         "narrower": partial(to_shape, "pyramid", _shrunken),
+        "narrower-prune": partial(gauss_newton, "prune", False, shape="pyramid"),
+        "narrower-rebuilt": partial(gauss_newton, "prune", True, shape="pyramid"),
     },
 }
 """Job -> method by name."""

@@ -18,7 +18,7 @@ Line = Mapping[str, Any]
 COSTS = (("params", "parameters"), ("flops", "FLOPs"), ("training_flops", "training FLOPs, search included"))
 COLUMNS = (
     "method", "seed", "budget", "params", "flops", "accuracy", "loss", "training_flops", "search_flops", "seconds",
-    "search_seconds", "epochs", "loss_before", "loss_rewritten", "widths",
+    "search_seconds", "epochs", "loss_before", "loss_rewritten", "accuracy_rewritten", "widths",
 )  # fmt: skip
 
 

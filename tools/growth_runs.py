@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Settings:
         data, size, train: data set, side of the images (0: as they are), training samples (0: all).
         epochs: of a network trained from scratch, and of a growth run in "search".
         tuning: epochs after the rewrite in the other jobs.
+        tuning_lr: learning rate that these begin at; None: that of the rest.
         rounds: rewrites of a growth run.
         growing: share of the epochs that lie before the last rewrite.
         perturb: share of new initial weights mixed in after a rewrite.
@@ -59,7 +60,7 @@ class Settings:
         design: which plain design the trained network is, and the seed of a search.
         start: cost of the seed of a search as a share of the budget.
         extension: what "extend" adds to parameters and FLOPs, as a share.
-        shrinkage: FLOPs that "shrink" leaves, as a share.
+        shrinkage, params_left: FLOPs and parameters that "shrink" leaves, as shares.
         optimizer, lr, weight_decay, batch_size: see `TrainOptions`.
         samples: of each of the splits that analyses use.
     """
@@ -79,20 +80,36 @@ class Settings:
     start: float
     extension: float
     shrinkage: float
+    params_left: float
     optimizer: str
     lr: float | None
+    tuning_lr: float | None
     weight_decay: float
     batch_size: int
     samples: int
 
     def options(self) -> TrainOptions:
-        """How every stretch is trained."""
+        """How every stretch is trained, but for the tuning."""
         return TrainOptions(self.optimizer, self.lr, weight_decay=self.weight_decay, batch_size=self.batch_size)
+
+    def tuning_options(self) -> TrainOptions:
+        """How a network is trained after its rewrite, where it was trained before."""
+        return replace(self.options(), lr=self.tuning_lr or self.lr)
+
+    def of_training(self) -> dict[str, Any]:
+        """What the trained network that other jobs start from depends on."""
+        return {name: value for name, value in asdict(self).items() if name in TRAINING}
 
     @property
     def round_epochs(self) -> int:
         """Epochs before each rewrite of a search."""
         return max(1, round(self.growing * self.epochs / self.rounds))
+
+
+TRAINING = frozenset({
+    "network", "data", "size", "train", "epochs", "design", "optimizer", "lr", "weight_decay", "batch_size", "samples"
+})  # fmt: skip
+"""Settings that a network trained from scratch depends on."""
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -204,15 +221,16 @@ class Run:
 
     def scratch(self, graph: Graph, epochs: int | None = None) -> Graph:
         """`graph` trained from its initial weights, for the epochs of the table or for `epochs`."""
-        return self._train(graph, self.settings.epochs if epochs is None else epochs)
+        return self._train(self.trainer, graph, self.settings.epochs if epochs is None else epochs)
 
     def tune(self, graph: Graph) -> Graph:
         """`graph` trained further along a cosine."""
-        return self._train(graph, self.settings.tuning)
+        trainer = Trainer(self.problem.undivided, self.settings.tuning_options())
+        return self._train(trainer, graph, self.settings.tuning)
 
-    def _train(self, graph: Graph, epochs: int) -> Graph:
+    def _train(self, trainer: Trainer, graph: Graph, epochs: int) -> Graph:
         started = time.perf_counter()
-        trained = self.trainer.train(graph, Stretch(epochs, "cosine"))
+        trained = trainer.train(graph, Stretch(epochs, "cosine"))
         self.meter.epochs += epochs
         self.meter.training += epochs * self.epoch_flops(graph)
         seen = min(BATCHES * self.problem.batch_size, len(self.trainer.problem.train))
@@ -235,7 +253,8 @@ class Run:
         stages = _Stages(counted)
         options = RunOptions(
             rounds=rounds, epochs=epochs, final_epochs=final_epochs, final=self.settings.final,
-            perturb=self.settings.perturb, depth=depth, train=self.settings.options(),
+            perturb=self.settings.perturb, depth=depth,
+            train=self.settings.options() if self.settings.job == "search" else self.settings.tuning_options(),
         )  # fmt: skip
         result = grow_by(Task(strategy, budget, options), graph, self.problem, observer=stages)
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))

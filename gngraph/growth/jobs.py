@@ -108,7 +108,7 @@ def _reshaped(graph: Graph, options: ReshapeOptions) -> Budget:
 
 def _shrunken(graph: Graph, options: ShrinkOptions) -> Budget:
     size = cost(graph)
-    return Budget(size.params, int(size.flops * options.to))
+    return Budget(int(size.params * options.params_to), int(size.flops * options.to))
 
 
 JOBS: Mapping[str, Job[Any]] = {
@@ -123,8 +123,9 @@ JOBS: Mapping[str, Job[Any]] = {
 """Jobs by name, which is the title of their options.
 
 "grow" takes a network up to a budget. The others rewrite a trained network once and train it on, with a learning rate that falls to
-0 along a cosine: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs and
-adds no params. Widths follow what they are worth (`gngraph.search.widths`): where the network is too narrow for its budget it gets
-learned splits and exact new channels, where it is too wide it loses the channels that the loss misses least, which are rebuilt from
-those that stay. A rewrite of which the loss rises more than was predicted is refused, but for one that must shrink the network.
+0 along a cosine: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs, and
+of the params, which become no more. Widths follow what they are worth (`gngraph.search.widths`): where the network is too narrow
+for its budget it gets learned splits and exact new channels, where it is too wide it loses the channels that the loss misses
+least, which are rebuilt from those that stay. A rewrite of which the loss rises more than was predicted is refused, but for one
+that must shrink the network.
 """

@@ -356,9 +356,8 @@ class ShrinkOptions(ReworkOptions):
 
     title: ClassVar[str] = "shrink"
 
-    to: Annotated[float, Within(above=0, below=1)] = option(
-        0.5, "Share of the FLOPs that it keeps; its parameters become no more."
-    )
+    to: Annotated[float, Within(above=0, below=1)] = option(0.5, "Share of the FLOPs that it keeps.")
+    params_to: Annotated[float, Within(above=0, most=1)] = option(1.0, "Share of the parameters that it keeps at most.")
 
 
 @dataclass(frozen=True, kw_only=True)

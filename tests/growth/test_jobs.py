@@ -69,6 +69,12 @@ def test_half_of_the_flops_are_left(trained: Graph) -> None:
     assert set(removed) <= {"merge", "prune", "new"} and "merge" in removed
 
 
+def test_half_of_the_parameters_are_left_too(trained: Graph) -> None:
+    size = cost(gngraph.shrink(trained, problem(), to=0.5, params_to=0.4, epochs=0).graph)
+    assert size.params <= 0.4 * cost(trained).params and size.flops <= 0.5 * cost(trained).flops
+    assert size.params > 0.3 * cost(trained).params
+
+
 def test_a_shrunken_network_has_no_more_parameters() -> None:
     """FLOPs that convolutions give up would buy a hundred times as many parameters in the layers behind them."""
     torch.manual_seed(0)
