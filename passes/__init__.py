@@ -14,17 +14,21 @@ from gngraph.passes.cleanup import Cleanup
 from gngraph.passes.collapse_layers import CollapseLayers
 from gngraph.passes.insert_layer import InsertLayers
 from gngraph.passes.insert_norm import InsertNorms
+from gngraph.passes.insert_pool import InsertPools
 from gngraph.passes.insert_skip import InsertSkips, MakeResidual
 from gngraph.passes.insert_squeeze_excite import InsertSqueezeExcites
+from gngraph.passes.join_layers import JoinLayers
 from gngraph.passes.low_rank import LowRank
 from gngraph.passes.merge_channels import MergeChannels
 from gngraph.passes.narrow_kernel import NarrowKernel
 from gngraph.passes.new_channels import NewChannels
 from gngraph.passes.prune_channels import PruneChannels
 from gngraph.passes.remove_layer import RemoveLayers
+from gngraph.passes.remove_pool import RemovePools
 from gngraph.passes.remove_skip import RemoveSkips
 from gngraph.passes.separable import Separable
 from gngraph.passes.split_channels import SplitChannels
+from gngraph.passes.stride_to_pool import StrideToPools
 from gngraph.passes.widen_kernel import WidenKernel
 from gngraph.rewrite.graph_pass import Pass
 from gngraph.rewrite.pass_manager import PassManager
@@ -36,8 +40,10 @@ __all__ = [
     "CollapseLayers",
     "InsertLayers",
     "InsertNorms",
+    "InsertPools",
     "InsertSkips",
     "InsertSqueezeExcites",
+    "JoinLayers",
     "LowRank",
     "MakeResidual",
     "MergeChannels",
@@ -47,9 +53,11 @@ __all__ = [
     "PassManager",
     "PruneChannels",
     "RemoveLayers",
+    "RemovePools",
     "RemoveSkips",
     "Separable",
     "SplitChannels",
+    "StrideToPools",
     "WidenKernel",
     "format_passes",
     "parse_passes",

@@ -26,6 +26,12 @@ def test_a_family_is_searched_and_trained_once(tmp_path: Path) -> None:
         "depth:skips",
     ]
     assert all(line["params"] <= 4000 for line in lines if line["method"] != "search")
+    assert [line["method"] for line in lines if "by" not in line] == ["plain"]
     again = CliRunner().invoke(main, arguments)
     assert again.output.splitlines()[-6:] == first.output.splitlines()[-6:]
     assert len((tmp_path / STORE).read_text(encoding="utf-8").splitlines()) == len(lines)
+    store = tmp_path / STORE
+    store.write_text(store.read_text(encoding="utf-8").replace(lines[1]["by"], "another"), encoding="utf-8")
+    CliRunner().invoke(main, arguments)
+    later = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()]
+    assert [line["method"] for line in later[len(lines) :]] == [line["method"] for line in lines[1:]], "searched anew"

@@ -5,8 +5,9 @@ A seed of --start of the budget is trained as growth trains one before its first
 that are worth the same: methods "plain" (the whole family), "depth" and "structure". Names of proposals with + between them
 (--changes) are trained on the family and on the depth that was found, to see what short trials should have chosen. The table has
 accuracies on test samples that nothing was chosen by, and the search's FLOPs as a share of those of training for --run-epochs at
-the budget. A finished search or training is a line of OUT/structures.jsonl and is not made again, so that pieces of different days
-add up.
+the budget. A network may be a chain of layers, "c3 p c3 p c3" (`tools.growth_designs.chain`), with --methods plain. A finished
+search or training is a line of OUT/structures.jsonl and is not made again, so that pieces of different days add up; but for what
+an older search found, where its code or its proposals have changed since.
 
     tools/bench_structure.py --data cifar10.npz --size 16 --train 10000 --network vgg11 --network resnet20 --budget 100k,2M \\
         --epochs 20 --out structures/
@@ -16,6 +17,9 @@ add up.
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,7 +44,7 @@ from gngraph.options import TrainOptions
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
-from gngraph.search import depth, structure
+from gngraph.search import depth, proposals, structure
 from gngraph.search.depth import at_budget, without
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
@@ -51,6 +55,15 @@ from tools.growth_designs import FAMILY, designed, family
 console = Console(width=150)
 
 STORE = "structures.jsonl"
+
+UNSEARCHED = "plain"
+"""The method that no search has a part in."""
+
+
+def searches() -> str:
+    """A digest of the code that searches, comments and layout aside: what another one found is none of its lines."""
+    trees = (ast.parse(inspect.getsource(module)) for module in (structure, proposals, depth))
+    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,8 @@ class Bench:
         self.setting, self.path = setting, out / STORE
         out.mkdir(parents=True, exist_ok=True)
         kept = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.lines = [line for line in map(json.loads, kept) if line["of"] == setting.text]
+        self.by = searches()
+        self.lines = [line for line in map(json.loads, kept) if line["of"] == setting.text and self._ours(line)]
 
     def line(self, cell: Cell, method: str) -> dict[str, Any]:
         """The line of a search or training, made if there is none."""
@@ -120,7 +134,8 @@ class Bench:
         )
         if known is None:
             found = self._searched(cell) if method == "search" else self._trained(cell, method)
-            known = {"of": self.setting.text, "method": method, **cell.record(), **found}
+            by = {} if method == UNSEARCHED else {"by": self.by}
+            known = {"of": self.setting.text, **by, "method": method, **cell.record(), **found}
             self.lines.append(known)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(known) + "\n")
@@ -129,6 +144,10 @@ class Bench:
             )
             console.print(f"{cell.network} {cell.budget.text} seed {cell.seed} {method}: {told}", style="dim")
         return known
+
+    def _ours(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line was made by the search of now, or by none."""
+        return line["method"] == UNSEARCHED or line.get("by") == self.by
 
     def _searched(self, cell: Cell) -> dict[str, Any]:
         """The search for the depth, and on it that for the structure."""
@@ -175,7 +194,7 @@ class Bench:
     def _design(self, cell: Cell, method: str) -> Graph:
         """The architecture of a method, at the widths of the family."""
         graph = family(cell.network, self.setting.data, 0.25)
-        if method == "plain":
+        if method == UNSEARCHED:
             return graph
         found = self.line(cell, "search")
         name, _, own = method.partition(":")
@@ -194,11 +213,11 @@ def table(lines: Sequence[Mapping[str, Any]]) -> Table:
     cells = dict.fromkeys((line["network"], tuple(line["budget"])) for line in lines)
     for network, budget in cells:
         own = [line for line in lines if (line["network"], tuple(line["budget"])) == (network, budget)]
-        searches = {line["seed"]: line for line in own if line["method"] == "search"}
+        searched = {line["seed"]: line for line in own if line["method"] == "search"}
         for method in dict.fromkeys(line["method"] for line in own if line["method"] != "search"):
             trained = [line for line in own if line["method"] == method]
             accuracies = [100 * line["accuracy"] for line in trained]
-            of = [searches[line["seed"]] for line in trained if line["seed"] in searches and method != "plain"]
+            of = [searched[line["seed"]] for line in trained if line["seed"] in searched and method != UNSEARCHED]
             found = "; ".join(_told(method, line) for line in of)
             shares = [line["share"][method != "depth"] for line in of]
             made.add_row(
@@ -220,7 +239,14 @@ def _told(method: str, line: Mapping[str, Any]) -> str:
 @click.option("--download", is_flag=True, help="fetch the data set if it is missing")
 @click.option("--size", default=0, help="average images down to this side")
 @click.option("--train", default=0, help="training samples; default: all")
-@click.option("--network", "networks", multiple=True, default=("vgg11",), show_default=True, help="family of the zoo")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    default=("vgg11",),
+    show_default=True,
+    help="family of the zoo, or a chain of layers",
+)
 @click.option("--budget", "budgets", multiple=True, default=("100k,2M",), show_default=True, help="params,FLOPs")
 @click.option("--methods", default="plain,depth,structure", show_default=True, help="with commas between them")
 @click.option("--changes", default="", help="also train these: skips,skips+separable on the family and the depth found")

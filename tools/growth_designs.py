@@ -37,7 +37,51 @@ def family(network: str, data: Data, width: float) -> Graph:
 
 
 def _seed(network: str, data: Data, width: float) -> nn.Module:
+    if " " in network:
+        return chain(network, data, max(1, round(32 * width)))
     return build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape)
+
+
+class Residual(nn.Sequential):
+    """A branch that is added to what it reads, of the same shape."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum."""
+        return x + super().forward(x)  # type: ignore[no-any-return]
+
+
+def chain(text: str, data: Data, width: int) -> nn.Sequential:
+    """A plain chain of layers with norms and ReLUs, a mean over positions and a linear head.
+
+    Args:
+        text: `c3`, a convolution with a kernel of 3; `c3s2`, with a stride of 2; `d3`, a separable one; `r3`, one that is added to
+            what it reads; `p`, max pooling by 2.
+        data: for its input and classes.
+        width: of every layer.
+
+    >>> from types import SimpleNamespace
+    >>> made = chain("c3 p d5", SimpleNamespace(input_shape=(3, 8, 8), outputs=10), 4)
+    >>> [tuple(part.weight.shape) for part in made if isinstance(part, nn.Conv2d)]
+    [(4, 3, 3, 3), (4, 1, 5, 5), (4, 4, 1, 1)]
+    """
+    parts, read = list[nn.Module](), data.input_shape[0]
+    for word in text.split():
+        kernel, _, stride = word[1:].partition("s")
+        if word == "p":
+            parts.append(nn.MaxPool2d(2))
+        elif word[0] == "c":
+            parts += _unit(read, width, int(kernel), int(stride or 1))
+        elif word[0] == "d":
+            parts += [*_unit(read, read, int(kernel), int(stride or 1), groups=read)[:2], *_unit(read, width, 1)]
+        else:
+            parts.append(Residual(*_unit(width, width, int(kernel))))
+        read = read if word == "p" else width
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, data.outputs))
+
+
+def _unit(read: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    layer = nn.Conv2d(read, width, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [layer, nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def designed(design: str, network: str, data: Data, budget: Budget) -> Graph:

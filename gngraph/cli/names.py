@@ -8,10 +8,10 @@ SEED_NAMES = (
 """Of gngraph's own seeds, told without importing them; those of torchvision are many."""
 
 PASS_NAMES = (
-    *("change-stride", "cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-skip"),
-    *("insert-squeeze-excite", "make-residual"),
-    *("low-rank", "merge-channels", "narrow-kernel", "new-channels", "prune-channels"),
-    *("remove-layer", "remove-skip", "separable", "split-channels", "widen-kernel"),
+    *("change-stride", "cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-pool", "insert-skip"),
+    *("insert-squeeze-excite", "join-layers", "low-rank", "make-residual"),
+    *("merge-channels", "narrow-kernel", "new-channels", "prune-channels", "remove-layer", "remove-pool"),
+    *("remove-skip", "separable", "split-channels", "stride-to-pool", "widen-kernel"),
 )
 """Of gngraph's own passes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -130,12 +131,24 @@ def not_restrided(graph: Graph, name: str, stride: tuple[int, ...]) -> str | Non
         return f"its stride is {_text(stride)} already"
     if node.attrs.get("padding") == "same":
         return "its padding is 'same', which takes no stride"
+    return not_taken(graph, lambda: _with_stride(graph, name, stride))
+
+
+def not_taken(graph: Graph, made: Callable[[], Graph]) -> str | None:
+    """Why what is behind a layer does not take maps of other extents, or None.
+
+    Args:
+        graph: the network.
+        made: makes the one with these maps.
+    """
     try:
-        made = _with_stride(graph, name, stride)
+        changed = made()
     except GnGraphError as error:
         return f"what is behind it does not take maps of other extents: {error}"
-    changed = next((output for output in graph.outputs if made.nodes[output].type != graph.nodes[output].type), None)
-    return None if changed is None else f"the network's output '{changed}' would be {made.nodes[changed].type}"
+    for before, after in zip(graph.outputs, changed.outputs, strict=True):
+        if graph.nodes[before].type != changed.nodes[after].type:
+            return f"the network's output '{before}' would be {changed.nodes[after].type}"
+    return None
 
 
 def stride_of(graph: Graph, node: Node) -> tuple[int, ...]:

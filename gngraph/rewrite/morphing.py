@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -12,17 +13,24 @@ from gngraph.ir import Graph
 from gngraph.rewrite.attachments import insert_norm, insert_skip, insert_squeeze_excite, remove_skip
 from gngraph.rewrite.factorisation import collapse, factorise
 from gngraph.rewrite.insertion import insert_layer
+from gngraph.rewrite.joining import join
 from gngraph.rewrite.kernels import resize_kernel, restride
 from gngraph.rewrite.layer_removal import remove_layer
 from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, Morphism, RemoveLayer, edits_of
+from gngraph.rewrite.pooling import insert_pool, remove_pool, stride_to_pool
 from gngraph.rewrite.structure import (
     Collapse,
     Factorise,
+    InsertNorm,
+    InsertPool,
     InsertSkip,
     InsertSqueezeExcite,
+    Join,
+    RemovePool,
     RemoveSkip,
     ResizeKernel,
     Restride,
+    StrideToPool,
     StructureMorphism,
 )
 from gngraph.rewrite.surgery import Gather, Rewritten, SpaceEdit, rewrite
@@ -82,20 +90,30 @@ def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:
         raise PassError(f"'{graph.name}' has no node '{morphism.at}' to change{choices(morphism.at, graph.nodes)}")
     if isinstance(morphism, ResizeKernel):
         return resize_kernel(graph, morphism)
-    if isinstance(morphism, Restride):
-        return Rewritten(restride(graph, morphism), {}, {})
-    if isinstance(morphism, Factorise):
-        return Rewritten(factorise(graph, morphism), {}, {})
-    if isinstance(morphism, Collapse):
-        return Rewritten(collapse(graph, morphism), {}, {})
-    if isinstance(morphism, RemoveSkip):
-        return Rewritten(remove_skip(graph, morphism), {}, {})
-    spaces = ChannelSpaces.of(graph)
-    if isinstance(morphism, InsertSkip):
-        return Rewritten(insert_skip(graph, spaces, morphism), {}, {})
-    if isinstance(morphism, InsertSqueezeExcite):
-        return Rewritten(insert_squeeze_excite(graph, spaces, morphism), {}, {})
-    return Rewritten(insert_norm(graph, spaces, morphism), {}, {})
+    kind = type(morphism)
+    if kind in _AT_SPACES:
+        return Rewritten(_AT_SPACES[kind](graph, ChannelSpaces.of(graph), morphism), {}, {})
+    return Rewritten(_AT_NODES[kind](graph, morphism), {}, {})
+
+
+_AT_NODES: Mapping[type, Callable[[Graph, Any], Graph]] = {
+    Collapse: collapse,
+    Factorise: factorise,
+    Join: join,
+    RemovePool: remove_pool,
+    RemoveSkip: remove_skip,
+    Restride: restride,
+    StrideToPool: stride_to_pool,
+}
+"""What applies morphisms that ask for no channel spaces."""
+
+_AT_SPACES: Mapping[type, Callable[[Graph, ChannelSpaces, Any], Graph]] = {
+    InsertNorm: insert_norm,
+    InsertPool: insert_pool,
+    InsertSkip: insert_skip,
+    InsertSqueezeExcite: insert_squeeze_excite,
+}
+"""What applies morphisms that do."""
 
 
 def _then(

@@ -1,7 +1,7 @@
 """Morphisms of what a layer is: frozen descriptions, each of one layer or one value.
 
 They are applied behind all others of a set, one after another, by the functions of `gngraph.rewrite.attachments`,
-`gngraph.rewrite.kernels` and `gngraph.rewrite.factorisation`.
+`gngraph.rewrite.kernels`, `gngraph.rewrite.pooling`, `gngraph.rewrite.factorisation` and `gngraph.rewrite.joining`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,53 @@ class Restride(_AtNode):
 
 
 @dataclass(frozen=True, eq=False)
+class InsertPool(_AtNode):
+    """Put a max pooling behind the value `at`: all maps behind it change their extents.
+
+    Attributes:
+        at: name of the node whose value is pooled.
+        size: of the window, and its stride, along every spatial axis.
+    """
+
+    size: int = 2
+    kind: str = "pool"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism, for histories."""
+        return {"kind": self.kind, "at": self.at, "size": self.size}
+
+
+@dataclass(frozen=True, eq=False)
+class RemovePool(_AtNode):
+    """Leave out the pooling `at`: what read it reads what it pooled, and all maps behind it change their extents.
+
+    Attributes:
+        at: name of the node that pools.
+    """
+
+    kind: str = "remove-pool"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
+@dataclass(frozen=True, eq=False)
+class StrideToPool(_AtNode):
+    """Give the convolution `at` a stride of 1, and a max pooling behind its norm and non-linearity instead.
+
+    Attributes:
+        at: name of the layer's node.
+    """
+
+    kind: str = "stride-to-pool"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
+@dataclass(frozen=True, eq=False)
 class Factorise(_AtNode):
     """Put two layers in the place of the layer `at`, with nothing between them.
 
@@ -176,7 +223,39 @@ class Collapse(_AtNode):
         return {"kind": self.kind, "at": self.at}
 
 
+@dataclass(frozen=True, eq=False)
+class Join(_AtNode):
+    """Put one convolution in the place of the convolution `at` and the one before it, whatever lies between them.
+
+    The norm between them goes; a non-linearity stands behind the one convolution and its norm, unless one stands there already.
+
+    Attributes:
+        at: name of the node of the second.
+        weight: of the one convolution.
+        bias: of it; None: it has none, as the second has none.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    kind: str = "join"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism without its tensors, for histories."""
+        return {"kind": self.kind, "at": self.at}
+
+
 StructureMorphism = (
-    InsertSkip | RemoveSkip | InsertSqueezeExcite | InsertNorm | ResizeKernel | Restride | Factorise | Collapse
+    InsertSkip
+    | RemoveSkip
+    | InsertSqueezeExcite
+    | InsertNorm
+    | ResizeKernel
+    | Restride
+    | InsertPool
+    | RemovePool
+    | StrideToPool
+    | Factorise
+    | Collapse
+    | Join
 )
 """Morphisms of what a layer is."""

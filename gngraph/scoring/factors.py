@@ -1,13 +1,15 @@
-"""The nearest smaller layers: of a lower rank, separable, or of a narrower kernel."""
+"""The nearest layers of another form: of a lower rank, separable, of a narrower kernel, or one in the place of two."""
 
 from __future__ import annotations
 
 import torch
 
+from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph, Node
-from gngraph.rewrite.structure import Factorise, ResizeKernel
+from gngraph.rewrite.joining import joint_convolution
+from gngraph.rewrite.structure import Factorise, Join, ResizeKernel
 from gngraph.scoring.damping import damped
-from gngraph.scoring.layer_moments import LayerMoments
+from gngraph.scoring.layer_moments import LayerMoments, joint_moments
 
 FACTOR_RIDGE = 1e-6
 """Added to the diagonal of second moments, as a share of its mean, before they are solved."""
@@ -123,6 +125,30 @@ def narrowed(graph: Graph, name: str, kernel: tuple[int, ...], read: LayerMoment
     square, cross = moment[:, kept][:, :, kept], moment[:, :, kept]
     found = torch.linalg.solve(damped(square, FACTOR_RIDGE), (rows @ cross).transpose(1, 2)).transpose(1, 2)
     return ResizeKernel(name, kernel, found.reshape(*weight.shape[:2], *kernel))
+
+
+def joined(graph: Graph, analyses: AnalysisManager, name: str) -> Join:
+    """The one convolution in the place of two and of what lies between them that gives most nearly what the second does.
+
+    Nearest in the mean square over samples of the learn split and positions.
+
+    Args:
+        graph: has the two.
+        analyses: whose problem has the samples.
+        name: of the node of the second.
+
+    Raises:
+        PassError: there is no problem.
+    """
+    convolution, shape = joint_convolution(graph, name)
+    _, bias = _parameters(graph, graph.nodes[name])
+    moments = joint_moments(graph, analyses, convolution, torch.empty(shape), name)
+    square = moments.covariance if bias is not None else moments.about_zero()
+    read = len(square) - shape[0]
+    found = torch.linalg.solve(damped(square[:read, :read], FACTOR_RIDGE), square[:read, read:]).T
+    if bias is not None:
+        bias = moments.mean[read:] - found @ moments.mean[:read]
+    return Join(name, found.reshape(shape), bias)
 
 
 def _parameters(graph: Graph, node: Node) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -111,6 +111,32 @@ def patch_moments(graph: Graph, analyses: AnalysisManager, layer: str) -> LayerM
     return found
 
 
+@torch.no_grad()
+def joint_moments(
+    graph: Graph, analyses: AnalysisManager, convolution: Node, weight: torch.Tensor, layer: str
+) -> LayerMoments:
+    """LayerMoments of what a convolution would multiply by a row, and of what a layer gives at that position, [D + channels].
+
+    Cost: a forward pass over the learn split, and D numbers for each position, with D entries of a row; (D + channels)^2.
+
+    Args:
+        graph: the network.
+        analyses: whose problem has the samples.
+        convolution: that sees all channels of its input, a value of the network.
+        weight: its weight, for the shape.
+        layer: name of a layer whose maps have the extents of those that the convolution would give.
+
+    Raises:
+        PassError: there is no problem.
+    """
+
+    def rows(values: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+        return [torch.cat([patches(convolution, values[0], weight)[0], values[1].movedim(1, 0).flatten(1)])]
+
+    (found,) = _measured(graph, analyses, [convolution.inputs[0], layer], rows)
+    return found
+
+
 def patches(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """What a layer multiplies by its rows, [groups, D, samples and positions].
 
@@ -151,13 +177,14 @@ def _measured(graph: Graph, analyses: AnalysisManager, values: Sequence[str], ro
     draft = draft_of(graph)
     draft.set_output(tuple(Ref(name) for name in values))
     draft.remove_unread(name for name in graph.nodes if name not in graph.inputs)
-    own, totals = draft.commit(), [VectorSums() for _ in values]
+    own, totals = draft.commit(), list[VectorSums]()
 
     def measured(x: torch.Tensor, y: Any) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
         found = (sums(vectors) for vectors in rows(problem.runner.outputs(own, x)))
         return [(count, first.cpu(), second.cpu()) for count, first, second in found]
 
     for batch in problem.runner.over(problem.splits.learn, graph, measured):
+        totals = totals or [VectorSums() for _ in batch]
         for total, sum_ in zip(totals, batch, strict=True):
             total.add(*sum_)
     return [total.moments() for total in totals]

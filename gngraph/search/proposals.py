@@ -18,18 +18,24 @@ from gngraph.ir import Graph
 from gngraph.ops import lookup
 from gngraph.passes.change_stride import ChangeStride
 from gngraph.passes.insert_norm import InsertNorms
+from gngraph.passes.insert_pool import InsertPools
 from gngraph.passes.insert_skip import MakeResidual
 from gngraph.passes.insert_squeeze_excite import InsertSqueezeExcites
+from gngraph.passes.join_layers import JoinLayers
 from gngraph.passes.layer_pass import LayerPass
 from gngraph.passes.low_rank import LowRank
 from gngraph.passes.narrow_kernel import NarrowKernel
+from gngraph.passes.remove_pool import RemovePools
 from gngraph.passes.remove_skip import RemoveSkips
 from gngraph.passes.separable import Separable
+from gngraph.passes.stride_to_pool import StrideToPools
 from gngraph.passes.widen_kernel import WidenKernel
 from gngraph.rewrite.factorisation import rank_of
 from gngraph.rewrite.graph_pass import Pass
+from gngraph.rewrite.joining import before
 from gngraph.rewrite.kernels import kernel_of, stride_of
 from gngraph.rewrite.layers import called, end_of_unit
+from gngraph.rewrite.pooling import not_unpooled, pools_of
 
 Proposal = Callable[[Graph, AnalysisManager], Sequence[Pass]]
 """The passes that make another architecture of one, run one after another; none where it changes nothing."""
@@ -77,6 +83,25 @@ def for_each(kind: type[LayerPass], where: Where) -> Proposal:
     return passes
 
 
+def with_room(proposal: Proposal) -> Proposal:
+    """A proposal, or where it proposes nothing, the same without the last pooling: coarser maps may leave that nothing to pool.
+
+    Args:
+        proposal: makes maps coarser.
+    """
+
+    def passes(graph: Graph, analyses: AnalysisManager) -> list[Pass]:
+        found = list(proposal(graph, analyses))
+        pools = [name for name in pools_of(graph) if not_unpooled(graph, name) is None]
+        if found or not pools:
+            return found
+        without = RemovePools(at=pools[-1])
+        found += proposal(without.run(graph, analyses).graph, analyses)
+        return [without, *found] if found else []
+
+    return passes
+
+
 def _around(graph: Graph, spaces: ChannelSpaces, place: str) -> MakeResidual | None:
     """Around a layer that everything passes, which no connection goes past yet."""
     passed = {point.value for point in cut_points(graph, spaces)}
@@ -89,6 +114,11 @@ def _coarser(graph: Graph, spaces: ChannelSpaces, place: str) -> ChangeStride | 
     if not kernel_of(graph, node) or "stride" not in node.attrs or node.inputs[0] not in graph.inputs:
         return None
     return ChangeStride(stride=2 * max(stride_of(graph, node)))
+
+
+def _pooled(graph: Graph, spaces: ChannelSpaces, place: str) -> InsertPools | None:
+    """Behind a layer that reads the network's input: as `_coarser`, but it still looks at every position."""
+    return InsertPools() if graph.nodes[place].inputs[0] in graph.inputs else None
 
 
 def _inner(graph: Graph, place: str) -> bool:
@@ -118,6 +148,29 @@ def _wider(graph: Graph, spaces: ChannelSpaces, place: str) -> WidenKernel | Non
     return WidenKernel(kernel=kernel[0] + 2) if all(int(size) > kernel[0] for size in sizes) else None
 
 
+def _dense(graph: Graph, spaces: ChannelSpaces, place: str) -> JoinLayers | None:
+    """Of a depthwise convolution and the layer behind it."""
+    found = before(graph, place)
+    return JoinLayers() if found and not lookup(found[0].op).is_dense(found[0]) else None
+
+
+def _unexpanded(graph: Graph, spaces: ChannelSpaces, place: str) -> JoinLayers | None:
+    """Of a pointwise convolution and the one of a kernel behind it, both of which see all channels."""
+    found = before(graph, place)
+    if found is None or not lookup(found[0].op).is_dense(found[0]):
+        return None
+    return JoinLayers() if max(kernel_of(graph, graph.nodes[place]), default=1) > 1 else None
+
+
+def _full(graph: Graph, spaces: ChannelSpaces, place: str) -> WidenKernel | None:
+    """Of a pointwise convolution, over a map that is larger than a point."""
+    node = graph.nodes[place]
+    kernel = kernel_of(graph, node)
+    if not _inner(graph, place) or not kernel or max(kernel) > 1 or not lookup(node.op).is_dense(node):
+        return None
+    return WidenKernel(kernel=3) if all(int(size) > 1 for size in node.shape[2:]) else None
+
+
 def _split_up(graph: Graph, spaces: ChannelSpaces, place: str) -> Separable | None:
     return Separable() if _inner(graph, place) else None
 
@@ -131,12 +184,17 @@ def _normed(graph: Graph, spaces: ChannelSpaces, place: str) -> InsertNorms | No
     return InsertNorms() if lookup(graph.nodes[place].op).is_dense(graph.nodes[place]) else None
 
 
-register_proposal("coarser", for_each(ChangeStride, _coarser))
+register_proposal("pools", for_each(StrideToPools, lambda graph, spaces, place: StrideToPools()))
+register_proposal("early-pool", with_room(for_each(InsertPools, _pooled)))
+register_proposal("coarser", with_room(for_each(ChangeStride, _coarser)))
+register_proposal("dense", for_each(JoinLayers, _dense))
+register_proposal("no-expansion", for_each(JoinLayers, _unexpanded))
 register_proposal("skips", for_each(MakeResidual, _around))
-register_proposal("separable", for_each(Separable, _split_up))
+register_proposal("no-skips", for_each(RemoveSkips, lambda graph, spaces, place: RemoveSkips()))
 register_proposal("seen-kernels", for_each(NarrowKernel, _seen))
+register_proposal("separable", for_each(Separable, _split_up))
 register_proposal("wide-kernels", for_each(WidenKernel, _wider))
+register_proposal("full-kernels", for_each(WidenKernel, _full))
 register_proposal("low-rank", for_each(LowRank, _bottleneck))
 register_proposal("squeeze-excite", for_each(InsertSqueezeExcites, _gated))
 register_proposal("norms", for_each(InsertNorms, _normed))
-register_proposal("no-skips", for_each(RemoveSkips, lambda graph, spaces, place: RemoveSkips()))

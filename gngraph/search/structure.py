@@ -8,8 +8,9 @@ What the constants rest on is in docs/results.md#structure, and `tools/bench_str
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from gngraph.analysis.channels import ChannelSpaces
@@ -34,6 +35,9 @@ first, trains for some two thirds of that, so that it is a quarter of the run's 
 
 GAIN = 0.01
 """Share of the loss by which a design must be better than the one that it is a step from."""
+
+LEADING = 6
+"""Proposals that are tried before other depths are, those that decide what a layer costs; the rest follows, if it can be paid."""
 
 FINALISTS = 3
 """Designs that are tried once more, for longer and from other weights: of many that are tried once the best was lucky."""
@@ -106,10 +110,10 @@ def searched(
 ) -> FoundStructure:
     """Which changes of its layers a network of a budget does better with.
 
-    It begins at the depth that was found. Every proposal is tried on it alone; from then on, those that helped on the best so far,
-    and depths a sixth further, until nothing helps or `AFFORDED` is spent. The best `FINALISTS`, that depth without changes among
-    them, are trained twice as long from other weights, and the best of these is taken, where
-    it is better in both trials.
+    It begins at the depth that was found. Every proposal in turn, depths a sixth further and changes left out are tried on the best
+    so far, and taken where they help, until none of them does or `AFFORDED` is spent. The best `FINALISTS`, that depth without
+    changes among them, are trained twice as long from other weights, and the best of these is taken, where it is better in both
+    trials.
 
     Cost: `AFFORDED` of the training of the network of the budget for the whole run at most, those for the depth included; for each
     trial the passes' own analyses of the seed beside it.
@@ -196,31 +200,29 @@ class _Search:
         return self._steps[design]
 
     def _climb(self) -> None:
-        """From the start by steps that help, as far as they do."""
-        best, useful = self.start, list(PROPOSALS)
-        while True:
-            tried = [design for design in self._from(best, useful) if self._tried(design)]
-            better = sorted((other for other in tried if self._helps(other, best)), key=self._loss)
-            if not better:
-                return
-            added = [design.changes[-1] for design in better if len(design.changes) > len(best.changes)]
-            best, useful = (
-                better[0],
-                [name for name in useful if name in added],
-            )  # the same one too: a start twice as coarse
+        """From the start by steps that help, each taken as soon as it is found, until none of all does.
 
-    def _from(self, design: Design, useful: Sequence[str]) -> Iterator[Design]:
-        """The designs that are a step from one; depths where it has changed since the depth was found."""
-        for name in useful:
-            yield Design(design.removed, (*design.changes, name))
-        if design.changes:
-            gap = -(-len(self.order) // depth.PARTS)
-            for removed in (design.removed - gap, design.removed + gap):
-                if 0 <= removed <= len(self.order) and gap:
-                    yield Design(removed, design.changes)
-        if len(design.changes) > 1:
-            for name in design.changes[:-1]:
-                yield Design(design.removed, tuple(other for other in design.changes if other != name))
+        What helped is tried once more at once: a start may be twice as coarse.
+        """
+        best, steps, at, idle = self.start, self._steps_of(), 0, 0
+        while idle < len(steps):
+            design = steps[at](best)
+            if design is not None and self._tried(design) and self._helps(design, best):
+                best, idle = design, 0
+            else:
+                at, idle = (at + 1) % len(steps), idle + 1
+
+    def _steps_of(self) -> list[Callable[[Design], Design | None]]:
+        """What makes another design of one, or None: a change more, in the order of the proposals; another depth; one fewer."""
+        gap, more = -(-len(self.order) // depth.PARTS), [partial(_with_change, name=name) for name in PROPOSALS]
+        depths = [partial(self._at_depth, gap=step) for step in (gap, -gap) if gap]
+        fewer = [partial(_without_change, name=name) for name in PROPOSALS]
+        return [*more[:LEADING], *depths, *more[LEADING:], *fewer]
+
+    def _at_depth(self, design: Design, gap: int) -> Design | None:
+        """With as many layers fewer; None without changes, since that depth was searched for."""
+        removed = design.removed + gap
+        return replace(design, removed=removed) if design.changes and 0 <= removed <= len(self.order) else None
 
     def _final(self) -> Design:
         """The best of those that did best, tried for longer; the start where none is better in both trials."""
@@ -269,3 +271,14 @@ class _Search:
         except GnGraphError:  # a change does not take what another one made of the network
             return None
         return made if self.budget.allows(cost(made)) and self.analyses.get(ChannelSpaces, made).free else None
+
+
+def _with_change(design: Design, name: str) -> Design:
+    return replace(design, changes=(*design.changes, name))
+
+
+def _without_change(design: Design, name: str) -> Design | None:
+    """None where it is the last, which helped just before."""
+    if name not in design.changes[:-1]:
+        return None
+    return replace(design, changes=tuple(other for other in design.changes if other != name))

@@ -135,10 +135,10 @@ def test_a_lower_rank_loses_what_the_directions_that_go_carry() -> None:
     for rank in (2, 4, 6):
         morphism = low_rank(graph, "inner", rank, given)
         smaller = morph(graph, ChannelSpaces.of(graph), [morphism]).graph
-        lost = _lost(graph, smaller, "inner", "inner_expand", analyses)
+        lost = squared_error(graph, smaller, "inner", "inner_expand", analyses)
         assert lost == pytest.approx(float(values[: 6 - rank].sum()), rel=1e-6, abs=1e-12)
         plain = morph(graph, ChannelSpaces.of(graph), [low_rank(graph, "inner", rank, None)]).graph
-        assert rank == 6 or _lost(graph, plain, "inner", "inner_expand", analyses) > 1.02 * lost
+        assert rank == 6 or squared_error(graph, plain, "inner", "inner_expand", analyses) > 1.02 * lost
     assert morphism.record() == {"kind": "low-rank", "at": "inner", "between": 6}
     space = ChannelSpaces.of(smaller)["inner.reduce"]
     assert space.size == 6 and space.frozen is None
@@ -167,14 +167,14 @@ def test_what_is_separable_is_found_so_and_the_rest_is_nearest() -> None:
     spaces = ChannelSpaces.of(graph)
     learned = morph(graph, spaces, [separable(graph, "inner", read)]).graph
     plain = morph(graph, spaces, [separable(graph, "inner", None)]).graph
-    lost, more = (_lost(graph, g, "inner", "inner_pointwise", analyses) for g in (learned, plain))
+    lost, more = (squared_error(graph, g, "inner", "inner_pointwise", analyses) for g in (learned, plain))
     assert 0 < lost < 0.9 * more
     whole = applied(learned, "collapse-layers{at=inner.pointwise}")
     assert list(whole.params) == list(graph.params) and relative_error(learned, whole) < 1e-13
     found = morph(
         whole, ChannelSpaces.of(whole), [separable(whole, "inner", patch_moments(whole, analyses, "inner"))]
     ).graph
-    assert _lost(whole, found, "inner", "inner_pointwise", analyses) < 1e-6 * lost
+    assert squared_error(whole, found, "inner", "inner_pointwise", analyses) < 1e-6 * lost
 
 
 def test_a_narrower_kernel_makes_up_for_what_it_no_longer_sees() -> None:
@@ -183,7 +183,9 @@ def test_a_narrower_kernel_makes_up_for_what_it_no_longer_sees() -> None:
     learned, cut = (morph(graph, spaces, [narrowed(graph, "inner", (1, 1), m)]).graph for m in (read, None))
     assert torch.equal(cut.params["inner.weight"].data, graph.params["inner.weight"].data[:, :, 1:2, 1:2])
     assert cut.nodes["inner"].attrs["padding"] == (0, 0)
-    assert _lost(graph, learned, "inner", "inner", analyses) < 0.8 * _lost(graph, cut, "inner", "inner", analyses)
+    assert squared_error(graph, learned, "inner", "inner", analyses) < 0.8 * squared_error(
+        graph, cut, "inner", "inner", analyses
+    )
     network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.Flatten(), nn.Linear(192, 3)).double()
     depthwise = from_torch(network, torch.zeros(2, 3, 8, 8, dtype=torch.float64))
     assert applied(depthwise, "narrow-kernel{at=0}", analyses).params["0.weight"].data.shape == (3, 1, 1, 1)
@@ -198,7 +200,7 @@ def _values(graph: Graph, name: str, analyses: AnalysisManager) -> torch.Tensor:
     return found[0]
 
 
-def _lost(before: Graph, after: Graph, one: str, other: str, analyses: AnalysisManager) -> float:
+def squared_error(before: Graph, after: Graph, one: str, other: str, analyses: AnalysisManager) -> float:
     """Squared difference of what a layer gives, summed over channels, mean over samples and positions."""
     difference = _values(before, one, analyses) - _values(after, other, analyses)
     return float(difference.square().sum(1).mean())
