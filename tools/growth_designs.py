@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import nn
@@ -42,12 +43,16 @@ def _seed(network: str, data: Data, width: float) -> nn.Module:
     return build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape)
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """A branch that is added to what it reads, of the same shape."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
-        return x + super().forward(x)  # type: ignore[no-any-return]
+        return x + cast(torch.Tensor, self.branch(x))
 
 
 def chain(text: str, data: Data, width: int) -> nn.Sequential:
@@ -74,7 +79,7 @@ def chain(text: str, data: Data, width: int) -> nn.Sequential:
         elif word[0] == "d":
             parts += [*_unit(read, read, int(kernel), int(stride or 1), groups=read)[:2], *_unit(read, width, 1)]
         else:
-            parts.append(Residual(*_unit(width, width, int(kernel))))
+            parts.append(Residual(nn.Sequential(*_unit(width, width, int(kernel)))))
         read = read if word == "p" else width
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, data.outputs))
 
