@@ -24,7 +24,7 @@ from gngraph.passes.narrow_kernel import NarrowKernel
 from gngraph.passes.new_channels import NewChannels
 from gngraph.passes.prune_channels import PruneChannels
 from gngraph.passes.remove_layer import RemoveLayers
-from gngraph.passes.remove_pool import RemovePools
+from gngraph.passes.remove_pool import MovePools, RemovePools
 from gngraph.passes.remove_skip import RemoveSkips
 from gngraph.passes.separable import Separable
 from gngraph.passes.split_channels import SplitChannels
@@ -47,6 +47,7 @@ __all__ = [
     "LowRank",
     "MakeResidual",
     "MergeChannels",
+    "MovePools",
     "NarrowKernel",
     "NewChannels",
     "Pass",

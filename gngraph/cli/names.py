@@ -10,7 +10,7 @@ SEED_NAMES = (
 PASS_NAMES = (
     *("change-stride", "cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-pool", "insert-skip"),
     *("insert-squeeze-excite", "join-layers", "low-rank", "make-residual"),
-    *("merge-channels", "narrow-kernel", "new-channels", "prune-channels", "remove-layer", "remove-pool"),
+    *("merge-channels", "move-pool", "narrow-kernel", "new-channels", "prune-channels", "remove-layer", "remove-pool"),
     *("remove-skip", "separable", "split-channels", "stride-to-pool", "widen-kernel"),
 )
 """Of gngraph's own passes."""

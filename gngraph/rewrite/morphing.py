@@ -17,7 +17,7 @@ from gngraph.rewrite.joining import join
 from gngraph.rewrite.kernels import resize_kernel, restride
 from gngraph.rewrite.layer_removal import remove_layer
 from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, Morphism, RemoveLayer, edits_of
-from gngraph.rewrite.pooling import insert_pool, remove_pool, stride_to_pool
+from gngraph.rewrite.pooling import insert_pool, move_pool, remove_pool, stride_to_pool
 from gngraph.rewrite.structure import (
     Collapse,
     Factorise,
@@ -26,6 +26,7 @@ from gngraph.rewrite.structure import (
     InsertSkip,
     InsertSqueezeExcite,
     Join,
+    MovePool,
     RemovePool,
     RemoveSkip,
     ResizeKernel,
@@ -100,6 +101,7 @@ _AT_NODES: Mapping[type, Callable[[Graph, Any], Graph]] = {
     Collapse: collapse,
     Factorise: factorise,
     Join: join,
+    MovePool: move_pool,
     RemovePool: remove_pool,
     RemoveSkip: remove_skip,
     Restride: restride,

@@ -13,7 +13,7 @@ from gngraph.rewrite.attachments import channel_axis
 from gngraph.rewrite.building import Building
 from gngraph.rewrite.kernels import kernel_of, not_taken, stride_of
 from gngraph.rewrite.layers import called, end_of_unit, require
-from gngraph.rewrite.structure import InsertPool, RemovePool, StrideToPool
+from gngraph.rewrite.structure import InsertPool, MovePool, RemovePool, StrideToPool
 
 
 def pools_of(graph: Graph) -> tuple[str, ...]:
@@ -80,6 +80,37 @@ def remove_pool(graph: Graph, morphism: RemovePool) -> Graph:
     return _without(graph, morphism.at)
 
 
+def not_moved(graph: Graph, name: str, to: str) -> str | None:
+    """Why a pooling cannot pool another value instead, or None.
+
+    Args:
+        graph: has both.
+        name: of the node that pools.
+        to: name of the node that would be pooled.
+    """
+    if name not in pools_of(graph):
+        return "it does not pool within windows"
+    if to in (name, graph.nodes[name].inputs[0]):
+        return f"it pools '{to}' already"
+    if len(graph.nodes[to].shape) != len(graph.nodes[name].shape):
+        return f"'{to}' has no maps as it has"
+    return not_taken(graph, lambda: _moved(graph, name, to))
+
+
+def move_pool(graph: Graph, morphism: MovePool) -> Graph:
+    """`graph` with a pooling behind another value; what read it reads what it pooled before.
+
+    Args:
+        graph: before the rewrite.
+        morphism: which one, and where it goes.
+
+    Raises:
+        PassError: it cannot go there.
+    """
+    require(not_moved(graph, morphism.at, morphism.to), f"'{called(graph, morphism.at)}' stays where it is")
+    return _moved(graph, morphism.at, morphism.to)
+
+
 def not_pooled_instead(graph: Graph, name: str) -> str | None:
     """Why no pooling can stand in for the stride of a layer, or None.
 
@@ -133,6 +164,14 @@ def _pooling(building: Building, value: str, window: tuple[int, ...], *, ceil: b
     }
     building.call("pool", f"max_pool{len(window)}d", value, **attrs)
     return building.behind(value)
+
+
+def _moved(graph: Graph, name: str, to: str) -> Graph:
+    building, node = Building(graph, to), graph.nodes[name]
+    building.draft.replace_uses(name, node.inputs[0])
+    building.draft.remove(name)
+    building.call("pool", node.op, to, **node.attrs)
+    return building.behind(to)
 
 
 def _without(graph: Graph, name: str) -> Graph:

@@ -161,6 +161,23 @@ class RemovePool(_AtNode):
 
 
 @dataclass(frozen=True, eq=False)
+class MovePool(_AtNode):
+    """Have the pooling `at` pool another value instead: maps between the two change their extents.
+
+    Attributes:
+        at: name of the node that pools.
+        to: name of the node that is pooled.
+    """
+
+    to: str
+    kind: str = "move-pool"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism, for histories."""
+        return {"kind": self.kind, "at": self.at, "to": self.to}
+
+
+@dataclass(frozen=True, eq=False)
 class StrideToPool(_AtNode):
     """Give the convolution `at` a stride of 1, and a max pooling behind its norm and non-linearity instead.
 
@@ -253,6 +270,7 @@ StructureMorphism = (
     | Restride
     | InsertPool
     | RemovePool
+    | MovePool
     | StrideToPool
     | Factorise
     | Collapse

@@ -25,7 +25,7 @@ from gngraph.passes.join_layers import JoinLayers
 from gngraph.passes.layer_pass import LayerPass
 from gngraph.passes.low_rank import LowRank
 from gngraph.passes.narrow_kernel import NarrowKernel
-from gngraph.passes.remove_pool import RemovePools
+from gngraph.passes.remove_pool import MovePools
 from gngraph.passes.remove_skip import RemoveSkips
 from gngraph.passes.separable import Separable
 from gngraph.passes.stride_to_pool import StrideToPools
@@ -34,8 +34,8 @@ from gngraph.rewrite.factorisation import rank_of
 from gngraph.rewrite.graph_pass import Pass
 from gngraph.rewrite.joining import before
 from gngraph.rewrite.kernels import kernel_of, stride_of
-from gngraph.rewrite.layers import called, end_of_unit
-from gngraph.rewrite.pooling import not_unpooled, pools_of
+from gngraph.rewrite.layers import called, end_of_unit, layers_of
+from gngraph.rewrite.pooling import pools_of
 
 Proposal = Callable[[Graph, AnalysisManager], Sequence[Pass]]
 """The passes that make another architecture of one, run one after another; none where it changes nothing."""
@@ -83,25 +83,6 @@ def for_each(kind: type[LayerPass], where: Where) -> Proposal:
     return passes
 
 
-def with_room(proposal: Proposal) -> Proposal:
-    """A proposal, or where it proposes nothing, the same without the last pooling: coarser maps may leave that nothing to pool.
-
-    Args:
-        proposal: makes maps coarser.
-    """
-
-    def passes(graph: Graph, analyses: AnalysisManager) -> list[Pass]:
-        found = list(proposal(graph, analyses))
-        pools = [name for name in pools_of(graph) if not_unpooled(graph, name) is None]
-        if found or not pools:
-            return found
-        without = RemovePools(at=pools[-1])
-        found += proposal(without.run(graph, analyses).graph, analyses)
-        return [without, *found] if found else []
-
-    return passes
-
-
 def _around(graph: Graph, spaces: ChannelSpaces, place: str) -> MakeResidual | None:
     """Around a layer that everything passes, which no connection goes past yet."""
     passed = {point.value for point in cut_points(graph, spaces)}
@@ -116,8 +97,20 @@ def _coarser(graph: Graph, spaces: ChannelSpaces, place: str) -> ChangeStride | 
     return ChangeStride(stride=2 * max(stride_of(graph, node)))
 
 
+def _early_pool(graph: Graph, analyses: AnalysisManager) -> list[Pass]:
+    """Behind the layer that reads the network's input: as `_coarser`, but it still looks at every position.
+
+    A chain that pools down to a point has no room for one pooling more; there the last one moves.
+    """
+    found = list(for_each(InsertPools, _pooled)(graph, analyses))
+    pools, spaces = pools_of(graph), analyses.get(ChannelSpaces, graph)
+    if not found and pools:
+        first = (name for name in layers_of(graph) if _pooled(graph, spaces, name))
+        found += [entry for to in first if (entry := MovePools(pools[-1], to)).reason(graph, spaces, pools[-1]) is None]
+    return found[:1]
+
+
 def _pooled(graph: Graph, spaces: ChannelSpaces, place: str) -> InsertPools | None:
-    """Behind a layer that reads the network's input: as `_coarser`, but it still looks at every position."""
     return InsertPools() if graph.nodes[place].inputs[0] in graph.inputs else None
 
 
@@ -185,8 +178,8 @@ def _normed(graph: Graph, spaces: ChannelSpaces, place: str) -> InsertNorms | No
 
 
 register_proposal("pools", for_each(StrideToPools, lambda graph, spaces, place: StrideToPools()))
-register_proposal("early-pool", with_room(for_each(InsertPools, _pooled)))
-register_proposal("coarser", with_room(for_each(ChangeStride, _coarser)))
+register_proposal("early-pool", _early_pool)
+register_proposal("coarser", for_each(ChangeStride, _coarser))
 register_proposal("dense", for_each(JoinLayers, _dense))
 register_proposal("no-expansion", for_each(JoinLayers, _unexpanded))
 register_proposal("skips", for_each(MakeResidual, _around))

@@ -101,6 +101,26 @@ def test_a_pooling_comes_and_goes() -> None:
     assert relative_error(graph, finer) > 1e-3 < relative_error(graph, coarse)
 
 
+def test_a_pooling_moves_to_where_less_is_left_to_compute() -> None:
+    graph = taken(Residual())
+    made = applied(graph, "move-pool{at=pool,to=stem.0}")
+    assert [made.nodes[name].shape[2:] for name in ("stem_1", "branch_0", "add", "mean")] == [
+        (8, 8),
+        (2, 2),
+        (2, 2),
+        (),
+    ]
+    assert made.nodes["head"].type == graph.nodes["head"].type and list(made.params) == list(graph.params)
+    assert cost(made).flops < cost(graph).flops and ops(made).count("max_pool2d") == 1
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    module = Residual().double().eval()
+    module.load_state_dict(gngraph.to_torch(graph).state_dict())
+    y = F.max_pool2d(module.stem(x), 2)
+    torch.testing.assert_close(
+        gngraph.to_torch(made)(x), module.head((module.branch(y) + module.shortcut(y)).mean((2, 3)))
+    )
+
+
 def test_what_lies_between_two_layers_is_dropped_where_it_does_nothing() -> None:
     graph, analyses = taken(Inverted(nn.Identity, bias=True)), data()
     graph = applied(graph, "cleanup")
@@ -168,6 +188,9 @@ def test_a_family_of_inverted_residuals_becomes_a_chain() -> None:
         ("insert-pool{at=stem.0,size=0}", "'size' of pass 'insert-pool' is '0', but must be at least 1"),
         ("insert-pool{at=shortcut}", "what is behind it does not take maps of other extents"),
         ("remove-pool{at=poole}", "found no layer that matches 'poole'; did you mean 'pool'"),
+        ("move-pool{at=pool,to=branch.0}", "what is behind it does not take maps of other extents"),
+        ("move-pool{at=pool,to=head}", "'head' has no maps as it has"),
+        ("move-pool{at=pool,to=sten.0}", "finds no layer 'sten.0' to pool behind; did you mean 'stem.0'"),
         ("stride-to-pool{at=stem.0}", "'stem.0' because its stride is 1"),
         ("stride-to-pool{at=head}", "'head' because it is no convolution"),
         ("join-layers{at=stem.0}", "it does not read a layer, its norm and its non-linearity"),

@@ -46,7 +46,7 @@ def searched(graph: Graph, found: depth.Found = UNSEARCHED, epochs: int = 10_000
 
 
 FAMILIES = {
-    "vgg11": {"early-pool", "coarser", "skips", "separable", "seen-kernels", "low-rank", "squeeze-excite"},
+    "vgg11": {"early-pool", "skips", "separable", "seen-kernels", "low-rank", "squeeze-excite"},
     "resnet20": {
         *("pools", "early-pool", "coarser", "separable", "low-rank", "squeeze-excite", "full-kernels", "no-skips"),
     },
@@ -133,7 +133,7 @@ def test_luck_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {tuple(trial.design.changes): trial.losses for trial in found.trials}["skips",] == [1.5, 2.0]
 
 
-@pytest.mark.parametrize(("epochs", "tried"), [(100, 0), (300, 3), (400, 6)])
+@pytest.mark.parametrize(("epochs", "tried"), [(100, 0), (300, 3), (400, 5)])
 def test_trials_cost_no_more_than_their_share(epochs: int, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
     most, spent = 0, 0
 
@@ -146,7 +146,7 @@ def test_trials_cost_no_more_than_their_share(epochs: int, tried: int, monkeypat
     monkeypatch.setattr(TrialTraining, "loss", loss)
     found = searched(vgg(), epochs=epochs)
     assert spent == found.flops <= structure.AFFORDED * most
-    assert len(found.trials) == tried and bool(found.changes) is (tried > 3)
+    assert len(found.trials) == tried and bool(found.changes) is (tried > 1)
 
 
 def test_what_makes_networks_cheaper_is_tried_again_and_may_be_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
