@@ -12,7 +12,7 @@ from gngraph.ir import Graph
 from gngraph.passes.layer_pass import LayerPass
 from gngraph.rewrite.graph_pass import Effect, register_pass
 from gngraph.rewrite.joining import before, not_joined
-from gngraph.rewrite.structure import Join
+from gngraph.rewrite.structure import JoinPair
 from gngraph.scoring.factors import joined
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class JoinLayers(LayerPass):
         """Why a layer and the one before it are not made one."""
         return not_joined(graph, place)
 
-    def morphisms(self, graph: Graph, analyses: AnalysisManager, chosen: list[str]) -> Sequence[Join]:
+    def morphisms(self, graph: Graph, analyses: AnalysisManager, chosen: list[str]) -> Sequence[JoinPair]:
         """One layer for each pair; of three in a row the first two.
 
         Raises:

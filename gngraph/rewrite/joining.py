@@ -16,7 +16,7 @@ from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.building import Building, in_order, keys_of
 from gngraph.rewrite.kernels import kernel_of, stride_of
 from gngraph.rewrite.layers import called, end_of_unit, held_by_others, require
-from gngraph.rewrite.structure import Join
+from gngraph.rewrite.structure import JoinPair
 
 
 def before(graph: Graph, name: str) -> tuple[Node, tuple[Node, ...]] | None:
@@ -79,7 +79,7 @@ def joint_convolution(graph: Graph, name: str) -> tuple[Node, tuple[int, ...]]:
     return Node(name, node.op, first.inputs, attrs=attrs), shape
 
 
-def join(graph: Graph, morphism: Join) -> Graph:
+def join(graph: Graph, morphism: JoinPair) -> Graph:
     """`graph` with one convolution in the place of two, under the name of the second.
 
     Args:

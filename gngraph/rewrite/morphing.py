@@ -25,7 +25,7 @@ from gngraph.rewrite.structure import (
     InsertPool,
     InsertSkip,
     InsertSqueezeExcite,
-    Join,
+    JoinPair,
     MovePool,
     RemovePool,
     RemoveSkip,
@@ -100,7 +100,7 @@ def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:
 _AT_NODES: Mapping[type, Callable[[Graph, Any], Graph]] = {
     Collapse: collapse,
     Factorise: factorise,
-    Join: join,
+    JoinPair: join,
     MovePool: move_pool,
     RemovePool: remove_pool,
     RemoveSkip: remove_skip,

@@ -241,7 +241,7 @@ class Collapse(_AtNode):
 
 
 @dataclass(frozen=True, eq=False)
-class Join(_AtNode):
+class JoinPair(_AtNode):
     """Put one convolution in the place of the convolution `at` and the one before it, whatever lies between them.
 
     The norm between them goes; a non-linearity stands behind the one convolution and its norm, unless one stands there already.
@@ -274,6 +274,6 @@ StructureMorphism = (
     | StrideToPool
     | Factorise
     | Collapse
-    | Join
+    | JoinPair
 )
 """Morphisms of what a layer is."""

@@ -7,7 +7,7 @@ import torch
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.ir import Graph, Node
 from gngraph.rewrite.joining import joint_convolution
-from gngraph.rewrite.structure import Factorise, Join, ResizeKernel
+from gngraph.rewrite.structure import Factorise, JoinPair, ResizeKernel
 from gngraph.scoring.damping import damped
 from gngraph.scoring.layer_moments import LayerMoments, joint_moments
 
@@ -127,7 +127,7 @@ def narrowed(graph: Graph, name: str, kernel: tuple[int, ...], read: LayerMoment
     return ResizeKernel(name, kernel, found.reshape(*weight.shape[:2], *kernel))
 
 
-def joined(graph: Graph, analyses: AnalysisManager, name: str) -> Join:
+def joined(graph: Graph, analyses: AnalysisManager, name: str) -> JoinPair:
     """The one convolution in the place of two and of what lies between them that gives most nearly what the second does.
 
     Nearest in the mean square over samples of the learn split and positions.
@@ -148,7 +148,7 @@ def joined(graph: Graph, analyses: AnalysisManager, name: str) -> Join:
     found = torch.linalg.solve(damped(square[:read, :read], FACTOR_RIDGE), square[:read, read:]).T
     if bias is not None:
         bias = moments.mean[read:] - found @ moments.mean[:read]
-    return Join(name, found.reshape(shape), bias)
+    return JoinPair(name, found.reshape(shape), bias)
 
 
 def _parameters(graph: Graph, node: Node) -> tuple[torch.Tensor, torch.Tensor | None]:

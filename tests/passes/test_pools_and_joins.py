@@ -18,7 +18,7 @@ from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
-from gngraph.rewrite import Join, morph
+from gngraph.rewrite import JoinPair, morph
 from gngraph.search import structure
 from gngraph.source.export import export_source
 from tests.passes.test_insert_layer import state_keys
@@ -143,10 +143,10 @@ def test_an_inverted_residual_becomes_a_plain_one_that_is_near(tmp_path: Path) -
     weight, spaces = dense.params["block.6.weight"].data, ChannelSpaces.of(graph)
     least = squared_error(graph, dense, "block_6", "block_6_1", analyses)
     for other in (0 * weight, 1.05 * weight, weight + 0.05 * torch.randn_like(weight)):
-        made = morph(graph, spaces, [Join("block_6", other)]).graph
+        made = morph(graph, spaces, [JoinPair("block_6", other)]).graph
         assert squared_error(graph, made, "block_6", "block_6_1", analyses) > least
     assert least < 0.8 * squared_error(
-        graph, morph(graph, spaces, [Join("block_6", 0 * weight)]).graph, "block_6", "block_6_1", analyses
+        graph, morph(graph, spaces, [JoinPair("block_6", 0 * weight)]).graph, "block_6", "block_6_1", analyses
     )
     for made in (dense, plain):
         assert ChannelSpaces.of(made).free and gngraph.diff(graph, made).render()
@@ -218,4 +218,4 @@ def test_layers_that_are_not_joined_are_named(passes: str, told: str) -> None:
 def test_a_join_of_another_width_is_refused() -> None:
     graph = taken(Inverted())
     with pytest.raises(PassError, match=r"take a weight of \(6, 12, 3, 3\), but one of \(6, 11, 3, 3\) was learned"):
-        morph(graph, ChannelSpaces.of(graph), [Join("block_6", torch.zeros(6, 11, 3, 3))])
+        morph(graph, ChannelSpaces.of(graph), [JoinPair("block_6", torch.zeros(6, 11, 3, 3))])
