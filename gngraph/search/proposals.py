@@ -103,11 +103,15 @@ def _early_pool(graph: Graph, analyses: AnalysisManager) -> list[Pass]:
     A chain that pools down to a point has no room for one pooling more; there the last one moves.
     """
     found = list(for_each(InsertPools, _pooled)(graph, analyses))
-    pools, spaces = pools_of(graph), analyses.get(ChannelSpaces, graph)
-    if not found and pools:
-        first = (name for name in layers_of(graph) if _pooled(graph, spaces, name))
-        found += [entry for to in first if (entry := MovePools(pools[-1], to)).reason(graph, spaces, pools[-1]) is None]
-    return found[:1]
+    pools = [name for name in pools_of(graph) if analyses.scope.names(called(graph, name))]
+    if found or not pools:
+        return found
+    spaces = analyses.get(ChannelSpaces, graph)
+    first = (
+        name for name in layers_of(graph) if _pooled(graph, spaces, name) and analyses.scope.names(called(graph, name))
+    )
+    moves = [MovePools(pools[-1], name) for name in first]
+    return [move for move in moves if move.reason(graph, spaces, pools[-1]) is None][:1]
 
 
 def _pooled(graph: Graph, spaces: ChannelSpaces, place: str) -> InsertPools | None:

@@ -77,6 +77,11 @@ def test_what_the_user_holds_is_not_proposed() -> None:
         "separable{at=features_8}",
         "separable{at=features_11}",
     }
+    early, scope = PROPOSALS["early-pool"], Scope(exclude=("features.0",))
+    assert [str(entry) for entry in early(graph, AnalysisManager(problem()))] == [
+        "move-pool{at=features_14,to=features_0}"
+    ]
+    assert not early(graph, AnalysisManager(problem(), scope=scope))
 
 
 def test_changes_that_help_together_are_found_and_one_that_does_not_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
