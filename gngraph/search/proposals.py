@@ -97,7 +97,7 @@ def _coarser(graph: Graph, spaces: ChannelSpaces, place: str) -> ChangeStride | 
     return ChangeStride(stride=2 * max(stride_of(graph, node)))
 
 
-def _early_pool(graph: Graph, analyses: AnalysisManager) -> list[Pass]:
+def _early_pool(graph: Graph, analyses: AnalysisManager) -> Sequence[Pass]:
     """Behind the layer that reads the network's input: as `_coarser`, but it still looks at every position.
 
     A chain that pools down to a point has no room for one pooling more; there the last one moves.
