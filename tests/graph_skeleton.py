@@ -10,16 +10,19 @@ from gngraph.ops.conv import specialise
 def skeleton(graph: Graph) -> list[str]:
     """The graph without what lowering does not keep.
 
-    Names of values, scopes, dtypes, which a cast leaves as recorded, channel axes of reshapes, which import chooses by sizes, and
-    the casts by which lowering keeps the dtype of numbers that are made of whole ones.
+    Names of values, scopes, dtypes, which a cast leaves as recorded, channel axes of reshapes, which import chooses by sizes, the
+    casts by which lowering keeps the dtype of numbers that are made of whole ones, and how often a parameter is read as a value.
     """
     number: dict[str, str] = {}
     for name, node in graph.nodes.items():
+        if node.op == "parameter":
+            number[name] = f"@{node.params['value']}"
+            continue
         number[name] = number[node.inputs[0]] if _keeps_dtype(graph, node) else f"v{len(set(number.values()))}"
     params = [f"{name} {p.kind} {p.trainable} {p.aliases} {tuple(p.data.shape)}" for name, p in graph.params.items()]
     nodes = []
     for n in graph.nodes.values():
-        if _keeps_dtype(graph, n):
+        if _keeps_dtype(graph, n) or n.op == "parameter":
             continue
         op, attrs = n.op, {key: value for key, value in n.attrs.items() if key != "regroup"}
         shape = tuple(graph.params[n.params["weight"]].data.shape) if "weight" in n.params else ()

@@ -16,7 +16,7 @@ from gngraph.ir import Graph, Node
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup
-from gngraph.ops.stepwise import OWN_STATE, PASSED_BY
+from gngraph.ops.stepwise import OWN_STATE, PASSED_BY, WITHIN
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
@@ -94,8 +94,8 @@ def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
     for name, role in graph.readers(slot.param):
         node = graph.nodes[name]
         place = lookup(node.op).reads(node, role)
-        # what a cell hands on of a unit that nothing reads is not read either
-        place = 1 if place == PASSED_BY else place
+        # what a cell hands on of a unit that nothing reads is not read either; several weights read one input
+        place = {PASSED_BY: 1, WITHIN: 0}.get(place, place) if place is not None else None
         if role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
             yield name, place
 
@@ -149,7 +149,9 @@ def errors_of(graph: Graph, spaces: ChannelSpaces, space: str, channel: int = 0)
     prune = PruneChannel(space, channel)
     pruned = outputs64(applied(graph, spaces, [prune]), probe)
     reference = masked(graph, spaces, [prune])
-    counted = reference if space in spaces.counters else graph  # whose statistics leave the channel out
+    held = any(owner == space for segments in spaces.layouts.values() for owner, _, _ in segments)
+    # statistics leave the channel out; what lies within a weight is no value
+    counted = reference if space in spaces.counters or not held else graph
     return Errors(
         split,
         new,

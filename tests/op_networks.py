@@ -141,6 +141,24 @@ def _normalised_steps() -> nn.Module:
     )
 
 
+class FormedSteps(nn.Module):
+    """Weights that are put together of parameters, in convolutions of all ranks and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.line, self.more = _weights(6, 8, 3, 3)(), _weights(4, 6, 1)(), _weights(4, 6, 1)()
+        self.deep, self.bias, self.gain = _weights(5, 4, 1, 1, 1)(), _weights(5)(), nn.Parameter(torch.tensor(0.5))
+        self.weight, self.up, self.down = _weights(7, 180)(), _weights(7, 3)(), _weights(3, 180)()
+        self.left, self.right = _weights(6, 2)(), _weights(7, 2)()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x.relu(), self.flat * 0.3, padding=1).tanh().flatten(2)
+        x = F.conv1d(x, self.line - self.gain * self.more / 2).unflatten(2, (2, 3, 6))
+        x = F.conv3d(x.relu(), 0.7 * self.deep, self.bias).flatten(1)
+        x = F.linear(x, self.weight + self.up @ self.down * 0.1).tanh()
+        return F.linear(x, torch.matmul(self.left, self.right.t()))[:, :, None, None]
+
+
 NORMS: dict[str, Case] = {
     "group norm": module(lambda: nn.GroupNorm(4, 8), free=4),
     "group norm without parameters": module(lambda: nn.GroupNorm(2, 8, affine=False), free=2),
@@ -157,6 +175,14 @@ NORMS: dict[str, Case] = {
     "rms norm": images(lambda m, y: m.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 8, norm=lambda: nn.RMSNorm(8)),
     "functional rms norm": images(
         lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 8, scale=_weights(8)
+    ),
+    "formed weights": Case(
+        lambda: Between(lambda m, y: m.part(y), 6, part=FormedSteps()), (3, 6, 6),
+        {"first": 8, "conv2d": 6, "conv1d": 4, "conv3d": 5, "linear": 7, "linear#2": 3, "linear_1": 6, "linear_1#2": 2},
+    ),
+    "lengths of a kernel's positions": Case(
+        lambda: Between(lambda m, y: m.part(y).tanh(), part=weight_norm(nn.Conv2d(8, 8, 3, padding=1, groups=2), dim=3)),
+        (3, 6, 6), {"first": 4, "part.parametrizations.weight": 4},
     ),
     "standardised weights": Case(
         lambda: Between(lambda m, y: m.part(y), part=StandardisedSteps()), (3, 6, 6),
@@ -193,6 +219,28 @@ def _without_part(y: Tensor) -> Tensor:
     y = y.clone()
     y[:, 2 : 2 + y.shape[1] // 2].zero_()
     return y + y[:, : y.shape[1] // 2].mean(1, keepdim=True)
+
+
+class ByNumbers(nn.Module):
+    """Entries by the numbers of several tensors, beside each other and apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, numbers in (("rows", [0, 2, 1]), ("columns", [[3], [1]]), ("others", [5, 0, 1])):
+            self.register_buffer(name, torch.tensor(numbers))
+        self.rows: Tensor
+        self.columns: Tensor
+        self.others: Tensor
+
+    def forward(self, y: Tensor) -> Tensor:
+        apart = y.permute(0, 2, 1, 3)[:, self.rows, :, self.others].amax(0)  # [N, 8]
+        return y[:, :, self.rows, self.columns] + y[..., self.rows][:, :, :2] + apart[:, :, None, None]
+
+
+def _served(y: Tensor, z: Tensor) -> Tensor:
+    """Two heads of queries for each head of keys and values."""
+    q, k = y.flatten(2).unflatten(1, (4, 2)).mT, z.flatten(2).unflatten(1, (2, 2)).mT
+    return F.scaled_dot_product_attention(q, k, k, enable_gqa=True).mT.flatten(1, 2).unflatten(2, (6, 6))
 
 
 ELEMENTWISE: dict[str, Case] = {
@@ -350,6 +398,11 @@ SHAPES: dict[str, Case] = {
     "sequences": Case(Sequences, (4, 5), {"first": 8, "second": 7}),
     "cells": Case(Cells, (4, 5), {"cell": 6, "gate": 5, "plain": 4}),
     "rows by number": module(Table),
+    "entries by several numbers": module(ByNumbers),
+    "repeated entries": function(lambda y: y.repeat_interleave(2, dim=1) + torch.repeat_interleave(y, 2, 1).tanh(), behind=16),
+    "repeated axes": function(lambda y: y.repeat(1, 2, 1, 2)[..., :6] + y.mean(1, True).repeat(1, 1, y.size(2) // 6, 1), behind=16),
+    "sizes alone": function(lambda y: y * y[:, -1].shape[1] + y[:, 0].size(2) / (y[:, -1].numel() // y.size(0)) ** 0.5),
+    "heads that serve several": images(lambda m, y: _served(y, m.key(y)), 2, key=lambda: nn.Conv2d(8, 4, 1)),
     "added to itself": function(lambda y: y + y.tanh()),
     "stacked": function(lambda y: torch.stack([y, y.tanh()], dim=1).mean(1)),
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),

@@ -36,16 +36,17 @@ from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism, NewChannel, PruneChannel, SplitChannel
-from gngraph.rewrite.structure import StructureMorphism
+from gngraph.rewrite.structure import InsertSkip, Restride, StructureMorphism
 from tests.graph_skeleton import skeleton
 from tests.local_errors import Found, KeptValues, relative
 from tests.morphism_errors import value_masked
-from tests.random_networks import Built, build, numbers_of
-from tests.random_structure import structure_of
+from tests.random_networks import Built, build, numbers_of, token_numbers_of
+from tests.random_structure import Changed, change_of, structure_of
 from tests.removal_errors import removal_error
 
 BAR = 1e-10  # largest relative error of outputs in float64
 STRUCTURE = 0.4  # share of the sets of morphisms behind which what a layer is changes as well
+CHANGES = 0.3  # share of those behind which the function changes, by a skip connection of scale 1 or another stride
 
 
 @dataclass
@@ -115,10 +116,11 @@ class _State:
     outputs: list[torch.Tensor]
 
 
-def pair_of(number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The integers of the network and of the steps of pair `number`."""
+def pair_of(number: int, tokens: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The integers of the network and of the steps of pair `number`, of those on `tokens` alone or of all."""
     draw = random.Random(f"steps {number}")
-    return numbers_of(number), tuple(draw.randrange(2**31) for _ in range(draw.randint(1, 5)))
+    network = token_numbers_of(number) if tokens else numbers_of(number)
+    return network, tuple(draw.randrange(2**31) for _ in range(draw.randint(1, 5)))
 
 
 def check_pair(network: Sequence[int], steps: Sequence[int]) -> Tally:
@@ -154,6 +156,13 @@ def check_pair(network: Sequence[int], steps: Sequence[int]) -> Tally:
                 graph = state.graph
                 tally.worst = max(tally.worst, error)
                 tally.kinds[morphism.kind] += 1
+            change = change_of(graph, state.spaces, draw) if draw.random() < CHANGES else None
+            if change is not None:
+                morphisms = [change]
+                state, error = _changed(built, state, change)
+                graph = state.graph
+                tally.worst = max(tally.worst, error)
+                tally.kinds["stride" if isinstance(change, Restride) else "residual"] += 1
         if tally.steps:
             _check_lowering(built, graph)
         for layer in _drawn_layer(state, draw):
@@ -296,6 +305,15 @@ def _restructured(built: Built, state: _State, morphism: StructureMorphism) -> t
     """What one of the morphisms of structure that preserve the function makes of a graph, checked, and its relative error."""
     new = _checked(built, morph(state.graph, state.spaces, [morphism]).graph)
     error = relative(new.outputs, state.outputs)
+    if not error <= BAR:
+        raise PairError(f"the outputs are off by {error:.1e}")
+    return new, error
+
+
+def _changed(built: Built, state: _State, morphism: InsertSkip | Restride) -> tuple[_State, float]:
+    """One of those that change the function, and the error against the network before, run as the morphism says."""
+    new = _checked(built, morph(state.graph, state.spaces, [morphism]).graph)
+    error = relative(new.outputs, Changed(state.graph, morphism).outputs(built.inputs(0, 2)))
     if not error <= BAR:
         raise PairError(f"the outputs are off by {error:.1e}")
     return new, error

@@ -19,6 +19,7 @@ from tests.random_blocks import Block, Shape, T, raw, width
 from tests.random_map_blocks import MAPS
 from tests.random_regrouped_blocks import REGROUPED
 from tests.random_token_blocks import BRIDGES, FEATURES, TOKENS, head
+from tests.random_weight_blocks import FEATURE_WEIGHTS, TOKEN_WEIGHTS
 from tests.small_networks import settled, without_constants
 
 SAMPLES = 16
@@ -27,7 +28,11 @@ SAMPLES = 16
 VOCABULARY = 7
 """Number of entries of embedding tables."""
 
-BLOCKS = {"map": {**MAPS, **REGROUPED}, "tokens": TOKENS, "features": FEATURES}
+BLOCKS = {
+    "map": {**MAPS, **REGROUPED},
+    "tokens": {**TOKENS, **TOKEN_WEIGHTS},
+    "features": {**FEATURES, **FEATURE_WEIGHTS},
+}
 """Kind of value -> blocks that read it."""
 
 
@@ -115,13 +120,26 @@ _INPUTS: tuple[tuple[str, Shape], ...] = (
 )  # fmt: skip
 
 
+def _inputs(draw: random.Random) -> list[tuple[str, Shape]]:
+    return draw.sample(_INPUTS, 1 + (draw.random() < 0.15))
+
+
+def token_numbers_of(seed: int) -> tuple[int, ...]:
+    """The integers of network number `seed` of those that read tokens, or words, alone."""
+    first, *others = numbers_of(seed)
+    draw = random.Random(first)
+    while any(kind not in ("tokens", "indices") for kind, _ in _inputs(random.Random(first))):
+        first = draw.randrange(2**31)
+    return first, *others
+
+
 class _Builder:
     """A network under construction; what a block gives on the samples decides what may follow."""
 
     def __init__(self, draw: random.Random, seed: int) -> None:
         torch.manual_seed(seed)
         self.draw = draw
-        kinds = draw.sample(_INPUTS, 1 + (draw.random() < 0.15))
+        kinds = _inputs(draw)
         self.values = [Value(kind, _samples(kind, shape)) for kind, shape in kinds]
         self.network = TwoInputs() if len(kinds) == 2 else RandomNetwork()
         self.built = Built(self.network, tuple(value.data.clone() for value in self.values))

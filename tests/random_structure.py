@@ -1,18 +1,23 @@
-"""A random morphism of what a layer is, of those that preserve the function."""
+"""Random morphisms of what a layer is: those that preserve the function, and those of which another run says what it becomes."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
+from torch import fx
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.ir import Graph
+from gngraph.lowering.interpreter import Interpreter
+from gngraph.lowering.to_torch import lower
+from gngraph.ops.conv import CONVOLUTIONS
 from gngraph.rewrite.attachments import not_gated, not_normed, not_skipped
 from gngraph.rewrite.factorisation import not_collapsed, not_factorised, rank_of
-from gngraph.rewrite.kernels import kernel_of, not_resized
+from gngraph.rewrite.kernels import kernel_of, not_resized, not_restrided, stride_of
 from gngraph.rewrite.layers import end_of_unit, layers_of
 from gngraph.rewrite.structure import (
     Collapse,
@@ -20,6 +25,7 @@ from gngraph.rewrite.structure import (
     InsertSkip,
     InsertSqueezeExcite,
     ResizeKernel,
+    Restride,
     StructureMorphism,
 )
 from gngraph.scoring.factors import low_rank
@@ -59,3 +65,54 @@ def _normed(graph: Graph, layer: str, draw: random.Random) -> InsertNorm:
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     mean, variance = torch.randn(2, int(graph.nodes[layer].shape[1]), generator=generator, dtype=torch.float64)
     return InsertNorm(layer, mean, variance.square() + 0.1)
+
+
+def change_of(graph: Graph, spaces: ChannelSpaces, draw: random.Random) -> InsertSkip | Restride | None:
+    """One that changes the function: a skip connection of scale 1, or another stride; None where there is no place."""
+    found: list[InsertSkip | Restride] = []
+    for layer in layers_of(graph):
+        end, node = end_of_unit(graph, layer), graph.nodes[layer]
+        if not_skipped(graph, spaces, end, node.inputs[0]) is None:
+            found.append(InsertSkip(end, node.inputs[0], 1.0))
+        kernel = kernel_of(graph, node)
+        if kernel and "stride" in node.attrs and "transpose" not in node.op:
+            stride = (1 if max(stride_of(graph, node)) > 1 else 2,) * len(kernel)
+            if not_restrided(graph, layer, stride) is None:
+                found.append(Restride(layer, stride))
+    return draw.choice(found) if found else None
+
+
+class Changed(Interpreter):
+    """Runs a graph as a morphism that changes the function says that it computes afterwards; the graph itself stays.
+
+    Args:
+        graph: before, in float64.
+        morphism: from `change_of`.
+    """
+
+    def __init__(self, graph: Graph, morphism: InsertSkip | Restride) -> None:
+        self.lowered, self.morphism = lower(graph), morphism
+        super().__init__(self.lowered.module, garbage_collect_values=False)
+        if isinstance(morphism, Restride):
+            for step in self.lowered.steps[morphism.at]:
+                if step.op == "call_module":
+                    self.lowered.module.get_submodule(str(step.target)).stride = morphism.stride  # type: ignore[assignment]
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        of_layer = self.node in self.lowered.steps[self.morphism.at]
+        if isinstance(self.morphism, Restride) and of_layer and target in CONVOLUTIONS.values():
+            kwargs = {**kwargs, "stride": self.morphism.stride}
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.node = n
+        result = super().run_node(n)
+        if isinstance(self.morphism, InsertSkip) and n is self.lowered.values[self.morphism.at]:
+            result = result + self.env[self.lowered.values[self.morphism.source]]
+        return result
+
+    def outputs(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors that it gives."""
+        with torch.no_grad():
+            result = self.run(*(x.double() if x.is_floating_point() else x for x in inputs))
+        return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]

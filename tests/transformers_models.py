@@ -87,12 +87,14 @@ class Tiny:
         model: its class.
         config: fields of its configuration.
         given: keywords of the call: words, mask, image, wave, answer (of the decoder), spectrum.
+        output: what a loss reads of a model output that has no leading tensor.
     """
 
     kind: str
     model: str
     config: Mapping[str, Any]
     given: str = "words mask"
+    output: str | None = None
 
     def build(self) -> tuple[nn.Module, dict[str, torch.Tensor]]:
         """The network, of one seed, and keywords for its call."""
@@ -233,8 +235,8 @@ MODELS: dict[str, Tiny] = {
         },
         "image",
     ),
-    "clip": Tiny("towers", "CLIPModel", {**_TOWERS, "projection_dim": 16}, "words mask image"),
-    "siglip": Tiny("towers", "SiglipModel", _TOWERS, "words image"),
+    "clip": Tiny("towers", "CLIPModel", {**_TOWERS, "projection_dim": 16}, "words mask image", "logits_per_image"),
+    "siglip": Tiny("towers", "SiglipModel", _TOWERS, "words image", "logits_per_image"),
     "wav2vec2": Tiny("audio", "Wav2Vec2ForCTC", _SPEECH, "wave"),
     "hubert": Tiny("audio", "HubertForCTC", _SPEECH, "wave"),
     "whisper": Tiny(

@@ -14,6 +14,7 @@ Exits non-zero when one fails.
 
     python tools/check_random.py                            10,000 pairs on every core
     python tools/check_random.py --seed 4711 --pairs 1      pair number 4711 again
+    python tools/check_random.py --tokens                   10,000 pairs of networks on tokens
     python tools/check_random.py --modules 2000             2,000 modules
     python tools/check_random.py --seed 4711 --modules 1    module number 4711 again
 """
@@ -31,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +72,22 @@ class Failure:
         )
 
 
-def check(numbers: Iterable[int]) -> tuple[Tally, list[Failure]]:
-    """Check some pairs."""
+def check(numbers: Iterable[int], tokens: bool = False) -> tuple[Tally, list[Failure]]:
+    """Check some pairs, of networks on `tokens` alone or of all."""
     warnings.simplefilter("ignore")
     tally, failures = Tally(), []
     for number in numbers:
         try:
-            tally.add(check_pair(*pair_of(number)))
+            tally.add(check_pair(*pair_of(number, tokens)))
         except Exception as error:  # one pair must not hide the others
             tally.pairs += 1
-            failures.append(failure_of(number, error))
+            failures.append(failure_of(number, error, tokens))
     return tally, failures
 
 
-def failure_of(number: int, error: Exception) -> Failure:
+def failure_of(number: int, error: Exception, tokens: bool = False) -> Failure:
     """The smallest pair that still fails, found by leaving out one block or one set of morphisms at a time."""
-    network, steps = pair_of(number)
+    network, steps = pair_of(number, tokens)
     smaller = True
     while smaller:
         smaller = False
@@ -217,6 +219,7 @@ def main() -> int:
     """Run the check; 0 when none fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10_000, metavar="N", help="how many pairs (default: 10,000)")
+    parser.add_argument("--tokens", action="store_true", help="pairs whose networks read tokens, or words, alone")
     parser.add_argument("--modules", type=int, metavar="N", help="how many modules, in place of pairs")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="number of the first (default: 0)")
     parser.add_argument(
@@ -228,10 +231,11 @@ def main() -> int:
         parser.error("--pairs, --modules and --jobs must be at least 1")
     end, start = options.seed + wanted, time.perf_counter()
     tally: Any = Tally() if options.modules is None else Seen()
+    of_pairs = partial(check, tokens=options.tokens)
     failures, told, tried = [], start, 0
     for first in range(options.seed, end, POOL):
         last = min(first + POOL, end)
-        for part, found in _checked(check if options.modules is None else check_modules, first, last, options.jobs):
+        for part, found in _checked(of_pairs if options.modules is None else check_modules, first, last, options.jobs):
             tally.add(part)
             tried += CHUNK
             failures += found

@@ -38,7 +38,7 @@ from gngraph.errors import GnGraphError
 from gngraph.importing.from_torch import from_torch
 from gngraph.lowering.to_torch import to_torch
 from tests.training_steps import Trial
-from tests.transformers_models import MODELS
+from tests.transformers_models import MODELS, Tiny
 
 _ROUNDING = 1e-4
 """Largest relative difference of what is compared in float32."""
@@ -82,7 +82,7 @@ def check(name: str) -> Row:
         network.config.use_cache = False
     start = time.process_time()
     try:
-        graph = from_torch(network, example)
+        graph = from_torch(network, example, output=tiny.output)
     except GnGraphError as error:
         return Row(tiny.kind, name, "refused", 0, 0.0, 0.0, time.process_time() - start, str(error))
     except Exception as error:  # which no public function should raise
@@ -90,13 +90,13 @@ def check(name: str) -> Row:
         return Row(tiny.kind, name, "error", 0, 0.0, 0.0, time.process_time() - start, told)
     seconds, spaces = time.process_time() - start, ChannelSpaces.of(graph)
     shares = share_in_free_spaces(graph, spaces), share_free_both_ways(graph, spaces)
-    unlike = _training_differences(network, example, to_torch(graph), experts=tiny.kind == "experts")
+    unlike = _training_differences(tiny, network, example, to_torch(graph))
     verdict, told = ("unlike", ", ".join(unlike[:3])) if unlike else ("taken", "")
     return Row(tiny.kind, name, verdict, len(graph.nodes), *shares, seconds, told)
 
 
 def _training_differences(
-    network: nn.Module, example: dict[str, torch.Tensor], lowered: nn.Module, *, experts: bool
+    tiny: Tiny, network: nn.Module, example: dict[str, torch.Tensor], lowered: nn.Module
 ) -> list[str]:
     """In what the lowered graph trains unlike its source, which is trained too; torch has no grouped products in float64.
 
@@ -106,7 +106,7 @@ def _training_differences(
 
     def forward(*tensors: torch.Tensor) -> Any:
         result = original(**dict(zip(example, tensors, strict=True)))
-        return result.get("logits", result)
+        return result[tiny.output] if tiny.output else result.get("logits", result)
 
     network.forward = forward
     batches: Sequence[Sequence[torch.Tensor]] = [
@@ -114,7 +114,7 @@ def _training_differences(
         [torch.cat([x, x[:1]]) for x in example.values()],
     ]
     trial = Trial(batches, of_inputs="input_values" not in example)
-    trial = replace(trial, dtype=None, tolerance=_ROUNDING) if experts else trial
+    trial = replace(trial, dtype=None, tolerance=_ROUNDING) if tiny.kind == "experts" else trial
     return list(trial.differences(network, lowered))
 
 

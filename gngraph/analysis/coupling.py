@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gngraph.analysis.cuttable import Cuttable
-from gngraph.ir import Graph, Node, TupleType
+from gngraph.ir import Graph, Node, TensorType, TupleType
 from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.spec import AttrPath, Fresh
 
@@ -184,6 +184,12 @@ class _Coupling:
         counts = [(user, lookup(user.op).counts) for user in users]
         alone = users and name not in self.graph.outputs and all(user.inputs == (name,) for user in users)
         return bool(alone) and all(c is not None and not c.norm and axis in c.axes(user, rank) for user, c in counts)
+
+    def unread(self) -> bool:
+        name = self._node.name
+        ops = [lookup(self.graph.nodes[user].op) for user in self.graph.users(name)]
+        sized = isinstance(self._node.type, TensorType) and all(spec.of_sizes for spec in ops)
+        return name not in self.graph.outputs and (sized or not ops)
 
     def measure(self, path: AttrPath, layout: Layout | None) -> None:
         if layout is not None:

@@ -33,10 +33,12 @@ def share_in_free_spaces(graph: Graph, spaces: ChannelSpaces) -> float:
 
 
 def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
-    """Part of the entries of the inner weights that lie on free spaces along both of their first two axes; 1 where there are none.
+    """Part of the entries of the inner weights that lie on free spaces along both of their two axes; 1 where there are none.
 
-    Inner are weights that neither read the network's input, nor write its output, nor are looked up by number, nor have a single
-    entry along one of the two, as those of a depthwise convolution do.
+    These are the two that are most free, the first ones where several are alike: of a convolution what it writes and reads, and not
+    its kernel; of experts in one weight, these too, and not the number of experts. Inner are weights that neither read the network's
+    input, nor write its output, nor are looked up by number, nor have a single entry along one of the two, as those of a depthwise
+    convolution do.
 
     >>> import torch, gngraph
     >>> layers = [torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)]
@@ -51,15 +53,15 @@ def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
     total = both = 0
     for name, parameter in graph.params.items():
         shape = parameter.data.shape
-        if (
-            parameter.kind != "parameter"
-            or len(shape) < 2
-            or 1 in shape[:2]
-            or any(_is_outer(graph, spaces, name, axis) for axis in (0, 1))
-        ):
+        if parameter.kind != "parameter" or len(shape) < 2:
+            continue
+        free = [_free(spaces, name, axis) for axis in range(len(shape))]
+        degrees = [own / max(1, length) for own, length in zip(free, shape, strict=True)]
+        axes = sorted(range(len(shape)), key=degrees.__getitem__, reverse=True)[:2]
+        if any(shape[axis] == 1 or _is_outer(graph, spaces, name, axis) for axis in axes):
             continue
         total += parameter.data.numel()
-        both += _free(spaces, name, 0) * _free(spaces, name, 1) * math.prod(shape[2:])
+        both += math.prod(free[axis] if axis in axes else length for axis, length in enumerate(shape))
     return both / total if total else 1.0
 
 

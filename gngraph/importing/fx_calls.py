@@ -13,6 +13,9 @@ from gngraph.ir import Flag
 from gngraph.ops import Call, spec_of_function
 from gngraph.ops.spec import REQUIRED
 
+_OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "split_size": "sizes", "split_size_or_sections": "sizes", "tensor": "input"}
+"""Names that torch has for arguments beside those of the op table."""
+
 Flags = Mapping[tuple[str, int | str], Flag]
 """(node name, argument position or name) -> what stands there in either mode."""
 
@@ -41,11 +44,12 @@ def bind(call: Call, fx_node: fx.Node, flags: Flags) -> dict[str, Any] | None:
         flags: arguments that differ between the modes; they take the place of what the trace recorded.
     """
     names = [name for name, _ in call.signature]
-    if len(fx_node.args) > len(names) or any(key not in names for key in fx_node.kwargs):
+    keys = {key: key if key in names else _OTHER_NAMES.get(key, key) for key in fx_node.kwargs}
+    if len(fx_node.args) > len(names) or any(name not in names for name in keys.values()):
         return None
     bound = dict(call.signature)
     given: list[tuple[str, int | str, Any]] = [(names[i], i, arg) for i, arg in enumerate(fx_node.args)]
-    given += [(key, key, arg) for key, arg in fx_node.kwargs.items()]
+    given += [(keys[key], key, arg) for key, arg in fx_node.kwargs.items()]
     for name, key, arg in given:
         bound[name] = flags.get((fx_node.name, key), arg)
     return None if any(value is REQUIRED for value in bound.values()) else bound

@@ -1,9 +1,9 @@
-"""Reading torch.fx calls of layers whose weight is standardised or normalised, filter by filter, before it is used."""
+"""Reading torch.fx calls of layers whose weight is computed: standardised or normalised, or put together of parameters."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,30 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from gngraph.errors import IRError
 from gngraph.importing.fx_calls import Flags, bind
 from gngraph.importing.fx_shapes import Importer
 from gngraph.importing.tracer import WITHOUT_GRADIENT
 from gngraph.ir import Attr, Node
 from gngraph.ops import lookup
+from gngraph.ops.formed import FORMED, formed_shape
 from gngraph.ops.standardised import STANDARDISED
-from gngraph.ops.weight_norm import NORMALISED
+from gngraph.ops.weight_norm import NORMALISED, POSITIONS
 
 _LAYERS = {F.conv1d: "conv1d", F.conv2d: "conv2d", F.conv3d: "conv3d", F.linear: "linear"}
 _OPTIONS = ("stride", "padding", "dilation", "groups")
 _SIZED = ("reshape", "view")
 _RESHAPES = (*_SIZED, "flatten")
 _PRODUCTS = (operator.mul, torch.mul, "mul")
+_FORMING: Mapping[str, tuple[Any, ...]] = {
+    "add": (operator.add, torch.add, "add"),
+    "sub": (operator.sub, torch.sub, "sub"),
+    "mul": _PRODUCTS,
+    "div": (operator.truediv, torch.div, "div"),
+    "matmul": (operator.matmul, torch.matmul, torch.mm, "matmul", "mm"),
+    "t": (torch.t, "t"),
+}
+"""Calls that form a weight, by what a formula names them."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,18 @@ class _Weight:
     attrs: Mapping[str, Any]
     within: tuple[Any, ...]
 
+    def shape(self, held: Mapping[str, torch.Size | None]) -> tuple[int, ...] | None:
+        """The weight's own shape, from those of its parameters; None where they do not fit."""
+        if self.kind != FORMED:
+            return held["weight"]
+        try:
+            return formed_shape(self.attrs["formula"], {role: shape or () for role, shape in held.items()})
+        except IRError:
+            return None
+
 
 def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> ComputedLayer | None:
-    """The layer that a call is, if its weight is computed filter by filter, and nothing else reads a part of it; else None.
+    """The layer that a call is, if its weight is computed in a way that is known, and nothing else reads a part of it; else None.
 
     Args:
         fx_node: a call.
@@ -79,16 +99,22 @@ def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Fl
     layer = bind(lookup(op).functions[fx_node.target], fx_node, flags) if op is not None else None
     if op is None or layer is None or not isinstance(layer["weight"], fx.Node):
         return None
-    weight = _standardised(layer["weight"], shapes, flags) or _normalised(layer["weight"])
+    made = layer["weight"]
+    weight = _standardised(made, shapes, flags) or _normalised(made) or _formed(made, shapes)
     if weight is None or (weight.kind == STANDARDISED and op == "linear"):
         return None
     params = {role: node for role, node in (*weight.params.items(), ("bias", layer["bias"])) if node is not None}
     held = {role: _shape(node, shapes) for role, node in params.items()}
-    shape, within = held["weight"], {n for n in weight.within if isinstance(n, fx.Node) and n.op != "get_attr"}
-    if shape is None or any(n.meta.get(WITHOUT_GRADIENT) for n in within):
+    within = {n for n in weight.within if isinstance(n, fx.Node) and n.op != "get_attr"}
+    shape = weight.shape(held)
+    if shape is None or None in held.values() or any(n.meta.get(WITHOUT_GRADIENT) for n in within):
         return None
-    per_filter = [own for role, own in held.items() if role != "weight"]
-    if any(own is None or own[0] != own.numel() or own[0] != shape[0] for own in per_filter):
+    if POSITIONS in held and held[POSITIONS] != _along(shape, weight.attrs["dim"]):
+        return None
+    per_filter = [own for role, own in held.items() if role in ("bias", "gain") and own is not None]
+    if any(own[0] != own.numel() or own[0] != shape[0] for own in per_filter):
+        return None
+    if weight.kind == FORMED and layer.get("groups", 1) != 1:
         return None
     targets = {node.target for node in params.values()}
     reading = [node for node in fx_node.graph.nodes if node.op == "get_attr" and node.target in targets]
@@ -99,10 +125,57 @@ def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Fl
 
 
 def _normalised(made: fx.Node) -> _Weight | None:
-    """A direction times a length, filter by filter, as `torch.nn.utils.weight_norm` computes it."""
-    if made.target is not torch._weight_norm or made.kwargs or tuple(made.args[2:]) not in ((), (0,)):
+    """A direction times lengths, of filters or of positions, as `torch.nn.utils.weight_norm` computes it."""
+    if made.target is not torch._weight_norm or made.kwargs:
         return None
-    return _Weight(NORMALISED, {"weight": made.args[0], "gain": made.args[1]}, {}, (made,))
+    dim: Any = made.args[2] if len(made.args) > 2 else 0
+    if type(dim) is not int or dim < 0 or dim == 1:
+        return None
+    role, attrs = ("gain", {}) if dim == 0 else (POSITIONS, {"dim": dim})
+    return _Weight(NORMALISED, {"weight": made.args[0], role: made.args[1]}, attrs, (made,))
+
+
+def _formed(made: fx.Node, shapes: Mapping[str, torch.Size]) -> _Weight | None:
+    """A weight that is put together of parameters: sums, multiples and products of matrices."""
+    params: dict[str, Any] = {}
+    within: list[Any] = []
+    formula = _formula(made, shapes, params, within)
+    if not isinstance(formula, tuple) or (formula[0] == "t" and isinstance(formula[1], str)):
+        return None
+    return _Weight(FORMED, params, {"formula": formula}, tuple(within))
+
+
+def _formula(value: Any, shapes: Mapping[str, torch.Size], params: dict[str, Any], within: list[Any]) -> Attr:
+    """What a call computes, as `gngraph.ops.formed` writes it; None for anything else.
+
+    Args:
+        value: a call, the read of a parameter, or a number.
+        shapes: of the parameters that have one name.
+        params: gets the parameters by role.
+        within: gets the calls.
+    """
+    if type(value) in (int, float) or not isinstance(value, fx.Node):
+        return value if type(value) in (int, float) else None
+    if value.op == "get_attr":
+        if str(value.target) not in shapes:
+            return None
+        role = next((role for role, node in params.items() if node.target == value.target), f"weight{len(params)}")
+        params.setdefault(role, value)
+        return role
+    target, operands = value.target, value.args
+    name = next((name for name, calls in _FORMING.items() if target in calls), None)
+    if target is getattr and operands[1] in ("T", "mT"):
+        name, operands = "t", operands[:1]
+    if name is None or value.kwargs or len(operands) != (1 if name == "t" else 2):
+        return None
+    found = [_formula(operand, shapes, params, within) for operand in operands]
+    within.append(value)
+    return None if None in found else (name, *found)
+
+
+def _along(shape: Sequence[int], dim: int) -> torch.Size:
+    """The shape of what has an entry for each position along an axis."""
+    return torch.Size(size if axis == dim else 1 for axis, size in enumerate(shape))
 
 
 def _standardised(made: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> _Weight | None:

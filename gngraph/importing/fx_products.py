@@ -148,9 +148,11 @@ def _product(
 
 def _attention(importer: ProductImporter, fx_node: fx.Node) -> Node | None:
     bound = bind(ATTENTION, fx_node, importer.flags)
-    if bound is None or bound.pop("enable_gqa") is not False:
+    if bound is None:
         return None
     inputs = [importer.value(bound.pop(name)) for name in ATTENTION.operands]
+    if not bound["enable_gqa"]:  # of as many heads of keys as of queries, as most are
+        del bound["enable_gqa"]
     attrs = {name: importer.attr(value) for name, value in bound.items()}
     if isinstance(attrs["attn_mask"], Ref):
         inputs.append(attrs["attn_mask"].name)

@@ -55,8 +55,8 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         return _reshape(importer, fx_node)
     if target in ("unflatten", torch.unflatten):
         return _unflatten(importer, fx_node)
-    if target == "expand":
-        return _sized(importer, fx_node, "expand", "sizes", {})
+    if target in ("expand", "repeat"):
+        return _sized(importer, fx_node, target, "sizes", {})
     if target in ("permute", torch.permute):
         return _permute(importer, fx_node)
     if target in _TRANSPOSES or (target is getattr and fx_node.args[1] in _TRANSPOSES):
@@ -76,10 +76,6 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         return item if isinstance(importer.nodes[source].type, TupleType) else None
     if target in ARITHMETIC or target in FRACTIONS:
         return _arithmetic(importer, fx_node, {**ARITHMETIC, **FRACTIONS}[target])
-    if target == "numel":
-        source = importer.value(fx_node.args[0])
-        row = Node(fx_node.name, "size", (source,), {}, {"dim": 0})
-        return row if len(importer.nodes[source].shape) == 1 else None
     if target is math.ceil and isinstance(quotient := fx_node.args[0], fx.Node):
         rounded = rounded_up(importer, quotient)
         return None if rounded is None else replace(rounded, name=fx_node.name)
@@ -180,7 +176,10 @@ def _getitem(importer: Importer, fx_node: fx.Node) -> Node | None:
         rows = Node(fx_node.name, "take", (source, importer.value(index)), {}, {})
         return rows if importer.infers(rows) else None
     if isinstance(type_, TensorType):
-        fx_node.args = (fx_node.args[0], _of_all_axes(importer, fx_node.args[0], index))
+        index = _of_all_axes(importer, fx_node.args[0], index)
+        fx_node.args = (fx_node.args[0], index)
+        if (taken := _take(importer, fx_node, source, index)) is not None:
+            return taken
         entries = read_index(_with_sizes(importer, index), type_.shape)
         if entries is None:
             return None
@@ -194,6 +193,19 @@ def _getitem(importer: Importer, fx_node: fx.Node) -> Node | None:
     if not isinstance(index, int) or (isinstance(type_, OpaqueType) and not isinstance(type_.value, tuple)):
         return None
     return Node(fx_node.name, "getitem", (source,), {}, {"index": index})
+
+
+def _take(importer: Importer, fx_node: fx.Node, source: str, index: Any) -> Node | None:
+    """Entries by numbers along some axes, the others whole; None for other indices."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    axes = [axis for axis, entry in enumerate(entries) if isinstance(entry, fx.Node)]
+    if not axes or any(not isinstance(entry, fx.Node) and entry != slice(None) for entry in entries):
+        return None
+    numbers = [importer.value(entries[axis]) for axis in axes]
+    if not all(isinstance(importer.nodes[name].type, TensorType) for name in (source, *numbers)):
+        return None
+    node = Node(fx_node.name, "take", (source, *numbers), {}, {"axes": tuple(axes)})
+    return node if importer.infers(node) else None
 
 
 def _of_all_axes(importer: Importer, source: Any, index: Any) -> Any:

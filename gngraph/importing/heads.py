@@ -110,6 +110,9 @@ class _Followed:
     def only_counted(self, axis: int) -> bool:
         return False
 
+    def unread(self) -> bool:
+        return False
+
     def measure(self, path: AttrPath, layout: Layout | None) -> None: ...
 
     def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:

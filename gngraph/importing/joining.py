@@ -272,8 +272,9 @@ class _Joiner:
         return a
 
     def choice(self, node: fx.Node, a: fx.Node, b: fx.Node) -> fx.Node:
-        if a is b:
-            return a
+        reads_one = (a.op, b.op) == ("get_attr", "get_attr") and a.target == b.target
+        if a is b or (reads_one and a.meta.get(WITHOUT_GRADIENT) == b.meta.get(WITHOUT_GRADIENT)):
+            return a  # which `node` reads, so that it stands before it
         if (a, b) not in self.choices:
             with self.graph.inserting_before(node):
                 self.choices[a, b] = self.graph.call_function(by_mode, (a, b))

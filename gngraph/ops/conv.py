@@ -67,17 +67,42 @@ def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> list
 def convolution_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
     """How often each entry of the weight is multiplied for one sample."""
     assert isinstance(result, TensorType)
-    return (*sizes_of(operands, 0, (0,)), math.prod(int(size) for size in result.shape[2:]))
+    single = single_positions(operands.node, operands.params["weight"].shape)
+    others = (int(size) for axis, size in enumerate(result.shape) if axis > 1 and axis not in single)
+    return (*sizes_of(operands, 0, (0,)), *((0, axis) for axis in single), math.prod(others))
 
 
-def _freeze_positions(rules: ChannelRules, operands: Operands) -> None:
+def single_positions(node: Node, weight: tuple[Dim, ...]) -> list[int]:
+    """The axes of the value along which a convolution works position by position, as one of 1 x 1 does along both.
+
+    Args:
+        node: a convolution.
+        weight: shape of its weight.
+    """
+    rank, padding = len(weight) - 2, node.attrs.get("padding", 0)
+    stride, pad = (spread(option, rank) for option in (node.attrs.get("stride", 1), 0 if isinstance(padding, str) else padding))
+    return [2 + i for i in range(rank) if (weight[2 + i], stride[i], pad[i]) == (1, 1, 0)]
+
+
+def hold_positions(rules: ChannelRules, operands: Operands, weight: tuple[Dim, ...]) -> None:
+    """What is convolved over stays as it is, but for axes whose every position goes by itself.
+
+    Args:
+        rules: of the analysis under way.
+        operands: a convolution.
+        weight: shape of its weight.
+    """
+    single = single_positions(operands.node, weight)
     for axis in range(2, len(operands.tensor().shape)):
-        rules.freeze(rules.layout(0, axis), "it is convolved over")
+        if axis in single:
+            rules.set(axis, rules.layout(0, axis))
+        else:
+            rules.freeze(rules.layout(0, axis), "it is convolved over")
 
 
 def convolution_channels(rules: ChannelRules, operands: Operands) -> None:
     """Filters write channels, and their second axis reads them; groups grow as wholes."""
-    _freeze_positions(rules, operands)
+    hold_positions(rules, operands, operands.params["weight"].shape)
     layout = rules.layout(0, 1)
     if groups_of(operands.node, operands.params["weight"].shape) > 1:
         _grouped_channels(rules, operands, layout)
@@ -126,7 +151,7 @@ def _follow_out(rules: ChannelRules, operands: Operands, out: Layout | None) -> 
 
 
 def _depthwise_channels(rules: ChannelRules, operands: Operands) -> None:
-    _freeze_positions(rules, operands)
+    hold_positions(rules, operands, operands.params["weight"].shape)
     layout = rules.layout(0, 1)
     multiplier = int(operands.node.attrs["multiplier"])
     if layout is None:  # depthwise over the network's input

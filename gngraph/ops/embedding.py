@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
+from gngraph.ops.rules import broadcast_dims
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.starts import looked_up
 from gngraph.ops.traits import of_first
@@ -114,20 +115,54 @@ register(
 )
 
 
+def _taken(operands: Operands) -> tuple[tuple[int, ...], tuple[Dim, ...], int]:
+    """The axes whose entries are taken by number, the shape of the numbers, and where the axes of these stand in the value."""
+    node, x = operands.node, operands.tensor(0)
+    axes: tuple[int, ...] = node.attrs.get("axes", (0,))
+    numbers = [operands.tensor(i) for i in range(1, len(operands.inputs))]
+    if len(axes) != len(numbers) or list(axes) != sorted({axis for axis in axes if 0 <= axis < len(x.shape)}):
+        raise IRError(f"node '{node.name}' (take) takes entries of the axes {axes} of '{x}' by {len(numbers)} tensors")
+    for index in numbers:
+        if index.dtype not in ("i64", "i32"):
+            raise IRError(f"node '{node.name}' (take) needs integers to take entries by, not '{index}'")
+    shape: tuple[Dim, ...] = ()
+    for index in numbers:
+        rank = max(len(shape), len(index.shape))
+        pairs = zip(*((1,) * (rank - len(own)) + own for own in (shape, index.shape)), strict=True)
+        shape = tuple(broadcast_dims(operands, a, b) for a, b in pairs)
+    apart = axes[-1] - axes[0] >= len(axes)  # then torch puts the axes of the numbers first
+    return axes, shape, 0 if apart else axes[0]
+
+
 def _infer_take(operands: Operands) -> Type:
-    x, index = operands.tensor(0), operands.tensor(1)
-    if index.dtype not in ("i64", "i32") or not x.shape:
-        raise IRError(f"node '{operands.node.name}' (take) needs integers to take entries by, not '{index}'")
-    return TensorType(x.dtype, (*index.shape, *x.shape[1:]))
+    axes, shape, at = _taken(operands)
+    x = operands.tensor(0)
+    kept = [size for axis, size in enumerate(x.shape) if axis not in axes]
+    return TensorType(x.dtype, (*kept[:at], *shape, *kept[at:]))
 
 
 def _take_channels(rules: ChannelRules, operands: Operands) -> None:
-    rules.freeze(rules.layout(0, 0), "its entries are taken by number")
-    count = len(operands.tensor(1).shape)
-    for axis in range(count):
-        rules.set(axis, rules.layout(1, axis))
-    for axis in range(1, len(operands.tensor(0).shape)):
-        rules.set(count + axis - 1, rules.layout(0, axis))
+    axes, shape, at = _taken(operands)
+    for axis in axes:
+        rules.freeze(rules.layout(0, axis), "its entries are taken by number")
+    kept = [axis for axis in range(len(operands.tensor(0).shape)) if axis not in axes]
+    for position, axis in enumerate(kept):
+        rules.set(position + len(shape) * (position >= at), rules.layout(0, axis))
+    for index in range(1, len(operands.inputs)):
+        for axis in range(len(operands.tensor(index).shape)):
+            if len(axes) == 1:
+                rules.set(at + axis, rules.layout(index, axis))
+            else:
+                rules.freeze(rules.layout(index, axis), "entries are taken by several numbers")
+
+
+def _emit_take(emitter: Emitter, node: Node) -> fx.Node:
+    x, *numbers = (emitter.value(name) for name in node.inputs)
+    axes: tuple[int, ...] = node.attrs.get("axes", (0,))
+    if axes == (0,):
+        return emitter.call(operator.getitem, x, numbers[0])
+    found = dict(zip(axes, numbers, strict=True))
+    return emitter.call(operator.getitem, x, tuple(found.get(axis, slice(None)) for axis in range(axes[-1] + 1)))
 
 
 register(
@@ -135,9 +170,9 @@ register(
         "take",
         _infer_take,
         _take_channels,
-        lambda emitter, node: emitter.call(operator.getitem, *(emitter.value(name) for name in node.inputs)),
+        _emit_take,
         channelwise=True,
         linear=of_first,
-        looked_up=lambda operands: (1, operands.tensor(0).shape[0]),
+        looked_up=lambda operands: (1, operands.tensor(0).shape[operands.node.attrs.get("axes", (0,))[0]]),
     )
 )

@@ -200,7 +200,8 @@ def _index_channels(rules: ChannelRules, operands: Operands) -> None:
             continue
         layout = rules.layout(0, axis)
         if not isinstance(entry, Slice):
-            rules.freeze(layout, "a single channel of it is taken by its number")
+            if entry not in (0, -1) or not rules.unread():  # the first and the last are there at any width
+                rules.freeze(layout, "a single channel of it is taken by its number")
         else:
             if _is_counted(rules, layout, entry, position):
                 rules.count(axis)

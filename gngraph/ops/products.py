@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, Ref, TensorType, Type
-from gngraph.ops.sizes import sizes_of
+from gngraph.ops.sizes import scaled, sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.starts import within
 from gngraph.ops.traits import of_each
@@ -245,10 +245,16 @@ def _infer_attention(operands: Operands) -> Type:
 
 
 def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
-    """Heads and other batch axes go along, and so does the width of the values; queries and keys keep theirs."""
+    """Heads and other batch axes go along, and so does the width of the values; queries and keys keep theirs.
+
+    Where a head of keys and values serves several of queries, these are its entries.
+    """
     rank = len(operands.tensor().shape)
     for axis in range(rank - 2):
         layouts = [rules.layout(i, axis) for i in range(3)]
+        if axis == rank - 3 and operands.node.attrs.get("enable_gqa"):
+            times = int(operands.tensor().shape[axis]) // int(operands.tensor(1).shape[axis])
+            layouts[1:] = [None if layout is None else scaled(layout, times) for layout in layouts[1:]]
         if len(operands.inputs) > 3:
             mask = operands.tensor(3)
             own = axis - rank + len(mask.shape)
@@ -266,6 +272,8 @@ def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
 def _emit_attention(emitter: Emitter, node: Node) -> fx.Node:
     options: dict[str, Any] = {key: emitter.resolve(node.attrs[key]) for key in ("dropout_p", "is_causal", "scale")}
     mask = node.attrs["attn_mask"]
+    if node.attrs.get("enable_gqa"):
+        options["enable_gqa"] = True
     if isinstance(mask, Ref):
         options["attn_mask"] = emitter.value(mask.name)
     return emitter.call(F.scaled_dot_product_attention, *(emitter.value(name) for name in node.inputs[:3]), **options)

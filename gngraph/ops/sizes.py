@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, cast
 
+import torch
 from torch import fx
 
 from gngraph.errors import IRError
@@ -159,6 +160,30 @@ register(
         _emit_size,
         of_sizes=True,
         functions={"size": Call(signature("input dim=None"))},
+    )
+)
+
+
+def _numel_channels(rules: ChannelRules, operands: Operands) -> None:
+    """It grows with the only axis that has channels by what all others hold; with several, only what nothing reads may."""
+    shape = operands.tensor().shape
+    found = [axis for axis in range(len(shape)) if rules.layout(0, axis) is not None]
+    others = product(*(size for axis, size in enumerate(shape) if axis not in found))
+    if len(found) == 1 and isinstance(others, int):
+        rules.set(0, scaled(rules.layout(0, found[0]) or (), others))
+    elif not rules.unread():
+        freeze_inputs(rules, operands, "its size is multiplied by another")
+
+
+_NUMEL = Call(signature("input"))
+register(
+    OpSpec(
+        "numel",
+        lambda operands: OpaqueType("int", product(*operands.tensor().shape)),
+        _numel_channels,
+        lambda emitter, node: emitter.method("numel", emitter.value(node.inputs[0])),
+        of_sizes=True,
+        functions={"numel": _NUMEL, "nelement": _NUMEL, torch.numel: _NUMEL},
     )
 )
 

@@ -102,6 +102,9 @@ class ChannelRules(Protocol):
     def only_counted(self, axis: int) -> bool:
         """Whether all that reads the node's value takes statistics over its axis `axis`, so that its channels go no further."""
 
+    def unread(self) -> bool:
+        """Whether nothing reads the entries of the node's value, but at most its sizes and kind."""
+
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
 
@@ -231,7 +234,7 @@ class OpSpec:
         counts: set where it takes statistics over channels, as LayerNorm does and a mean may do; its channel rule says over which.
         evaluated: the node that one is whose module stays in eval mode while the network trains; None where it is the same.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
-        reads: which of the inputs a node's weight of some role reads; `OWN_STATE` or `PASSED_BY` where it is none of
+        reads: which of the inputs a node's weight of some role reads; `OWN_STATE`, `PASSED_BY` or `WITHIN` where it is none of
             them alone, and None where it reads nothing.
         stepwise: for ops some weights of which read their own state: the value step by step (`gngraph.ops.stepwise`).
         looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.
@@ -382,11 +385,8 @@ def signature(text: str) -> tuple[tuple[str, Attr], ...]:
     >>> signature("input inplace=False")
     (('input', REQUIRED), ('inplace', False))
     """
-    result = []
-    for item in text.split():
-        name, _, default = item.partition("=")
-        result.append((name, _DEFAULTS[default] if default in _DEFAULTS else _constant(default)))
-    return tuple(result)
+    pairs = (item.partition("=")[::2] for item in text.split())
+    return tuple((name, _DEFAULTS[given] if given in _DEFAULTS else _constant(given)) for name, given in pairs)
 
 
 _DEFAULTS: dict[str, Attr] = {"": REQUIRED, "None": None, "True": True, "False": False}

@@ -17,6 +17,10 @@ PASSED_BY = -2
 """What a weight reads that its node also hands on past it, so that no gradient tells the two apart."""
 
 
+WITHIN = -3
+"""What a weight reads that other weights of its node read too, or hold: it is put together of several."""
+
+
 def first_input(node: Node, role: str) -> int | None:
     """For ops whose weights read the first input."""
     return 0

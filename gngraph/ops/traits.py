@@ -107,8 +107,10 @@ class ComputedWeight:
         parameters: what gives another weight, by role: of a node, that weight, the parameters before, each with the filters that
             there are now, and what has become of the entries of "weight" by themselves. Roles that the node has not are
             buffers to be added.
+        shared: roles of parameters that all filters share.
     """
 
     plain: Callable[[Node], Node]
     weight: Callable[[Node, Mapping[str, torch.Tensor]], torch.Tensor]
     parameters: Callable[[Node, torch.Tensor, Mapping[str, torch.Tensor], torch.Tensor], dict[str, torch.Tensor]]
+    shared: frozenset[str] = frozenset()

@@ -70,9 +70,8 @@ def give_weight(
     computed = lookup(node.op).computed
     assert computed is not None
     before = {
-        role: graph.params[param].data.index_select(0, filters.to(weight.device))
-        for role, param in node.params.items()
-        if role != "bias"
+        role: data if role in computed.shared else data.index_select(0, filters.to(weight.device))
+        for role, data in ((role, graph.params[param].data) for role, param in node.params.items() if role != "bias")
     }
     params = dict(draft.node(node.name).params)
     for role, tensor in computed.parameters(node, weight, before, followed).items():

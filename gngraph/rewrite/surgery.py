@@ -188,12 +188,22 @@ def padding_rows(graph: Graph, param: str) -> tuple[int, ...]:
 
 
 def _reweighted(graph: Graph, spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[str]:
-    """Parameters from which a layer computes its weight, of which not whole filters alone come and go."""
+    """Parameters from which a layer computes its weight, of which not whole filters alone come and go, or that share something."""
+    layers = computing(graph)
     given = {param for edit in edits.values() for table in (edit.rows, edit.out, edit.shift) for param in table}
     slots = [
-        slot for name in edits for slot in spaces[name].slots if slot.role is Role.CONSUME or name in spaces.counters
+        slot
+        for name in edits
+        for slot in spaces[name].slots
+        if slot.role is Role.CONSUME or name in spaces.counters or _shares(layers.get(slot.param))
     ]
-    return (given | {slot.param for slot in slots}).intersection(computing(graph))
+    return (given | {slot.param for slot in slots}).intersection(layers)
+
+
+def _shares(layer: Node | None) -> bool:
+    """Whether the filters of a layer's weight have a parameter in common."""
+    computed = lookup(layer.op).computed if layer is not None else None
+    return computed is not None and not computed.shared.isdisjoint(layer.params if layer is not None else ())
 
 
 def _give_weight(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
 from gngraph.ops import lookup
-from gngraph.ops.stepwise import OWN_STATE, PASSED_BY
+from gngraph.ops.stepwise import OWN_STATE, PASSED_BY, WITHIN
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,8 @@ def _hidden(graph: Graph, node: Node, role: str) -> str | None:
     place, where = lookup(node.op).reads(node, role), f"'{node.module or node.name}' ({node.op})"
     if place == PASSED_BY:
         return f"{where} hands on what it reads; use the layer that has all steps"
+    if place == WITHIN:
+        return f"{where} reads it by a weight that is put together of several"
     if place is None or place == OWN_STATE or not isinstance(graph.nodes[node.inputs[place]].type, TupleType):
         return None
     return f"{where} reads it in a tuple of states; pass them apart, as h, c"

@@ -42,6 +42,7 @@ ARGUMENTS = {
     "kernel_size": 2, "output_size": 2, "norm_type": 2.0, "dim": 1, "dims": (1,), "k": 2, "shifts": 1, "dim0": 0, "dim1": 1,
     "chunks": 2, "sizes": 2, "threshold": 0.5, "value": 2.0, "min": 0, "pad": (1, 1), "upscale_factor": 2, "downscale_factor": 2,
     "groups": 2, "size": 3, "p": 0.5, "mode": "batch", "num_groups": 2, "normalized_shape": (4,), "training": False,
+    "repeats": 2,
 }  # fmt: skip
 """What arguments without a default are called with; some with one, whose default does not compute."""
 BY_OP: dict[str, dict[str, Any]] = {
@@ -50,6 +51,7 @@ BY_OP: dict[str, dict[str, Any]] = {
     "interpolate": {"size": (3, 3), "mode": "nearest"},
     "clamp": {"min": 0.5},
     "pad": {"mode": "constant", "value": 0.0},
+    "repeat_interleave": {"dim": 1},
 }
 
 
@@ -107,7 +109,7 @@ def of_one_value() -> Iterator[tuple[str, dict[str, Any]]]:
         calls = [call for function, call in spec.functions.items() if call.operands == ("input",)]
         if (
             calls
-            and name not in ("size", "assigned")
+            and name not in ("size", "numel", "assigned")
             and not any(key in calls[0].params and default is REQUIRED for key, default in calls[0].signature)
         ):
             own = ARGUMENTS | BY_OP.get(name, {})
