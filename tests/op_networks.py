@@ -441,6 +441,7 @@ POOLS: dict[str, Case] = {
 REDUCTIONS: dict[str, Case] = {
     "statistics": function(lambda y: (y - y.mean((2, 3), True)) / (y.std((2, 3), keepdim=True) + torch.var(y, 3, False, True))),
     "statistics in pairs": function(lambda y: sum(torch.var_mean(y, dim=(2, 3), correction=0, keepdim=True)) + y),
+    "names of numpy": function(lambda y: y - y.mean(axis=(2, 3), keepdims=True) + y.softmax(dim=3).amax(axis=3, keepdims=True)),
     "extrema": function(lambda y: y.max(dim=3, keepdim=True)[0] - torch.min(y, 2, keepdim=True).values + y.amin((2, 3), True)),
     "norms": function(lambda y: y / y.norm(dim=(2, 3), keepdim=True) + torch.linalg.vector_norm(y, dim=2, keepdim=True)),
     "sums of exponentials": function(lambda y: y.logsumexp((2, 3), keepdim=True) * torch.norm(y, p=1, dim=3, keepdim=True)),

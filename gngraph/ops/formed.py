@@ -26,6 +26,9 @@ from gngraph.ops.stepwise import WITHIN
 FORMED = "formed_"
 """What stands before the name of the layer."""
 
+_RANKS = {f"{FORMED}linear": 2, **{f"{FORMED}conv{rank}d": rank + 2 for rank in CONVOLUTIONS}}
+"""Axes of the weight of each op."""
+
 _Places = list[tuple[str, int]]
 """Axes of parameters, by role."""
 
@@ -108,8 +111,10 @@ def _with_weight(operands: Operands) -> Operands:
     formula, shapes = operands.node.attrs["formula"], _whole(operands)
     if set(parts_of(formula)) != set(shapes):
         raise IRError(f"node '{operands.node.name}' ({operands.node.op}) forms its weight of other parameters than it has")
-    dtype = next(type_.dtype for type_ in operands.params.values())
-    weight = TensorType(dtype, formed_shape(formula, shapes))
+    shape = formed_shape(formula, shapes)
+    if len(shape) != _RANKS[operands.node.op]:
+        raise IRError(f"node '{operands.node.name}' ({operands.node.op}) forms a weight of shape {shape}")
+    weight = TensorType(next(type_.dtype for type_ in operands.params.values()), shape)
     return Operands(operands.node, operands.inputs, {**operands.params, "weight": weight})
 
 
