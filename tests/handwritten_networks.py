@@ -1,4 +1,4 @@
-"""Networks as people write them for themselves, in many styles: attention, mixers, adapters, windows, states, queries that are learned."""
+"""Networks as people write them for themselves: attention, mixers, adapters, windows, states, learned queries, in many styles."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ class RMSNorm(nn.Module):
 class Language(nn.Module):
     """Words in, logits of words out, around blocks of attention and feed-forward layers."""
 
-    def __init__(self, attention: Callable[[], nn.Module], norm: Callable[[int], nn.Module] = nn.LayerNorm, tied: bool = False):
+    def __init__(
+        self, attention: Callable[[], nn.Module], norm: Callable[[int], nn.Module] = nn.LayerNorm, tied: bool = False
+    ):
         super().__init__()
         self.tok_emb = nn.Embedding(WORDS, 16)
         self.pos_emb = nn.Parameter(torch.randn(1, LENGTH, 16) * 0.02)
@@ -114,7 +116,13 @@ class NanoAttention(nn.Module):
 
     def __init__(self, flash: bool) -> None:
         super().__init__()
-        self.c_attn, self.c_proj, self.n_head, self.n_embd, self.flash = nn.Linear(16, 48), nn.Linear(16, 16), 4, 16, flash
+        self.c_attn, self.c_proj, self.n_head, self.n_embd, self.flash = (
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+            4,
+            16,
+            flash,
+        )
         self.attn_dropout, self.resid_dropout, self.dropout = nn.Dropout(0.1), nn.Dropout(0.1), 0.1
         self.register_buffer("bias", torch.tril(torch.ones(LENGTH, LENGTH)).view(1, 1, LENGTH, LENGTH))
         self.bias: Tensor
@@ -218,7 +226,11 @@ class Alibi(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return cast(
             Tensor,
-            self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=self.alibi[:, :T, :T]).transpose(1, 2).reshape(B, T, C)),
+            self.out(
+                F.scaled_dot_product_attention(q, k, v, attn_mask=self.alibi[:, :T, :T])
+                .transpose(1, 2)
+                .reshape(B, T, C)
+            ),
         )
 
 
@@ -227,7 +239,10 @@ class LowRank(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, r: int = 3, alpha: int = 6) -> None:
         super().__init__(inputs, outputs)
-        self.lora_A, self.lora_B = nn.Parameter(torch.randn(r, inputs) * 0.1), nn.Parameter(torch.randn(outputs, r) * 0.1)
+        self.lora_A, self.lora_B = (
+            nn.Parameter(torch.randn(r, inputs) * 0.1),
+            nn.Parameter(torch.randn(outputs, r) * 0.1),
+        )
         self.scaling = alpha / r
 
     def forward(self, x: Tensor) -> Tensor:
@@ -317,7 +332,7 @@ class ThreeProjections(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
-        n, t, c = y.shape
+        n, t, _ = y.shape
         q = self.q_norm(self.q_proj(y).view(n, t, -1, 4)).transpose(1, 2)
         k = self.k_norm(self.k_proj(y).view(n, t, -1, 4)).transpose(1, 2)
         v = self.v_proj(y).view(n, t, -1, 4).transpose(1, 2)
@@ -376,7 +391,11 @@ class Perceiver(nn.Module):
         super().__init__()
         self.latents = nn.Parameter(torch.randn(3, 16))
         self.embed, self.norm_x, self.norm_l = nn.Linear(5, 16), nn.LayerNorm(16), nn.LayerNorm(16)
-        self.to_q, self.to_kv, self.to_out = nn.Linear(16, 16, bias=False), nn.Linear(16, 32, bias=False), nn.Linear(16, 16)
+        self.to_q, self.to_kv, self.to_out = (
+            nn.Linear(16, 16, bias=False),
+            nn.Linear(16, 32, bias=False),
+            nn.Linear(16, 16),
+        )
         self.mlp, self.self_attention = nn.Sequential(nn.LayerNorm(16), SwiGLU()), ViTBlock()
         self.head = nn.Linear(16, 5)
 
@@ -407,9 +426,11 @@ class Queries(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
         H, W = h.shape[-2:]
-        pos = torch.cat(
-            [self.col[:W].unsqueeze(0).repeat(H, 1, 1), self.row[:H].unsqueeze(1).repeat(1, W, 1)], dim=-1
-        ).flatten(0, 1).unsqueeze(0)
+        pos = (
+            torch.cat([self.col[:W].unsqueeze(0).repeat(H, 1, 1), self.row[:H].unsqueeze(1).repeat(1, W, 1)], dim=-1)
+            .flatten(0, 1)
+            .unsqueeze(0)
+        )
         memory = h.flatten(2).permute(0, 2, 1) + pos
         queries = self.query_embed.weight.unsqueeze(0).expand(images.shape[0], -1, -1)
         x = queries + self.attend(queries, memory, memory)[0]
@@ -429,7 +450,10 @@ class Windows(nn.Module):
         apart = at[:, :, None] - at[:, None, :] + 1
         self.register_buffer("places", apart[0] * 3 + apart[1])
         self.places: Tensor
-        self.mlp, self.head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)), nn.Linear(16, 5)
+        self.mlp, self.head = (
+            nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).permute(0, 2, 3, 1)

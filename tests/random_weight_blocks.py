@@ -57,7 +57,9 @@ def normalised(draw: random.Random, shape: Shape) -> nn.Module:
         conv = nn.Conv1d(c, groups * inside, 3, padding=1, groups=groups, bias=draw.random() < 0.7)
         layer = weight_norm(conv, dim=draw.choice((0, 2)))
         return Block(lambda m, x: torch.tanh(m.layer(x.transpose(1, 2))).transpose(1, 2), layer=layer)
-    return nn.Sequential(weight_norm(nn.Linear(c, inside)), activation(draw), weight_norm(nn.Linear(inside, width(draw))))
+    return nn.Sequential(
+        weight_norm(nn.Linear(c, inside)), activation(draw), weight_norm(nn.Linear(inside, width(draw)))
+    )
 
 
 def computed_bias(draw: random.Random, shape: Shape) -> nn.Module:
@@ -91,7 +93,13 @@ def windows(draw: random.Random, shape: Shape) -> nn.Module | None:
 
 def fused_groups(draw: random.Random, shape: Shape) -> nn.Module:
     """Grouped queries by torch's own option, with keys and values that a cache may have begun."""
-    (tokens, c), kept, times, each, cached = shape, draw.randint(1, 2), draw.randint(1, 2), draw.randint(1, 3), draw.random() < 0.5
+    (tokens, c), kept, times, each, cached = (
+        shape,
+        draw.randint(1, 2),
+        draw.randint(1, 2),
+        draw.randint(1, 3),
+        draw.random() < 0.5,
+    )
 
     def run(m: Any, x: T) -> Any:
         q = m.q(x).view(-1, tokens, kept * times, each).transpose(1, 2)
@@ -102,7 +110,12 @@ def fused_groups(draw: random.Random, shape: Shape) -> nn.Module:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return x + m.out(y.transpose(1, 2).flatten(2))
 
-    return Block(run, q=nn.Linear(c, kept * times * each), kv=nn.Linear(c, 2 * kept * each), out=nn.Linear(kept * times * each, c))
+    return Block(
+        run,
+        q=nn.Linear(c, kept * times * each),
+        kv=nn.Linear(c, 2 * kept * each),
+        out=nn.Linear(kept * times * each, c),
+    )
 
 
 def single_heads(draw: random.Random, shape: Shape) -> nn.Module:
@@ -139,7 +152,9 @@ def rotary(draw: random.Random, shape: Shape) -> nn.Module:
         y = x + m.places(torch.arange(x.shape[1], device=x.device))
         q, k, v = (layer(y).view(-1, tokens, heads, each).transpose(1, 2) for layer in (m.q, m.k, m.v))
         q, k = (z * m.cos + turned(z) * m.sin for z in (q, k))
-        return x + m.out((torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).reshape(-1, tokens, heads * each))
+        return x + m.out(
+            (torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).reshape(-1, tokens, heads * each)
+        )
 
     q, k, v = (nn.Linear(c, heads * each, bias=draw.random() < 0.5) for _ in range(3))
     return Block(
@@ -161,7 +176,9 @@ def repeated(draw: random.Random, shape: Shape) -> nn.Module:
     """Entries that stand several times beside each other, along tokens or features."""
     dim, times = draw.choice((1, 2, -1)), draw.randint(1, 3)
     by_method = draw.random() < 0.5
-    return Block(lambda m, x: x.repeat_interleave(times, dim) if by_method else torch.repeat_interleave(x, times, dim=dim))
+    return Block(
+        lambda m, x: x.repeat_interleave(times, dim) if by_method else torch.repeat_interleave(x, times, dim=dim)
+    )
 
 
 TOKEN_WEIGHTS: dict[str, Make] = {

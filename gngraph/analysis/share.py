@@ -36,9 +36,9 @@ def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
     """Part of the entries of the inner weights that lie on free spaces along both of their two axes; 1 where there are none.
 
     These are the two that are most free, the first ones where several are alike: of a convolution what it writes and reads, and not
-    its kernel; of experts in one weight, these too, and not the number of experts. Inner are weights that neither read the network's
-    input, nor write its output, nor are looked up by number, nor have a single entry along one of the two, as those of a depthwise
-    convolution do.
+    its kernel; of experts in one weight, these too, and not the number of experts. Inner are weights that neither read the input of
+    the network, nor write its output, nor are looked up by number, nor have a single entry along one of the two, as those of a
+    depthwise convolution do.
 
     >>> import torch, gngraph
     >>> layers = [torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)]

@@ -13,7 +13,13 @@ from gngraph.ir import Flag
 from gngraph.ops import Call, spec_of_function
 from gngraph.ops.spec import REQUIRED
 
-_OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "split_size": "sizes", "split_size_or_sections": "sizes", "tensor": "input"}
+_OTHER_NAMES = {
+    "axis": "dim",
+    "keepdims": "keepdim",
+    "split_size": "sizes",
+    "split_size_or_sections": "sizes",
+    "tensor": "input",
+}
 """Names that torch has for arguments beside those of the op table."""
 
 Flags = Mapping[tuple[str, int | str], Flag]

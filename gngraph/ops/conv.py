@@ -80,7 +80,9 @@ def single_positions(node: Node, weight: tuple[Dim, ...]) -> list[int]:
         weight: shape of its weight.
     """
     rank, padding = len(weight) - 2, node.attrs.get("padding", 0)
-    stride, pad = (spread(option, rank) for option in (node.attrs.get("stride", 1), 0 if isinstance(padding, str) else padding))
+    stride, pad = (
+        spread(option, rank) for option in (node.attrs.get("stride", 1), 0 if isinstance(padding, str) else padding)
+    )
     return [2 + i for i in range(rank) if (weight[2 + i], stride[i], pad[i]) == (1, 1, 0)]
 
 

@@ -1,8 +1,8 @@
 """Layers whose weight is put together of parameters: scaled, of low rank, or a sum of both, as adapters of low rank have it.
 
 The attribute `formula` says how: the role of a parameter, a number, or an operation with its operands, such as
-("add", "weight0", ("mul", ("matmul", "weight1", "weight2"), 0.5)). Rows of what it gives write channels, and columns read them; what is
-multiplied within it has channels of its own.
+("add", "weight0", ("mul", ("matmul", "weight1", "weight2"), 0.5)). Rows of what it gives write channels, and columns read them; a
+product of matrices has channels of its own between them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def _with_weight(operands: Operands) -> Operands:
     """The operands of the plain layer that has the formed weight."""
     formula, shapes = operands.node.attrs["formula"], _whole(operands)
     if set(parts_of(formula)) != set(shapes):
-        raise IRError(f"node '{operands.node.name}' ({operands.node.op}) forms its weight of other parameters than it has")
+        raise IRError(
+            f"node '{operands.node.name}' ({operands.node.op}) forms its weight of other parameters than it has"
+        )
     shape = formed_shape(formula, shapes)
     if len(shape) != _RANKS[operands.node.op]:
         raise IRError(f"node '{operands.node.name}' ({operands.node.op}) forms a weight of shape {shape}")
@@ -173,7 +175,9 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
 def _inferred(infer: Callable[[Operands], Type]) -> Callable[[Operands], Type]:
     def inferred(operands: Operands) -> Type:
         if operands.node.attrs.get("groups", 1) != 1:
-            raise IRError(f"node '{operands.node.name}' ({operands.node.op}) has groups, which a formed weight may not have")
+            raise IRError(
+                f"node '{operands.node.name}' ({operands.node.op}) has groups, which a formed weight may not have"
+            )
         return infer(_with_weight(operands))
 
     return inferred

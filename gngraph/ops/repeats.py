@@ -81,7 +81,9 @@ register(
         "repeat",
         _infer_repeat,
         _repeat_channels,
-        lambda emitter, node: emitter.method("repeat", emitter.value(node.inputs[0]), *emitter.resolve(node.attrs["sizes"])),
+        lambda emitter, node: emitter.method(
+            "repeat", emitter.value(node.inputs[0]), *emitter.resolve(node.attrs["sizes"])
+        ),
         channelwise=True,
         linear=True,
         nonnegative=with_first,

@@ -10,7 +10,7 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
-from gngraph.ir import Draft, Graph, OpaqueType
+from gngraph.ir import Draft, Graph, Node, OpaqueType
 from gngraph.ir.types import refs_in, with_integer
 from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.channel_map import NEW, ChannelMap
