@@ -153,7 +153,7 @@ class FormedSteps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.conv2d(x.relu(), self.flat * 0.3, padding=1).tanh().flatten(2)
-        x = F.conv1d(x, self.line - self.gain * self.more / 2).unflatten(2, (2, 3, 6))
+        x = F.conv1d(x, self.line - self.gain * self.more / 2).reshape(-1, 4, 2, 3, 6)
         x = F.conv3d(x.relu(), 0.7 * self.deep, self.bias).flatten(1)
         x = F.linear(x, self.weight + self.up @ self.down * 0.1).tanh()
         return F.linear(x, torch.matmul(self.left, self.right.t()))[:, :, None, None]
@@ -237,10 +237,14 @@ class ByNumbers(nn.Module):
         return y[:, :, self.rows, self.columns] + y[..., self.rows][:, :, :2] + apart[:, :, None, None]
 
 
+def _by_names_of_numpy(y: Any) -> Any:
+    return y - y.mean(axis=(2, 3), keepdims=True) + y.softmax(dim=3).amax(axis=3, keepdims=True)
+
+
 def _served(y: Tensor, z: Tensor) -> Tensor:
     """Two heads of queries for each head of keys and values."""
-    q, k = y.flatten(2).unflatten(1, (4, 2)).mT, z.flatten(2).unflatten(1, (2, 2)).mT
-    return F.scaled_dot_product_attention(q, k, k, enable_gqa=True).mT.flatten(1, 2).unflatten(2, (6, 6))
+    q, k = y.view(-1, 4, 2, 36).mT, z.view(-1, 2, 2, 36).mT
+    return F.scaled_dot_product_attention(q, k, k, enable_gqa=True).mT.reshape(-1, 8, 6, 6)
 
 
 ELEMENTWISE: dict[str, Case] = {
@@ -441,7 +445,7 @@ POOLS: dict[str, Case] = {
 REDUCTIONS: dict[str, Case] = {
     "statistics": function(lambda y: (y - y.mean((2, 3), True)) / (y.std((2, 3), keepdim=True) + torch.var(y, 3, False, True))),
     "statistics in pairs": function(lambda y: sum(torch.var_mean(y, dim=(2, 3), correction=0, keepdim=True)) + y),
-    "names of numpy": function(lambda y: y - y.mean(axis=(2, 3), keepdims=True) + y.softmax(dim=3).amax(axis=3, keepdims=True)),
+    "names of numpy": function(_by_names_of_numpy),
     "extrema": function(lambda y: y.max(dim=3, keepdim=True)[0] - torch.min(y, 2, keepdim=True).values + y.amin((2, 3), True)),
     "norms": function(lambda y: y / y.norm(dim=(2, 3), keepdim=True) + torch.linalg.vector_norm(y, dim=2, keepdim=True)),
     "sums of exponentials": function(lambda y: y.logsumexp((2, 3), keepdim=True) * torch.norm(y, p=1, dim=3, keepdim=True)),
