@@ -16,7 +16,7 @@ from gngraph.ir import Graph, Node
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import lookup
-from gngraph.ops.stepwise import OWN_STATE, PASSED_BY, WITHIN
+from gngraph.ops.stepwise import OF_SEVERAL, OWN_STATE, PASSED_BY
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel, SplitChannel, edits_of
 from gngraph.rewrite.surgery import rewrite
@@ -95,7 +95,7 @@ def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
         node = graph.nodes[name]
         place = lookup(node.op).reads(node, role)
         # what a cell hands on of a unit that nothing reads is not read either; several weights read one input
-        place = {PASSED_BY: 1, WITHIN: 0}.get(place, place) if place is not None else None
+        place = {PASSED_BY: 1, OF_SEVERAL: 0}.get(place, place) if place is not None else None
         if role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
             yield name, place
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from tests.op_weights import ByNumbers, FormedSteps, Standardised, StandardisedSteps, normalised_steps, weights
 from tests.recurrent_networks import Cells
 from tests.small_networks import calibrated
 
@@ -66,10 +67,6 @@ def function(run: Callable[[Tensor], Tensor], free: int = 8, behind: int = 8) ->
     return images(lambda m, y: run(y), free, behind)
 
 
-def _weights(*shape: int) -> Callable[[], nn.Parameter]:
-    return lambda: nn.Parameter(torch.randn(shape) * 0.5)
-
-
 class FunctionalBatchNorm(nn.Module):
     """BatchNorm by its function, with buffers of the user's."""
 
@@ -95,77 +92,13 @@ class ChannelsFirstNorm(nn.Module):
         return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6).permute(0, 3, 1, 2)
 
 
-class Standardised(nn.Module):
-    """A convolution of filters without mean and of one variance, with a gain as in NFNets, or without one."""
-
-    def __init__(self, rank: int, read: int, written: int, groups: int = 1, *, gain: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(written, read // groups, *[3] * rank) + 0.3)
-        self.bias = nn.Parameter(torch.randn(written))
-        self.gain = nn.Parameter(torch.randn(written, *[1] * (rank + 1))) if gain else None
-        self.groups, self.convolve = groups, (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-
-    def forward(self, x: Tensor) -> Tensor:
-        gain = None if self.gain is None else (self.gain * 0.4).view(-1)
-        filters = self.weight.reshape(1, self.weight.shape[0], -1)
-        weight = F.batch_norm(filters, None, None, weight=gain, training=True, momentum=0.0, eps=1e-4)
-        return self.convolve(x, weight.reshape_as(self.weight), self.bias, padding=1, groups=self.groups)
-
-
-class StandardisedSteps(nn.Module):
-    """All ranks of them, two of groups, with and without a gain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flat, self.line = Standardised(2, 8, 6), Standardised(1, 6, 4, gain=False)
-        self.groups, self.depths = Standardised(2, 4, 6, 2), Standardised(3, 6, 8, gain=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.line(self.flat(x).relu().flatten(2)).unflatten(2, (6, 6))
-        return cast(Tensor, self.depths(self.groups(x.tanh()).unflatten(2, (2, 3))).flatten(2, 3))
-
-
-def _normalised_steps() -> nn.Module:
-    """Weights of a direction and a length: layers of all ranks."""
-    lines, depths = nn.Sequential(nn.Flatten(2), weight_norm(nn.Conv1d(6, 4, 3, padding=1))), nn.Unflatten(2, (2, 3, 6))
-    layers = [
-        weight_norm(nn.Conv2d(8, 6, 1)),
-        nn.ReLU(),
-        lines,
-        nn.Tanh(),
-        depths,
-        weight_norm(nn.Conv3d(4, 5, 1, bias=False)),
-    ]
-    return nn.Sequential(
-        *layers, nn.Tanh(), nn.Flatten(), weight_norm(nn.Linear(5 * 36, 7)), nn.Unflatten(1, (7, 1, 1))
-    )
-
-
-class FormedSteps(nn.Module):
-    """Weights that are put together of parameters, in convolutions of all ranks and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flat, self.line, self.more = _weights(6, 8, 3, 3)(), _weights(4, 6, 1)(), _weights(4, 6, 1)()
-        self.deep, self.bias, self.gain = _weights(5, 4, 1, 1, 1)(), _weights(5)(), nn.Parameter(torch.tensor(0.5))
-        self.weight, self.up, self.down = _weights(7, 180)(), _weights(7, 3)(), _weights(3, 180)()
-        self.left, self.right = _weights(6, 2)(), _weights(7, 2)()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x.relu(), self.flat * 0.3, padding=1).tanh().flatten(2)
-        x = F.conv1d(x, self.line - self.gain * self.more / 2).reshape(-1, 4, 2, 3, 6)
-        x = F.conv3d(x.relu(), 0.7 * self.deep, self.bias).flatten(1)
-        x = F.linear(x, self.weight + self.up @ self.down * 0.1).tanh()
-        return F.linear(x, torch.matmul(self.left, self.right.t()))[:, :, None, None]
-
-
 NORMS: dict[str, Case] = {
     "group norm": module(lambda: nn.GroupNorm(4, 8), free=4),
     "group norm without parameters": module(lambda: nn.GroupNorm(2, 8, affine=False), free=2),
     "group norm of one group": module(lambda: nn.GroupNorm(1, 8), free=0),
     "group norm of single channels": module(lambda: nn.GroupNorm(8, 8)),
     "functional group norm": images(
-        lambda m, y: F.group_norm(y, 4, m.scale, m.shift, 1e-3), 4, scale=_weights(8), shift=_weights(8)
+        lambda m, y: F.group_norm(y, 4, m.scale, m.shift, 1e-3), 4, scale=weights(8), shift=weights(8)
     ),
     "instance norm": module(lambda: nn.InstanceNorm2d(8)),
     "instance norm with parameters": module(lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
@@ -174,7 +107,7 @@ NORMS: dict[str, Case] = {
     "functional layer norm": module(ChannelsFirstNorm, free=0),
     "rms norm": images(lambda m, y: m.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 8, norm=lambda: nn.RMSNorm(8)),
     "functional rms norm": images(
-        lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 8, scale=_weights(8)
+        lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 8, scale=weights(8)
     ),
     "formed weights": Case(
         lambda: Between(lambda m, y: m.part(y), 6, part=FormedSteps()), (3, 6, 6),
@@ -189,7 +122,7 @@ NORMS: dict[str, Case] = {
         {"first": 8, "part.flat": 6, "part.line": 2, "part.groups": 3, "part.depths": 8},
     ),
     "normalised weights": Case(
-        lambda: Between(lambda m, y: m.part(y), 7, part=_normalised_steps()), (3, 6, 6),
+        lambda: Between(lambda m, y: m.part(y), 7, part=normalised_steps()), (3, 6, 6),
         {"first": 8, **{f"part.{at}.parametrizations.weight": n for at, n in (("0", 6), ("2.1", 4), ("5", 5), ("8", 7))}},
     ),
     "a standardised weight": Case(
@@ -221,22 +154,6 @@ def _without_part(y: Tensor) -> Tensor:
     return y + y[:, : y.shape[1] // 2].mean(1, keepdim=True)
 
 
-class ByNumbers(nn.Module):
-    """Entries by the numbers of several tensors, beside each other and apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name, numbers in (("rows", [0, 2, 1]), ("columns", [[3], [1]]), ("others", [5, 0, 1])):
-            self.register_buffer(name, torch.tensor(numbers))
-        self.rows: Tensor
-        self.columns: Tensor
-        self.others: Tensor
-
-    def forward(self, y: Tensor) -> Tensor:
-        apart = y.permute(0, 2, 1, 3)[:, self.rows, :, self.others].amax(0)  # [N, 8]
-        return y[:, :, self.rows, self.columns] + y[..., self.rows][:, :, :2] + apart[:, :, None, None]
-
-
 def _by_names_of_numpy(y: Any) -> Any:
     return y - y.mean(axis=(2, 3), keepdims=True) + y.softmax(dim=3).amax(axis=3, keepdims=True)
 
@@ -250,7 +167,7 @@ def _served(y: Tensor, z: Tensor) -> Tensor:
 ELEMENTWISE: dict[str, Case] = {
     "prelu": module(lambda: nn.PReLU(8)),
     "shared prelu": module(nn.PReLU),
-    "functional prelu": images(lambda m, y: F.prelu(y, m.slope), slope=_weights(8)),
+    "functional prelu": images(lambda m, y: F.prelu(y, m.slope), slope=weights(8)),
     "gated linear unit": module(lambda: nn.GLU(1), 4, 4),
     "functional gated linear unit": function(lambda y: F.glu(torch.cat([y, y.sin()], 1), 1)),
     "gates along positions": function(lambda y: F.glu(y)),

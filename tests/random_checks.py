@@ -21,7 +21,6 @@ from torch.utils._pytree import tree_leaves
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
 from gngraph.analysis.cost import CostModel, cost
 from gngraph.analysis.equivalence import outputs64
-from gngraph.analysis.topology import cut_points
 from gngraph.analysis.uncounted import uncounted
 from gngraph.errors import PassError, UnsupportedModelError
 from gngraph.files.archive import load, save
@@ -31,7 +30,6 @@ from gngraph.ir import Graph, format_graph, parse, verify
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.folding import fold_target
-from gngraph.rewrite.insertion import BLOCKS
 from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
@@ -40,6 +38,7 @@ from gngraph.rewrite.structure import InsertSkip, Restride, StructureMorphism
 from tests.graph_skeleton import skeleton
 from tests.local_errors import Found, KeptValues, relative
 from tests.morphism_errors import value_masked
+from tests.random_morphisms import merge_weights, morphisms_of
 from tests.random_networks import Built, build, numbers_of, token_numbers_of
 from tests.random_structure import Changed, change_of, structure_of
 from tests.removal_errors import removal_error
@@ -209,69 +208,6 @@ def _equal(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
     )
 
 
-def morphisms_of(number: int, graph: Graph, spaces: ChannelSpaces) -> list[Morphism]:
-    """A set of morphisms, often one, each of another channel; none where nothing can change."""
-    draw = random.Random(number)
-    generator = torch.Generator().manual_seed(number)
-    chosen: list[Morphism] = []
-    left = {space.name: list(range(space.size)) for space in spaces.free}
-    kinds = draw.choice((("split", "new", "prune", "merge"), ("split", "new"), ("prune", "merge")))
-    for _ in range(draw.choice((1, 1, 1, 2, 3, 6)) if spaces.free else 0):
-        space, kind = draw.choice(spaces.free), draw.choice(kinds)
-        channels = left[space.name]
-        draw.shuffle(channels)
-        if kind == "new":
-            chosen.append(NewChannel(space.name, _rows(space, graph, draw, generator)))
-        elif kind == "split" and channels:
-            chosen.append(SplitChannel(space.name, channels.pop()))
-        elif kind == "prune" and len(channels) > 1:
-            chosen.append(PruneChannel(space.name, channels.pop(), _means(space, draw, generator)))
-        elif kind == "merge" and len(channels) > 1:
-            channel, sources = channels.pop(), [channels.pop() for _ in range(draw.randint(1, len(channels)))]
-            chosen.append(
-                MergeChannel(space.name, channel, _weights(space, sources, generator), _means(space, draw, generator))
-            )
-    points = cut_points(graph, spaces)
-    if points and draw.random() < 0.25:
-        point = draw.choice(points)
-        chosen.append(InsertLayer(point.value, draw.choice(BLOCKS[not point.nonnegative :])))
-    return chosen
-
-
-def _weights(space: ChannelSpace, sources: Sequence[int], generator: torch.Generator | None) -> dict[str, torch.Tensor]:
-    """From which channels each reader rebuilds a merged one: at random, or by their plain sum."""
-    weights = {}
-    for param, count in Counter(slot.param for slot in space.slots if slot.role is Role.CONSUME).items():
-        shape = count, len(sources)
-        factors = torch.ones(shape) if generator is None else torch.randn(shape, generator=generator)
-        weights[param] = torch.zeros(count, space.size, dtype=torch.float64)
-        weights[param][:, list(sources)] = factors.double()
-    return weights
-
-
-def _rows(
-    space: ChannelSpace, graph: Graph, draw: random.Random, generator: torch.Generator
-) -> dict[str, torch.Tensor]:
-    """Entries of a new channel for one parameter that writes the space, or none."""
-    writers = [slot for slot in space.slots if slot.role is Role.PRODUCE]
-    if not writers or draw.random() < 0.6:
-        return {}
-    slot = draw.choice(writers)
-    shape = list(graph.params[slot.param].data.shape)
-    shape[slot.axis] = sum(s.inner for s in space.slots if (s.param, s.axis) == (slot.param, slot.axis))
-    return {slot.param: torch.randn(shape, generator=generator, dtype=torch.float64)}
-
-
-def _means(space: ChannelSpace, draw: random.Random, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Means that some readers of a pruned channel keep."""
-    means = {}
-    for reader in space.nodes(Role.CONSUME):
-        if draw.random() < 0.2:
-            inner = sum(s.inner for s in space.slots if s.node == reader and s.role is Role.CONSUME)
-            means[reader] = torch.randn(inner, generator=generator, dtype=torch.float64)
-    return means
-
-
 def _stepped(built: Built, state: _State, morphisms: Sequence[Morphism]) -> tuple[_State, float]:
     """What the morphisms make of a graph, checked, and its relative error."""
     try:
@@ -379,7 +315,7 @@ def _split_and_merged(built: Built, state: _State, space: ChannelSpace, channel:
     spaces = ChannelSpaces.of(twins)
     if space.name not in spaces.spaces or spaces[space.name].size != space.size + 1 or spaces[space.name].frozen:
         return 0.0  # another width, another reading
-    weights = _weights(spaces[space.name], [channel], None)
+    weights = merge_weights(spaces[space.name], [channel], None)
     merged = morph(twins, spaces, [MergeChannel(space.name, space.size, weights)]).graph
     return relative(outputs64(merged, built.inputs(0, 2)), state.outputs)
 

@@ -21,7 +21,7 @@ from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.conv import CONVOLUTIONS, convolution_positions, hold_positions, infer_convolution
 from gngraph.ops.linear import infer_linear, linear_positions
 from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register
-from gngraph.ops.stepwise import WITHIN
+from gngraph.ops.stepwise import OF_SEVERAL
 
 FORMED = "formed_"
 """What stands before the name of the layer."""
@@ -150,7 +150,7 @@ def _reads(node: Node, role: str) -> int | None:
     formula = node.attrs["formula"]
     matrices = dict.fromkeys(parts_of(formula), (1, 1))  # no node knows shapes: beside a scalar nothing reads alone
     columns = [own for own, _ in _axes(formula, matrices)[1]]
-    return 0 if columns == [role] else WITHIN
+    return 0 if columns == [role] else OF_SEVERAL
 
 
 def _emit(emitter: Emitter, node: Node) -> fx.Node:

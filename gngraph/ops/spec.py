@@ -234,7 +234,7 @@ class OpSpec:
         counts: set where it takes statistics over channels, as LayerNorm does and a mean may do; its channel rule says over which.
         evaluated: the node that one is whose module stays in eval mode while the network trains; None where it is the same.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
-        reads: which of the inputs a node's weight of some role reads; `OWN_STATE`, `PASSED_BY` or `WITHIN` where it is none of
+        reads: which of the inputs a node's weight of some role reads; `OWN_STATE`, `PASSED_BY` or `OF_SEVERAL` where it is none of
             them alone, and None where it reads nothing.
         stepwise: for ops some weights of which read their own state: the value step by step (`gngraph.ops.stepwise`).
         looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.

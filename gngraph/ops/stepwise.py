@@ -17,7 +17,7 @@ PASSED_BY = -2
 """What a weight reads that its node also hands on past it, so that no gradient tells the two apart."""
 
 
-WITHIN = -3
+OF_SEVERAL = -3
 """What a weight reads that other weights of its node read too, or hold: it is put together of several."""
 
 

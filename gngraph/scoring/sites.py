@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
 from gngraph.ops import lookup
-from gngraph.ops.stepwise import OWN_STATE, PASSED_BY, WITHIN
+from gngraph.ops.stepwise import OF_SEVERAL, OWN_STATE, PASSED_BY
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _hidden(graph: Graph, node: Node, role: str) -> str | None:
     place, where = lookup(node.op).reads(node, role), f"'{node.module or node.name}' ({node.op})"
     if place == PASSED_BY:
         return f"{where} hands on what it reads; use the layer that has all steps"
-    if place == WITHIN:
+    if place == OF_SEVERAL:
         return f"{where} reads it by a weight that is put together of several"
     if place is None or place == OWN_STATE or not isinstance(graph.nodes[node.inputs[place]].type, TupleType):
         return None
