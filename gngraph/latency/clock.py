@@ -50,7 +50,7 @@ class LatencyClock:
     def __init__(self, setting: LatencySetting, folder: Path | None = None) -> None:
         self.setting, self.block = setting, setting.block
         self.table = TimeTable(folder, setting.identity())
-        self._overhead, self._factor = 0, 1.0
+        self._overhead = 0
         self._first: tuple[WholeNetwork, float] | None = None
         self._units: dict[str, UnitTimes] = {}
         self._known: weakref.WeakKeyDictionary[Graph, NetworkTime] = weakref.WeakKeyDictionary()
@@ -76,19 +76,14 @@ class LatencyClock:
 
     @property
     def overhead(self) -> int:
-        """Nanoseconds that a network takes beyond its units, as `anchor` found last."""
+        """Nanoseconds that a network takes beyond its units, as `anchor` found last; fewer than 0 where timing units takes time."""
         return self._overhead
-
-    @property
-    def factor(self) -> float:
-        """Share of its units' times that a network takes, 1 or less, as `anchor` found last."""
-        return self._factor
 
     def anchor(self, graph: Graph) -> Measured:
         """Measure a network; what it takes beyond its units is added to every prediction from now on.
 
-        Where its units take longer than it does, all are taken for as much shorter. Where it is narrower or wider than what was
-        timed, networks like it are timed first.
+        It is a sum, for what timing a unit takes does not depend on its widths. Where the network is narrower or wider than what
+        was timed, networks like it are timed first.
 
         Args:
             graph: the network, with values.
@@ -97,14 +92,12 @@ class LatencyClock:
             GnGraphError: the runtime does not take it.
         """
         spaces = ChannelSpaces.of(graph)
-        found, self._factor = self.measured(graph), 1.0
+        found = self.measured(graph)
         units, widths = timed_units(graph, spaces), _widths(spaces)
         if not all(self._units[u.key].reach(u.lengths(widths)) for u in units if u.key in self._units):
             self._learn(graph, spaces, units)
             self._known.clear()
-        together = max(1, self.of(graph, spaces).units(widths))
-        whole = round(found.milliseconds * _NANO / 1000)
-        self._overhead, self._factor = max(0, whole - together), min(1.0, whole / together)
+        self._overhead = round(found.milliseconds * _NANO / 1000) - self.of(graph, spaces).units(widths)
         return found
 
     def measured(self, graph: Graph) -> Measured:
@@ -196,7 +189,7 @@ class NetworkTime:
         Args:
             widths: of every space, by name.
         """
-        return self.units(widths) + self._clock.overhead
+        return max(1, self.units(widths) + self._clock.overhead)
 
     def units(self, widths: Mapping[str, int]) -> int:
         """The same without what the whole network adds.
@@ -212,7 +205,7 @@ class NetworkTime:
         Args:
             widths: of every space, by name.
         """
-        return sum(self._price(unit, widths) for unit in self._units) + self._clock.overhead
+        return max(1, sum(self._price(unit, widths) for unit in self._units) + self._clock.overhead)
 
     def change(self, space: str, widths: Mapping[str, int], delta: int) -> int:
         """The price of more channels.
@@ -243,7 +236,7 @@ class NetworkTime:
         key = (unit.key, lengths)
         if key not in self._found:
             self._found[key] = round(_NANO * self._clock.unit_seconds(unit, lengths))
-        return round(self._found[key] * self._clock.factor)
+        return self._found[key]
 
 
 def _widths(spaces: ChannelSpaces) -> dict[str, int]:

@@ -14,7 +14,13 @@ VECTOR = 4
 twice as long (docs/results.md#milliseconds)."""
 
 ELSEWHERE = 0.1
-"""What a measurement counts where lengths are laid out otherwise."""
+"""What a measurement counts where lengths are laid out otherwise, once it is brought to the level of those laid out alike: a depthwise
+convolution may take twenty times as long."""
+
+OUTLYING = 0.1
+"""Relative errors beyond it count as they are, not squared, as of a network that no longer fits the cache."""
+
+_REFITS = 4
 
 REACH = 1.05
 """Lengths may be so much beyond those that were timed before others are."""
@@ -70,17 +76,32 @@ class UnitTimes:
         return float(self._row(lengths) @ self._fitted[layout])
 
     def _fit(self, layout: tuple[bool, ...]) -> NDArray[np.float64]:
-        rows, seconds = np.array([self._row(own) for own in self._lengths]), np.array(self._seconds)
-        # errors count relative to the time
-        weights = np.array([1.0 if _layout(own) == layout else ELSEWHERE for own in self._lengths]) / seconds
-        scale = rows.max(0)
-        found, _ = nnls(rows / scale * weights[:, None], seconds * weights)
-        return np.asarray(found / scale)
+        rows, seconds = np.array([self._row(lengths) for lengths in self._lengths]), np.array(self._seconds)
+        alike = np.array([_layout(lengths) == layout for lengths in self._lengths])
+        if alike.any() and not alike.all():
+            elsewhere = rows @ _robust(rows[~alike], seconds[~alike], np.ones(int((~alike).sum())))
+            ratios = np.log(seconds[alike] / np.maximum(elsewhere[alike], _TICK))
+            # one measurement more says that the layout makes no difference
+            level = np.median(ratios) * len(ratios) / (len(ratios) + 1)
+            seconds = np.where(alike, seconds, seconds * np.exp(level))
+        return _robust(rows, seconds, np.where(alike, 1.0, ELSEWHERE))
 
     def _row(self, lengths: tuple[int, ...]) -> NDArray[np.float64]:
         padded = [length if length % VECTOR else -(-length // self._block) * self._block for length in lengths]
         entries = [float(math.prod(padded[place] for place in size)) for size in self._sizes]
         return np.array([1.0, *(entries if len(entries) <= _SIZES else [sum(entries)])])
+
+
+def _robust(
+    rows: NDArray[np.float64], seconds: NDArray[np.float64], counts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Times of each column that none is less than nothing, by the relative errors; large ones count less (Huber)."""
+    scale, trust = rows.max(0), np.ones(len(rows))
+    for _ in range(_REFITS):
+        weights = counts * trust / seconds
+        found = nnls(rows / scale * weights[:, None], seconds * weights)[0] / scale
+        trust = np.sqrt(OUTLYING / np.maximum(np.abs(rows @ found / seconds - 1), OUTLYING))
+    return np.asarray(found)
 
 
 def _layout(lengths: tuple[int, ...]) -> tuple[bool, ...]:
