@@ -14,8 +14,8 @@ VECTOR = 4
 twice as long (docs/results.md#milliseconds)."""
 
 ELSEWHERE = 0.1
-"""What a measurement counts where lengths are laid out otherwise, once it is brought to the level of those laid out alike: a depthwise
-convolution may take twenty times as long."""
+"""What a measurement counts where lengths are laid out otherwise, once it is brought to the level of those laid out alike: a
+depthwise convolution may take twenty times as long."""
 
 OUTLYING = 0.1
 """Relative errors beyond it count as they are, not squared, as of a network that no longer fits the cache."""

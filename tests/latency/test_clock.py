@@ -260,7 +260,8 @@ def test_what_timing_the_units_takes_is_not_the_networks(monkeypatch: pytest.Mon
     spaces = ChannelSpaces.of(graph)
     widths = {space.name: space.size for space in spaces}
     time = clock.of(graph, spaces)
-    assert time.exact(widths | {"first": 2 * widths["first"]}) - time.exact(widths) == pytest.approx(0.08e9, rel=0.05)
+    wider, wide = (time.exact(widths | {"first": width}) for width in (48, 32))  # full blocks of any machine
+    assert 0.08e9 < wider - wide < 0.2e9  # in full blocks; none of it is lost by what timing takes
     assert time.exact(widths | {"first": 1}) > 0
 
 
