@@ -114,7 +114,7 @@ def keep(setting: LatencySetting, number: int, folder: Path) -> bool:
     kept = bool(again <= asked + max(noise, timed["noise"]))
     click.echo(
         f"{asked:.3f} ms asked: {timed['predicted']:.3f} predicted, {timed['measured']:.3f} ± {timed['noise']:.3f} measured, "
-        f"{again:.3f} ± {noise:.3f} in a new process{'' if kept else ': exceeded'}; narrowed {timed['narrowed']}"
+        f"{again:.3f} ± {noise:.3f} in a new process{'' if kept else ': exceeded'}; {timed['tries']} tries"
     )
     return kept
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from gngraph.analysis.cost import NANOSECONDS, Budget
 from gngraph.errors import BudgetError
 from gngraph.growth.history import Record
 from gngraph.ir import Graph
 from gngraph.latency import LatencyClock
+from gngraph.latency.clock import Measured
 from gngraph.search.decision import Decision
 from gngraph.search.situation import Situation
 
-NARROWINGS = 3
-"""How often a rewrite is decided once more, within less, where the network takes longer than it may; the last time within what it
-took before."""
+TRIES = 4
+"""How often a rewrite is decided, each time by other prices, until its network takes nearly as long as it may; where none yet took
+less, the last time by what the network took before."""
 
-CAUTIOUS = 0.99
-"""Share of the time to which that is corrected."""
+CLOSE, AIM = 0.9, 0.95
+"""Shares of the time: what is near enough, and what prices that proved wrong are corrected to."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """A decision within some milliseconds by the prices, whose network took so many."""
+
+    within: float
+    made: Decision
+    found: Measured
 
 
 def timed_budget(graph: Graph, budget: Budget, milliseconds: float, clock: LatencyClock) -> Budget:
@@ -53,7 +63,8 @@ def decided_in_time(
 ) -> tuple[Decision, Record]:
     """A decision whose network takes no longer than it may, and what was predicted and measured of it.
 
-    Where it does all the same, the round that is to reach the budget is decided once more, within less.
+    Where it takes longer all the same, or leaves much of the time, the round that is to reach the budget is decided anew, by prices
+    that are corrected for it. What counts is the slowest network within the time; where there is none, the fastest.
 
     Args:
         decide: makes a decision.
@@ -64,35 +75,56 @@ def decided_in_time(
     assert limit is not None
     asked, last = limit / NANOSECONDS, situation.target == situation.budget
     before = clock.anchor(situation.graph).milliseconds
-    within, narrowed = asked, 0
-    try:
+
+    def tried(within: float) -> _Try:
         made = decide(_within(situation, within))
+        return _Try(within, made, clock.measured(made.step.rewritten.graph))
+
+    try:
+        tries = [tried(asked)]
     except BudgetError:
         # the network itself is above, were it by noise, and not enough can be removed: it may stay as it is
         model = situation.model
-        within = max(within, model.of(model.widths).nanoseconds / NANOSECONDS)
-        made = decide(_within(situation, within))
-    while True:
-        graph = made.step.rewritten.graph
-        predicted, found = clock.predicted(graph), clock.measured(graph)
-        if found.milliseconds <= asked or not last or narrowed == NARROWINGS:
+        tries = [tried(max(asked, model.of(model.widths).nanoseconds / NANOSECONDS))]
+    while last and len(tries) < TRIES:
+        fits, slow = _parted(tries, asked)
+        if fits and fits[-1].found.milliseconds >= CLOSE * asked:
             break
-        shorter = min(within * CAUTIOUS, within * CAUTIOUS * asked / found.milliseconds)
-        within = min(shorter, before) if narrowed + 1 == NARROWINGS else shorter
+        if fits and not slow and clock.predicted(fits[-1].made.step.rewritten.graph) < CLOSE * fits[-1].within:
+            break  # it is not the time that bounds it
         try:
-            made, narrowed = decide(_within(situation, within)), narrowed + 1
+            tries.append(tried(_next_within(asked, before, tries)))
         except BudgetError:  # it cannot be narrowed further
             break
-    return made, {
+    fits, slow = _parted(tries, asked)
+    chosen = fits[-1] if fits else slow[0]
+    return chosen.made, {
         "setting": clock.setting.text,
         "before": before,
         "asked": asked,
-        "predicted": predicted,
-        "measured": found.milliseconds,
-        "noise": found.noise,
-        "narrowed": narrowed,
+        "predicted": clock.predicted(chosen.made.step.rewritten.graph),
+        "measured": chosen.found.milliseconds,
+        "noise": chosen.found.noise,
+        "tries": len(tries),
         "last": last,
     }
+
+
+def _parted(tries: Sequence[_Try], asked: float) -> tuple[list[_Try], list[_Try]]:
+    """Those within the time and those beyond it, the fastest first."""
+    ordered = sorted(tries, key=lambda one: one.found.milliseconds)
+    return [t for t in ordered if t.found.milliseconds <= asked], [t for t in ordered if t.found.milliseconds > asked]
+
+
+def _next_within(asked: float, before: float, tries: Sequence[_Try]) -> float:
+    fits, slow = _parted(tries, asked)
+    if fits and slow:
+        below, above = fits[-1], slow[0]
+        share = (AIM * asked - below.found.milliseconds) / (above.found.milliseconds - below.found.milliseconds)
+        return below.within + share * (above.within - below.within)
+    nearest = fits[-1] if fits else slow[0]
+    corrected = AIM * nearest.within * asked / nearest.found.milliseconds
+    return min(corrected, before) if slow and len(tries) + 1 == TRIES else corrected
 
 
 def _within(situation: Situation, milliseconds: float) -> Situation:
@@ -103,10 +135,10 @@ def _within(situation: Situation, milliseconds: float) -> Situation:
 
 
 def timing_note(timed: Record) -> list[str]:
-    """What is to be told of a network that takes longer than it may, though narrowed."""
+    """What is to be told of a network that takes longer than it may, in all tries."""
     if not timed["last"] or timed["measured"] <= timed["asked"] + timed["noise"]:
         return []
     return [
-        f"the network takes {timed['measured']:.3g} ms where {timed['asked']:.3g} were asked for: as far as it was narrowed, none "
-        f"was found that is faster"
+        f"the network takes {timed['measured']:.3g} ms where {timed['asked']:.3g} were asked for: none that is faster was found in "
+        f"{timed['tries']} tries"
     ]

@@ -166,8 +166,8 @@ class LatencyClock:
 class NetworkTime:
     """The time of a network, in nanoseconds, as a function of its widths.
 
-    Two are told. `exact` is what is predicted. Prices, `of` and `change`, are those of the next full blocks of every width, where
-    that is faster: so a channel more costs nothing until a block is full, and a network fills its blocks.
+    Two are told. `exact` is what is predicted. Prices, `of` and `change`, are those of the next full blocks of every width that is
+    not the network's own: so a channel more costs nothing until a block is full, and a network fills its blocks.
 
     Args:
         units: of the network.
@@ -176,7 +176,7 @@ class NetworkTime:
     """
 
     def __init__(self, units: Sequence[TimedUnit], spaces: ChannelSpaces, clock: LatencyClock) -> None:
-        self._clock, self._units = clock, units
+        self._clock, self._units, self._own = clock, units, _widths(spaces)
         self._of_space: dict[str, list[TimedUnit]] = {space.name: [] for space in spaces}
         for unit in units:
             for name in unit.spaces:
@@ -228,9 +228,9 @@ class NetworkTime:
 
     def _price(self, unit: TimedUnit, widths: Mapping[str, int]) -> int:
         lengths, block = unit.lengths(widths), self._clock.block
-        return min(
-            self._time(unit, lengths), self._time(unit, tuple(-(-length // block) * block for length in lengths))
-        )
+        if lengths == unit.lengths(self._own):
+            return self._time(unit, lengths)
+        return self._time(unit, tuple(-(-length // block) * block for length in lengths))
 
     def _time(self, unit: TimedUnit, lengths: tuple[int, ...]) -> int:
         key = (unit.key, lengths)

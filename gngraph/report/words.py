@@ -148,12 +148,12 @@ def _size(record: Record) -> str:
 def timing_told(timed: Record) -> str:
     """What was predicted and measured of the milliseconds of a network.
 
-    >>> timing_told({"asked": 5.0, "predicted": 4.75, "measured": 4.9, "noise": 0.1, "narrowed": 1, "setting": "torch"})
-    '4.9 ± 0.1 of 5 ms (4.75 predicted; narrowed once more)'
+    >>> timing_told({"asked": 5.0, "predicted": 4.75, "measured": 4.9, "noise": 0.1, "tries": 2, "setting": "torch"})
+    '4.9 ± 0.1 of 5 ms (4.75 predicted; 2 tries)'
     """
-    narrowed = {0: "", 1: "; narrowed once more"}.get(timed["narrowed"], f"; narrowed {timed['narrowed']} times more")
+    tries = "" if timed["tries"] == 1 else f"; {timed['tries']} tries"
     measured = f"{timed['measured']:.3g} ± {timed['noise']:.2g} of {timed['asked']:.3g} ms"
-    return f"{measured} ({timed['predicted']:.3g} predicted{narrowed})"
+    return f"{measured} ({timed['predicted']:.3g} predicted{tries})"
 
 
 def looked_ahead(allocation: str, found: Record) -> str:
