@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from gngraph.analysis.cost import Budget, cost
 from gngraph.files.archive import load, save
@@ -111,6 +112,13 @@ TRAINING = frozenset({
 })  # fmt: skip
 """Settings that a network trained from scratch depends on."""
 
+_ATEN = torch.ops.aten
+_FORMULAS = {
+    **flop_registry,  # which lacks attention on a CPU
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
+
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the FLOPs of convolutions, matrix products and attention, backward passes as they come; all else is free."""
@@ -121,7 +129,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
+        count = _FORMULAS.get(func.overloadpacket)
         if count is not None:
             self.flops += int(count(*args, **(kwargs or {}), out_val=out))
         return out

@@ -108,6 +108,11 @@ class ChannelSpace:
         written = {(slot.param, slot.axis) for slot in self.slots if slot.role is Role.PRODUCE}
         return tuple(s.param for s in self.slots if s.role is Role.CONSUME and (s.param, s.axis) in written)
 
+    @property
+    def inner(self) -> int:
+        """Entries that a layer writes for one of its channels: the size of a head where a channel is a whole one, mostly 1."""
+        return min((slot.inner for slot in self.slots if slot.role is Role.PRODUCE), default=1)
+
     def nodes(self, role: Role) -> tuple[str, ...]:
         """Nodes whose parameters have this role, in graph order."""
         return tuple(dict.fromkeys(slot.node for slot in self.slots if slot.role is role))

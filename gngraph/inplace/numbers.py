@@ -1,4 +1,7 @@
-"""Numbers that are widths and stand in attributes of modules: those of torch's layers, and those of a user's own."""
+"""Numbers that follow widths and stand in attributes of modules: those of torch's layers, and those of a user's own.
+
+Such are the widths themselves, and what a norm adds to a variance that shrinks as channels come.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ NumberChanges = Mapping[NumberAt, tuple[Any, Any]]
 
 
 def numbers_of_layers(before: Graph, after: Graph) -> dict[NumberAt, tuple[Any, Any]]:
-    """Numbers of torch's own layers (`in_features`, `groups`, `normalized_shape`) that differ between two graphs.
+    """Numbers of torch's own layers (`in_features`, `groups`, `normalized_shape`, `eps`) that differ between two graphs.
 
     They are read off the layers that both are lowered to.
     """
@@ -97,7 +100,7 @@ def numbers_of_forwards(module: nn.Module, before: Graph, after: Graph) -> dict[
 
 
 def _changed(a: Attr, b: Attr) -> Iterator[tuple[Any, Any]]:
-    """Integers, and tuples of integers, that differ between two attributes of one form."""
+    """Numbers, and tuples of integers, that differ between two attributes of one form."""
     if isinstance(a, Slice):
         a, b = (a.start, a.stop, a.step), (b.start, b.stop, b.step)
     elif isinstance(a, Listed):
@@ -116,4 +119,4 @@ def _changed(a: Attr, b: Attr) -> Iterator[tuple[Any, Any]]:
 def _is_number(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(type(item) is int for item in value)
-    return type(value) is int
+    return type(value) in (int, float)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from gngraph.analysis.channels import Role
+from gngraph.analysis.channels import ChannelSpace
 from gngraph.analysis.cost import Cost
 from gngraph.errors import PassError
 from gngraph.rewrite.morphism import Morphism, NewChannel
@@ -81,8 +81,7 @@ class ByWorth:
         return _widened(plan, allocated(situation.model, least, worth, situation.target, cost, steps=situation.steps))
 
     def _worths(self, situation: Situation, names: list[str]) -> dict[str, float]:
-        writers = {name: max(1, len(situation.spaces[name].nodes(Role.PRODUCE))) for name in names}
-        return worths(self._measured(situation), writers)
+        return worths(self._measured(situation), [situation.spaces[name] for name in names])
 
     def _measured(self, situation: Situation) -> Mapping[str, float]:
         return situation.worths
@@ -102,12 +101,12 @@ class EqualWorths(ByWorth):
 class Proportions:
     """New channels, each for the space that is narrowest in units of a shape among those in which one fits."""
 
-    shape: Callable[[int], float]
+    shape: Callable[[ChannelSpace], float]
     measures: ClassVar[bool] = False
 
     def widths(self, situation: Situation, plan: Plan) -> Mapping[str, int]:
         """The widths that are reached; none is below what it is."""
-        shape = {name: self.shape(situation.model.widths[name]) for name in plan.open(situation.spaces)}
+        shape = {name: self.shape(situation.spaces[name]) for name in plan.open(situation.spaces)}
         (now, cost), growing = _evened(situation, plan.selection), list(shape)
         while growing:
             name = min(growing, key=lambda n: now[n] / shape[n])  # the first of equals, in the order of the network
@@ -147,11 +146,11 @@ ALLOCATIONS: dict[str, Allocation] = {
     "worth": ByWorth(),
     "none": Nothing(),
     "equal-worths": EqualWorths(),
-    "uniform": Proportions(lambda width: 1.0),
-    "proportional": Proportions(float),
+    "uniform": Proportions(lambda space: 1 / space.inner),
+    "proportional": Proportions(lambda space: space.size),
 }
-"""Rules by name; "equal-worths" looks at costs alone, "uniform" aims at equal widths, "proportional" at those that the network
-has."""
+"""Rules by name; "equal-worths" looks at costs alone, "uniform" aims at equal widths, in entries that layers write, "proportional"
+at those that the network has."""
 
 
 def register_allocation(name: str, rule: Allocation) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost, uses_of
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError, TrainingError
@@ -316,10 +316,9 @@ def at_budget(graph: Graph, budget: Budget, analyses: AnalysisManager) -> Graph:
     """
     spaces = analyses.get(ChannelSpaces, graph)
     model = budget.model(graph, spaces)
-    writers = {space.name: max(1, len(space.nodes(Role.PRODUCE))) for space in spaces.free}
     steps = {space.name: analyses.scope.step(space) for space in spaces.free}
     least = {space.name: min(space.size, steps[space.name]) for space in spaces.free}
-    widths = allocated(model, {**model.widths, **least}, worths({}, writers), budget, steps=steps)
+    widths = allocated(model, {**model.widths, **least}, worths({}, spaces.free), budget, steps=steps)
     morphisms: list[Morphism] = []
     for space in spaces.free:
         change = widths[space.name] - space.size

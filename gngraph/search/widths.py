@@ -1,17 +1,19 @@
 """Allocation: how wide every channel space is to be under a budget, by what its width is worth.
 
-What the width n of a space of worth w costs is modelled as w / n^2, and the sum over the spaces is made least. Where every layer is
-worth the same the best widths under a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid
-that widens as the resolution falls; what was measured (`gngraph.search.worth`) moves them from there.
+What the width n of a space of worth w costs is modelled as w / n^2, and the sum over the spaces is made least. Width is counted in
+entries that layers write, so that a head is worth what its channels are. Where every layer is worth the same the best widths under
+a budget of parameters are nearly uniform, and under a budget of FLOPs a flat pyramid that widens as the resolution falls; what was
+measured (`gngraph.search.worth`) moves them from there.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
 
+from gngraph.analysis.channels import ChannelSpace, Role
 from gngraph.analysis.cost import Budget, Cost, CostModel, sides_of
 
 POWER = 2
@@ -31,22 +33,22 @@ FLOOR = 0.1
 """Least worth of a layer, as a share of the mean: that more width is worth nothing holds for the network as it is."""
 
 
-def worths(measured: Mapping[str, float], writers: Mapping[str, int]) -> dict[str, float]:
-    """What the width of each space is worth, on average about 1 for each layer that writes it.
+def worths(measured: Mapping[str, float], spaces: Sequence[ChannelSpace]) -> dict[str, float]:
+    """What the width of each space, in channels, is worth: on average about 1 for each layer that writes it, for width in entries.
 
     Measured is the worth for each writer, in units of its mean and not below `FLOOR`, to the power `TRUST`; where nothing is
     known it is 1. A residual stream is written by many layers, and costs as much more: where nothing is known of any space
     its best width is that of the layers inside the blocks, as people build them.
 
     Args:
-        measured: space -> worth that was measured, in any unit.
-        writers: space -> layers that write it, for the spaces whose worth is asked.
+        measured: space -> worth that was measured for its width in entries, in any unit.
+        spaces: whose worth is asked.
     """
-    known = {s: max(0.0, measured[s]) / count for s, count in writers.items() if s in measured}
+    writers = {space.name: max(1, len(space.nodes(Role.PRODUCE))) for space in spaces}
+    known = {name: max(0.0, measured[name]) / count for name, count in writers.items() if name in measured}
     mean = sum(known.values()) / max(1, len(known))
-    if mean <= 0:
-        return {name: float(count) for name, count in writers.items()}
-    return {name: count * max(FLOOR, known.get(name, mean) / mean) ** TRUST for name, count in writers.items()}
+    shares = {name: max(FLOOR, known.get(name, mean) / mean) if mean > 0 else 1.0 for name in writers}
+    return {s.name: writers[s.name] * shares[s.name] ** TRUST / s.inner**POWER for s in spaces}
 
 
 def allocated(

@@ -37,6 +37,8 @@ MEMORY = 0.5
 def measured_worths(graph: Graph, analyses: AnalysisManager, scores: Scores) -> dict[str, float]:
     """Worth w of each space whose prunes are among the candidates, where its width n costs a loss of w / n^`POWER`; at least 0.
 
+    The width is in entries that layers write: of heads it is their channels, not their number.
+
     Samples that choose those channels that are missed least would miss them less than others do. So each half of the judge split
     chooses, and is asked for the loss without what the other half chose.
 
@@ -63,8 +65,8 @@ def measured_worths(graph: Graph, analyses: AnalysisManager, scores: Scores) -> 
     found = {}
     for name, own in chosen[0].items():
         rise = torch.cat([(second[name] - before)[halves[0]], (first[name] - before)[halves[1]]]).mean()
-        n = spaces[name].size
-        found[name] = max(0.0, float(rise)) / ((n - len(own)) ** -POWER - n**-POWER)
+        n, inner = spaces[name].size, spaces[name].inner
+        found[name] = max(0.0, float(rise)) * inner**POWER / ((n - len(own)) ** -POWER - n**-POWER)
     return found
 
 

@@ -128,6 +128,34 @@ def test_numbers_of_every_layer_follow() -> None:
     assert module.heads == 3 and module.out.in_features == 12
 
 
+class Stream(nn.Module):
+    """A residual stream with a norm of torch's and one of its own, whose table of words is the head's weight as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm, self.eps = nn.Embedding(9, 8), nn.LayerNorm(8), 1e-4
+        self.up, self.down, self.scale = nn.Linear(8, 12), nn.Linear(12, 8), nn.Parameter(torch.ones(8))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.words(tokens)
+        x = x + self.down(torch.relu(self.up(self.norm(x))))
+        return F.linear(F.layer_norm(x, (x.shape[-1],), self.scale, None, self.eps), self.words.weight)
+
+
+def test_what_a_norm_adds_to_the_variance_follows() -> None:
+    module, x = Stream(), torch.randint(9, (4, 5))
+    graph = from_torch(module, x)
+    found = followed(module, graph, (x,))
+    assert not found.held
+    spaces = ChannelSpaces.of(graph)
+    before = module(x).detach()
+    wide = morph(graph, spaces, [NewChannel("words")] * 8).graph
+    follow(module, graph, wide, found.places)
+    assert module.norm.normalized_shape == (16,) and module.norm.eps == 1e-5 / 2 and module.eps == 1e-4 / 2
+    assert torch.allclose(module(x), before, atol=1e-5)
+    assert difference(module, wide, (x,)) is None
+
+
 def test_numbers_of_layers_with_a_forward_of_their_own_follow() -> None:
     class Scaled(nn.Linear):
         def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role, Slot
 from gngraph.analysis.cost import Budget, Cost, CostModel, cost
 from gngraph.errors import BudgetError, PassError
 from gngraph.importing.from_torch import from_torch
@@ -269,12 +269,24 @@ def test_allocated_widths_are_the_best_of_all_that_fit(graph: Graph, model: Cost
 
 
 def test_worths_are_relative_and_never_nothing() -> None:
-    one = dict.fromkeys("abc", 1)
+    one = [written(name) for name in "abc"]
     found = worths({"a": 2.0, "b": 0.0}, one)  # their mean stands for c
     assert found == pytest.approx({"a": 2**TRUST, "b": FLOOR**TRUST, "c": 1.0})
     assert set(worths({}, one).values()) == {1.0}
-    stream = worths({"a": 2.0, "b": 8.0}, {"a": 1, "b": 4})  # the same for each layer that writes it
+    stream = worths(
+        {"a": 2.0, "b": 8.0}, [written("a"), written("b", layers=4)]
+    )  # the same for each layer that writes it
     assert stream == pytest.approx({"a": 1.0, "b": 4.0})
+
+
+def test_a_head_is_worth_what_its_channels_are() -> None:
+    found = worths({"heads": 3.0, "hidden": 3.0}, [written("heads", inner=8), written("hidden")])
+    assert found["heads"] / 2**POWER == pytest.approx(found["hidden"] / 16**POWER)  # two heads of 8, and 16 channels
+
+
+def written(name: str, layers: int = 1, inner: int = 1) -> ChannelSpace:
+    nodes = [f"{name}{i}" for i in range(layers)]
+    return ChannelSpace(name, 4, tuple(Slot(node, 0, 0, inner, Role.PRODUCE, "random", node) for node in nodes))
 
 
 def test_more_worth_gets_more_width(model: CostModel) -> None:

@@ -66,7 +66,7 @@ class OneSpace:
 @pytest.fixture
 def useless(monkeypatch: pytest.MonkeyPatch) -> str:
     """The rule "last-alone" widens the last hidden layer behind one of two channels."""
-    known = {**allocations.ALLOCATIONS, "last-alone": OneSpace(-1), "even": Proportions(lambda width: 1.0)}
+    known = {**allocations.ALLOCATIONS, "last-alone": OneSpace(-1), "even": Proportions(lambda space: 1.0)}
     monkeypatch.setattr("gngraph.search.strategy.ALLOCATIONS", known)
     monkeypatch.setattr(lookahead, "ALLOCATIONS", known)
     return "last-alone"
