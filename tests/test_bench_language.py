@@ -10,7 +10,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tools.bench_language import METHODS, STORE, Setting, cloned, main, network, optimizer_of, rate, spent, stacked
+from tools.bench_language import (
+    METHODS,
+    STORE,
+    Setting,
+    Start,
+    cloned,
+    main,
+    network,
+    optimizer_of,
+    rate,
+    spent,
+    stacked,
+)
 
 SETTING = Setting(
     width=0.5, length=8, steps=8, batch=4, lr=1e-3, once=0.5, twice=(0.25, 0.5), samples=24, measured=8, text=""
@@ -20,8 +32,8 @@ SETTING = Setting(
 def test_every_method_is_run_once(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_bytes(b"".join(f"{i} and {i * i} are numbers.\n".encode() for i in range(9000)))
-    words = "--width 0.5 --length 8 --steps 8 --batch 4 --samples 24 --measured 8 --once 0.5 --twice 0.25,0.5"
-    methods = ["full", "shorter", "grown", "grown-twice", "cloned", "stacked", "stacked-twice"]
+    words = "--width 1 --length 8 --steps 8 --batch 4 --samples 24 --measured 8 --once 0.5 --twice 0.25,0.5"
+    methods = ["full", "shorter", "grown", "grown-twice", "grown-halves", "cloned", "stacked", "stacked-twice"]
     arguments = [
         *words.split(),
         "--data",
@@ -51,7 +63,7 @@ def test_every_method_is_run_once(tmp_path: Path) -> None:
 
 def test_clones_compute_the_same_and_part() -> None:
     x = torch.randint(256, (3, 8), generator=torch.Generator().manual_seed(0))
-    small = network(SETTING, 0, 0.5)
+    small = network(SETTING, 0, Start(0.5))
     optimizer = optimizer_of(small, SETTING)
     small(x).square().mean().backward()
     optimizer.step()
@@ -65,7 +77,7 @@ def test_clones_compute_the_same_and_part() -> None:
 
 
 def test_stacked_blocks_are_copies_of_their_own() -> None:
-    small = network(SETTING, 0, blocks=0.5)
+    small = network(SETTING, 0, Start(blocks=0.5))
     optimizer = optimizer_of(small, SETTING)
     small(torch.zeros(1, 8, dtype=torch.int64)).sum().backward()
     optimizer.step()

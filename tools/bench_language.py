@@ -1,14 +1,15 @@
 """Training FLOPs of a GPT on bytes to one loss: grown to its full size, or that size from the start, cloned, stacked.
 
 Every method makes as many steps on the same batches at the same rates. "full" has the full size from the start; "shorter" makes
-three quarters of the steps, along the whole schedule of rates. The others begin smaller: "grown" has half of every width, and is
-widened by `gngraph.Grower` in proportion, to the very widths of the full size; "grown-worth" by what widths are measured to be
-worth, within the same parameters and FLOPs; "cloned" has half of every width, and copies all channels (Chen et al., *Net2Net*,
-2016; exact, outputs are shared out unevenly so that copies part); "stacked" has half of the blocks, and copies them on top of
-themselves (Gong et al., *Efficient training of BERT by progressively stacking*, 2019). Behind these names "-twice" stands for two
-such rewrites from a quarter. All carry what the optimizer remembers. What counts are the FLOPs of training, search and rewrites at
-which the loss on withheld files is as low as "full" ends. The text is the source of Python's standard library, or --data. A
-finished run is a line of OUT/language.jsonl and is not made again.
+three quarters of the steps, along the whole schedule of rates. The others begin smaller. In "grown" the stream is whole, heads
+and hidden channels are a quarter, and `gngraph.Grower` widens these to the full size's; "grown-worth" begins so too, and
+becomes as wide as widths are measured to be worth, within the same parameters and FLOPs; "grown-halves" has half of every
+width, and is widened in proportion. "cloned" has half of every width, and copies all channels (Chen et al., *Net2Net*, 2016;
+exact, outputs are shared out unevenly so that copies part); "stacked" has half of the blocks, and copies them on top of
+themselves (Gong et al., *Efficient training of BERT by progressively stacking*, 2019). Behind these names "-twice" stands for
+two rewrites, of "cloned" and "stacked" from a quarter. All carry what the optimizer remembers. What counts are the FLOPs of
+training, search and rewrites at which the loss on withheld files is as low as "full" ends. The text is the source of Python's
+standard library, or --data. A finished run is a line of OUT/language.jsonl and is not made again.
 
     tools/bench_language.py --out docs/results
     tools/bench_language.py --width 1.5 --steps 4000 --seeds 3 --data corpus.txt --out language/
@@ -42,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gngraph
 from gngraph.analysis.cost import cost
 from gngraph.zoo import build_seed
-from gngraph.zoo.transformer import HEADS, STREAM
+from gngraph.zoo.transformer import GPT, HEADS, STREAM, WITHIN, Attention, PreNormBlock
 from tools.growth_runs import Counter
 
 console = Console(width=150)
@@ -63,9 +64,6 @@ SHORTER = 0.75
 
 POINTS = 40
 """Measurements of the withheld loss in a run."""
-
-RULES = {"grown": "proportional", "grown-worth": "worth"}
-"""How wide a `Grower` makes the layers."""
 
 BAR = 0.75
 """Share of the full size's FLOPs in which its loss is to be reached."""
@@ -153,12 +151,38 @@ def optimizer_of(model: nn.Module, setting: Setting) -> Optimizer:
     return Optimizer(model.parameters(), setting.lr, betas=(0.9, 0.95), weight_decay=0.1)
 
 
-def network(setting: Setting, seed: int, width: float = 1.0, blocks: float = 1.0) -> nn.Module:
-    """The seed "gpt" with shares of the full size's widths and blocks."""
-    shape = (setting.length,)
-    model = build_seed("gpt", width=setting.width * width, classes=BYTES, input_shape=shape, seed=seed)
-    whole = cast(nn.ModuleList, model.get_submodule("blocks"))
-    model.register_module("blocks", whole[: round(blocks * len(whole))])
+@dataclass(frozen=True)
+class Start:
+    """What a network begins with, as shares of the full size.
+
+    Attributes:
+        width: of all widths.
+        inside: of the heads and the hidden channels of MLPs, beside a stream of that width.
+        blocks: how many.
+    """
+
+    width: float = 1.0
+    inside: float = 1.0
+    blocks: float = 1.0
+
+
+def network(setting: Setting, seed: int, start: Start | None = None) -> GPT:
+    """The seed "gpt", or the start of it."""
+    start = start or Start()
+    width, shape = setting.width * start.width, (setting.length,)
+    model = cast(GPT, build_seed("gpt", width=width, classes=BYTES, input_shape=shape, seed=seed))
+    model.blocks = model.blocks[: round(start.blocks * len(model.blocks))]
+    if start.inside < 1.0:
+        stream, inside = model.tokens.embedding_dim, width * start.inside
+        heads, hidden = max(1, round(HEADS * inside)), round(WITHIN * inside)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for block in cast(list[PreNormBlock], list(model.blocks)):
+                block.attention = Attention(stream, heads, causal=True)
+                block.up, block.down = nn.Linear(stream, hidden), nn.Linear(hidden, stream)
+                for layer in (block.attention.qkv, block.attention.out, block.up, block.down):
+                    nn.init.normal_(layer.weight, std=0.02)
+                    nn.init.zeros_(layer.bias)
     return model
 
 
@@ -199,10 +223,10 @@ def carried(
     return after
 
 
-def stacked(model: nn.Module, optimizer: Optimizer, setting: Setting, seed: int) -> tuple[nn.Module, Optimizer]:
+def stacked(model: GPT, optimizer: Optimizer, setting: Setting, seed: int) -> tuple[GPT, Optimizer]:
     """All blocks once more on top of themselves."""
-    new, blocks = copy.deepcopy(model), cast(nn.ModuleList, model.get_submodule("blocks"))
-    new.register_module("blocks", nn.ModuleList(copy.deepcopy(block) for block in (*blocks, *blocks)))
+    new, blocks = copy.deepcopy(model), model.blocks
+    new.blocks = nn.ModuleList(copy.deepcopy(block) for block in (*blocks, *blocks))
 
     def named(name: str) -> str:
         parts = name.split(".")
@@ -211,15 +235,14 @@ def stacked(model: nn.Module, optimizer: Optimizer, setting: Setting, seed: int)
     return new, carried(model, optimizer, new, setting, lambda name, values, power: values.clone(), named)
 
 
-def cloned(model: nn.Module, optimizer: Optimizer, setting: Setting, seed: int) -> tuple[nn.Module, Optimizer]:
+def cloned(model: GPT, optimizer: Optimizer, setting: Setting, seed: int) -> tuple[GPT, Optimizer]:
     """Every channel of stream, heads and MLPs twice. The function stays: who reads a channel shares its weight out among both."""
-    channels = cast(nn.Embedding, model.get_submodule("tokens")).embedding_dim
-    new = network(setting, seed, 2 * channels / (setting.width * STREAM))
+    new = network(setting, seed, Start(2 * model.tokens.embedding_dim / (setting.width * STREAM)))
     generator = torch.Generator().manual_seed(seed)
 
     def twice(values: Tensor, axis: int, power: int) -> Tensor:
         """Written twice: a copy gets half of the gradient."""
-        return torch.cat([values, values], axis) / 2**power
+        return torch.cat([values, values], axis) / float(2**power)
 
     def shared(values: Tensor, axis: int, power: int) -> Tensor:
         """Read in two parts, whose gradient is that of the whole; uneven ones, or copies would stay alike."""
@@ -257,14 +280,14 @@ class Run:
         self.base, self.twice = method.removesuffix("-twice"), method.endswith("-twice")
         self.full = network(setting, seed)
         share = 0.25 if self.twice else 0.5
-        starts: Mapping[str, Mapping[str, float]] = {
-            "grown": {"width": share}, "grown-worth": {"width": share}, "cloned": {"width": share}, "stacked": {"blocks": share},
+        starts = {
+            "grown": Start(inside=0.25), "grown-worth": Start(inside=0.25), "grown-halves": Start(share),
+            "cloned": Start(share), "stacked": Start(blocks=share),
         }  # fmt: skip
-        self.model = network(setting, seed, **starts.get(self.base, {}))
+        self.model = network(setting, seed, starts.get(self.base))
         if self.base == "cloned" and not (setting.width * share * HEADS).is_integer():
-            raise click.UsageError(
-                f"{method} needs heads that can be halved: give a --width that is a multiple of {1 / share / HEADS:g}"
-            )
+            need = f"--width that is a multiple of {1 / share / HEADS:g}"
+            raise click.UsageError(f"{method} needs heads that can be halved: give a {need}")
         self.optimizer = optimizer_of(self.model, setting)
         self.steps = round(setting.steps * (SHORTER if method == "shorter" else 1))
         times = () if self.base in ("full", "shorter") else setting.twice if self.twice else (setting.once,)
@@ -321,7 +344,7 @@ class Run:
         """Nats a byte of the withheld windows."""
         total = 0.0
         with torch.no_grad():
-            for windows in self.text.withheld.split(64):
+            for windows in torch.split(self.text.withheld, 64):
                 scores = self.model(windows[:, :-1]).flatten(0, 1)
                 total += float(F.cross_entropy(scores, windows[:, 1:].flatten(), reduction="sum"))
         return total / self.text.withheld[:, 1:].numel()
@@ -329,13 +352,14 @@ class Run:
     def rewrite(self) -> int:
         """Make the network larger; the FLOPs that took, all that is computed counted."""
         with Counter() as counter:
-            if self.base in RULES:
+            if self.base in GROWN:
                 self.grow()
             else:
                 larger = {"cloned": cloned, "stacked": stacked}[self.base]
                 self.model, self.optimizer = larger(self.model, self.optimizer, self.setting, self.seed)
-        self.search += counter.flops
-        return counter.flops
+        spent: int = counter.flops
+        self.search += spent
+        return spent
 
     def grow(self) -> None:
         """A step of a Grower."""
@@ -343,7 +367,7 @@ class Run:
             size = cost(gngraph.from_torch(self.full, self.text.judged[:2, :-1]))
             self.grower = gngraph.Grower(
                 self.model, self.problem(), max_params=size.params, max_flops=size.flops, rounds=len(self.rewrites),
-                allocation=RULES[self.base],
+                **GROWN[self.base],
             )  # fmt: skip
         self.told.append(str(self.grower.step(self.optimizer)))
 
@@ -360,17 +384,16 @@ class Run:
         )  # fmt: skip
 
 
+GROWN: Mapping[str, Mapping[str, Any]] = {
+    "grown": {"allocation": "proportional", "exclude": ("tokens",)},
+    "grown-halves": {"allocation": "proportional"},
+    "grown-worth": {"allocation": "worth"},
+}
+"""Options of a `Grower`, by method."""
+
 METHODS = (
-    "full",
-    "shorter",
-    "grown",
-    "grown-twice",
-    "grown-worth",
-    "cloned",
-    "cloned-twice",
-    "stacked",
-    "stacked-twice",
-)
+    "full", "shorter", "grown", "grown-twice", "grown-halves", "grown-worth", "cloned", "cloned-twice", "stacked", "stacked-twice"
+)  # fmt: skip
 """What is trained; see the module."""
 
 
@@ -392,9 +415,9 @@ class Bench:
 
     def line(self, method: str, seed: int) -> dict[str, Any]:
         """The line of a run, made if there is none."""
-        for line in self.lines:
-            if (line["method"], line["seed"]) == (method, seed):
-                return line
+        known = [line for line in self.lines if (line["method"], line["seed"]) == (method, seed)]
+        if known:
+            return dict(known[0])
         found = Run(self.setting, self.text, seed, method).record()
         made = {"method": method, "seed": seed, "setting": self.of, "python": platform.python_version(), **found}
         self.lines.append(made)
@@ -465,7 +488,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[fl
 @click.option("--batch", default=32, show_default=True, help="windows a step")
 @click.option("--lr", default=3e-3, show_default=True, help="highest rate")
 @click.option("--once", default=0.4, show_default=True, help="share of the steps before the one rewrite")
-@click.option("--twice", callback=_numbers, default="0.15,0.4", show_default=True, help="the same for two")
+@click.option("--twice", callback=_numbers, default="0.25,0.5", show_default=True, help="the same for two")
 @click.option("--samples", default=256, show_default=True, help="windows that growth learns on, and is judged by")
 @click.option("--measured", default=512, show_default=True, help="withheld windows that the loss is measured on")
 @click.option("--seeds", default=1, show_default=True)

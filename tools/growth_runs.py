@@ -125,7 +125,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
+        self.flops: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -174,7 +174,7 @@ class _Stages:
 
     def __init__(self, counted: tuple[str, ...]) -> None:
         self.counted = counted
-        self.flops = 0
+        self.flops: int = 0
         self._counter: Counter | None = None
 
     def stage_started(self, number: int, stage: str) -> None:
