@@ -32,7 +32,7 @@ from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context, Proposer
 from gngraph.scoring.registry import PROPOSERS
 from gngraph.scoring.samples_first import with_samples_first
-from gngraph.scoring.second_look import looks_at
+from gngraph.scoring.second_look import SecondLook, looks_at
 
 MODEL_ERROR = 0.25
 """Error of the quadratic model itself, as a share of the second-order change that it predicts.
@@ -52,12 +52,12 @@ class Moments:
     Attributes:
         s: [N, C] first-order changes of the losses.
         q: [R, N, C] changes along the factors; the second-order change is half the sum of their squares.
-        looked: candidate -> error of the model, where it was measured (`GaussNewton.looks`) and what was missing is in s.
+        looked: candidate -> what was measured of it (`GaussNewton.looks`); what the model misses on the mean is in s.
     """
 
     s: torch.Tensor
     q: torch.Tensor
-    looked: Mapping[int, float] = field(default_factory=dict)
+    looked: Mapping[int, SecondLook] = field(default_factory=dict)
 
     def changes(self) -> torch.Tensor:
         """Predicted mean change of the loss for each candidate alone, [C]."""
@@ -68,14 +68,20 @@ class Moments:
         return self.changes() - self.s.mean(0)
 
     def errors(self) -> torch.Tensor:
-        """Standard error of `changes` over the samples, [C]."""
-        return self._over_samples(lambda changes: changes.std(0)) / math.sqrt(self.s.shape[0])
+        """Standard error of `changes` over the samples, [C].
+
+        Where actual changes were looked at they spread by the slope of actual on predicted ones as far as the predicted ones do.
+        """
+        errors = self._over_samples(lambda changes: changes.std(0)) / math.sqrt(self.s.shape[0])
+        for candidate, look in self.looked.items():
+            errors[candidate] *= abs(look.slope)
+        return errors
 
     def total_errors(self) -> torch.Tensor:
         """Standard error of `changes` as predictions of what happens, [C]: `errors`, and with them that of the model."""
         of_model = MODEL_ERROR * self.second_order()
-        for candidate, error in self.looked.items():
-            of_model[candidate] = error
+        for candidate, look in self.looked.items():
+            of_model[candidate] = look.error()
         return torch.hypot(self.errors(), of_model)
 
     def _over_samples(self, statistic: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -275,8 +281,7 @@ class _Scoring:
             for i, look in found.items():
                 predicted = moments.change_of([i])
                 moments.s[:, i] += look.expected(predicted) - predicted
-        looked = {i: look.error() for i, look in found.items()}
-        return replace(judge, looked=looked), replace(report, looked=looked)
+        return replace(judge, looked=found), replace(report, looked=found)
 
     def _pass(
         self,

@@ -52,7 +52,8 @@ def test_the_error_of_the_model_is_a_share_of_the_second_order() -> None:
     assert sure.changes().tolist() == [-3.0 + 4.0, 1.0 + 8.0]
     assert sure.second_order().tolist() == [4.0, 8.0] and sure.errors().tolist() == [0.0, 0.0]
     assert sure.total_errors().tolist() == [1.0, 2.0]  # a quarter
-    assert Moments(sure.s, sure.q, {1: 0.125}).total_errors().tolist() == [1.0, 0.125]  # where it was measured
+    looked = {1: SecondLook(actual=9.0, predicted=9.0, slope=1.0, left=1.0, count=64)}
+    assert Moments(sure.s, sure.q, looked).total_errors().tolist() == [1.0, 0.125]  # where it was measured
     moments = drawn(100, 0)
     of_model = (moments.total_errors().square() - moments.errors().square()).sqrt()
     torch.testing.assert_close(of_model, moments.second_order() / 4, rtol=1e-4, atol=0)
@@ -131,6 +132,19 @@ def test_intervals_hold_what_they_say_of_the_report_split(explained: float) -> N
     assert 0.92 <= inside / 400 <= 0.98
 
 
+@pytest.mark.parametrize("slope", [-0.5, 0.5, 1.0, 3.0])
+def test_intervals_of_what_was_looked_at_hold_what_they_say_of_all_samples(slope: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inside = 0
+    for _ in range(400):
+        model, rest = torch.randn(2, 200, generator=generator) + 0.2
+        look = SecondLook.of((slope * model + 0.5 * rest)[:100], model[:100])
+        report = model[100:] + look.expected(float(model[100:].mean())) - model[100:].mean()  # as `looks` adds to s
+        moments = Moments(report.unsqueeze(1), torch.zeros(1, 100, 1), {0: look})
+        inside += bool(abs(moments.changes() - 0.2 * slope - 0.1) <= 1.96 * moments.total_errors())
+    assert 0.92 <= inside / 400 <= 0.98
+
+
 def test_a_second_look_mends_the_largest_predictions_and_knows_their_error() -> None:
     quadratic, looked = (np.array([m for seed in range(4) for m in misses(seed, looks)]) for looks in (0, 8))
     assert np.sqrt(np.mean(looked[:, 0] ** 2)) < 0.6 * np.sqrt(np.mean(quadratic[:, 0] ** 2))
@@ -150,7 +164,7 @@ def test_a_look_moves_a_prediction_by_the_line_of_actual_on_predicted_changes() 
         slope, _ = np.polyfit(predicted[:SAMPLES], actual, 1)
         moved = float(actual.mean()) + slope * float(predicted.mean() - predicted[:SAMPLES].mean())
         assert float(predicted.mean()) == pytest.approx(moved, abs=1e-5)
-        assert abs(slope - 1) > 0.01 and judge.looked[i] > 0
+        assert abs(slope - 1) > 0.01 and judge.looked[i].error() > 0
     plain = AnalysisManager(problem).get(GaussNewton(kinds=("prune",)), graph)
     assert set(judge.looked) == set(plain.judge.second_order().topk(2).indices.tolist())
     others = [i for i in range(len(scores.candidates)) if i not in judge.looked]
