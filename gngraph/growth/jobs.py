@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -13,6 +14,7 @@ from gngraph.growth.schedule import require_room
 from gngraph.growth.timing import timed_budget
 from gngraph.ir import Graph
 from gngraph.latency import LatencySetting, clock_of
+from gngraph.latency.fitting import VECTOR
 from gngraph.options import (
     ExtendOptions,
     GrowOptions,
@@ -79,8 +81,11 @@ class Job(Generic[Chosen]):
 
 
 def scope_of(options: ScopeOptions) -> Scope:
-    """What may change."""
-    return Scope(options.only, options.exclude, getattr(options, "round_to", 1))
+    """What may change. Where milliseconds are bounded, widths become multiples of `VECTOR` too: others may take far longer."""
+    multiple: int = getattr(options, "round_to", 1)
+    if isinstance(options, GrowOptions) and options.max_latency is not None and options.allocation != "none":
+        multiple = math.lcm(multiple, VECTOR)
+    return Scope(options.only, options.exclude, multiple)
 
 
 def _growing(options: GrowOptions) -> Strategy | Lookahead:

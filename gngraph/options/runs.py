@@ -229,7 +229,9 @@ class GrowingOptions(AnalysisOptions, RunOptions):
         )
     )
     max_latency: Milliseconds | None = option(
-        None, "Longest time of a batch on this machine, such as 5ms; layers are timed, and the result is measured."
+        None,
+        "Longest time of a batch on this machine, such as 5ms; layers are timed, the result is measured, and widths become "
+        "multiples of 4.",
     )
     on: Runtime = option("onnxruntime-cpu", "What that time is of.")
     latency_batch: Positive = option(1, "Samples in that batch.")

@@ -176,6 +176,14 @@ def grown(monkeypatch: pytest.MonkeyPatch, slower: float) -> list[dict[str, obje
     return grow_by(task, graph, problem()).history
 
 
+def test_widths_are_laid_out_for_vectors_where_milliseconds_are_bounded() -> None:
+    timed = GrowOptions(max_latency=5.0, max_params=10_000)
+    assert jobs.scope_of(timed).multiple == 4
+    assert jobs.scope_of(GrowOptions(max_latency=5.0, round_to=6)).multiple == 12
+    assert jobs.scope_of(GrowOptions(max_params=10_000)).multiple == 1
+    assert jobs.scope_of(GrowOptions(max_latency=5.0, allocation="none")).multiple == 1
+
+
 def test_a_run_keeps_to_its_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     record, final = grown(monkeypatch, 1.0)
     timed = record["latency"]
