@@ -158,6 +158,11 @@ def _by_names_of_numpy(y: Any) -> Any:
     return y - y.mean(axis=(2, 3), keepdims=True) + y.softmax(dim=3).amax(axis=3, keepdims=True)
 
 
+def _parts_within_heads(y: Tensor) -> Tensor:
+    z = y.flatten(2).mT.reshape(-1, 36, 2, 2, 2)
+    return (z[..., 0, :] * z[..., 1, :].tanh()).flatten(2).mT.reshape(-1, 4, 6, 6)
+
+
 def _served(y: Tensor, z: Tensor) -> Tensor:
     """Two heads of queries for each head of keys and values."""
     q, k = y.view(-1, 4, 2, 36).mT, z.view(-1, 2, 2, 36).mT
@@ -322,6 +327,8 @@ SHAPES: dict[str, Case] = {
     "entries by several numbers": module(ByNumbers),
     "repeated entries": function(lambda y: y.repeat_interleave(2, dim=1) + torch.repeat_interleave(y, 2, 1).tanh(), behind=16),
     "repeated axes": function(lambda y: y.repeat(1, 2, 1, 2)[..., :6] + y.mean(1, True).repeat(1, 1, y.size(2) // 6, 1), behind=16),
+    "parts by number within heads": function(_parts_within_heads, 2, 4),
+    "lists of one number": function(lambda y: y * y[..., [2], :].tanh() + y[:, :, [-1]] - y[:, :, :, [-2]]),
     "sizes alone": function(lambda y: y * y[:, -1].shape[1] + y[:, 0].size(2) / (y[:, -1].numel() // y.size(0)) ** 0.5),
     "heads that serve several": images(lambda m, y: _served(y, m.key(y)), 2, key=lambda: nn.Conv2d(8, 4, 1)),
     "added to itself": function(lambda y: y + y.tanh()),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gngraph.ir import Graph, Node
 from gngraph.ops import Layout, Segment, lookup, operands_of
-from gngraph.ops.reshape import carrying
+from gngraph.ops.reshape import carrying, sparing
 from gngraph.ops.spec import AttrPath, Fresh, Operands
 
 _Axis = tuple[str, int, int]
@@ -22,6 +22,9 @@ def with_heads(graph: Graph) -> Graph:
     product of values.
     """
     nodes = dict(graph.nodes)
+    for node, axis in _counting_parts(graph):
+        operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
+        nodes[node.name] = replace(node, attrs={**node.attrs, "regroup": sparing(operands, axis)})
     seen = set[_Axis]()
     waiting = [axis for node in graph.nodes.values() for axis in _kept_by_products(graph, node)]
     while waiting:
@@ -30,7 +33,7 @@ def with_heads(graph: Graph) -> Graph:
         if place in seen or not node.inputs:
             continue
         seen.add(place)
-        operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
+        operands = operands_of(node, tuple(nodes[i].type for i in node.inputs), graph.params)
         if node.op == "reshape" and node.attrs["regroup"]:
             regroup, before = carrying(operands, axis)
             nodes[name] = replace(node, attrs={**node.attrs, "regroup": regroup})
@@ -39,6 +42,25 @@ def with_heads(graph: Graph) -> Graph:
             sources = list(_sources(operands, item, axis))
         waiting += [(node.inputs[index], part, own) for index, part, own in sources]
     return replace(graph, nodes=nodes)
+
+
+def _counting_parts(graph: Graph) -> Iterator[tuple[Node, int]]:
+    """Reshapes, each with an axis of which single entries are taken, as of one that counts queries, keys and values."""
+    waiting: list[_Axis] = []
+    for node in graph.nodes.values():
+        if node.op == "unbind":
+            waiting.append((node.inputs[0], 0, node.attrs["dim"] % len(graph.nodes[node.inputs[0]].shape)))
+        elif node.op == "index":
+            entries = [entry for entry in node.attrs["index"] if entry is not None]
+            waiting += [(node.inputs[0], 0, axis) for axis, entry in enumerate(entries) if isinstance(entry, int)]
+    while waiting:
+        name, item, axis = waiting.pop()
+        node = graph.nodes[name]
+        if node.op == "reshape" and node.attrs["regroup"]:
+            yield node, axis
+        elif node.op in ("transpose", "permute"):
+            operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
+            waiting += [(node.inputs[index], part, own) for index, part, own in _sources(operands, item, axis)]
 
 
 def _kept_by_products(graph: Graph, node: Node) -> Iterator[_Axis]:

@@ -135,6 +135,10 @@ def read_index(index: object, shape: Sequence[Dim]) -> tuple[Attr, ...] | None:
     to sizes. None for anything else: tensors, an ellipsis beside new axes, a part of a symbolic axis.
     """
     entries = list(index) if isinstance(index, tuple) else [index]
+    lists = [i for i, entry in enumerate(entries) if isinstance(entry, list) and [type(x) for x in entry] == [int]]
+    if len(lists) == 1 and not any(isinstance(entry, int) for entry in entries):  # an axis of the one entry
+        (number,) = entries[lists[0]]
+        entries[lists[0]] = slice(number, number + 1 or None)
     real = sum(entry is not None and entry is not Ellipsis for entry in entries)
     if Ellipsis in [entry for entry in entries if not hasattr(entry, "graph")]:
         at = next(i for i, entry in enumerate(entries) if entry is Ellipsis)

@@ -201,6 +201,20 @@ def carrying(operands: Operands, axis: int) -> tuple[Attr, range]:
     return tuple(groups), before
 
 
+def sparing(operands: Operands, axis: int) -> tuple[Attr, ...]:
+    """The attribute `regroup` of a reshape with another carrier than `axis` of its value, where its group has one.
+
+    Args:
+        operands: the reshape.
+        axis: of its value, counted from 0, such as one of which entries are taken by their number.
+    """
+    groups, new = [], _reshaped(operands)
+    for old, axes, carrier in _regrouped(operands, new):
+        others = [other for other in axes if other != axis and new[other] != 1]
+        groups.append((len(old), len(axes), (others[0] if carrier == axis and others else carrier) - axes.start))
+    return tuple(groups)
+
+
 def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]] | None:
     """Neighbouring axes before and after with equal products, as short as they can be; axes of 1 go with the last."""
     groups: list[tuple[list[int], list[int]]] = []
