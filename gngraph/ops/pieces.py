@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -134,7 +135,7 @@ def read_index(index: object, shape: Sequence[Dim]) -> tuple[Attr, ...] | None:
     What is counted from the end stays so, for the axis may be of another length when the network runs. Bounds may be references
     to sizes. None for anything else: tensors, an ellipsis beside new axes, a part of a symbolic axis.
     """
-    entries = list(index) if isinstance(index, tuple) else [index]
+    entries: list[Any] = list(index) if isinstance(index, tuple) else [index]
     lists = [i for i, entry in enumerate(entries) if isinstance(entry, list) and [type(x) for x in entry] == [int]]
     if len(lists) == 1 and not any(isinstance(entry, int) for entry in entries):  # an axis of the one entry
         (number,) = entries[lists[0]]
