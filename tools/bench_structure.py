@@ -152,13 +152,7 @@ class Bench:
     def _searched(self, cell: Cell) -> dict[str, Any]:
         """The search for the depth, and on it that for the structure."""
         setting, problem, budget = self.setting, self.setting.problem(cell.seed), cell.budget
-        sides = (budget.max_params, budget.max_flops)
-        small = Budget(*(side and int(side * setting.start) for side in sides))
-        try:
-            seed = designed(FAMILY, cell.network, setting.data, small)
-        except GnGraphError:  # its narrowest has more than that
-            seed = family(cell.network, setting.data, 1e-3)
-        seed = restarted(seed, mixed(cell.seed, 1))
+        seed = restarted(self._seed(cell), mixed(cell.seed, 1))
         epochs = max(1, setting.run_epochs // 8)
         seed = Trainer(problem, setting.options).train(seed, Stretch(epochs)).graph
         asked = (seed, AnalysisManager(problem), budget, setting.options, setting.run_epochs)
@@ -176,6 +170,16 @@ class Bench:
             "share": [of_depth / whole, (of_depth + found.flops) / whole],
         }
 
+    def _seed(self, cell: Cell) -> Graph:
+        """The network that is searched: a narrow MobileNetV2 has other skip connections than a wide one."""
+        data, sides = self.setting.data, (cell.budget.max_params, cell.budget.max_flops)
+        try:
+            return designed(
+                FAMILY, cell.network, data, Budget(*(side and int(side * self.setting.start) for side in sides))
+            )
+        except GnGraphError:  # its narrowest has more than that
+            return family(cell.network, data, 1e-3)
+
     def _trained(self, cell: Cell, method: str) -> dict[str, Any]:
         """A design from scratch."""
         setting, problem = self.setting, self.setting.problem(cell.seed)
@@ -192,15 +196,14 @@ class Bench:
         return {"params": size.params, "flops": size.flops, "accuracy": evaluate(trained, problem, problem.test)[1]}
 
     def _design(self, cell: Cell, method: str) -> Graph:
-        """The architecture of a method, at the widths of the family."""
-        graph = family(cell.network, self.setting.data, 0.25)
+        """The architecture of a method, at any widths."""
         if method == UNSEARCHED:
-            return graph
+            return family(cell.network, self.setting.data, 0.25)
         found = self.line(cell, "search")
         name, _, own = method.partition(":")
         removed = {"family": 0, "structure": found["removed"]}.get(name, found["depth"])
         changes = found["changes"] if name == "structure" else own.split("+") if own else []
-        graph = without(graph, found["order"][:removed])
+        graph = without(self._seed(cell), found["order"][:removed])
         for change in changes:
             steps = structure.restructured(graph, AnalysisManager(self.setting.problem(cell.seed)), change)
             graph = steps[-1].graph if steps else graph
