@@ -97,11 +97,10 @@ class Setting:
         """How everything is trained."""
         return TrainOptions(lr=self.lr)
 
-    @property
-    def text(self) -> str:
-        """What a line was made by."""
-        shape, count = self.data.input_shape, len(self.data.train)
-        return repr((self.data.name, shape, count, self.start, self.run_epochs, self.epochs, self.lr, self.samples))
+    def text(self, method: str) -> str:
+        """What a line was made by; a search by no training from scratch, however long."""
+        shape, count, epochs = self.data.input_shape, len(self.data.train), None if method == "search" else self.epochs
+        return repr((self.data.name, shape, count, self.start, self.run_epochs, epochs, self.lr, self.samples))
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Bench:
         out.mkdir(parents=True, exist_ok=True)
         kept = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.by = searches()
-        self.lines = [line for line in map(json.loads, kept) if line["of"] == setting.text and self._ours(line)]
+        self.lines = [line for line in map(json.loads, kept) if self._ours(line)]
 
     def line(self, cell: Cell, method: str) -> dict[str, Any]:
         """The line of a search or training, made if there is none."""
@@ -135,7 +134,7 @@ class Bench:
         if known is None:
             found = self._searched(cell) if method == "search" else self._trained(cell, method)
             by = {} if method == UNSEARCHED else {"by": self.by}
-            known = {"of": self.setting.text, **by, "method": method, **cell.record(), **found}
+            known = {"of": self.setting.text(method), **by, "method": method, **cell.record(), **found}
             self.lines.append(known)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(known) + "\n")
@@ -146,8 +145,9 @@ class Bench:
         return known
 
     def _ours(self, line: Mapping[str, Any]) -> bool:
-        """Whether a line was made by the search of now, or by none."""
-        return line["method"] == UNSEARCHED or line.get("by") == self.by
+        """Whether a line was made in this setting, and by the search of now or by none."""
+        same = line["of"] == self.setting.text(line["method"])
+        return bool(same and (line["method"] == UNSEARCHED or line.get("by") == self.by))
 
     def _searched(self, cell: Cell) -> dict[str, Any]:
         """The search for the depth, and on it that for the structure."""
