@@ -175,7 +175,11 @@ def restride(graph: Graph, morphism: Restride) -> Graph:
 def _with_stride(graph: Graph, name: str, stride: tuple[int, ...]) -> Graph:
     draft = draft_of(graph)
     draft.set_attrs(name, stride=stride)
-    return draft.commit()
+    made = draft.commit()
+    for node in made.nodes.values():  # what a foreign op gives is as it was recorded
+        if node.op == "foreign" and any(made.nodes[i].type != graph.nodes[i].type for i in node.inputs):
+            raise PassError(f"nothing says what '{node.attrs['target']}' (node '{node.name}') gives of them")
+    return made
 
 
 def _text(sizes: tuple[object, ...]) -> str:

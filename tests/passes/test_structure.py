@@ -252,6 +252,18 @@ def test_a_stride_makes_all_maps_behind_it_coarser() -> None:
     assert relative_error(graph, made) > 1e-3
 
 
+def test_a_stride_stops_at_what_was_recorded_for_maps_of_one_extent() -> None:
+    class Foreign(Chain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.stem(x)
+            return self.head(torch.relu(self.inner(torch.lerp(y, y * y, 0.3))).mean((2, 3)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    graph = from_torch(Foreign().eval(), torch.randn(2, 3, 8, 8))
+    with pytest.raises(PassError, match=r"nothing says what 'torch.lerp' \(node 'lerp'\) gives of them"):
+        applied(graph, "change-stride{at=stem.0}")
+
+
 def test_all_of_it_at_once_trains_and_survives_onnx(tmp_path: Path) -> None:
     graph, analyses = chain().to(torch.float32), data(torch.float32)
     text = "insert-norm{at=inner},insert-skip{at=inner},insert-squeeze-excite{at=inner},widen-kernel{at=inner,kernel=5}"
