@@ -290,7 +290,7 @@ class Run:
         return {
             "params": size.params,
             "mflops": size.flops / 1e6,
-            "loss": curve[-1][1],
+            "loss": round(curve[-1][1], 5),
             "training_flops": flops,
             "search_flops": self.search,
             "seconds": round(time.process_time() - started, 1),
