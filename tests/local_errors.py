@@ -24,6 +24,7 @@ from gngraph.ir import Graph, Node, Ref, TensorType
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
+from gngraph.ops import lookup
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphism import NewChannel, PruneChannel, SplitChannel
 from tests.morphism_errors import applied
@@ -122,7 +123,7 @@ class KeptValues:
             ):
                 # a value that is no tensor has no layout: a size of the space, or the pieces that it was cut into
                 same = old is not None and old.shape == node.shape and isinstance(node.type, TensorType)
-                near[name] = name in holders or not same
+                near[name] = name in holders or not same or _unread(graph, name)
         return near
 
     def _worst(self, got: Mapping[str, Any], reference: Mapping[str, Any]) -> Found:
@@ -132,6 +133,12 @@ class KeptValues:
             error = relative(got.get(name, self._values.get(name)), reference.get(name, self._values.get(name)))
             worst = max(worst, Found(error, name), key=lambda found: found.error)
         return worst
+
+
+def _unread(graph: Graph, name: str) -> bool:
+    """Whether nothing reads the entries of a value, as of a last channel that is asked for its length."""
+    users = graph.users(name)
+    return bool(users) and name not in graph.outputs and all(lookup(graph.nodes[user].op).of_sizes for user in users)
 
 
 def relative(a: Any, b: Any) -> float:
