@@ -94,6 +94,7 @@ COUNTED = {
         lambda: Run(lambda m, x: F.conv_transpose2d(x, m.w * 2, stride=2), w=(4, 3, 3, 3)), (4, 5, 5)
     ),
     "scaled": Counted(lambda: Run(lambda m, x: F.linear(x.flatten(1), m.w * 0.1), w=(3, 64)), (1, 8, 8)),
+    "bounded": Counted(lambda: Run(lambda m, x: F.linear(x.flatten(1), m.w.tanh()), w=(3, 64)), (1, 8, 8)),
     "low rank": Counted(lambda: Run(lambda m, x: F.linear(x, m.u @ m.v), u=(7, 2), v=(2, 5)), (4, 5)),
     "baddbmm": Counted(lambda: Run(lambda m, x: torch.baddbmm(x, x, x.transpose(1, 2))), (6, 6)),
     "tensordot": Counted(lambda: Run(lambda m, x: torch.tensordot(x, m.w * 2, 1), w=(5, 3)), (4, 5)),
@@ -182,7 +183,7 @@ def _forgotten(graph: Graph) -> Graph:
 
 
 def test_a_budget_on_flops_that_leave_out_a_part_is_refused() -> None:
-    network = COUNTED["scaled"].make()
+    network = COUNTED["bounded"].make()  # no rule forms its weight
     graph = from_torch(network, torch.randn(2, 1, 8, 8))
     require_room(graph, Budget(max_flops=384))
     forgotten = _forgotten(graph)
