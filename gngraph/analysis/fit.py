@@ -125,6 +125,13 @@ def _check_outputs(network: str, loss: Loss, outputs: Outputs, name: str, proble
         labels = labels_of(samples)
         if labels is None or labels.is_floating_point() or not isinstance(loss, CrossEntropy):
             continue
+        if labels.shape[1:] == outputs.shape[1:-1] != outputs.shape[2:]:
+            given, told = (shape_text(tuple(tensor.shape[1:])) for tensor in (outputs, labels))
+            raise DataError(
+                f"network '{network}' has outputs of shape '{given}', of which loss '{loss.name}' takes the first axis for the "
+                f"classes, but {name} has labels of shape '{told}', as of classes along the last: name the loss next-token, "
+                f"which does so, or have the network give them first"
+            )
         if labels.shape[1:] != outputs.shape[1:]:  # else they are one-hot
             check_labels(f"{name}, {part} set", labels.long(), count, loss.counted(labels.long()))
 

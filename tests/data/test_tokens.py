@@ -152,6 +152,14 @@ def test_tokens_that_a_network_has_no_row_for_are_told(corpus: Path) -> None:
     assert isinstance(problem_for(load_data(str(corpus))).loss_fn, NextToken)
 
 
+def test_classes_along_the_last_axis_are_told_of_next_token() -> None:
+    module, x = build_seed("gpt", width=0.0625, classes=11, input_shape=(6,)), torch.randint(11, (60, 7))
+    graph, own = from_torch(module, example_for(module, (6,))), (x[:, :-1], x[:, 1:])
+    with pytest.raises(DataError, match=r"outputs of shape '6x11'.* labels of shape '6'.* name the loss next-token"):
+        check_fit(graph, Problem(own))
+    check_fit(graph, Problem(own, loss="next-token"))
+
+
 def test_the_shape_of_tokens_is_kept(tmp_path: Path) -> None:
     module = build_seed("gpt", width=0.0625, classes=11, input_shape=(6,))
     graph = from_torch(module, example_for(module, (6,)))
