@@ -19,6 +19,12 @@ def test_each_ingredient_is_refused_or_trains_alike(kind: str) -> None:
         check(number, [name])
 
 
+@pytest.mark.parametrize("number", [51547, 60356, 62008])
+def test_what_was_trained_otherwise_once_is_refused(number: int) -> None:
+    """What a module keeps shows in gradients alone; reentrant checkpoints have none by autograd.grad, only by backward."""
+    assert check(number).refused
+
+
 SEEN_BY_TRAINING = [
     "gradients: context",
     "gradients: straight through",

@@ -57,6 +57,11 @@ class Outcome:
     state: Mapping[str, Any]
 
 
+Gradients = Sequence[torch.Tensor | None]
+Differentiate = Callable[[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]], Gradients]
+"""Of some outputs, by some leaves, at gradients of the outputs."""
+
+
 class Held:
     """Where a module keeps its parameters and buffers: found once, read again after every run.
 
@@ -85,6 +90,34 @@ class Held:
         return found
 
 
+def asked_for(outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]) -> Gradients:
+    """Gradients as `torch.autograd.grad` gives them, which touches nothing, but which no reentrant checkpoint allows.
+
+    Args:
+        outputs: what is differentiated.
+        wanted: by what.
+        at: gradients of the outputs.
+    """
+    return torch.autograd.grad(outputs, wanted, at, allow_unused=True)
+
+
+def accumulated(outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]) -> Gradients:
+    """Gradients as a training has them, accumulated in leaves that have none before and after.
+
+    Args:
+        outputs: what is differentiated.
+        wanted: by what; leaves.
+        at: gradients of the outputs.
+    """
+    for leaf in wanted:
+        leaf.grad = None
+    torch.autograd.backward(outputs, at)
+    found = [leaf.grad for leaf in wanted]
+    for leaf in wanted:
+        leaf.grad = None
+    return found
+
+
 def step(
     held: Held,
     inputs: Sequence[torch.Tensor],
@@ -92,6 +125,7 @@ def step(
     part: Callable[[Any], Any] | None,
     *,
     of_inputs: bool = True,
+    differentiate: Differentiate = asked_for,
 ) -> Outcome:
     """Run a module, and where gradients are on, its backward.
 
@@ -101,6 +135,7 @@ def step(
         project: gives the gradient at an output.
         part: what is kept of its output in train mode; None for all of it.
         of_inputs: whether gradients of the inputs are asked for too.
+        differentiate: gives gradients of outputs.
     """
     module, before = held.module, held.tensors()
     leaves = [x.detach().requires_grad_(of_inputs and x.is_floating_point()) for x in inputs]
@@ -111,7 +146,7 @@ def step(
     gradients: dict[str, Any] = dict.fromkeys(wanted)
     passing = [x for x in outputs if x.requires_grad]
     if passing and wanted and torch.is_grad_enabled():
-        found = torch.autograd.grad(passing, list(wanted.values()), [project(x) for x in passing], allow_unused=True)
+        found = differentiate(passing, list(wanted.values()), [project(x) for x in passing])
         dense = (x.to_dense() if x is not None and x.is_sparse else x for x in found)  # as those of sparse tables
         gradients = dict(zip(wanted, dense, strict=True))
     return Outcome(outputs, gradients, held.tensors())
