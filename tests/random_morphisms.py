@@ -28,7 +28,7 @@ def morphisms_of(number: int, graph: Graph, spaces: ChannelSpaces) -> list[Morph
         draw.shuffle(channels)
         if kind == "new":
             chosen.append(NewChannel(space.name, _rows(space, graph, draw, generator)))
-        elif kind == "split" and channels:
+        elif kind == "split" and channels and not space.tied:  # such are refused
             chosen.append(SplitChannel(space.name, channels.pop()))
         elif kind == "prune" and len(channels) > 1:
             chosen.append(PruneChannel(space.name, channels.pop(), _means(space, draw, generator)))
@@ -64,7 +64,7 @@ def _rows(
 ) -> dict[str, torch.Tensor]:
     """Entries of a new channel for one parameter that writes the space, or none."""
     writers = [slot for slot in space.slots if slot.role is Role.PRODUCE]
-    if not writers or draw.random() < 0.6:
+    if not writers or draw.random() < 0.6 or space.tied:
         return {}
     slot = draw.choice(writers)
     shape = list(graph.params[slot.param].data.shape)
