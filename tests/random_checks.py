@@ -276,7 +276,8 @@ def _check_one(built: Built, state: _State, draw: random.Random) -> float:
 def _check_all(built: Built, state: _State, draw: random.Random) -> float:
     """All free spaces at once, which a sequence of a few morphisms would not reach: its largest error."""
     channels = {space.name: draw.randrange(space.size) for space in state.spaces.free}
-    grown = [m for name, channel in channels.items() for m in (SplitChannel(name, channel), NewChannel(name))]
+    grown: list[Morphism] = [NewChannel(name) for name in channels]
+    grown += [SplitChannel(name, channel) for name, channel in channels.items() if not state.spaces[name].tied]
     fewer = [PruneChannel(name, channel) for name, channel in channels.items() if state.spaces[name].size > 1]
     worst = 0.0
     for morphisms in (grown, fewer):
@@ -311,6 +312,8 @@ def _check_removal(built: Built, state: _State, layer: RemovableLayer) -> float:
 
 def _split_and_merged(built: Built, state: _State, space: ChannelSpace, channel: int) -> float:
     """Error after every reader has rebuilt a copy from its twin: no masking stands between this and the function."""
+    if space.tied:  # whose splits are refused
+        return 0.0
     twins = morph(state.graph, state.spaces, [SplitChannel(space.name, channel)]).graph
     spaces = ChannelSpaces.of(twins)
     if space.name not in spaces.spaces or spaces[space.name].size != space.size + 1 or spaces[space.name].frozen:

@@ -32,7 +32,7 @@ def morphisms_of(number: int, graph: Graph, spaces: ChannelSpaces) -> list[Morph
             chosen.append(SplitChannel(space.name, channels.pop()))
         elif kind == "prune" and len(channels) > 1:
             chosen.append(PruneChannel(space.name, channels.pop(), _means(space, draw, generator)))
-        elif kind == "merge" and len(channels) > 1:
+        elif kind == "merge" and len(channels) > 1 and not space.tied:
             channel, sources = channels.pop(), [channels.pop() for _ in range(draw.randint(1, len(channels)))]
             chosen.append(
                 MergeChannel(
