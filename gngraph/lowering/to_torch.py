@@ -190,8 +190,14 @@ class _Emitter:
     def module(self, build: Callable[[], nn.Module], *args: fx.Node, **kwargs: Any) -> fx.Node:
         assert self._node is not None
         path = self._node.module or self._free_path(self._node)
+        leaf = build()
         if path not in self._leaves:
-            self._leaves[path] = self._install(path, build())
+            self._leaves[path] = self._install(path, leaf)
+        elif repr(leaf) != repr(self._leaves[path]):
+            raise IRError(
+                f"node '{self._node.name}' and another are both module '{path}', but not of the same attributes: {leaf} here, "
+                f"{self._leaves[path]} there"
+            )
         return self.graph.call_module(path, args, kwargs)
 
     def training(self) -> fx.Node:

@@ -131,6 +131,9 @@ def not_restrided(graph: Graph, name: str, stride: tuple[int, ...]) -> str | Non
         return f"its stride is {_text(stride)} already"
     if node.attrs.get("padding") == "same":
         return "its padding is 'same', which takes no stride"
+    held = held_by_others(graph, node)  # a module that runs twice has one stride
+    if held is not None:
+        return held
     return not_taken(graph, lambda: _with_stride(graph, name, stride))
 
 

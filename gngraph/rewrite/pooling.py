@@ -12,7 +12,7 @@ from gngraph.ops import draft_of, lookup
 from gngraph.rewrite.attachments import channel_axis
 from gngraph.rewrite.building import Building
 from gngraph.rewrite.kernels import kernel_of, not_taken, stride_of
-from gngraph.rewrite.layers import called, end_of_unit, require
+from gngraph.rewrite.layers import called, end_of_unit, held_by_others, require
 from gngraph.rewrite.structure import InsertPool, MovePool, RemovePool, StrideToPool
 
 
@@ -123,6 +123,9 @@ def not_pooled_instead(graph: Graph, name: str) -> str | None:
         return "it is no convolution"
     if max(stride_of(graph, node)) == 1:
         return "its stride is 1"
+    held = held_by_others(graph, node)  # a module that runs twice has one stride
+    if held is not None:
+        return held
     return not_taken(graph, lambda: _pooled_instead(graph, name))
 
 

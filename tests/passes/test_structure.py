@@ -15,9 +15,11 @@ from gngraph.analysis.cost import cost
 from gngraph.analysis.equivalence import relative_error
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.deploy.to_onnx import export_onnx
-from gngraph.errors import PassError
+from gngraph.errors import IRError, PassError
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph, format_graph, parse, same_structure
+from gngraph.lowering.to_torch import to_torch
+from gngraph.ops import draft_of
 from gngraph.rewrite import Factorise, InsertNorm, ResizeKernel, morph
 from gngraph.running.problem import Problem
 from gngraph.scoring.factors import low_rank, narrowed, separable
@@ -250,6 +252,28 @@ def test_a_stride_makes_all_maps_behind_it_coarser() -> None:
     assert [made.nodes[name].shape[2:] for name in ("stem_0", "inner")] == [(4, 4), (4, 4)]
     assert same_structure(applied(made, "change-stride{at=stem.0,stride=1}"), graph)
     assert relative_error(graph, made) > 1e-3
+
+
+class Twice(nn.Module):
+    """A convolution that runs twice, with one stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.layer(torch.relu(self.layer(x))).mean((2, 3)))
+        return y
+
+
+def test_a_module_that_runs_twice_has_one_stride() -> None:
+    graph = from_torch(Twice().eval(), torch.randn(2, 3, 8, 8))
+    with pytest.raises(PassError, match=r"'layer\.weight' is also that of 'layer_1'"):
+        applied(graph, "change-stride{at=layer}")
+    draft = draft_of(graph)
+    draft.set_attrs("layer_1", stride=(2, 2))
+    with pytest.raises(IRError, match="'layer_1' and another are both module 'layer', but not of the same attributes"):
+        to_torch(draft.commit())
 
 
 def test_a_stride_stops_at_what_was_recorded_for_maps_of_one_extent() -> None:
