@@ -57,8 +57,7 @@ class Outcome:
     state: Mapping[str, Any]
 
 
-Gradients = Sequence[torch.Tensor | None]
-Differentiate = Callable[[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]], Gradients]
+Differentiate = Callable[[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]], Sequence[torch.Tensor | None]]
 """Of some outputs, by some leaves, at gradients of the outputs."""
 
 
@@ -90,7 +89,9 @@ class Held:
         return found
 
 
-def asked_for(outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]) -> Gradients:
+def asked_for(
+    outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]
+) -> Sequence[torch.Tensor | None]:
     """Gradients as `torch.autograd.grad` gives them, which touches nothing, but which no reentrant checkpoint allows.
 
     Args:
@@ -101,7 +102,9 @@ def asked_for(outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[
     return torch.autograd.grad(outputs, wanted, at, allow_unused=True)
 
 
-def accumulated(outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]) -> Gradients:
+def accumulated(
+    outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]
+) -> Sequence[torch.Tensor | None]:
     """Gradients as a training has them, accumulated in leaves that have none before and after.
 
     Args:
