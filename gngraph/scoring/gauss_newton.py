@@ -70,11 +70,12 @@ class Moments:
     def errors(self) -> torch.Tensor:
         """Standard error of `changes` over the samples, [C].
 
-        Where actual changes were looked at they spread by the slope of actual on predicted ones as far as the predicted ones do.
+        Where actual changes were looked at they spread by the slope of actual on predicted ones as far as the predicted ones do;
+        one below 1, of samples few of which carry a change, narrows nothing (docs/results.md#second-look).
         """
         errors = self._over_samples(lambda changes: changes.std(0)) / math.sqrt(self.s.shape[0])
         for candidate, look in self.looked.items():
-            errors[candidate] *= abs(look.slope)
+            errors[candidate] *= max(1.0, abs(look.slope))
         return errors
 
     def total_errors(self) -> torch.Tensor:

