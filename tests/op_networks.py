@@ -95,7 +95,7 @@ class ChannelsFirstNorm(nn.Module):
 NORMS: dict[str, Case] = {
     "group norm": module(lambda: nn.GroupNorm(4, 8), free=4),
     "group norm without parameters": module(lambda: nn.GroupNorm(2, 8, affine=False), free=2),
-    "group norm of one group": module(lambda: nn.GroupNorm(1, 8), free=0),
+    "group norm of one group": module(lambda: nn.GroupNorm(1, 8)),
     "group norm of single channels": module(lambda: nn.GroupNorm(8, 8)),
     "functional group norm": images(
         lambda m, y: F.group_norm(y, 4, m.scale, m.shift, 1e-3), 4, scale=weights(8), shift=weights(8)

@@ -143,6 +143,23 @@ class ConvNeXt(nn.Module):
         return z
 
 
+class PoolFormer(nn.Module):
+    """Norms over channels and positions together before pooling and layers of one step, as in PoolFormer and MobileViTv2."""
+
+    def __init__(self, norm: Norm = lambda width: nn.GroupNorm(1, width), width: int = 5) -> None:
+        super().__init__()
+        self.stem, self.norm, self.between = nn.Conv2d(3, width, 2, 2), norm(width), norm(width)
+        self.up, self.down, self.next = nn.Conv2d(width, 7, 1), nn.Conv2d(7, width, 1), nn.Conv2d(width, 4, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.norm(x)
+        x = x + F.avg_pool2d(y, 3, 1, 1) - y
+        x = x + self.down(F.gelu(self.up(self.between(x))))
+        z: Tensor = self.next(x).mean((2, 3))
+        return z
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit": ViT,
     "vit rms": lambda: ViT(nn.RMSNorm),
@@ -155,6 +172,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "post-norm rms": lambda: ViT(nn.RMSNorm, post=True),
     "merged": Merged,
     "convnext": ConvNeXt,
+    "poolformer": PoolFormer,
+    "poolformer without weights": lambda: PoolFormer(lambda width: nn.GroupNorm(1, width, affine=False)),
 }
 """Name -> a network whose stream is free."""
 

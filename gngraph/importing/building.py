@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,7 @@ from gngraph.ops.cast import CASTS
 from gngraph.ops.conv import specialise
 from gngraph.ops.filled import EMPTY, FILLS
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
+from gngraph.ops.norm_across import of_one_group
 from gngraph.ops.spec import Call
 
 _MISFITS = (IRError, TypeError, ValueError)
@@ -149,9 +150,7 @@ class _Builder:
             *module.named_buffers(remove_duplicate=False),
         ):
             params[name.replace(".", "_")] = self.canonical[f"{path}.{name}"]
-        op = spec.name
-        if "weight" in params:
-            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        op, attrs = self.specialised(spec.name, attrs, params)
         if spec.call is None:
             args = [self.value(arg) for arg in (*fx_node.args, *fx_node.kwargs.values())]
         else:
@@ -223,11 +222,15 @@ class _Builder:
             return None
         if any(not isinstance(self.nodes[name].type, TensorType) for name in inputs) and spec.name != "getitem":
             return None
-        op = spec.name
-        if "weight" in params:
-            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        op, attrs = self.specialised(spec.name, attrs, params)
         node = Node(fx_node.name, op, (*inputs, *dict.fromkeys(sizes)), params, attrs)
         return node if self.infers(node) else None
+
+    def specialised(self, op: str, attrs: dict[str, Attr], params: Mapping[str, str]) -> tuple[str, dict[str, Attr]]:
+        """The op that a node is by its attributes and its weight, where that is more special."""
+        if "weight" in params:
+            op, attrs = specialise(op, attrs, tuple(self.params[params["weight"]].data.shape))
+        return of_one_group(op, attrs)
 
     def foreign(self, fx_node: fx.Node, target: Any) -> Node:
         path = f".{target}" if isinstance(target, str) else function_path(target)

@@ -40,7 +40,8 @@ def _freeze_positions(rules: ChannelRules, operands: Operands, name: str) -> Non
         rules.freeze(rules.layout(0, axis), f"{name} normalises across it")
 
 
-def _infer(operands: Operands) -> Type:
+def infer_norm(operands: Operands) -> Type:
+    """Type of what a norm gives with an entry of each parameter for each channel, along axis 1."""
     node, x = operands.node, operands.tensor()
     rank = int(node.op[-2]) + 2 if node.op[-2].isdigit() else len(x.shape)
     if len(x.shape) != rank and not (node.op == "batch_norm1d" and len(x.shape) == 2):
@@ -123,7 +124,7 @@ for _name, _module in _BATCH_NORMS.items():
     register(
         OpSpec(
             _name,
-            _infer,
+            infer_norm,
             _batch_norm_channels,
             _as_module(_module),
             channelwise=True,
@@ -139,7 +140,7 @@ for _name, _module in _BATCH_NORMS.items():
 def _infer_batch_norm(operands: Operands) -> Type:
     if operands.node.attrs["training"] not in (False, Flag("training")):
         raise IRError(f"node '{operands.node.name}' (batch_norm) normalises by the batch in eval mode as well")
-    return _infer(operands)
+    return infer_norm(operands)
 
 
 register(
@@ -191,7 +192,7 @@ for _name, _module in _INSTANCE_NORMS.items():
     register(
         OpSpec(
             _name,
-            _infer,
+            infer_norm,
             _instance_norm_channels,
             _as_module(_module),
             channelwise=True,
@@ -202,7 +203,7 @@ for _name, _module in _INSTANCE_NORMS.items():
 register(
     OpSpec(
         "instance_norm",
-        _infer,
+        infer_norm,
         _instance_norm_channels,
         as_call(F.instance_norm),
         channelwise=True,
@@ -227,7 +228,7 @@ def _infer_group_norm(operands: Operands) -> Type:
     x, groups = operands.tensor(), operands.node.attrs["num_groups"]
     if not isinstance(x.shape[1], int) or x.shape[1] % groups:
         raise IRError(f"node '{operands.node.name}' (group_norm) divides {x.shape[1]} channels among {groups} groups")
-    return _infer(operands)
+    return infer_norm(operands)
 
 
 def _group_norm_channels(rules: ChannelRules, operands: Operands) -> None:

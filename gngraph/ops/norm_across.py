@@ -1,4 +1,4 @@
-"""Norms across the channel axis: LayerNorm and RMSNorm count whichever channels there are, others freeze them."""
+"""Norms across the channel axis: LayerNorm, RMSNorm and GroupNorm of one group count whichever there are, others freeze them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gngraph.errors import IRError
-from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
 from gngraph.ops.leaves import leaf
-from gngraph.ops.norm import FRESH, as_call
+from gngraph.ops.norm import FRESH, as_call, infer_norm
 from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
 from gngraph.ops.sizes import hold_size, known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
@@ -104,6 +104,66 @@ register(
         functions=dict.fromkeys((F.rms_norm, torch.rms_norm), _RMS_NORM),
     )
 )
+
+
+# --- GroupNorm of one group
+
+
+def of_one_group(op: str, attrs: dict[str, Attr]) -> tuple[str, dict[str, Attr]]:
+    """A GroupNorm of one group becomes the op that counts its channels.
+
+    Args:
+        op: "group_norm"; any other is left as it is.
+        attrs: of the node.
+
+    >>> of_one_group("group_norm", {"num_groups": 1, "eps": 1e-05})
+    ('whole_norm', {'eps': 1e-05})
+    """
+    if op != "group_norm" or attrs["num_groups"] != 1:
+        return op, attrs
+    return "whole_norm", {key: value for key, value in attrs.items() if key != "num_groups"}
+
+
+def _whole_channels(rules: ChannelRules, operands: Operands) -> None:
+    """Channels are counted, whichever there are, at all of the positions, which stay."""
+    positions = set(range(2, len(operands.tensor().shape)))
+    freeze_axes(rules, operands, positions, "GroupNorm normalises across it")
+    layout = rules.layout(0, 1)
+    rules.count(1)
+    for role in ("weight", "bias"):
+        if role in operands.params:
+            rules.follow(role, 0, layout, FRESH[role])
+    if "num_channels" in operands.node.attrs:
+        rules.measure(("num_channels",), layout)
+
+
+def _emit_whole_norm(emitter: Emitter, node: Node) -> fx.Node:
+    params = {role: emitter.param(node.params[role]) for role in ("weight", "bias") if role in node.params}
+    x, eps = emitter.value(node.inputs[0]), node.attrs["eps"]
+    if node.module is None:
+        return emitter.call(F.group_norm, x, 1, **params, eps=eps)
+
+    def build() -> nn.Module:
+        affine = "weight" in node.params
+        channels = emitter.shape(node.params["weight"])[0] if affine else node.attrs["num_channels"]
+        return leaf(nn.GroupNorm, 1, channels, eps=eps, affine=affine)
+
+    return emitter.module(build, x)
+
+
+register(
+    OpSpec(
+        "whole_norm",
+        infer_norm,
+        _whole_channels,
+        _emit_whole_norm,
+        counts=ChannelStatistics(whole=True),
+        starts=OF_NORM,
+    )
+)
+
+
+# --- others
 
 
 def _response_channels(rules: ChannelRules, operands: Operands) -> None:

@@ -72,12 +72,14 @@ class BatchStatistics:
 class ChannelStatistics:
     """An op that takes statistics over entries of an axis that may hold channels, whichever channels there are.
 
-    A norm gives (x - mean) / sqrt(variance + eps) * scale + shift, with mean and variance over its last axis; one that is not
-    centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean, or one that is a square.
+    A norm gives (x - mean) / sqrt(variance + eps) * scale + shift, with mean and variance over its last axis, or over all but that
+    of the samples; one that is not centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean, or
+    one that is a square.
 
     Attributes:
         norm: whether it is a norm.
         centred: whether a norm takes the mean off.
+        whole: whether a norm takes its statistics over all axes but that of the samples, with its channels along axis 1.
         scale, shift: roles of what a norm multiplies and adds, where the node has them.
         eps: name of a norm's attribute; None in it is the smallest step of the dtype.
         square: whether what is reduced to is a variance, with the attribute "correction".
@@ -85,6 +87,7 @@ class ChannelStatistics:
 
     norm: bool = True
     centred: bool = True
+    whole: bool = False
     scale: str = "weight"
     shift: str = "bias"
     eps: str = "eps"
@@ -92,7 +95,7 @@ class ChannelStatistics:
 
     def axes(self, node: Node, rank: int) -> tuple[int, ...]:
         """The axes of a node's first input, of `rank` axes, over which it takes statistics, sorted."""
-        dim = -1 if self.norm else node.attrs["dim"]
+        dim = (range(1, rank) if self.whole else -1) if self.norm else node.attrs["dim"]
         dims = range(rank) if dim in (None, ()) else (dim,) if isinstance(dim, int) else dim
         return tuple(sorted(int(d) % rank for d in dims))
 

@@ -60,6 +60,10 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
     norms = spaces.counters.get(name, ())
     if not norms or not all(_is_norm(graph.nodes[norm]) for norm in norms):
         return None
+    if any(
+        _statistics(graph.nodes[norm]).whole for norm in norms
+    ):  # whose mean is not that of the channels at one position
+        return None
     start: ChannelStart = "mean" if _statistics(graph.nodes[norms[0]]).centred else "zeros"
     scales = {graph.nodes[norm].params.get(_statistics(graph.nodes[norm]).scale, "") for norm in norms}
     if not all(scale and {node for node, _ in graph.readers(scale)} <= set(norms) for scale in scales):
@@ -146,7 +150,8 @@ def count_only(draft: Draft, node: Node, kept: Mapping[int, Stretches]) -> None:
         draft.put(replace(node, inputs=(chain.parts(node.inputs[0], kept), *node.inputs[1:])))
         return
     source, counts = node.inputs[0], _statistics(node)
-    over: Mapping[str, Attr] = {"dim": -1, "keepdim": True}
+    axes = counts.axes(node, len(draft.node(source).shape))
+    over: Mapping[str, Attr] = {"dim": axes if counts.whole else -1, "keepdim": True}
     if counts.centred:
         part = chain.parts(source, kept)
         centred = chain.add("sub", (source, chain.add("mean", (part,), over)))
@@ -156,10 +161,12 @@ def count_only(draft: Draft, node: Node, kept: Mapping[int, Stretches]) -> None:
         spread = chain.add("mean", (chain.parts(chain.add("square", (source,)), kept),), over)
     root = chain.add("rsqrt", (chain.add("add", (spread,), {"literal1": _eps(draft, node)}),))
     value, last = centred, ("mul", root)
+    along = (Slice(None, None, None), *[None] * (len(axes) - 1))  # a channel's own, at all of its positions
     for op, role in (("mul", counts.scale), ("add", counts.shift)):
         if role in node.params:
             value = chain.add(last[0], (value, last[1]))
-            last = op, chain.add("parameter", (), {}, {"value": node.params[role]})
+            entries = chain.add("parameter", (), {}, {"value": node.params[role]})
+            last = op, chain.add("index", (entries,), {"index": along}) if counts.whole else entries
     draft.put(Node(node.name, last[0], (value, last[1]), scope=node.scope, type=node.type))
 
 

@@ -72,24 +72,35 @@ class WithoutChannel:
         self, batch: Collected, counter: _Counter, counts: ChannelStatistics
     ) -> tuple[torch.Tensor, torch.Tensor]:
         node, bands, edge = counter.node, counter.bands, Edge(counter.node.name)
-        x = batch.values[node.inputs[0]]
-        mean = x.mean(-1, keepdim=True) if counts.centred else torch.zeros_like(x[..., :1])
-        d = x - mean
-        all_, own = x.shape[-1], sum(band.inner for band in bands)
+        x = _channels_last(batch.values[node.inputs[0]], counts)
+        places = (
+            tuple(range(1 - x.dim(), -1)) if counts.whole else ()
+        )  # the other axes that it takes its statistics over
+
+        def summed(value: torch.Tensor) -> torch.Tensor:
+            return value.sum((*places, -1), keepdim=True)
+
+        def owned(value: torch.Tensor) -> torch.Tensor:
+            own = _own(value, bands)
+            return own.sum(places, keepdim=True) if places else own
+
+        each = math.prod(x.shape[place] for place in places)
+        all_, own = each * x.shape[-1], each * sum(band.inner for band in bands)
+        d = x - summed(x) / all_ if counts.centred else x
         squares = d.square()
-        total = squares.sum(-1, keepdim=True)
-        less = -_own(d, bands) / (all_ - own) if counts.centred else torch.zeros_like(_own(d, bands))
-        variance = (total - _own(squares, bands)) / (all_ - own) - less.square()
+        total = summed(squares)
+        less = -owned(d) / (all_ - own) if counts.centred else torch.zeros_like(owned(d))
+        variance = (total - owned(squares)) / (all_ - own) - less.square()
         eps = node.attrs[counts.eps]
         eps = torch.finfo(x.dtype).eps if eps is None else eps
         after, before = (variance.clamp(min=0.0) + eps).rsqrt(), (total / all_ + eps).rsqrt()
         scale = self.graph.params[node.params[counts.scale]].data if counts.scale in node.params else None
         found = []
         for gradient, lead in ((batch.gradient[edge], 1), (batch.factors[edge], 2)):
-            g = gradient if scale is None else gradient * scale
+            g = _channels_last(gradient, counts, lead) * (1.0 if scale is None else scale)
             steep = g * d
-            moved = (after - before) * (steep.sum(-1, keepdim=True) - _own(steep, bands))
-            moved = moved - less * after * (g.sum(-1, keepdim=True) - _own(g, bands))
+            moved = (after - before) * (summed(steep) - owned(steep))
+            moved = moved - less * after * (summed(g) - owned(g))
             found.append(moved.flatten(lead, -2).sum(lead) if moved.dim() > lead + 1 else moved)
         return found[0], found[1]
 
@@ -125,6 +136,11 @@ class WithoutChannel:
             product = (gradient * away).movedim(axis + lead - 1, -1)
             found.append(product.flatten(lead, -2).sum(lead) if rank > 2 else product)
         return found[0], found[1]
+
+
+def _channels_last(value: torch.Tensor, counts: ChannelStatistics, axis: int = 1) -> torch.Tensor:
+    """What a norm reads or gives, with its channels along the last axis; `axis` is theirs in a norm over all axes."""
+    return value.movedim(axis, -1) if counts.whole else value
 
 
 def _own(value: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:

@@ -179,6 +179,22 @@ class Normed(nn.Module):
         return out.flatten(1)
 
 
+class WhollyNormed(nn.Module):
+    """A norm over channels and positions together, and a reader beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(2, 5, 3), nn.GroupNorm(1, 5)
+        self.head, self.side = nn.Conv2d(5, 2, 1), nn.Conv2d(5, 2, 1, bias=False)
+        for parameter in self.norm.parameters():
+            nn.init.normal_(parameter, 1.0, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        out: Tensor = self.head(self.norm(y)) + self.side(y)
+        return out.flatten(1)
+
+
 class Centred(nn.Module):
     """Means and variances over the channels, and over positions with them, each read by itself."""
 
@@ -198,6 +214,7 @@ COUNTED: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: Normed(nn.LayerNorm),
     "rms norm": lambda: Normed(nn.RMSNorm),
     "plain norm": lambda: Normed(lambda width: nn.LayerNorm(width, elementwise_affine=False)),
+    "whole norm": WhollyNormed,
     "means": Centred,
 }
 """Networks whose spaces norms and means count: removals alone are predicted there."""
