@@ -45,7 +45,8 @@ from gngraph.ops.conv import specialise
 from gngraph.ops.filled import EMPTY, FILLS
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
 from gngraph.ops.norm_across import of_one_group
-from gngraph.ops.spec import Call
+from gngraph.ops.pieces import listing_pieces
+from gngraph.ops.spec import Call, Operands
 
 _MISFITS = (IRError, TypeError, ValueError)
 """What a type rule raises for arguments that it is not made for."""
@@ -224,7 +225,7 @@ class _Builder:
             return None
         op, attrs = self.specialised(spec.name, attrs, params)
         node = Node(fx_node.name, op, (*inputs, *dict.fromkeys(sizes)), params, attrs)
-        return node if self.infers(node) else None
+        return listing_pieces(self.operands(node)) if self.infers(node) else None
 
     def specialised(self, op: str, attrs: dict[str, Attr], params: Mapping[str, str]) -> tuple[str, dict[str, Attr]]:
         """The op that a node is by its attributes and its weight, where that is more special."""
@@ -278,8 +279,10 @@ class _Builder:
         return True
 
     def typed(self, node: Node) -> Node:
-        operands = operands_of(node, tuple(self.nodes[i].type for i in node.inputs), self.params)
-        return replace(node, type=lookup(node.op).infer(operands))
+        return replace(node, type=lookup(node.op).infer(self.operands(node)))
+
+    def operands(self, node: Node) -> Operands:
+        return operands_of(node, tuple(self.nodes[i].type for i in node.inputs), self.params)
 
     def add(self, fx_node: fx.Node, node: Node) -> None:
         try:

@@ -21,6 +21,7 @@ from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
 from gngraph.importing.proof import Expected, expected_of, prove
 from gngraph.importing.reached import Reached
+from gngraph.importing.samples_apart import with_samples_apart
 from gngraph.importing.surroundings import plain_torch
 from gngraph.importing.trace import trace
 from gngraph.importing.tracer import reason_of
@@ -126,7 +127,8 @@ def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: 
     take_apart(trained.graph)
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
-    graph = with_heads(built(module, joint, evaluated.root, trained.unlike, example, known))
+    graph = built(module, joint, evaluated.root, trained.unlike, example, known)
+    graph = with_heads(with_samples_apart(graph))
     graph = with_decided(graph, evaluated.decided.axes | trained.decided.axes)
     try:
         vet(graph)

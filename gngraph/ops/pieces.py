@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import fx
 
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Ref, Slice, TensorType, TupleType, Type
+from gngraph.ir.types import attr_at
 from gngraph.ops.rules import emit_simple, freeze_inputs, freeze_sizes
 from gngraph.ops.sizes import hold_size, known_size, scaled
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
 
@@ -21,18 +23,50 @@ def _dim(operands: Operands) -> int:
     return int(operands.node.attrs["dim"]) % len(operands.tensor().shape)
 
 
+PIECES = "pieces"
+"""Attribute of a chunk, or of a split in pieces of one size: the sizes of the pieces where they are not all the same."""
+
+
+def _listed(node: Node) -> AttrPath | None:
+    """Where the sizes of all pieces stand in the attributes; None where one number gives them."""
+    if PIECES in node.attrs:
+        return (PIECES,)
+    return ("sizes",) if node.op == "split" and not isinstance(node.attrs["sizes"], int) else None
+
+
+def _counted_out(node: Node, length: int) -> list[int]:
+    """Lengths of the pieces of an axis as the one number gives them."""
+    size = node.attrs["sizes"] if node.op == "split" else -(-length // int(node.attrs["chunks"]))
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
 def _lengths(operands: Operands) -> list[int]:
     """Lengths of the pieces along the axis."""
     node, length = operands.node, operands.tensor().shape[_dim(operands)]
     if isinstance(length, str):
         raise IRError(f"node '{node.name}' ({node.op}) takes the batch axis apart")
-    if node.op == "split" and not isinstance(node.attrs["sizes"], int):
-        lengths = list(node.attrs["sizes"])
-        if sum(lengths) != length:
-            raise IRError(f"node '{node.name}' (split) takes {length} entries apart in pieces of {lengths}")
-        return lengths
-    size = node.attrs["sizes"] if node.op == "split" else -(-length // int(node.attrs["chunks"]))
-    return [min(size, length - start) for start in range(0, length, size)]
+    path = _listed(node)
+    if path is None:
+        return _counted_out(node, length)
+    lengths: list[int] = list(attr_at(node.attrs, path))
+    if sum(lengths) != length:
+        raise IRError(f"node '{node.name}' ({node.op}) takes {length} entries apart in pieces of {lengths}")
+    return lengths
+
+
+def listing_pieces(operands: Operands) -> Node:
+    """The node with the sizes of its pieces, where one number gives pieces that are not all of one size; others as they are.
+
+    Channels come and go in each of such pieces by itself, so that no one number gives them any more.
+
+    Args:
+        operands: any node, as an import makes it.
+    """
+    node = operands.node
+    if node.op not in ("chunk", "split") or _listed(node) is not None:
+        return node
+    lengths = _lengths(operands)
+    return replace(node, attrs={**node.attrs, PIECES: tuple(lengths)}) if len(set(lengths)) > 1 else node
 
 
 def _infer_pieces(operands: Operands) -> Type:
@@ -42,24 +76,34 @@ def _infer_pieces(operands: Operands) -> Type:
 
 def _pieces_channels(rules: ChannelRules, operands: Operands) -> None:
     node, dim, lengths = operands.node, _dim(operands), _lengths(operands)
-    layout = rules.layout(0, dim)
-    listed = node.op == "split" and not isinstance(node.attrs["sizes"], int)
+    layout, listed = rules.layout(0, dim), _listed(node)
     pieces: list[Layout | None] = [None] * len(lengths)
-    if not listed and len(set(lengths)) > 1:
-        rules.freeze(layout, f"{node.op} leaves pieces of unequal size")
+    if listed is None and len(set(lengths)) > 1:  # of files that were written before the pieces were listed
+        rules.freeze(layout, f"{node.op} leaves pieces of unequal size; import the network again")
     elif layout is not None:
         pieces = rules.divide(layout, lengths, f"{node.op} cuts through its channels")
-        if pieces[0] is not None and not listed:
+        if pieces[0] is not None and listed is None:
             piece = rules.unify(pieces)
             pieces = [piece] * len(lengths)
             if node.op == "split":
                 rules.measure(("sizes",), piece)
-        elif pieces[0] is not None:
+        elif pieces[0] is not None and listed is not None:
             for i, piece in enumerate(pieces):
-                rules.measure(("sizes", i), piece)
+                rules.measure((*listed, i), piece)
     for item in range(len(lengths)):
         for axis in range(len(operands.tensor().shape)):
             rules.set(axis, pieces[item] if axis == dim else rules.layout(0, axis), item)
+
+
+def _emit_pieces(emitter: Emitter, node: Node) -> fx.Node:
+    """As it was called, unless its pieces have come to be other ones than that call gives."""
+    x, listed = emitter.value(node.inputs[0]), list(node.attrs.get(PIECES, ()))
+    if listed and _counted_out(node, sum(listed)) != listed:
+        return emitter.call(torch.split, x, listed, dim=node.attrs["dim"])
+    if node.op == "chunk":
+        return emitter.call(torch.chunk, x, node.attrs["chunks"], dim=node.attrs["dim"])
+    sizes: Attr = node.attrs["sizes"]
+    return emitter.call(torch.split, x, sizes if isinstance(sizes, int) else list(sizes), dim=node.attrs["dim"])
 
 
 _CHUNK = Call(signature("input chunks dim=0"))
@@ -68,7 +112,7 @@ register(
         "chunk",
         _infer_pieces,
         _pieces_channels,
-        emit_simple(None, torch.chunk),
+        _emit_pieces,
         channelwise=True,
         linear=True,
         nonnegative=with_first,
@@ -77,19 +121,13 @@ register(
 )
 
 
-def _emit_split(emitter: Emitter, node: Node) -> fx.Node:
-    sizes: Attr = node.attrs["sizes"]
-    sizes = sizes if isinstance(sizes, int) else list(sizes)
-    return emitter.call(torch.split, emitter.value(node.inputs[0]), sizes, dim=node.attrs["dim"])
-
-
 _SPLIT = Call(signature("input sizes dim=0"))
 register(
     OpSpec(
         "split",
         _infer_pieces,
         _pieces_channels,
-        _emit_split,
+        _emit_pieces,
         channelwise=True,
         linear=True,
         nonnegative=with_first,

@@ -28,8 +28,8 @@ REPETITIONS = 256
 def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) -> Layout | None:
     """Layout of the row-major product of `axes` of the first input.
 
-    The first axis with channels keeps them: entries behind it become entries of each channel, constant axes in front
-    repeat its layout. A second axis with channels would interleave, and is frozen.
+    The first axis with channels, of more than one where there are such, keeps them: entries behind it become entries of each
+    channel, constant axes in front repeat its layout. A second axis with channels would interleave, and is frozen.
 
     Args:
         rules: of the analysis under way.
@@ -40,9 +40,10 @@ def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) 
     found = [axis for axis in axes if rules.layout(0, axis) is not None]
     if not found:
         return None
-    first = found[0]
-    for axis in found[1:]:
-        rules.freeze(rules.layout(0, axis), "it is flattened behind another axis with channels")
+    first = next((axis for axis in found if shape[axis] != 1), found[0])
+    for axis in found:
+        if axis != first:
+            rules.freeze(rules.layout(0, axis), "it is flattened together with another axis with channels")
     layout = rules.layout(0, first)
     before = [shape[axis] for axis in axes if axis < first]
     behind = [shape[axis] for axis in axes if axis > first]
@@ -166,8 +167,9 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
     """The attribute `regroup` of a reshape, chosen by its sizes: a tuple (axes before, axes behind, carrier) for each group.
 
     Which of the axes behind carries the channels is a choice: any would be exact, but only one can be free. It is one that
-    holds them all; else the one whose size follows from the others (-1, but of `unflatten`); else the first, or the second of
-    three and more where the first counts two to four parts (query, key and value). () where the axes do not fall into groups.
+    holds them all; else the one whose size follows from the others (-1, but of `unflatten`); else one whose size the forward
+    computes; else the first, or the second of three and more where the first counts two to four parts (query, key and value). ()
+    where the axes do not fall into groups.
 
     Raises:
         IRError: the shape is not known, or does not fit.
@@ -183,6 +185,7 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
         chosen = [i for i, dim in enumerate(dims) if dim == whole]
         if not unflattens:
             chosen += [i for i, axis in enumerate(behind) if entries[axis] == -1]
+        chosen += [i for i, axis in enumerate(behind) if isinstance(entries[axis], Ref)]
         result.append((len(before), len(behind), [*chosen, real[1] if parts else real[0]][0]))
     return tuple(result)
 

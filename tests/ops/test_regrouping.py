@@ -88,7 +88,7 @@ class PooledByLayer(nn.Module):
 def test_a_single_entry_that_is_flattened_behind_channels_cannot_become_two() -> None:
     graph = from_torch(PooledByLayer(), torch.randn(2, 2, 6))
     spaces = ChannelSpaces.of(graph)
-    assert spaces["pool"].frozen == "it is flattened behind another axis with channels (node 'flatten')"
+    assert spaces["pool"].frozen == "it is flattened together with another axis with channels (node 'flatten')"
 
 
 def pruned(name: str) -> Graph:
