@@ -289,7 +289,7 @@ class _Naming:
         for var, entries in self.slots.items():
             writer = next((s for s in entries if s.role is Role.PRODUCE), entries[0])
             node = self.graph.nodes[writer.node]
-            holder = writer.param.rpartition(".")[0] if lookup(node.op).apply is not None else ""
+            holder = writer.param.rpartition(".")[0] if lookup(node.op).is_layer else ""
             stem = name = node.module or holder or node.name
             while name in taken:
                 counts[stem] += 1

@@ -13,6 +13,7 @@ from gngraph.ir import Graph
 from gngraph.ops import lookup, operands_of
 from gngraph.ops.sizes import factors
 from gngraph.ops.spec import Factor
+from gngraph.ops.traits import VALUE
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,12 @@ def _size(graph: Graph, node: str, factor: Factor) -> int:
         return factor
     if isinstance(factor[0], str):
         return graph.params[graph.nodes[node].params[factor[0]]].data.shape[factor[1]]
-    return factors(graph.nodes[graph.nodes[node].inputs[factor[0]]].shape[factor[1]])[0]
+    return factors(graph.nodes[_of(graph, node, factor[0])].shape[factor[1]])[0]
+
+
+def _of(graph: Graph, node: str, place: int) -> str:
+    """The input of a node at a place, or the node itself."""
+    return node if place == VALUE else graph.nodes[node].inputs[place]
 
 
 def _count(graph: Graph, node: str, product: tuple[Factor, ...]) -> int:
@@ -160,7 +166,7 @@ def _entries(graph: Graph, spaces: ChannelSpaces, node: str, factor: Factor) -> 
     if isinstance(what, str):
         held = spaces.axes.get((graph.nodes[node].params[what], axis), ())
         return tuple((space, slot.inner) for space, slot in held)
-    layout = spaces.layouts.get((graph.nodes[node].inputs[what], axis), ())
+    layout = spaces.layouts.get((_of(graph, node, what), axis), ())
     return tuple((space, inner) for space, _, inner in layout)
 
 

@@ -86,6 +86,6 @@ def _is_outer(graph: Graph, spaces: ChannelSpaces, param: str, axis: int) -> boo
         held = all(
             spaces[name].frozen is not None for name, _ in slots
         )  # where its dtype is read, its axes are values' too
-        if held and spec.apply is not None and (read.name, channels) not in spaces.layouts:
+        if held and spec.is_layer and (read.name, channels) not in spaces.layouts:
             return True
     return False

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -19,8 +20,8 @@ from gngraph.ops import spec_of_module
 def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
     """What does the same as the forward of an attention module that is called so while tracing; None where it stays one op.
 
-    Written out is self-attention over batches of sequences, with at most one mask for all samples and heads and one of padding,
-    those without weights being asked for.
+    Written out is attention over batches of sequences, with at most one mask for all samples and heads and one of padding, those
+    without weights being asked for.
 
     Args:
         module: any module.
@@ -37,10 +38,6 @@ def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     call.apply_defaults()
     given = call.arguments
     query, masks = given["query"], (given["attn_mask"], given["key_padding_mask"])
-    if given["key"] is not query or given["value"] is not query:
-        return None
-    if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
-        return None
     if given["need_weights"] and any(mask is not None for mask in masks):
         return None
     try:
@@ -49,17 +46,27 @@ def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
         return None
     if not fits:
         return None
-    return lambda *args, **kwargs: _self_attention(module, query, given)
+    return lambda *args, **kwargs: _attention(module, given)
 
 
-def _self_attention(module: nn.MultiheadAttention, query: Any, given: Mapping[str, Any]) -> tuple[Any, Any]:
-    x = query.transpose(0, 1) if module.batch_first else query
-    length, samples, _ = x.shape
-    packed: Any = F.linear(x, module.in_proj_weight, module.in_proj_bias)
-    parts = packed.unflatten(-1, (3, module.embed_dim)).permute(2, 0, 1, 3).contiguous()
-    thirds = [parts[i] for i in range(3)]
-    shape = (length, samples, module.num_heads, module.head_dim)
-    q, k, v = (third.view(shape).permute(1, 2, 0, 3) for third in thirds)
+def _attention(module: nn.MultiheadAttention, given: Mapping[str, Any]) -> tuple[Any, Any]:
+    query, key, value = _tokens_first(module, given)
+    samples = query.shape[1]
+    projected = _projected(module, query, key, value)
+    causal = given["is_causal"] and given["key_padding_mask"] is None and not given["need_weights"]
+    masks = [None if causal else given["attn_mask"], given["key_padding_mask"]]
+    masks = [None if mask is None else _canonical(mask, query.dtype) for mask in masks]
+    if module.bias_k is not None:
+        more = (None, module.bias_k, module.bias_v)
+        projected = [
+            x if b is None else torch.cat([x, b.repeat(1, samples, 1)]) for x, b in zip(projected, more, strict=True)
+        ]
+    shape = (samples, module.num_heads, module.head_dim)
+    q, k, v = (x.view(x.shape[0], *shape).permute(1, 2, 0, 3) for x in projected)
+    if module.add_zero_attn:
+        k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+    added = (module.bias_k is not None) + module.add_zero_attn
+    masks = [mask if mask is None or not added else F.pad(mask, (0, added)) for mask in masks]
     weights: Any = None
     if given["need_weights"]:
         weights = F.softmax((q * math.sqrt(1.0 / module.head_dim)) @ k.transpose(-2, -1), dim=-1)
@@ -68,19 +75,52 @@ def _self_attention(module: nn.MultiheadAttention, query: Any, given: Mapping[st
         y = weights @ v
         weights = weights.mean(dim=1) if given["average_attn_weights"] else weights
     else:
-        causal = given["is_causal"] and given["key_padding_mask"] is None
-        mask = None if causal else _mask(x, given["attn_mask"], given["key_padding_mask"])
         dropout = module.dropout if module.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        y = F.scaled_dot_product_attention(q, k, v, _merged(*masks), dropout, causal)
     y = module.out_proj(y.permute(2, 0, 1, 3).contiguous().flatten(2))
     return y.transpose(0, 1) if module.batch_first else y, weights
 
 
-def _mask(x: Any, attention: Any, padding: Any) -> Any:
-    """What is added to the products of queries and keys, [N or 1, 1, L or 1, L]; None for nothing."""
-    wanted = {"other_name": "", "other_type": None, "target_type": x.dtype, "check_other": False}
-    masks = (F._canonical_mask(mask=mask, mask_name="mask", **wanted) for mask in (attention, padding))
-    attention, padding = masks
+def _tokens_first(module: nn.MultiheadAttention, given: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Queries, keys and values with the tokens in front; what was one value stays one."""
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    if module.batch_first:
+        turned = query.transpose(0, 1)
+        others = key.transpose(0, 1) if key is not query else turned
+        return turned, others, others if value is key else value.transpose(0, 1)
+    return query, key, value
+
+
+def _projected(module: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> list[Any]:
+    """Queries, keys and values, projected by as few products as torch takes."""
+    width, weight, bias = module.embed_dim, module.in_proj_weight, module.in_proj_bias
+    biases = [None] * 3 if bias is None else [bias[i * width : (i + 1) * width] for i in range(3)]
+    if weight is None:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+        return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    if key is not value:
+        weights = [weight[i * width : (i + 1) * width] for i in range(3)]
+        return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    if query is key:
+        return _parts(F.linear(query, weight, bias), 3, width)
+    behind = None if bias is None else bias[width:]
+    return [F.linear(query, weight[:width], biases[0]), *_parts(F.linear(key, weight[width:], behind), 2, width)]
+
+
+def _parts(packed: Any, count: int, width: int) -> list[Any]:
+    parts = packed.unflatten(-1, (count, width)).permute(2, 0, 1, 3).contiguous()
+    return [parts[i] for i in range(count)]
+
+
+def _canonical(mask: Any, dtype: Any) -> Any:
+    """A mask as what is added to the products of queries and keys, [N or L, S]."""
+    return F._canonical_mask(
+        mask=mask, mask_name="mask", other_name="", other_type=None, target_type=dtype, check_other=False
+    )
+
+
+def _merged(attention: Any, padding: Any) -> Any:
+    """What is added to the products of queries and keys, [N or 1, 1, L or 1, S]; None for nothing."""
     attention = None if attention is None else attention.unsqueeze(0).unsqueeze(0)
     padding = None if padding is None else padding.unsqueeze(1).unsqueeze(1)
     if attention is None or padding is None:

@@ -12,7 +12,8 @@ from torch import fx, nn
 from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
 from gngraph.importing.fx_calls import bind, dispatched, scopes
-from gngraph.importing.fx_computed import computed_layer
+from gngraph.importing.fx_computed import computed_layer, within_alone
+from gngraph.importing.fx_parts import part_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_shapes import rounded_up, shape_node
 from gngraph.importing.joining import Joined
@@ -95,9 +96,12 @@ class _Builder:
         self.reads: dict[fx.Node, str] = {}
         self.transposed: dict[fx.Node, str] = {}
         shapes = {name: p.data.shape for name, p in self.params.items() if p.kind == "parameter" and not p.aliases}
-        found = {node: computed_layer(node, shapes, joint.flags) for node in joint.graph.nodes}
+        found = {
+            node: computed_layer(node, shapes, joint.flags) or part_layer(node, shapes, joint.flags)
+            for node in joint.graph.nodes
+        }
         self.computed = {node: layer for node, layer in found.items() if layer is not None}
-        self.within = {node for layer in self.computed.values() for node in layer.within}
+        self.within = within_alone(self.computed)
         self.recorded: Callable[[fx.Node], ForeignValue] | None = None
 
     def build(self, example: Example) -> Graph:

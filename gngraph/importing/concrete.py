@@ -127,7 +127,7 @@ class Shadow:
 
     def _made_of_sizes(self, node: fx.Node, error: Exception | None) -> tuple[Any, Any]:
         """The number that a tensor of one entry holds, for each of `SAMPLE_COUNTS`, where no data enters it."""
-        made = [plain_numbers(self._graph, run.env, node).get(node) for run in self._runs]
+        made = [plain_numbers(self._graph, run.env, node, run.modules).get(node) for run in self._runs]
         first, second = (x.item() if isinstance(x, torch.Tensor) and x.numel() == 1 else None for x in made)
         if first is None or second is None:
             raise Undecided("is not known without data") from error
@@ -138,7 +138,7 @@ class Shadow:
         """The values of a run, with the numbers of those that were looked at though they are tensors."""
         if not self._plain:
             return values
-        numbers = plain_numbers(self._graph, values, next(reversed(self._plain)))
+        numbers = plain_numbers(self._graph, values, next(reversed(self._plain)), self._runs[0].modules)
         return {**values, **{node: numbers[node].item() for node in self._plain if node in numbers}}
 
 
@@ -194,6 +194,11 @@ class MetaRun(CountingInterpreter):
             self._last = self._last.next
             self.env[self._last] = self.run_node(self._last)
         return self.env[node]
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The leaves by path."""
+        return self.submodules
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The next input, or the default among `args` of an argument; `target` and `kwargs` are not looked at."""

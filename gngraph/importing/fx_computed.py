@@ -124,6 +124,23 @@ def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Fl
     return ComputedLayer(f"{weight.kind}{op}", layer["input"], params, attrs, tuple(within))
 
 
+def within_alone(layers: Mapping[fx.Node, ComputedLayer]) -> set[fx.Node]:
+    """The calls that make weights of layers, and nothing that anything else reads.
+
+    Args:
+        layers: by call.
+    """
+    found = {node for layer in layers.values() for node in layer.within}
+
+    def is_read(node: fx.Node, user: fx.Node) -> bool:
+        layer = layers.get(user)
+        return user not in found and (layer is None or node not in layer.within or node is layer.source)
+
+    while read := {node for node in found if any(is_read(node, user) for user in node.users)}:
+        found -= read
+    return found
+
+
 def _normalised(made: fx.Node) -> _Weight | None:
     """A direction times lengths, of filters or of positions, as `torch.nn.utils.weight_norm` computes it."""
     if made.target is not torch._weight_norm or made.kwargs:

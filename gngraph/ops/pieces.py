@@ -332,8 +332,9 @@ def _moved_channels(rules: ChannelRules, operands: Operands) -> None:
 
 
 def _emit_flip(emitter: Emitter, node: Node) -> fx.Node:
-    dims = node.attrs["dims"]  # the function takes no single number, as the method does
-    return emitter.call(torch.flip, emitter.value(node.inputs[0]), (dims,) if isinstance(dims, int) else dims)
+    x, dims = emitter.value(node.inputs[0]), node.attrs["dims"]
+    # the function takes no single number, as the method does
+    return emitter.method("flip", x, dims) if isinstance(dims, int) else emitter.call(torch.flip, x, dims)
 
 
 for _name, _function, _emit, _call in (

@@ -14,7 +14,7 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Parameter, Ref, TensorType, Type
 from gngraph.ops.stepwise import Read, first_input
-from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, ComputedWeight, Start
+from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, ComputedWeight, Start, no_padding
 
 
 class _Required:
@@ -172,22 +172,12 @@ class Emitter(Protocol):
 
 Factor = int | tuple[int, int] | tuple[str, int]
 """A factor of a number of multiplications: a number, or the size of (input, axis), where the batch counts as one sample, or that of
-(role, axis) of a parameter."""
-
-
-def no_products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
-    """For ops that multiply values by weights only."""
-    return ()
+(role, axis) of a parameter; `VALUE` stands for the node's own value among the inputs."""
 
 
 def no_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
     """For ops without weights: no multiplications with a weight."""
     return (0,)
-
-
-def no_padding(node: Node) -> int | None:
-    """For ops of whose weight every entry is learned."""
-    return None
 
 
 @dataclass(frozen=True)
@@ -233,6 +223,7 @@ class OpSpec:
         statistics: set where it normalises by the batch in train mode, as BatchNorm does.
         counts: set where it takes statistics over channels, as LayerNorm does and a mean may do; its channel rule says over which.
         evaluated: the node that one is whose module stays in eval mode while the network trains; None where it is the same.
+        of_part: whether it is a layer that multiplies by a part of its parameter "weight", beside which others may be read too.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
         reads: which of the inputs a node's weight of some role reads; `OWN_STATE`, `PASSED_BY` or `OF_SEVERAL` where it is none of
             them alone, and None where it reads nothing.
@@ -252,7 +243,7 @@ class OpSpec:
     channels: Callable[[ChannelRules, Operands], None]
     emit: Callable[[Emitter, Node], fx.Node]
     positions: Callable[[Operands, Type], tuple[Factor, ...]] = no_positions
-    products: Callable[[Operands], tuple[tuple[Factor, ...], ...]] = no_products
+    products: Callable[[Operands], tuple[tuple[Factor, ...], ...]] = lambda operands: ()
     apply: Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     computed: ComputedWeight | None = None
     channelwise: bool = False
@@ -263,6 +254,7 @@ class OpSpec:
     statistics: BatchStatistics | None = None
     counts: ChannelStatistics | None = None
     evaluated: Callable[[Node], Node] | None = None
+    of_part: bool = False
     channel_axis: int = 1
     reads: Callable[[Node, str], int | None] = first_input
     stepwise: Callable[[Node, Mapping[str, torch.Tensor], torch.Tensor, Any, Read], Any] | None = None
@@ -280,6 +272,11 @@ class OpSpec:
     def is_nonnegative(self, node: Node, known: Collection[str]) -> bool:
         """Whether no entry of a node's value is below 0, where no entry of the values `known` is."""
         return _holds(self.nonnegative, node, known)
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it multiplies what it reads by its parameter "weight", or by a part of that."""
+        return self.apply is not None or self.of_part
 
     def is_dense(self, node: Node) -> bool:
         """Whether a node is a layer all of whose outputs read all of its inputs, by its parameter itself."""

@@ -18,6 +18,15 @@ Start = Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor | None]
 itself where there is none). None: they cannot be known from that. Random numbers are those of torch's global state."""
 
 
+VALUE = -1
+"""Stands in a factor of a number of multiplications, among the inputs of a node, for the value that it gives."""
+
+
+def no_padding(node: Node) -> int | None:
+    """For ops of whose weight every entry is learned."""
+    return None
+
+
 def of_each(node: Node, positions: frozenset[int]) -> bool:
     """True of one input at a time, as products are linear."""
     return len(positions) <= 1

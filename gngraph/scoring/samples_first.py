@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from gngraph.ir import BATCH, Attr, Graph, Node
 from gngraph.ops import draft_of
+from gngraph.ops.linear_part import PART_LINEAR
 
-_ALONG_THE_LAST = ("linear", "layer_norm", "rms_norm")
+_ALONG_THE_LAST = ("linear", PART_LINEAR, "layer_norm", "rms_norm")
 """Ops that work along the last axis alone, however the others stand."""
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.share import share_free_both_ways
@@ -77,24 +76,7 @@ def test_its_stream_and_its_heads_are_free(name: str) -> None:
     assert share_free_both_ways(graph, spaces) >= 0.85
 
 
-class Crossed(nn.Module):
-    """Attention of one sequence to another."""
-
-    def __init__(self, options: dict[str, Any], call: dict[str, Any]) -> None:
-        super().__init__()
-        self.stem, self.head, self.call = nn.Linear(5, 8), nn.Linear(8, 3), call
-        self.attend = nn.MultiheadAttention(8, 2, batch_first=True, **options)
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.stem(x)
-        return self.head(self.attend(x, x.flip(1), x.flip(1), **self.call)[0])
-
-
 ONE_OP: dict[str, nn.Module] = {
-    "another sequence": Crossed({}, {}),
-    "weights of its own": Crossed({"kdim": 8, "vdim": 8}, {}),
-    "one more key": Attending(module={"add_bias_kv": True}, need_weights=False),
-    "no attention": Attending(module={"add_zero_attn": True}, need_weights=False),
     "mask and weights": Attending(attn_mask=CAUSAL),
     "mask by head": Attending(need_weights=False, attn_mask=CAUSAL.repeat(6, 1, 1)),
 }

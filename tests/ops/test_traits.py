@@ -23,6 +23,7 @@ from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import OpSpec, lookup, spec
 from gngraph.ops.rules import all_axes
+from gngraph.ops.sizes import factors
 from tests import op_networks
 from tests.small_networks import calibrated
 
@@ -77,7 +78,7 @@ class Products(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
         self.weight, self.bias = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6))
-        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.attend, self.whole = (nn.MultiheadAttention(6, 2, batch_first=True) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -85,6 +86,8 @@ class Products(nn.Module):
         y = y + torch.addmm(self.bias, x.mean(1), self.weight).unsqueeze(1)
         y = y + torch.matmul(torch.matmul(x, y.transpose(1, 2)), x) + torch.einsum("btf,fg->btg", y, self.weight)
         y = y + torch.einsum("bif,bjf,bjg->big", x, y, x) + self.attend(x, y, y)[0]
+        masks = torch.zeros(2 * x.shape[0], 4, 4)  # of which attention stays one op
+        y = y + self.whole(y, y, y, attn_mask=masks)[0]
         return cast(Tensor, self.last(F.scaled_dot_product_attention(y, x, x) + torch.ones(6, device=y.device)))
 
 
@@ -199,7 +202,8 @@ def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _check_type(node: Node, runner: Runner) -> None:
     if isinstance(node.type, TensorType):
-        assert runner.values[node.name].shape == tuple(2 if d == "N" else d for d in node.type.shape), node
+        sizes = [factors(dim) for dim in node.type.shape]
+        assert runner.values[node.name].shape == tuple(number * 2 ** len(names) for number, names in sizes), node
 
 
 def _check_linear(node: Node, changed: Collection[str], runner: Runner) -> None:

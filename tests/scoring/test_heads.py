@@ -20,26 +20,32 @@ from tests.head_networks import MODULES, built
 
 
 class Attended(nn.Module):
-    """Attention with nothing but linear layers behind it."""
+    """Attention with nothing but linear layers behind it, to itself or to another sequence."""
 
-    def __init__(self, first: bool) -> None:
+    def __init__(self, first: bool, crossed: bool) -> None:
         super().__init__()
+        self.other = nn.Linear(3, 8) if crossed else None
         self.stem, self.attend = nn.Linear(3, 8), nn.MultiheadAttention(8, 4, batch_first=first)
         self.head, self.first = nn.Linear(8, 2), first
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x) if self.first else self.stem(x).transpose(0, 1)
-        x = self.attend(x, x, x, need_weights=False)[0]
+        other = None if self.other is None else self.other(x.flip(1))
+        x = self.stem(x)
+        if not self.first:
+            x, other = x.transpose(0, 1), None if other is None else other.transpose(0, 1)
+        memory = x if other is None else other
+        x = self.attend(x, memory, memory, need_weights=False)[0]
         x = self.head(x if self.first else x.transpose(0, 1))
         return x.flatten(1)
 
 
+@pytest.mark.parametrize("crossed", [False, True])
 @pytest.mark.parametrize("first", [True, False])
-def test_what_a_head_is_worth_is_predicted_exactly(first: bool) -> None:
+def test_what_a_head_is_worth_is_predicted_exactly(first: bool, crossed: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 4, 3, dtype=torch.float64)
     y = torch.randn(64, 8, dtype=torch.float64)
-    graph = from_torch(Attended(first).double(), x)
+    graph = from_torch(Attended(first, crossed).double(), x)
     analyses = AnalysisManager(Problem((x, y), loss="mse", device="cpu", learn=32, judge=16, report=16, batch_size=8))
     scores = analyses.get(GaussNewton("exact", kinds=("prune",), epochs=1), graph)
     spaces, report = ChannelSpaces.of(graph), analyses.problem.splits.report
