@@ -234,47 +234,6 @@ def multihead(draw: random.Random, shape: Shape) -> nn.Module:
     return Block(lambda m, x: x + m.attention(x, x, x, need_weights=False)[0], attention=layer)
 
 
-def crossed(draw: random.Random, shape: Shape) -> nn.Module:
-    tokens, c = shape
-    inside, same, by_mask = divisor(draw, c) * draw.choice((1, 2)), draw.random() < 0.5, draw.random() < 0.4
-    heads, shown = divisor(draw, c), draw.random() < 0.3 and not by_mask
-    options = {"bias": draw.random() < 0.7, "add_bias_kv": draw.random() < 0.2, "add_zero_attn": draw.random() < 0.2}
-    if draw.random() < 0.5:
-        inside = c
-    else:
-        options |= {"kdim": inside, "vdim": inside}
-    first = draw.random() < 0.6
-    layer = nn.MultiheadAttention(c, heads, batch_first=first, **options)
-    mask = torch.triu(torch.ones(tokens, tokens, dtype=torch.bool), 1) if by_mask else None
-
-    def attended(m: Any, x: T) -> Any:
-        other = torch.tanh(m.other(x)).flip(1)
-        values = other if same else m.more(other)
-        given = (x, other, values) if first else tuple(y.transpose(0, 1) for y in (x, other, values))
-        found = m.attention(*given, need_weights=shown, attn_mask=mask)[0]
-        return x + (found if first else found.transpose(0, 1))
-
-    more = {} if same else {"more": linear(draw, inside, inside)}
-    return Block(attended, attention=layer, other=linear(draw, c, inside), **more)
-
-
-def rows_of_one(draw: random.Random, shape: Shape) -> nn.Module:
-    c, a, b = shape[-1], width(draw), width(draw)
-    ways: tuple[Callable[[Any], Any], ...] = (
-        lambda w: (w[:a], w[a : a + b]), lambda w: w.split([a, b]), lambda w: (w.narrow(0, 0, a), w[a:]),
-    )  # fmt: skip
-    way, biased = draw.choice(ways), draw.random() < 0.5
-    bias = {"bias": raw(a + b)} if biased else {}
-
-    def parts(m: Any, x: T) -> Any:
-        first, second = way(m.weight)
-        ours, theirs = way(m.bias) if biased else (None, None)
-        return m.left(torch.relu(F.linear(x, first, ours))) + m.right(torch.tanh(F.linear(x.flip(1), second, theirs)))
-
-    outputs = width(draw)
-    return Block(parts, weight=raw(a + b, c), left=linear(draw, a, outputs), right=linear(draw, b, outputs), **bias)
-
-
 def recurrent(draw: random.Random, shape: Shape) -> nn.Module:
     make: Any = draw.choice((nn.LSTM, nn.GRU, nn.RNN))
     layers, both = draw.choice((1, 1, 2)), draw.random() < 0.3
@@ -313,7 +272,7 @@ TOKENS: dict[str, Make] = {
     for f in (
         dense, residual_mlp, gated_mlp, raw_linear, einsum, bilinear, layer_norm, token_norm, mixer, token_convolution, positions,
         class_token, reordered, attention, separate_attention,
-        shared_heads, multihead, crossed, rows_of_one, recurrent, tied, autoencoder, twice, joined_features,
+        shared_heads, multihead, recurrent, tied, autoencoder, twice, joined_features,
     )
 }  # fmt: skip
 """Name -> block on tokens."""

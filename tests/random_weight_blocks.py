@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.random_blocks import Block, Make, Shape, T, activation, raw, width
+from tests.random_blocks import Block, Make, Shape, T, activation, divisor, raw, width
+from tests.random_token_blocks import linear
 
 
 def adapter(draw: random.Random, shape: Shape) -> nn.Module:
@@ -181,11 +182,56 @@ def repeated(draw: random.Random, shape: Shape) -> nn.Module:
     )
 
 
+def crossed(draw: random.Random, shape: Shape) -> nn.Module:
+    tokens, c = shape
+    inside, same, by_mask = divisor(draw, c) * draw.choice((1, 2)), draw.random() < 0.5, draw.random() < 0.4
+    heads, shown = divisor(draw, c), draw.random() < 0.3 and not by_mask
+    options: dict[str, Any] = {
+        "bias": draw.random() < 0.7,
+        "add_bias_kv": draw.random() < 0.2,
+        "add_zero_attn": draw.random() < 0.2,
+    }
+    if draw.random() < 0.5:
+        inside = c
+    else:
+        options |= {"kdim": inside, "vdim": inside}
+    first = draw.random() < 0.6
+    layer = nn.MultiheadAttention(c, heads, batch_first=first, **options)
+    mask = torch.triu(torch.ones(tokens, tokens, dtype=torch.bool), 1) if by_mask else None
+
+    def attended(m: Any, x: T) -> Any:
+        other = torch.tanh(m.other(x)).flip(1)
+        values = other if same else m.more(other)
+        given = (x, other, values) if first else tuple(y.transpose(0, 1) for y in (x, other, values))
+        found = m.attention(*given, need_weights=shown, attn_mask=mask)[0]
+        return x + (found if first else found.transpose(0, 1))
+
+    more = {} if same else {"more": linear(draw, inside, inside)}
+    return Block(attended, attention=layer, other=linear(draw, c, inside), **more)
+
+
+def rows_of_one(draw: random.Random, shape: Shape) -> nn.Module:
+    c, a, b = shape[-1], width(draw), width(draw)
+    ways: tuple[Callable[[Any], Any], ...] = (
+        lambda w: (w[:a], w[a : a + b]), lambda w: w.split([a, b]), lambda w: (w.narrow(0, 0, a), w[a:]),
+    )  # fmt: skip
+    way, biased = draw.choice(ways), draw.random() < 0.5
+    bias = {"bias": raw(a + b)} if biased else {}
+
+    def parts(m: Any, x: T) -> Any:
+        first, second = way(m.weight)
+        ours, theirs = way(m.bias) if biased else (None, None)
+        return m.left(torch.relu(F.linear(x, first, ours))) + m.right(torch.tanh(F.linear(x.flip(1), second, theirs)))
+
+    outputs = width(draw)
+    return Block(parts, weight=raw(a + b, c), left=linear(draw, a, outputs), right=linear(draw, b, outputs), **bias)
+
+
 TOKEN_WEIGHTS: dict[str, Make] = {
     f.__name__: f
     for f in (
         adapter, scaled, scaled_convolution, normalised, computed_bias, windows, fused_groups, single_heads, rotary, sizes_alone,
-        repeated,
+        repeated, crossed, rows_of_one,
     )
 }  # fmt: skip
 """Name -> block on tokens."""

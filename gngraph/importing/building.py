@@ -13,6 +13,7 @@ from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
 from gngraph.importing.fx_calls import bind, dispatched, scopes
 from gngraph.importing.fx_computed import computed_layer, within_alone
+from gngraph.importing.fx_grouped import grouped_layer
 from gngraph.importing.fx_parts import part_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_shapes import rounded_up, shape_node
@@ -97,7 +98,9 @@ class _Builder:
         self.transposed: dict[fx.Node, str] = {}
         shapes = {name: p.data.shape for name, p in self.params.items() if p.kind == "parameter" and not p.aliases}
         found = {
-            node: computed_layer(node, shapes, joint.flags) or part_layer(node, shapes, joint.flags)
+            node: computed_layer(node, shapes, joint.flags)
+            or part_layer(node, shapes, joint.flags)
+            or grouped_layer(node, shapes)
             for node in joint.graph.nodes
         }
         self.computed = {node: layer for node, layer in found.items() if layer is not None}

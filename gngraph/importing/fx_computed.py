@@ -46,7 +46,8 @@ class ComputedLayer:
         source: fx node that it reads.
         params: fx nodes that read its parameters, by role.
         attrs: of the op.
-        within: the calls that make its weight, which nothing else reads.
+        within: the calls that make its weight.
+        more: further fx nodes that it reads.
     """
 
     op: str
@@ -54,6 +55,7 @@ class ComputedLayer:
     params: Mapping[str, fx.Node]
     attrs: Mapping[str, Any]
     within: tuple[fx.Node, ...]
+    more: tuple[fx.Node, ...] = ()
 
     def node(self, importer: Importer, fx_node: fx.Node, reads: Mapping[fx.Node, str]) -> Node:
         """The node of the call.
@@ -65,7 +67,7 @@ class ComputedLayer:
         """
         attrs: dict[str, Attr] = {key: importer.attr(value) for key, value in self.attrs.items()}
         params = {role: reads[node] for role, node in self.params.items()}
-        return Node(fx_node.name, self.op, (importer.value(self.source),), params, attrs)
+        return Node(fx_node.name, self.op, tuple(map(importer.value, (self.source, *self.more))), params, attrs)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def within_alone(layers: Mapping[fx.Node, ComputedLayer]) -> set[fx.Node]:
 
     def is_read(node: fx.Node, user: fx.Node) -> bool:
         layer = layers.get(user)
-        return user not in found and (layer is None or node not in layer.within or node is layer.source)
+        return user not in found and (layer is None or node not in layer.within or node in (layer.source, *layer.more))
 
     while read := {node for node in found if any(is_read(node, user) for user in node.users)}:
         found -= read

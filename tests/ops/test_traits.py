@@ -25,6 +25,7 @@ from gngraph.ops import OpSpec, lookup, spec
 from gngraph.ops.rules import all_axes
 from gngraph.ops.sizes import factors
 from tests import op_networks
+from tests.expert_networks import Experts
 from tests.small_networks import calibrated
 
 
@@ -121,6 +122,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (3, 6, 6),
     ),
     "products": (Products, (4, 5)),
+    "experts": (Experts, (4, 5)),
     "what only training sees": (
         lambda: images(lambda y: y + y.detach() * 0.5, DropInTraining(), lambda y: y.relu()),
         (3, 6, 6),
