@@ -14,7 +14,7 @@ from torch import fx, nn
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, Parameter, Ref, TensorType, Type
 from gngraph.ops.stepwise import Read, first_input
-from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, ComputedWeight, Start, no_padding
+from gngraph.ops.traits import BatchStatistics, ChannelStatistics, Claim, ComputedWeight, Start, no_padding, no_products
 
 
 class _Required:
@@ -243,7 +243,7 @@ class OpSpec:
     channels: Callable[[ChannelRules, Operands], None]
     emit: Callable[[Emitter, Node], fx.Node]
     positions: Callable[[Operands, Type], tuple[Factor, ...]] = no_positions
-    products: Callable[[Operands], tuple[tuple[Factor, ...], ...]] = lambda operands: ()
+    products: Callable[[Operands], tuple[tuple[Factor, ...], ...]] = no_products
     apply: Callable[[Node, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     computed: ComputedWeight | None = None
     channelwise: bool = False

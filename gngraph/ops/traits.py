@@ -27,6 +27,11 @@ def no_padding(node: Node) -> int | None:
     return None
 
 
+def no_products(operands: object) -> tuple[()]:
+    """For ops that multiply values by weights only."""
+    return ()
+
+
 def of_each(node: Node, positions: frozenset[int]) -> bool:
     """True of one input at a time, as products are linear."""
     return len(positions) <= 1
