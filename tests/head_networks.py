@@ -151,6 +151,14 @@ MODULES: dict[str, Case] = {
     "mask": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL), tokens, 2),
     "truth values": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL < 0), tokens, 2, by_calls=False),
     "padding": Case(lambda: Attending(need_weights=False), padded, 2, by_calls=False),
+    "mask and weights": Case(lambda: Attending(shown=True, attn_mask=CAUSAL), tokens, 2, by_calls=False),
+    "padding and weights": Case(lambda: Attending(4, {"dropout": 0.3}), padded, 4, by_calls=False),
+    "all of them": Case(
+        lambda: Attending(module={"add_bias_kv": True, "add_zero_attn": True}, attn_mask=CAUSAL < 0),
+        padded,
+        2,
+        by_calls=False,
+    ),
     "mask and padding": Case(lambda: Attending(need_weights=False, attn_mask=CAUSAL < 0), padded, 2, by_calls=False),
 }
 """Networks with torch's attention module, as its arithmetic."""

@@ -185,7 +185,7 @@ def repeated(draw: random.Random, shape: Shape) -> nn.Module:
 def crossed(draw: random.Random, shape: Shape) -> nn.Module:
     tokens, c = shape
     inside, same, by_mask = divisor(draw, c) * draw.choice((1, 2)), draw.random() < 0.5, draw.random() < 0.4
-    heads, shown = divisor(draw, c), draw.random() < 0.3 and not by_mask
+    heads, shown = divisor(draw, c), draw.random() < 0.4
     options: dict[str, Any] = {
         "bias": draw.random() < 0.7,
         "add_bias_kv": draw.random() < 0.2,

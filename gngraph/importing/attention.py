@@ -15,13 +15,13 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gngraph.ops import spec_of_module
+from gngraph.ops.added_products import added_products
 
 
 def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
     """What does the same as the forward of an attention module that is called so while tracing; None where it stays one op.
 
-    Written out is attention over batches of sequences, with at most one mask for all samples and heads and one of padding, those
-    without weights being asked for.
+    Written out is attention over batches of sequences, with at most one mask for all samples and heads and one of padding.
 
     Args:
         module: any module.
@@ -38,8 +38,6 @@ def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     call.apply_defaults()
     given = call.arguments
     query, masks = given["query"], (given["attn_mask"], given["key_padding_mask"])
-    if given["need_weights"] and any(mask is not None for mask in masks):
-        return None
     try:
         fits = all(mask is None or mask.dim() == 2 for mask in masks) and query.dim() == 3
     except fx.proxy.TraceError:  # the rank is not known without data
@@ -69,7 +67,11 @@ def _attention(module: nn.MultiheadAttention, given: Mapping[str, Any]) -> tuple
     masks = [mask if mask is None or not added else F.pad(mask, (0, added)) for mask in masks]
     weights: Any = None
     if given["need_weights"]:
-        weights = F.softmax((q * math.sqrt(1.0 / module.head_dim)) @ k.transpose(-2, -1), dim=-1)
+        scaled, turned, mask = q * math.sqrt(1.0 / module.head_dim), k.transpose(-2, -1), _merged(*masks)
+        spread = masks[1] is not None  # by padding, from sample to sample
+        mask = mask if mask is None or spread else mask.squeeze(0)
+        scores = scaled @ turned if mask is None else added_products(mask, scaled, turned, module.num_heads, spread)
+        weights = F.softmax(scores, dim=-1)
         if module.dropout > 0.0:
             weights = F.dropout(weights, p=module.dropout, training=module.training)
         y = weights @ v

@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
+from gngraph.importing.fx_added import added_layer
 from gngraph.importing.fx_calls import bind, dispatched, scopes
-from gngraph.importing.fx_computed import computed_layer, within_alone
+from gngraph.importing.fx_computed import ComputedLayer, computed_layer, within_alone
 from gngraph.importing.fx_grouped import grouped_layer
 from gngraph.importing.fx_parts import part_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
@@ -52,6 +53,8 @@ from gngraph.ops.spec import Call, Operands
 
 _MISFITS = (IRError, TypeError, ValueError)
 """What a type rule raises for arguments that it is not made for."""
+_LAYERS = (computed_layer, part_layer, grouped_layer, added_layer)
+"""Each gives the layer that a call is together with others, or None."""
 
 
 def built(
@@ -97,13 +100,10 @@ class _Builder:
         self.reads: dict[fx.Node, str] = {}
         self.transposed: dict[fx.Node, str] = {}
         shapes = {name: p.data.shape for name, p in self.params.items() if p.kind == "parameter" and not p.aliases}
-        found = {
-            node: computed_layer(node, shapes, joint.flags)
-            or part_layer(node, shapes, joint.flags)
-            or grouped_layer(node, shapes)
-            for node in joint.graph.nodes
-        }
-        self.computed = {node: layer for node, layer in found.items() if layer is not None}
+        found = (
+            (n, next(filter(None, (kind(n, shapes, joint.flags) for kind in _LAYERS)), None)) for n in joint.graph.nodes
+        )
+        self.computed = {node: layer for node, layer in found if layer is not None}
         self.within = within_alone(self.computed)
         self.recorded: Callable[[fx.Node], ForeignValue] | None = None
 
@@ -135,8 +135,7 @@ class _Builder:
         elif fx_node.op == "call_module":
             self.leaf(fx_node)
         elif fx_node in self.computed:
-            node = self.computed[fx_node].node(self, fx_node, self.reads)
-            self.add(fx_node, replace(node, scope=self.scope(fx_node)))
+            self.layer(fx_node, self.computed[fx_node])
         elif fx_node in self.within or rounded_up(self, fx_node) is not None:
             return
         elif not fx_node.meta.get(WITHOUT_GRADIENT) and (held := transposed_parameter(self, fx_node)) is not None:
@@ -144,6 +143,15 @@ class _Builder:
         else:
             key: Any = fx_node.target
             self.call(fx_node, key)
+
+    def layer(self, fx_node: fx.Node, layer: ComputedLayer) -> None:
+        """A call that others belong to; where it does not fit, all of them are calls like others."""
+        node = layer.node(self, fx_node, self.reads)
+        if self.infers(node):
+            self.add(fx_node, replace(node, scope=self.scope(fx_node)))
+            return
+        for inner in [n for n in self.traced.nodes if n in layer.within and n not in self.env] + [fx_node]:
+            self.call(inner, inner.target)
 
     def leaf(self, fx_node: fx.Node) -> None:
         path = str(fx_node.target)

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from gngraph.importing.fx_calls import Flags
 from gngraph.importing.fx_computed import ComputedLayer
 from gngraph.importing.tracer import WITHOUT_GRADIENT
 from gngraph.ops.grouped import GROUPED
@@ -17,12 +18,13 @@ _CALLS = (torch._grouped_mm, getattr(F, "grouped_mm", None))  # which older vers
 _SWAP = ("transpose", torch.transpose, "swapaxes", torch.swapaxes)
 
 
-def grouped_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size]) -> ComputedLayer | None:
+def grouped_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> ComputedLayer | None:
     """The layer that a call is, if it multiplies rows by a parameter of three axes, or by its transpose; None for other calls.
 
     Args:
         fx_node: a call.
         shapes: of the parameters that have one name, by it.
+        flags: arguments that differ between the modes; these calls have none.
     """
     if fx_node.target not in _CALLS or fx_node.op != "call_function" or len(fx_node.args) != 2:
         return None

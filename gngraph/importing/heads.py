@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gngraph.ir import Graph, Node
 from gngraph.ops import Layout, Segment, lookup, operands_of
+from gngraph.ops.added_products import ADDED_PRODUCTS
 from gngraph.ops.reshape import carrying, sparing
 from gngraph.ops.spec import AttrPath, Fresh, Operands
 
@@ -66,7 +67,7 @@ def _counting_parts(graph: Graph) -> Iterator[tuple[Node, int]]:
 def _kept_by_products(graph: Graph, node: Node) -> Iterator[_Axis]:
     """The axes that several factors of a product of values have, and the result too, where they are of a size that is known."""
     operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
-    if node.op not in ("attention", "matmul", "einsum") or node.params:
+    if node.op not in ("attention", "matmul", "einsum", ADDED_PRODUCTS) or node.params:
         return
     for axis in range(len(node.shape)):
         sources = list(_sources(operands, 0, axis))

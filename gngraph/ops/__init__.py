@@ -4,6 +4,7 @@ To add an op, register an `OpSpec` in the family's file (or in your own code) an
 """
 
 from gngraph.ops import (
+    added_products,
     assign,
     attention,
     cast,
@@ -62,6 +63,7 @@ __all__ = [
     "OpSpec",
     "Operands",
     "Segment",
+    "added_products",
     "assign",
     "attention",
     "cast",

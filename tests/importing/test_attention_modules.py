@@ -77,7 +77,6 @@ def test_its_stream_and_its_heads_are_free(name: str) -> None:
 
 
 ONE_OP: dict[str, nn.Module] = {
-    "mask and weights": Attending(attn_mask=CAUSAL),
     "mask by head": Attending(need_weights=False, attn_mask=CAUSAL.repeat(6, 1, 1)),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,4 +106,28 @@ def test_rows_that_meet_otherwise_are_taken_and_never_wrong(make: type[nn.Module
     for space in spaces.free:
         errors = kept.errors(space.name, 0)
         assert all(found.error <= 1e-10 for found in (errors.split, errors.new, errors.prune) if found), space.name
+    assert list(Trial([[example]]).differences(network, to_torch(graph))) == []
+
+
+class MaskOfHeads(nn.Module):
+    """Products added to a mask that differs from head to head, over samples times heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).view(*x.shape[:2], 2, 4).transpose(1, 2)
+        mask = torch.tanh(x @ x.transpose(-2, -1)).flatten(0, 1)
+        scores: Any = torch.baddbmm(mask, x.flatten(0, 1), x.transpose(-2, -1).flatten(0, 1))
+        scores = scores.unflatten(0, (-1, 2))
+        y: Tensor = self.head((scores.softmax(-1) @ x).transpose(1, 2).flatten(2))
+        return y
+
+
+def test_what_looks_like_it_is_taken_as_it_is() -> None:
+    torch.manual_seed(0)
+    network, example = MaskOfHeads(), torch.randn(2, 7, 5)
+    graph = from_torch(network, example)
+    assert "added_products" not in {node.op for node in graph.nodes.values()}
     assert list(Trial([[example]]).differences(network, to_torch(graph))) == []

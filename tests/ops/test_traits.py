@@ -89,6 +89,7 @@ class Products(nn.Module):
         y = y + torch.einsum("bif,bjf,bjg->big", x, y, x) + self.attend(x, y, y)[0]
         masks = torch.zeros(2 * x.shape[0], 4, 4)  # of which attention stays one op
         y = y + self.whole(y, y, y, attn_mask=masks)[0]
+        y = y + self.attend(x, y, y, attn_mask=torch.ones(4, 4).triu(1) > 0)[0]
         return cast(Tensor, self.last(F.scaled_dot_product_attention(y, x, x) + torch.ones(6, device=y.device)))
 
 

@@ -1,0 +1,86 @@
+"""Products of matrices over samples and heads that are added to a mask, as `torch.baddbmm` gives them over samples times heads.
+
+That is how torch's attention module computes its weights where it is given a mask: the sum starts with the mask, so that adding it
+behind the product would differ in the last bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from gngraph.errors import IRError
+from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ops.sizes import sizes_of
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register
+
+ADDED_PRODUCTS = "added_products"
+"""Has the attribute `spread`: whether the mask is [samples, 1, ...], for all heads of a sample; else it is [1, ...], for all."""
+
+
+def added_products(mask: Any, a: Any, b: Any, heads: int, spread: bool) -> Any:
+    """a @ b + mask, by the calls that import reads as one op.
+
+    Args:
+        mask: see `ADDED_PRODUCTS`; it is broadcast along rows.
+        a, b: factors, [samples, heads, ...].
+        heads: how many there are.
+        spread: see `ADDED_PRODUCTS`.
+    """
+    mask = mask.expand(-1, heads, -1, -1).flatten(0, 1) if spread else mask
+    products: Any = torch.baddbmm(mask, a.flatten(0, 1), b.flatten(0, 1))
+    return products.unflatten(0, (-1, heads))
+
+
+def _infer(operands: Operands) -> Type:
+    node, (mask, a, b) = operands.node, (operands.tensor(i) for i in range(3))
+    if not len(a.shape) == len(b.shape) == 4 or (*a.shape[:2], a.shape[3]) != b.shape[:3]:
+        raise IRError(f"node '{node.name}' ({node.op}) multiplies matrices that lie in two axes")
+    shape = (*a.shape[:3], b.shape[3])
+    lead: tuple[Dim, ...] = (a.shape[0], 1) if node.attrs["spread"] else (1,)
+    rows = mask.shape[len(lead) :]
+    if mask.shape[: len(lead)] != lead or rows not in (shape[2:], (1, shape[3])):
+        raise IRError(f"node '{node.name}' ({node.op}) adds a mask of {mask.shape} to products of {shape}")
+    return TensorType(a.dtype, shape)
+
+
+def _channels(rules: ChannelRules, operands: Operands) -> None:
+    """Heads and samples go along, and so do rows and columns; what is summed over stays."""
+    mask = operands.tensor(0).shape
+    for axis, factors in enumerate(((1, 2), (1, 2), (1,), (2,))):
+        layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
+        own = len(mask) - 4 + axis
+        if axis > 1 and (mask[own] != 1 or operands.node.shape[axis] == 1):
+            layouts.append(rules.layout(0, own))
+        elif own >= 0:
+            rules.freeze(rules.layout(0, own), "its single channel is broadcast")
+        rules.set(axis, rules.unify(layouts))
+    for i, axis in ((1, 3), (2, 2)):
+        rules.freeze(rules.layout(i, axis), f"{operands.node.op} sums over it")
+
+
+def _emit(emitter: Emitter, node: Node) -> fx.Node:
+    (mask, a, b), heads = (emitter.value(name) for name in node.inputs), node.shape[1]
+    if node.attrs["spread"]:
+        mask = emitter.method("flatten", emitter.method("expand", mask, -1, heads, -1, -1), 0, 1)
+    products = emitter.call(torch.baddbmm, mask, *(emitter.method("flatten", value, 0, 1) for value in (a, b)))
+    return emitter.method("unflatten", products, 0, (-1, heads))
+
+
+def _products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
+    return ((*sizes_of(operands, 1, range(4)), *sizes_of(operands, 2, (3,))),)
+
+
+# import makes it of the calls of `added_products`
+register(
+    OpSpec(
+        ADDED_PRODUCTS,
+        _infer,
+        _channels,
+        _emit,
+        products=_products,
+        linear=lambda node, positions: not positions >= {1, 2},
+    )
+)
