@@ -96,6 +96,13 @@ def several_left(m: ByHand, x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+def multi_query(m: ByHand, x: Tensor) -> Tensor:
+    n, t, c = x.shape
+    y = m.qkv(x).view(n, t, m.heads + 2, m.size).transpose(1, 2)
+    q, k, v = y[:, :-2], y[:, [-2]], y[:, [-1]]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c)
+
+
 class Case(NamedTuple):
     """A network with its samples.
 
@@ -169,6 +176,7 @@ def by_hand(attend: Callable[[Any, Tensor], Tensor]) -> Case:
 
 
 BY_HAND = {attend.__name__: by_hand(attend) for attend in (timm_fused, timm, nano_gpt, by_einsum, several_left)}
+BY_HAND["multi_query"] = Case(lambda: ByHand(multi_query, 16), tokens, 2)
 """Networks whose attention is written by hand."""
 
 

@@ -255,6 +255,8 @@ def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
         if axis == rank - 3 and operands.node.attrs.get("enable_gqa"):
             times = int(operands.tensor().shape[axis]) // int(operands.tensor(1).shape[axis])
             layouts[1:] = [None if layout is None else scaled(layout, times) for layout in layouts[1:]]
+        elif isinstance(operands.tensor().shape[axis], int):
+            layouts = [own for i, own in enumerate(layouts) if not _is_broadcast(rules, operands, i, axis)]
         if len(operands.inputs) > 3:
             mask = operands.tensor(3)
             own = axis - rank + len(mask.shape)
@@ -267,6 +269,14 @@ def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
         rules.freeze(rules.layout(i, rank - 2), "it is attended over")
     rules.set(rank - 2, rules.layout(0, rank - 2))
     rules.set(rank - 1, rules.layout(2, rank - 1))
+
+
+def _is_broadcast(rules: ChannelRules, operands: Operands, index: int, axis: int) -> bool:
+    """Whether an operand of attention has one entry along an axis, for all that the queries have there; it must stay one."""
+    if operands.tensor(index).shape[axis] != 1 or operands.tensor().shape[axis] == 1:
+        return False
+    rules.freeze(rules.layout(index, axis), "its single channel is broadcast")
+    return True
 
 
 def _emit_attention(emitter: Emitter, node: Node) -> fx.Node:

@@ -183,6 +183,8 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
         return
     if any(slot.node not in nodes for slot in space.slots if slot.role is not Role.CONSUME):
         return
+    if not nodes.issuperset(spaces.counters.get(space.name, ())):  # statistics of others are no combination of them
+        return
     layer = RemovableLayer(point.value, before.value, nodes, space.name, source[0][0], reads)
     try:
         reading_without(graph, spaces, layer)

@@ -205,6 +205,24 @@ def test_a_layer_whose_channels_others_write_or_that_changes_positions_stays() -
     )
 
 
+class Spread(nn.Module):
+    """A layer whose channels are multiplied by their own variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 5), nn.Linear(5, 7), nn.Linear(7, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(self.first(x))
+        z: torch.Tensor = self.third(y * y.var(-1, keepdim=True))
+        return z
+
+
+def test_a_layer_whose_channels_a_statistic_behind_it_counts_stays() -> None:
+    graph = from_torch(Spread(), torch.randn(2, 4))
+    assert not [layer for layer in removable_layers(graph, ChannelSpaces.of(graph)) if layer.space == "second"]
+
+
 def test_blocks_of_a_transformer_go_one_by_one() -> None:
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
