@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.analysis.cost import NANOSECONDS, Budget
 from gngraph.errors import GnGraphError
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, RemoveLayer
@@ -50,6 +51,33 @@ def morphism_entries(morphisms: Iterable[Morphism]) -> dict[str, Record]:
         else:
             entry.setdefault(morphism.kind, []).append(morphism.channel)
     return table
+
+
+def joined_entries(*tables: dict[str, Record]) -> dict[str, Record]:
+    """Entries of morphisms of several rewrites, see `morphism_entries`.
+
+    Args:
+        tables: of each rewrite.
+
+    >>> joined_entries({"a": {"remove": True}}, {"a": {"new": 2}, "b": {"new": 1}})
+    {'a': {'remove': True, 'new': 2}, 'b': {'new': 1}}
+    """
+    spaces = dict.fromkeys(space for table in tables for space in table)
+    return {space: {kind: what for table in tables for kind, what in table.get(space, {}).items()} for space in spaces}
+
+
+def sides_record(budget: Budget) -> Record:
+    """What a budget allows, None where that is open.
+
+    >>> sides_record(Budget(max_params=1000))
+    {'params': 1000, 'flops': None, 'milliseconds': None}
+    """
+    most = budget.max_nanoseconds
+    return {
+        "params": budget.max_params,
+        "flops": budget.max_flops,
+        "milliseconds": None if most is None else most / NANOSECONDS,
+    }
 
 
 def morphisms_text(entries: Mapping[str, Record], most: int = 6) -> str:

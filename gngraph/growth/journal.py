@@ -19,14 +19,28 @@ from gngraph.ranks import here
 from gngraph.scoring.gauss_newton import Scores
 from gngraph.scoring.selection import Selection
 from gngraph.search.depth import DEPTH
+from gngraph.search.ending import ENDING
 from gngraph.search.lookahead import LOOKAHEAD
 from gngraph.search.structure import STRUCTURE
 from gngraph.training.progress import EpochRecord
 
-STAGES = ("train", "evaluate", DEPTH, STRUCTURE, "analyse", LOOKAHEAD, "select", "rewrite", "measure", "batchnorm")
+STAGES = (
+    "train",
+    "evaluate",
+    DEPTH,
+    STRUCTURE,
+    "analyse",
+    LOOKAHEAD,
+    "select",
+    "rewrite",
+    "measure",
+    "batchnorm",
+    ENDING,
+)
 """Stages of a round, in the order in which they first come. "evaluate" (the held-out data, and whether anything was learned at all)
 follows both the training and the rewrite, "batchnorm" the rewrite, "rewrite" and "measure" come again when the learned morphisms
-are refused, and "depth", "structure" and "lookahead" come in the first round alone, where they are asked for."""
+are refused, "depth", "structure" and "lookahead" come in the first round alone, and "ending" before the final training, where they
+are asked for."""
 
 
 COMPARE = "compare"

@@ -10,11 +10,18 @@ import math
 from dataclasses import replace
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import NANOSECONDS, Budget, cost
+from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError
 from gngraph.growth.comparison import UNIFORM, plain_design, trained_beside
-from gngraph.growth.history import Record, epoch_entries, morphism_entries, morphisms_text
+from gngraph.growth.history import (
+    Record,
+    epoch_entries,
+    joined_entries,
+    morphism_entries,
+    morphisms_text,
+    sides_record,
+)
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import COMPARE, Journal
 from gngraph.growth.keeping import Keeper
@@ -35,10 +42,11 @@ from gngraph.search import structure
 from gngraph.search.chance import MAY_KNOW, no_better_than_chance
 from gngraph.search.decision import Decider, Decision
 from gngraph.search.depth import DEPTH, UNSEARCHED, removed_in_turn, searched
+from gngraph.search.ending import CONTINUED, ENDING, RETRAINED, ended
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
-from gngraph.search.structure import STRUCTURE
+from gngraph.search.structure import STRUCTURE, UNTRIED
 from gngraph.training.divergence import DivergedError
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.patience import kept_told, last_problem
@@ -50,12 +58,6 @@ from gngraph.training.training import Trained, Trainer
 
 RECOVERY = 1.0
 """Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
-
-UNTRIED = (
-    "no change of what layers are was tried: none can be made here, or the run is too short to pay for trials, which may cost "
-    "about a quarter of its training"
-)
-"""What to tell of a search for the structure that trained nothing."""
 
 
 class Rounds:
@@ -159,7 +161,7 @@ class Rounds:
         now.optimizer = carry_state(now.optimizer, graph, rewritten)
         now.graph = self._reestimated(rewritten.graph)
         now.lineage.follow(rewritten.edits, ChannelSpaces.of(now.graph))
-        morphisms = _joined(now.restructured, morphism_entries(made.step.morphisms))
+        morphisms = joined_entries(now.restructured, morphism_entries(made.step.morphisms))
         now.rewritten = morphisms_text(morphisms)
         now.record |= {
             "allocation": strategy.allocation,
@@ -176,7 +178,7 @@ class Rounds:
                 "after": made.after,
                 "reestimated": self.decider.loss(now.graph, self.problem.splits.report),
             },
-            "target": _sides(target),
+            "target": sides_record(target),
             "notes": [
                 *([MAY_KNOW] if now.doubted and number == 1 else []),
                 *([doubt] if doubt else []),
@@ -216,7 +218,7 @@ class Rounds:
 
     def _guesses(self) -> list[str]:
         """What to tell in the first round of new initial weights, where the run draws some."""
-        drawn = self.now.share or self.options.searches or self.options.final == "retrain"
+        drawn = self.now.share or self.options.searches or self.options.final in ("retrain", "auto")
         return guessed(self.now.graph) if drawn and self.now.number == 1 else []
 
     def _restructure(self) -> None:
@@ -271,6 +273,17 @@ class Rounds:
             self.strategy, now.allocation = found.strategy, found.strategy.allocation
         return self.strategy
 
+    def _anew(self) -> bool:
+        """Whether the final training is from new initial weights."""
+        now, epochs = self.now, self.options.final_epochs - self.now.borrowed
+        if self.options.final != "auto" or not epochs:
+            return self.options.final == "retrain"
+        anew = restarted(now.graph, mixed(self.problem.seed, now.epochs_done))
+        with self.journal.stage(ENDING):
+            found = ended({CONTINUED: self._mixed(), RETRAINED: anew}, self.problem, self.options.train, epochs)
+        now.record[ENDING] = found.record()
+        return found.chosen == RETRAINED
+
     def _restart(self) -> None:
         """New initial weights, and an optimiser that remembers nothing."""
         now = self.now
@@ -281,9 +294,9 @@ class Rounds:
     def finish(self) -> None:
         """The final training: nothing is judged after it, so that it may see what was withheld, unless it may end early by that."""
         if self.now.point == "begin":
-            if self.options.final == "retrain":
-                self._restart()
             self._begin("final")
+            if self._anew():
+                self._restart()
         if self.options.final_epochs:
             last = last_problem(self.problem, self.options.train)
             self.trainer = Trainer(last, self.options.train, piece=self.now.piece)
@@ -293,10 +306,15 @@ class Rounds:
     def _train(self, epochs: int, schedule: Schedule) -> None:
         now = self.now
         share = now.share if now.number > 1 and epochs else 0.0  # a rewrite came before
-        start = perturbed(now.graph, share, mixed(self.problem.seed, now.epochs_done)) if share else now.graph
+        start = self._mixed() if share else now.graph
         now.record |= {"perturbed": share, "withheld": self.trainer.problem.withheld}
         now.graph = self._trained(start, epochs, schedule)
         now.record["trained"] = self._standing(now.graph)
+
+    def _mixed(self) -> Graph:
+        """The network with the share of new initial weights that comes after a rewrite."""
+        now = self.now
+        return perturbed(now.graph, now.share, mixed(self.problem.seed, now.epochs_done))
 
     def _trained(self, graph: Graph, epochs: int, schedule: Schedule) -> Graph:
         """A network after a stretch of training, whose epochs are added to the record.
@@ -363,7 +381,7 @@ class Rounds:
     def _close(self) -> None:
         now = self.now
         now.record |= self._standing(now.graph)
-        now.record["budget"] = _sides(self.budget)
+        now.record["budget"] = sides_record(self.budget)
         if now.notes:
             now.record["notes"] = [*now.notes, *now.record.get("notes", ())]
             now.notes = []
@@ -372,24 +390,9 @@ class Rounds:
         self._reached("begin")
 
 
-def _joined(*tables: dict[str, Record]) -> dict[str, Record]:
-    """Entries of morphisms of several rewrites, see `morphism_entries`."""
-    spaces = dict.fromkeys(space for table in tables for space in table)
-    return {space: {kind: what for table in tables for kind, what in table.get(space, {}).items()} for space in spaces}
-
-
 def _finite(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
 def _least(loss: float | None) -> float:
     return math.inf if loss is None else loss
-
-
-def _sides(budget: Budget) -> Record:
-    most = budget.max_nanoseconds
-    return {
-        "params": budget.max_params,
-        "flops": budget.max_flops,
-        "milliseconds": None if most is None else most / NANOSECONDS,
-    }

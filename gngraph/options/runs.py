@@ -10,7 +10,7 @@ from gngraph.options.definition import Options, option
 from gngraph.options.training import TrainOptions
 from gngraph.options.values import Count, CountOrCounts, Milliseconds, Named, Positive, Share, Whole, Within
 
-Final = Literal["continue", "cycle", "retrain"]
+Final = Literal["continue", "cycle", "retrain", "auto"]
 """What the training after the last rewrite is, and what that means for the rate before it."""
 
 Depth = Literal["auto", "search", "keep"]
@@ -101,7 +101,8 @@ class RunOptions(Options):
     final: Final = option(
         "cycle",
         "One cosine of the learning rate over the whole run (continue); a constant rate, then a cosine after the last rewrite "
-        "(cycle); or the same with the grown architecture trained from new initial weights (retrain).",
+        "(cycle); the same with the grown architecture trained from new initial weights (retrain); or that one of these two of "
+        "which short trainings forecast the lower loss, for about a fifth more of the final training (auto).",
     )
     perturb: Share | Literal["auto"] = option(
         "auto",

@@ -121,7 +121,7 @@ def _cost_panel(axes: Axes, history: Sequence[Record], ends: Sequence[int], key:
 
 
 def trials(history: Sequence[Record]) -> list[Picture]:
-    """What the search tried: depths, structures, and allocations of a lookahead."""
+    """What the search tried: depths, structures, allocations of a lookahead, and ways to train what was grown."""
     found: list[Picture] = []
     tried = [record for record in history if len(record.get("depth", {}).get("tried", ())) > 1]
     for record in tried[:1]:
@@ -130,7 +130,7 @@ def trials(history: Sequence[Record]) -> list[Picture]:
     ahead = [record for record in history if record.get("lookahead", {}).get("losses")]
     for record in ahead[:1]:
         found.append(_allocations(record))
-    return found
+    return found + [_endings(record["ending"]) for record in history if "ending" in record]
 
 
 def _depths(depth: Record) -> Picture:
@@ -193,6 +193,27 @@ def _allocations(record: Record) -> Picture:
     legend_below(figure)
     text = f"{len(record['lookahead']['losses'])} rules for the widths, {record['lookahead']['epochs']} epochs of lookahead in all."
     return Picture("lookahead", "Trials of the rule for the widths", figure, text)
+
+
+def _endings(ending: Record) -> Picture:
+    """Short trainings of what was grown, as it was and from new weights, and what they were forecast to end at."""
+    figure, (axes,) = panels(4.8, 3.4)
+    for colour, (way, found) in zip((BLUE, ORANGE), ending["ways"].items(), strict=True):
+        seen = {int(samples): loss for samples, loss in found["losses"].items() if loss is not None}
+        axes.plot(list(seen), list(seen.values()), "o-", color=colour, label=f"{way}, a short training")
+        if found["forecast"] is not None:
+            loss, interval = found["forecast"]["loss"], found["forecast"]["interval"]
+            beyond = [[loss - interval[0]], [interval[1] - loss]]
+            axes.errorbar(
+                [ending["samples"]], [loss], beyond, fmt="s", color=colour, capsize=3, label=f"{way}, forecast"
+            )
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("samples of the training")
+    axes.set_ylabel("judge loss after it")
+    axes.grid(axis="y", linewidth=0.3)
+    legend_below(figure)
+    text = f"Taken: {ending['chosen']}. Of 10 losses 9 are to lie within the bars of their forecast."
+    return Picture("ending", "Forecast of the final training", figure, text)
 
 
 def _ends(history: Sequence[Record]) -> list[int]:

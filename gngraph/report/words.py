@@ -69,6 +69,8 @@ def describe_round(record: Record) -> str:
         if record["refused"]:
             parts.append(f"refused ({record['refused']}), exact new channels instead")
         parts += round_told(record)
+    elif "ending" in record:
+        parts.append(ending_told(record["ending"]))
     parts.append(_quality_of(record))
     parts.append(f"{sum(record['seconds'].values()):.1f} s")
     title = f"round {record['round']}/{record['rounds']}" if record["kind"] == "round" else "final training"
@@ -195,6 +197,25 @@ def structure_told(found: Record) -> list[str]:
         return [f"structure: as it is, for no change did better, {of}"]
     without = f", without {', '.join(found['removed'])}" if found["removed"] else ""
     return [f"structure: {', then '.join(found['changes'])}{without}, the best {of}"]
+
+
+def ending_told(found: Record) -> str:
+    """Whether the final training went on or began anew, and what that was decided by.
+
+    >>> ways = {"continued": {"forecast": {"loss": 0.5, "interval": [0.4, 0.625]}}, "retrained": {"forecast": None}}
+    >>> ending_told({"chosen": "continued", "ways": ways})
+    'continued: a loss of 0.5000 (0.4000 to 0.6250) was forecast, retrained: it diverged'
+    """
+
+    def told(way: str) -> str:
+        forecast = found["ways"][way]["forecast"]
+        if forecast is None:
+            return "it diverged"
+        low, high = forecast["interval"]
+        return f"a loss of {forecast['loss']:.4f} ({low:.4f} to {high:.4f}) was forecast"
+
+    others = [way for way in found["ways"] if way != found["chosen"]]
+    return ", ".join(f"{way}: {told(way)}" for way in (found["chosen"], *others))
 
 
 def changes(morphisms: dict[str, Record]) -> str:

@@ -293,7 +293,14 @@ class TrialTraining:
 
     def loss(self, graph: Graph) -> float:
         """Loss on the judge split after it, from new initial weights; infinite where that diverges."""
-        started = restarted(graph, mixed(self.problem.seed, self.draw))
+        return self.after(restarted(graph, mixed(self.problem.seed, self.draw)))
+
+    def after(self, started: Graph) -> float:
+        """Loss on the judge split after it, from the weights that a network has; infinite where that diverges.
+
+        Args:
+            started: the network.
+        """
         try:
             trainer = Trainer(
                 self.few, self.options, batches_read=0

@@ -43,6 +43,13 @@ FINALISTS = 3
 """Designs that are tried once more, for longer and from other weights: of many that are tried once the best was lucky."""
 
 
+UNTRIED = (
+    "no change of what layers are was tried: none can be made here, or the run is too short to pay for trials, which may cost "
+    "about a quarter of its training"
+)
+"""What to tell of a search for the structure that trained nothing."""
+
+
 @dataclass(frozen=True)
 class Design:
     """A structure, by how it is made of the seed.

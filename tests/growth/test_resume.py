@@ -64,6 +64,9 @@ RUNS: dict[str, Callable[[Path], GrowthResult]] = {
         rounds=1,
         train={"optimizer": "adamw", "batch_size": 64},
     ),
+    "an ending that is forecast": lambda out: begun(
+        small_vgg(), out, final="auto", depth="keep", rounds=1, final_epochs=2
+    ),
     "an average, and an early end": lambda out: begun(
         dropping(),
         out,

@@ -127,7 +127,11 @@ def test_a_regression_shows_its_loss() -> None:
 def test_trials_are_drawn_with_what_was_taken() -> None:
     history = [dict(record) for record in run().history]
     history[0]["lookahead"] = {"losses": {"worth": [1.5, 1.2], "uniform": [1.6]}, "epochs": 3}
-    depth, rules = trials(history)
+    forecast = {"losses": {"32": 1.5, "64": 1.2}, "forecast": {"loss": 0.5, "interval": [0.4, 0.7]}}
+    ways = {"continued": forecast, "retrained": {"losses": {"32": None, "64": None}, "forecast": None}}
+    history[-1]["ending"] = {"chosen": "continued", "samples": 1024, "ways": ways}
+    depth, rules, ending = trials(history)
+    assert ending.reading.startswith("Taken: continued.") and len(ending.figure.axes[0].containers) == 1
     assert depth.reading.startswith("Removed: features.1. Each trial was trained on 640 samples")
     assert rules.figure.axes[0].get_legend_handles_labels()[1] == ["worth, taken", "uniform"]
 

@@ -28,15 +28,17 @@ def test_new_weights_have_the_spread_of_initial_ones_and_repeat() -> None:
 
 def test_the_rate_falls_as_the_final_training_says() -> None:
     seed, rates = seed_graph(), {}
-    for final in ("continue", "cycle", "retrain"):
+    for final in ("continue", "cycle", "retrain", "auto"):
         limit = 2 * cost(seed).params
         result = grow(seed, problem(), max_params=limit, rounds=2, epochs=1, final_epochs=2, final=final, depth="keep")
         rates[final] = [epoch["lr"] for record in result.history for epoch in record["epochs"]]
         assert all(record["kind"] in ("round", "final") for record in result.history)
     assert rates["cycle"][0] == rates["cycle"][1] > rates["cycle"][2] > rates["cycle"][3]
-    assert rates["retrain"] == rates["cycle"]
+    assert rates["retrain"] == rates["cycle"] == rates["auto"]
     assert rates["continue"] == sorted(rates["continue"], reverse=True) and rates["continue"][1] < rates["continue"][0]
-    with pytest.raises(OptionError, match="option 'final' is 'twice', but must be continue or cycle or retrain"):
+    with pytest.raises(
+        OptionError, match="option 'final' is 'twice', but must be continue or cycle or retrain or auto"
+    ):
         grow(seed, problem(), max_params=limit, rounds=1, epochs=1, final_epochs=1, final="twice")
 
 

@@ -1,0 +1,103 @@
+"""Forecasts of the loss after a whole training, from a few short ones of the same network.
+
+Each short training has a schedule of its own, so that what it ends at is what a training of that length comes to, and a few of them
+are a learning curve. Its logarithm is taken to be a line in the logarithm of the length: networks that are compared share a slope,
+from which each has a deviation of its own, and every training has its luck. That is a linear model with normal priors, so that
+forecast and interval are those of its posterior; a curve of few points keeps near the common slope. How the constants were found,
+and how often the intervals held, is in docs/results.md#forecasts; `tools/bench_forecast.py` measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+
+from gngraph.errors import TrainingError
+
+SLOPE, SLOPES = -0.065, 0.02
+"""What the logarithm of the loss falls by when a training is twice as long: mean and deviation over problems."""
+
+OWN = 0.008
+"""Deviation of the slopes of networks that are compared."""
+
+SCATTER = 0.015
+"""Deviation of the logarithm of the loss between trainings of the same length."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The loss that a training is expected to end at.
+
+    Attributes:
+        loss: its median.
+        error: standard deviation of its logarithm, the luck of that training included.
+    """
+
+    loss: float
+    error: float
+
+    def interval(self, share: float = 0.9) -> tuple[float, float]:
+        """The least and the greatest loss of the central interval.
+
+        Args:
+            share: probability that the loss lies in it.
+
+        >>> tuple(round(loss, 3) for loss in Forecast(1.0, 0.1).interval(0.9))
+        (0.848, 1.179)
+        """
+        width = NormalDist().inv_cdf((1 + share) / 2) * self.error
+        return self.loss * math.exp(-width), self.loss * math.exp(width)
+
+
+def forecasts(curves: Sequence[Mapping[int, float]], length: int) -> list[Forecast]:
+    """What each of several networks comes to after a training of some length.
+
+    Args:
+        curves: of each network, by the samples that a training saw, the loss that it ended at.
+        length: samples of the training that is asked for.
+
+    Raises:
+        TrainingError: a curve has no point, or a loss that is not finite and positive.
+
+    A network that was tried once goes the common way, one that was tried more often partly its own:
+
+    >>> found = forecasts([{1000: 2.0, 2000: 1.8, 4000: 1.6}, {1000: 2.0, 2000: 1.9, 4000: 1.8}, {1000: 2.0}], 32000)
+    >>> [round(one.loss, 2) for one in found]
+    [1.26, 1.41, 1.37]
+    >>> found[2].error > found[0].error
+    True
+    """
+    points = [(i, samples, loss) for i, curve in enumerate(curves) for samples, loss in curve.items()]
+    for i, curve in enumerate(curves):
+        if not curve:
+            raise TrainingError(f"nothing can be forecast of network {i}, which was never trained")
+    for i, samples, loss in points:
+        if not (math.isfinite(loss) and loss > 0):
+            raise TrainingError(
+                f"nothing can be forecast of network {i}, whose loss after {samples:,} samples is '{loss}'"
+            )
+    count, shortest = len(curves), min(samples for _, samples, _ in points)
+
+    def row(i: int, samples: int) -> torch.Tensor:
+        """What the logarithm of a loss is made of: the common slope, levels, deviations of slopes."""
+        made, doublings = torch.zeros(1 + 2 * count, dtype=torch.float64), math.log2(samples / shortest)
+        made[0], made[1 + i], made[1 + count + i] = doublings, 1.0, doublings
+        return made
+
+    design = torch.stack([row(i, samples) for i, samples, _ in points])
+    seen = torch.tensor([math.log(loss) for _, _, loss in points], dtype=torch.float64)
+    prior = torch.zeros(1 + 2 * count, dtype=torch.float64)
+    prior[0] = SLOPE
+    precision = torch.zeros_like(prior)
+    precision[0], precision[1 + count :] = SLOPES**-2, OWN**-2  # nothing is known of levels
+    covariance = torch.linalg.inv(torch.diag(precision) + design.T @ design / SCATTER**2)
+    found = prior + covariance @ design.T @ (seen - design @ prior) / SCATTER**2
+    asked = torch.stack([row(i, length) for i in range(count)])
+    errors = ((asked @ covariance * asked).sum(1) + SCATTER**2).sqrt()
+    return [
+        Forecast(math.exp(mean), float(error)) for mean, error in zip((asked @ found).tolist(), errors, strict=True)
+    ]
