@@ -17,9 +17,11 @@ from torch import nn
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, CostModel, cost
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.analysis.scope import EVERYTHING, Scope
 from gngraph.data import batches
 from gngraph.errors import BudgetError
 from gngraph.growth import jobs
+from gngraph.growth.jobs import Task
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
@@ -34,12 +36,22 @@ from gngraph.scoring.selection import select
 from gngraph.search.designs import widths_within
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 from gngraph.training.perturbation import perturbed
+from gngraph.zoo.transformer import ViT
 from tools.growth_designs import DESIGNS, SHAPES, to_widths
 from tools.growth_methods import SEARCH, STRATEGIES, Method
 from tools.growth_runs import Meter, Run
+from tools.growth_transformers import SMALL_VIT, Way, pruned_within, small_vit, values_of, with_values
 
 IMPORTANCES = ("magnitude", "taylor", "random")
 """Of Torch-Pruning."""
+
+WAYS = {
+    "": Way(everywhere=True),
+    "-uniform": Way(),
+    "-heads": Way(heads=True),
+    "-inside": Way(inside=True),
+}
+"""How it is asked, by the end of a method's name; the last two are for transformers."""
 
 PRUNING_STEPS = 400
 """Steps in which Torch-Pruning approaches the budget: it stops at the first that is within."""
@@ -92,12 +104,15 @@ def _shrunken(run: Run, graph: Graph) -> Budget:
     return Budget(int(size.params * run.settings.params_left), int(size.flops * run.settings.shrinkage))
 
 
-def rewritten(strategy: Strategy, budget_of: Callable[[Run, Graph], Budget], run: Run) -> Graph:
+def rewritten(
+    strategy: Strategy, budget_of: Callable[[Run, Graph], Budget], run: Run, scope: Scope = EVERYTHING
+) -> Graph:
     """The trained network after one rewrite by a strategy, trained on."""
     graph = base_of(run)
-    result = run.grow(strategy, graph, budget_of(run, graph), 1, 0, run.settings.tuning)
+    options = run.growing(1, 0, run.settings.tuning)
+    result = run.grow(Task(strategy, budget_of(run, graph), options, scope=scope), graph)
     first = result.history[0]
-    run.notes |= {"loss_before": first["trained"]["loss"]}
+    run.notes |= {"loss_before": first["trained"]["loss"], "accuracy_before": first["trained"]["accuracy"]}
     run.notes |= {"loss_rewritten": first["loss"], "accuracy_rewritten": first["accuracy"]}
     return result.graph
 
@@ -134,12 +149,12 @@ def gauss_newton(kind: str, rebuilt: bool, run: Run, shape: str | None = None) -
     return _tuned(run, graph, made)
 
 
-def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
+def torch_pruning(importance: str, way: Way, run: Run) -> Graph:
     """Removals that Torch-Pruning chooses by one of its importances.
 
     Args:
         importance: "magnitude", "taylor" or "random".
-        everywhere: over all layers together; else every layer loses the same share of its channels.
+        way: how it goes about it.
         run: whose base is made smaller, and which pays.
 
     Raises:
@@ -149,7 +164,9 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
 
     graph = base_of(run)
     limit, shape = _shrunken(run, graph), input_shape_of(graph)
-    module = reading_inputs(graph).to(run.problem.device)
+    transformer = run.settings.network == SMALL_VIT
+    small = small_vit(1.0, run.problem.data.outputs, shape) if transformer else None
+    module = with_values(small, values_of(graph)) if small else reading_inputs(graph).to(run.problem.device)
     if importance == "taylor":
         with run.meter.searching():
             _gradients(run, module)
@@ -158,18 +175,33 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
         "taylor": tp.importance.GroupTaylorImportance,
         "random": tp.importance.RandomImportance,
     }
+    example = torch.zeros(2, *shape, device=run.problem.device)
+    if isinstance(module, ViT):
+        with run.meter.searching(), torch.random.fork_rng():
+            torch.manual_seed(mixed(run.problem.seed, 0))
+            made = pruned_within(module, measures[importance](), example, limit, way)
+        return _tuned(run, graph, from_torch(made, example))
+    return _tuned(run, graph, _pruned_in_steps(run, module, measures[importance](), limit, way.everywhere))
+
+
+def _pruned_in_steps(run: Run, module: nn.Module, importance: Any, limit: Budget, everywhere: bool) -> Graph:
+    import torch_pruning as tp
+
+    shape = run.problem.data.input_shape
     pruner = tp.pruner.BasePruner(
         module,
         torch.zeros(2, *shape, device=run.problem.device),
-        importance=measures[importance](),
+        importance=importance,
         global_pruning=everywhere,
         pruning_ratio=0.95,
         max_pruning_ratio=0.95,
         iterative_steps=PRUNING_STEPS,
         ignored_layers=[part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1:],
     )
-    made = graph
-    while not limit.allows(cost(made)):
+    while True:
+        made = from_torch(copy.deepcopy(module).cpu(), torch.zeros(2, *shape))  # the benchmark's own need: not charged
+        if limit.allows(cost(made)):
+            return made
         if pruner.current_step == PRUNING_STEPS:
             raise BudgetError(
                 f"Torch-Pruning leaves {cost(made).flops:,} FLOPs, beyond {limit.text}; raise --shrinkage"
@@ -177,8 +209,6 @@ def torch_pruning(importance: str, everywhere: bool, run: Run) -> Graph:
         with run.meter.searching(), torch.random.fork_rng():
             torch.manual_seed(mixed(run.problem.seed, pruner.current_step))
             pruner.step()
-        made = from_torch(copy.deepcopy(module).cpu(), torch.zeros(2, *shape))  # the benchmark's own need: not charged
-    return _tuned(run, graph, made)
 
 
 def _gradients(run: Run, module: nn.Module) -> None:
@@ -191,9 +221,9 @@ def _gradients(run: Run, module: nn.Module) -> None:
 def _tuned(run: Run, before: Graph, after: Graph) -> Graph:
     test = run.problem.test
     loss, accuracy = evaluate(reestimate(after, run.problem), run.problem, test)
-    run.notes |= {
-        "loss_before": evaluate(before, run.problem, test)[0], "loss_rewritten": loss, "accuracy_rewritten": accuracy
-    }  # fmt: skip
+    first = evaluate(before, run.problem, test)
+    run.notes |= {"loss_before": first[0], "accuracy_before": first[1]}
+    run.notes |= {"loss_rewritten": loss, "accuracy_rewritten": accuracy}
     return run.tune(after)
 
 
@@ -206,6 +236,15 @@ def _own(job: str, *kinds: str) -> GaussNewtonGrowth:
     own = jobs.JOBS[job].strategy(jobs.JOBS[job].options())
     assert isinstance(own, GaussNewtonGrowth)
     return replace(own, analysis=GaussNewton(kinds=kinds)) if kinds else own
+
+
+KINDS_OF_WIDTHS = {"hidden": "blocks.*.up", "heads": "blocks.*.attention.qkv", "stream": "patches"}
+"""The kinds of a ViT's widths, by the layers that write them."""
+
+
+def _only(pattern: str, run: Run) -> Graph:
+    """gngraph's own way with a kind of widths alone."""
+    return rewritten(_own("shrink"), _shrunken, run, Scope(only=(pattern,)))
 
 
 JOBS: Mapping[str, Mapping[str, Method]] = {
@@ -238,8 +277,8 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
         "gn-merge": partial(gauss_newton, "merge", False),
         "gn-prune-rebuilt": partial(gauss_newton, "prune", True),
         "gn-merge-rebuilt": partial(gauss_newton, "merge", True),
-        **{f"tp-{importance}": partial(torch_pruning, importance, True) for importance in IMPORTANCES},
-        **{f"tp-{importance}-uniform": partial(torch_pruning, importance, False) for importance in IMPORTANCES},
+        **{f"gngraph-{kind}": partial(_only, pattern) for kind, pattern in KINDS_OF_WIDTHS.items()},
+        **{f"tp-{i}{name}": partial(torch_pruning, i, way) for i in IMPORTANCES for name, way in WAYS.items()},
         "narrower": partial(to_shape, "pyramid", _shrunken),
         "narrower-prune": partial(gauss_newton, "prune", False, shape="pyramid"),
         "narrower-rebuilt": partial(gauss_newton, "prune", True, shape="pyramid"),

@@ -8,6 +8,7 @@ from functools import partial
 
 import gngraph.baselines  # noqa: F401  (makes its kinds and rules known)
 from gngraph.analysis.cost import Budget
+from gngraph.growth.jobs import Task
 from gngraph.ir import Graph
 from gngraph.options.runs import Depth
 from gngraph.scoring.gauss_newton import GaussNewton
@@ -147,7 +148,8 @@ def grown(strategy: Strategy | Lookahead, run: Run, depth: Depth = "keep") -> Gr
     small = Budget(*(side and max(1, int(side * settings.start)) for side in (budget.max_params, budget.max_flops)))
     seed = run.design(settings.design, small)
     rest = settings.epochs - settings.rounds * settings.round_epochs
-    return run.grow(strategy, seed, budget, settings.rounds, settings.round_epochs, rest, depth).graph
+    options = run.growing(settings.rounds, settings.round_epochs, rest, depth)
+    return run.grow(Task(strategy, budget, options), seed).graph
 
 
 SEARCH: Mapping[str, Method] = {

@@ -28,8 +28,7 @@ from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.search.depth import DEPTH
-from gngraph.search.lookahead import LOOKAHEAD, Lookahead
-from gngraph.search.strategy import Strategy
+from gngraph.search.lookahead import LOOKAHEAD
 from gngraph.search.structure import STRUCTURE
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
@@ -246,25 +245,19 @@ class Run:
         self.meter.seconds += time.perf_counter() - started
         return trained.graph
 
-    def grow(
-        self,
-        strategy: Strategy | Lookahead,
-        graph: Graph,
-        budget: Budget,
-        rounds: int,
-        epochs: int,
-        final_epochs: int,
-        depth: Depth = "keep",
-    ) -> GrowthResult:
-        """A growth run to a budget; what a strategy without an analysis does not need is not charged to it."""
-        counted = COUNTED if strategy.analysis else (LOOKAHEAD, "select", "rewrite")
-        stages = _Stages(counted)
-        options = RunOptions(
+    def growing(self, rounds: int, epochs: int, final_epochs: int, depth: Depth = "keep") -> RunOptions:
+        """How a growth run goes on."""
+        return RunOptions(
             rounds=rounds, epochs=epochs, final_epochs=final_epochs, final=self.settings.final,
             perturb=self.settings.perturb, depth=depth,
             train=self.settings.options() if self.settings.job == "search" else self.settings.tuning_options(),
         )  # fmt: skip
-        result = grow_by(Task(strategy, budget, options), graph, self.problem, observer=stages)
+
+    def grow(self, task: Task, graph: Graph) -> GrowthResult:
+        """A growth run; what a strategy without an analysis does not need is not charged to it."""
+        counted = COUNTED if task.strategy.analysis else (LOOKAHEAD, "select", "rewrite")
+        stages = _Stages(counted)
+        result = grow_by(task, graph, self.problem, observer=stages)
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
         for record in result.history:
             before, count = record["trained"]["flops"], len(record["epochs"])
