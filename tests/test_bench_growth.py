@@ -137,3 +137,14 @@ def test_jobs_start_from_one_trained_network(
     assert made.params <= params * before.params and made.flops <= flops * before.flops
     assert max(made.params / (params * before.params), made.flops / (flops * before.flops)) > 0.9
     assert run.meter.epochs == 1 and run.notes["loss_before"] > 0  # training the base is not charged
+
+
+@pytest.mark.parametrize(("method", "kinds"), [("gngraph-hidden", {"up"}), ("gngraph-stream", {"patches"})])
+def test_a_kind_of_widths_of_a_vit_changes_alone(method: str, kinds: set[str], tmp_path: Path) -> None:
+    run = run_of("shrink", tmp_path, Budget(40_000))
+    run.settings = replace(run.settings, network="small-vit", design="family", shrinkage=0.8)
+    made = widths_of(JOBS["shrink"][method](run))
+    base = run.kept("base")
+    assert base is not None
+    changed = {name for name, width in widths_of(base).items() if made[name] != width}
+    assert changed and {name.rpartition(".")[2] for name in changed} == kinds

@@ -273,8 +273,7 @@ class Run:
                 curve.append((flops, self.loss()))
                 flops += self.rewrite()
                 of_step = 0
-            places = torch.randint(len(self.text.train) - setting.length - 1, (setting.batch, 1), generator=batches)
-            windows = self.text.train[places + torch.arange(setting.length + 1)]
+            windows = self.windows(batches)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate((step + 1) / self.steps, setting.lr)
             if of_step:
@@ -297,6 +296,12 @@ class Run:
             "steps": self.told,
             "curve": [[spent, round(loss, 5)] for spent, loss in curve],
         }
+
+    def windows(self, generator: torch.Generator) -> Tensor:
+        """A batch of training windows."""
+        length = self.setting.length + 1
+        places = torch.randint(len(self.text.train) - length, (self.setting.batch, 1), generator=generator)
+        return self.text.train[places + torch.arange(length)]
 
     def step(self, windows: Tensor) -> None:
         """One step of training."""

@@ -221,10 +221,11 @@ def test_the_benchmark_counts_it_as_search(tmp_path: Path) -> None:
     """An epoch of lookahead costs more than a forward and a weight gradient of a network as large as the run's last."""
     run, plain = (run_of("search", tmp_path, Budget(2000)) for _ in range(2))
     seed = run.design("uniform", Budget(500))
-    result = run.grow(Lookahead(PLAIN, ("uniform", "random-twins")), seed, run.budget, 2, 1, 0)
+    options = run.growing(2, 1, 0)
+    result = run.grow(Task(Lookahead(PLAIN, ("uniform", "random-twins")), run.budget, options), seed)
     found, last = result.history[0], result.history[1]["flops"]
     assert found["lookahead"]["epochs"] == 2 and run.meter.epochs == 2 + 2
-    plain.grow(replace(PLAIN, allocation=found["allocation"]), seed, plain.budget, 2, 1, 0)
+    plain.grow(Task(replace(PLAIN, allocation=found["allocation"]), plain.budget, options), seed)
     assert plain.meter.epochs == 2 and plain.meter.training == run.meter.training and plain.meter.search == 0
     samples = len(run.problem.train)
     assert 2 * last * samples * 2 < run.meter.search < 5 * last * samples * 2
