@@ -36,7 +36,7 @@ def test_attention_that_reads_its_widths_off_computes_what_the_zoos_does() -> No
     assert [part.heads for part in small.modules() if isinstance(part, Attention)] == [2] * 4
     assert small.positions.shape == (1, 17, 32)
     graph = from_torch(small, X)
-    other = with_values(small_vit(0.5, 5, (3, 8, 8)), values_of(graph))
+    other = cast(ViT, with_values(small_vit(0.5, 5, (3, 8, 8)), values_of(graph)))
     assert torch.allclose(other(X), small(X), atol=1e-6) and other.patches.out_channels == 32
 
 
