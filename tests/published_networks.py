@@ -78,7 +78,8 @@ class SplitAttention(nn.Module):
         x = x.reshape((n, self.radix, c // self.radix, h, w))
         y = self.down(F.relu(self.up(x.sum(dim=1).mean((2, 3), keepdim=True))))
         y = F.softmax(y.view(n, 1, self.radix, -1).transpose(1, 2), dim=1).reshape(n, -1).view(n, -1, 1, 1)
-        return (x * y.reshape((n, self.radix, c // self.radix, 1, 1))).sum(dim=1).contiguous()
+        y = y.reshape((n, self.radix, c // self.radix, 1, 1))
+        return (x * y).sum(dim=1).contiguous()
 
 
 class Unequal(nn.Module):
@@ -94,10 +95,92 @@ class Unequal(nn.Module):
         return torch.cat([a, self.second(a + b), c], 1)
 
 
+class BesideSamples(nn.Module):
+    """Attention whose heads go with the samples along one axis, in one of the spellings of the repositories.
+
+    Args:
+        attend: what attends; its arguments are the module, and queries, keys and values as tokens, [N, T, 8].
+    """
+
+    def __init__(self, attend: Callable[[BesideSamples, Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.attend, self.heads, self.size = attend, 2, 4
+        self.norm, self.q, self.k, self.v = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = self.norm(x.flatten(2).transpose(1, 2))
+        y = self.out(self.attend(self, self.q(y), self.k(y), self.v(y)))
+        return x + cast(Tensor, y.transpose(1, 2).reshape(n, c, h, w))
+
+
+def by_bmm(m: BesideSamples, *qkv: Tensor) -> Tensor:
+    """Bloom's: heads before tokens, the samples found by dividing again."""
+    n, t, _ = qkv[0].shape
+    q, k, v = (y.view(n, t, m.heads, m.size).transpose(1, 2).reshape(n * m.heads, t, m.size) for y in qkv)
+    y = torch.bmm(F.softmax(torch.bmm(q, k.transpose(1, 2)) / 2, dim=-1), v)
+    samples = y.shape[0] // m.heads
+    y = y.view(samples, m.heads, t, m.size).permute(0, 2, 1, 3)
+    return y.reshape(samples, t, m.heads * m.size)
+
+
+def tokens_first(m: BesideSamples, *qkv: Tensor) -> Tensor:
+    """As torch's own module does it, tokens before samples."""
+    n, t, _ = qkv[0].shape
+    q, k, v = (y.transpose(0, 1).contiguous().view(t, n * m.heads, m.size).transpose(0, 1) for y in qkv)
+    y = torch.softmax(q @ k.transpose(-2, -1) * 0.5, dim=-1) @ v
+    return y.transpose(0, 1).contiguous().view(t, n, m.heads * m.size).transpose(0, 1)
+
+
+def of_maps(m: BesideSamples, *qkv: Tensor) -> Tensor:
+    """BoTNet's: channels of maps are cut in heads, with as many samples as it takes."""
+    n, t, c = qkv[0].shape
+    q, k, v = (y.transpose(1, 2).reshape(-1, m.size, t).transpose(-1, -2) for y in qkv)
+    y = (q @ k.transpose(-1, -2) * 0.5).softmax(dim=-1) @ v
+    return y.transpose(-1, -2).reshape(n, c, t).transpose(1, 2)
+
+
+def fused(m: BesideSamples, *qkv: Tensor) -> Tensor:
+    """Heads and samples along one axis of torch's fused attention."""
+    n, t, _ = qkv[0].shape
+    q, k, v = (y.view(n, t, m.heads, m.size).permute(0, 2, 1, 3).flatten(0, 1) for y in qkv)
+    y = F.scaled_dot_product_attention(q, k, v)
+    y = y.view(n, m.heads, t, m.size).transpose(1, 2)
+    return y.flatten(2)
+
+
+class Halo(nn.Module):
+    """HaloNet's: blocks of a map attend to windows around them, heads with the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.block, self.halo = 2, 4, 1
+        self.q, self.kv = nn.Conv2d(8, 6, 1, bias=False), nn.Conv2d(8, 14, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        b, window = self.block, self.block + 2 * self.halo
+        rows, columns = h // b, w // b
+        q = self.q(x).reshape(-1, 3, rows, b, columns, b).permute(0, 1, 3, 5, 2, 4)
+        q = q.reshape(n * self.heads, 3, -1, rows * columns).transpose(1, 3)
+        kv = F.pad(self.kv(x), [self.halo] * 4).unfold(2, window, b).unfold(3, window, b)
+        kv = kv.reshape(n * self.heads, 7, rows * columns, -1).permute(0, 2, 3, 1)
+        k, v = torch.split(kv, [3, 4], dim=-1)
+        y = ((q @ k.transpose(-1, -2) * 0.6).softmax(dim=-1) @ v).transpose(1, 3)
+        y = y.reshape(-1, b, b, rows, columns).permute(0, 3, 1, 4, 2).contiguous()
+        return x + cast(Tensor, y.view(n, 8, h, w))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "patches of a map": lambda: Net(Patches()),
     "global context": lambda: Net(GlobalContext()),
     "split attention": lambda: Net(SplitAttention()),
+    "heads beside samples, by bmm": lambda: Net(BesideSamples(by_bmm)),
+    "heads beside samples, tokens first": lambda: Net(BesideSamples(tokens_first)),
+    "heads beside samples, of maps": lambda: Net(BesideSamples(of_maps)),
+    "heads beside samples, fused": lambda: Net(BesideSamples(fused)),
+    "windows around blocks": lambda: Net(Halo()),
     "a chunk of unequal parts": lambda: Net(Unequal(lambda x: x.chunk(3, dim=1))),
     "a split with a rest": lambda: Net(Unequal(lambda x: torch.split(x, 3, dim=1))),
 }

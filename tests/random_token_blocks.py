@@ -147,6 +147,7 @@ def attention(draw: random.Random, shape: Shape) -> nn.Module:
     (tokens, c), heads, each = shape, draw.randint(1, 3), draw.randint(1, 3)
     inside = heads * each
     fused, causal = draw.random() < 0.4, draw.random() < 0.3
+    first, divided = draw.choice(("computed", "flattened", "counted")), draw.random() < 0.5
 
     def core(m: Any, q: T, k: T, v: T) -> T:
         if fused:
@@ -171,15 +172,31 @@ def attention(draw: random.Random, shape: Shape) -> nn.Module:
         q, k, v = (y.view(b, t, heads, each).transpose(1, 2) for y in (q, k, v))
         return m.out(core(m, q, k, v).transpose(1, 2).contiguous().view(b, t, inside))
 
+    def beside_samples(m: Any, x: T) -> Any:
+        b, t, _ = x.shape
+        q, k, v = (y.view(b, t, heads, each).transpose(1, 2) for y in m.qkv(x).chunk(3, dim=-1))
+        if first == "computed":
+            q, k, v = (y.reshape(b * heads, t, each) for y in (q, k, v))
+        else:
+            q, k, v = (y.flatten(0, 1) if first == "flattened" else y.reshape(-1, t, each) for y in (q, k, v))
+        y = core(m, q, k, v)
+        y = y.view(y.shape[0] // heads, heads, t, each) if divided else y.view(b, heads, t, each)
+        return m.out(y.transpose(1, 2).reshape(b, t, inside))
+
+    def tokens_first(m: Any, x: T) -> Any:
+        b, t, _ = x.shape
+        y = m.qkv(x).transpose(0, 1)
+        q, k, v = (p.contiguous().view(t, b * heads, each).transpose(0, 1) for p in y.chunk(3, dim=-1))
+        y = core(m, q, k, v).transpose(0, 1).contiguous().view(t, b, inside).transpose(0, 1)
+        return m.out(y)
+
     def one_head(m: Any, x: T) -> Any:
         q, k, v = m.qkv(x).split(inside, dim=2)
         return m.out(core(m, q, k, v))
 
     mask = torch.tril(torch.ones(tokens, tokens))
-    return Block(
-        draw.choice((joined, unbound, chunked, one_head)), qkv=linear(draw, c, 3 * inside), out=linear(draw, inside, width(draw)),
-        mask=mask,
-    )  # fmt: skip
+    run = draw.choice((joined, unbound, chunked, beside_samples, tokens_first, one_head))
+    return Block(run, qkv=linear(draw, c, 3 * inside), out=linear(draw, inside, width(draw)), mask=mask)
 
 
 def separate_attention(draw: random.Random, shape: Shape) -> nn.Module:

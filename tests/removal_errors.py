@@ -47,7 +47,7 @@ def _replaced(
 ) -> list[torch.Tensor]:
     """What the network computes where channels of the value before the layer stand in the place of those behind it."""
     lowered = lower(graph.to(torch.float64, "cpu"))
-    axis = next(axis for (value, axis) in spaces.layouts if value == layer.value)
+    axis = next(axis for (value, axis) in spaces.layouts if value == layer.value and axis > 0)
     inner = spaces.layouts[layer.value, axis][0][2]
     entries = (drawn.unsqueeze(1) * inner + torch.arange(inner)).flatten() if layer.reads else None
     before, behind = lowered.values[layer.source], lowered.values[layer.value]

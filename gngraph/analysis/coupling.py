@@ -12,7 +12,7 @@ from typing import Literal
 
 from gngraph.analysis.cuttable import Cuttable
 from gngraph.ir import Graph, Node, TensorType, TupleType
-from gngraph.ops import Layout, Segment, lookup, operands_of
+from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
 from gngraph.ops.spec import AttrPath, Fresh
 
 Use = Literal["produce", "follow", "consume"]
@@ -83,6 +83,7 @@ class _Coupling:
             operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
             lookup(node.op).channels(self, operands)
             self._hold_undeclared()
+            self._hold_beside_samples(operands)
         for name in graph.outputs:
             self._at(graph.nodes[name])
             for item in self.values[name]:
@@ -129,6 +130,29 @@ class _Coupling:
                 if (self._node.name, param, axis) not in self._declared:
                     self.freeze(self._bound.get((param, axis)), f"it is an axis of '{param}' that must keep its size")
                     self._bound.setdefault((param, axis), None)
+
+    def _hold_beside_samples(self, operands: Operands) -> None:
+        """Channels that go with the samples along one axis must stay, unless the node's rule has handed them on.
+
+        Most rules are made for axes on which samples stand alone.
+        """
+        beside = [
+            layout
+            for name, type_ in zip(operands.node.inputs, operands.inputs, strict=True)
+            for axis, size in enumerate(type_.shape if isinstance(type_, TensorType) else ())
+            if isinstance(size, str) and (layout := self.values[name][0].get(axis)) is not None
+        ]
+        if not beside or lookup(operands.node.op).of_sizes:
+            return
+        given = {
+            segment.var
+            for item in self.values[operands.node.name]
+            for layout in item.values()
+            for segment in self.sets.resolve(layout)
+        }
+        for layout in beside:
+            if any(segment.var not in given for segment in self.sets.resolve(layout)):
+                self.freeze(layout, f"it goes with the batch axis, and {operands.node.op} does not hand it on")
 
     # --- gngraph.ops.ChannelRules
 

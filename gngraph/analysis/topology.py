@@ -139,7 +139,8 @@ def _point(graph: Graph, spaces: ChannelSpaces, name: str, nonnegative: bool) ->
     rank = len(type_.shape)
     axes = [axis for axis in range(1, rank) if (name, axis) in spaces.layouts]
     fits = len(axes) == 1 and (axes[0] == rank - 1 or (axes[0] == 1 and rank <= 5))
-    return CutPoint(name, type_, axes[0], nonnegative) if fits else None
+    alone = fits and isinstance(type_.shape[axes[0]], int)  # not beside the samples
+    return CutPoint(name, type_, axes[0], nonnegative) if alone else None
 
 
 def _continues(graph: Graph, before: CutPoint, point: CutPoint) -> bool:

@@ -21,7 +21,6 @@ from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
 from gngraph.importing.proof import Expected, expected_of, prove
 from gngraph.importing.reached import Reached
-from gngraph.importing.samples_apart import with_samples_apart
 from gngraph.importing.surroundings import plain_torch
 from gngraph.importing.trace import trace
 from gngraph.importing.tracer import reason_of
@@ -128,7 +127,7 @@ def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: 
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
     graph = built(module, joint, evaluated.root, trained.unlike, example, known)
-    graph = with_heads(with_samples_apart(graph))
+    graph = with_heads(graph)
     graph = with_decided(graph, evaluated.decided.axes | trained.decided.axes)
     try:
         vet(graph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from gngraph.ir import Graph, Node
+from gngraph.ir import BATCH, Graph, Node
 from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.added_products import ADDED_PRODUCTS
 from gngraph.ops.reshape import carrying, sparing
@@ -38,7 +38,8 @@ def with_heads(graph: Graph) -> Graph:
         if node.op == "reshape" and node.attrs["regroup"]:
             regroup, before = carrying(operands, axis)
             nodes[name] = replace(node, attrs={**node.attrs, "regroup": regroup})
-            sources = [(0, 0, before[0])] if len(before) == 1 else []
+            merged = [own for own in before if operands.tensor().shape[own] not in (1, BATCH)] or [before[0]]
+            sources = [(0, 0, merged[0])] if len(merged) == 1 else []
         else:
             sources = list(_sources(operands, item, axis))
         waiting += [(node.inputs[index], part, own) for index, part, own in sources]
@@ -73,7 +74,7 @@ def _kept_by_products(graph: Graph, node: Node) -> Iterator[_Axis]:
         sources = list(_sources(operands, 0, axis))
         if len(sources) > 1:
             for index, _, own in sources:
-                if isinstance(operands.tensor(index).shape[own], int):
+                if operands.tensor(index).shape[own] != BATCH:
                     yield node.inputs[index], 0, own
 
 

@@ -54,7 +54,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     position = 0
     for axis in range(len(operands.tensor().shape)):
         if axis in dims:
-            if counts:
+            if counts and isinstance(operands.tensor().shape[axis], int):
                 rules.count(axis)
             else:
                 rules.freeze(rules.layout(0, axis), f"{operands.node.op} reduces over it")

@@ -69,7 +69,8 @@ def _repeat_channels(rules: ChannelRules, operands: Operands) -> None:
     for axis, entry in enumerate(entries):
         hold_size(rules, operands, ("sizes", axis), None)
         layout, times = rules.layout(0, axis - shift) if axis >= shift else None, known_size(entry, operands)
-        if layout is not None and (not isinstance(times, int) or len(layout) * times > REPETITIONS):
+        among_samples = axis >= shift and isinstance(operands.tensor().shape[axis - shift], str) and times != 1
+        if layout is not None and (among_samples or not isinstance(times, int) or len(layout) * times > REPETITIONS):
             rules.freeze(layout, f"it is repeated {times} times")
         elif layout is not None and isinstance(times, int):
             rules.set(axis, layout * times)

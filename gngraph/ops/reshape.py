@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Dim, Node, Ref, TensorType, Type
+from gngraph.ir import BATCH, Attr, Dim, Node, Ref, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_inputs, read_attrs
 from gngraph.ops.sizes import factors, hold_size, known_size, product, quotient, size_layout
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
@@ -26,7 +26,7 @@ REPETITIONS = 256
 
 
 def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) -> Layout | None:
-    """Layout of the row-major product of `axes` of the first input.
+    """Layout of the row-major product of `axes` of the first input; where samples are among them, that of one sample.
 
     The first axis with channels, of more than one where there are such, keeps them: entries behind it become entries of each
     channel, constant axes in front repeat its layout. A second axis with channels would interleave, and is frozen.
@@ -37,7 +37,8 @@ def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) 
         axes: of its first input, in order, neighbours.
     """
     shape = operands.tensor().shape
-    found = [axis for axis in axes if rules.layout(0, axis) is not None]
+    entries = [factors(shape[axis])[0] for axis in axes]  # of one sample
+    found = [axis for axis in axes if rules.layout(0, axis) is not None and shape[axis] != BATCH]
     if not found:
         return None
     first = next((axis for axis in found if shape[axis] != 1), found[0])
@@ -45,17 +46,21 @@ def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) 
         if axis != first:
             rules.freeze(rules.layout(0, axis), "it is flattened together with another axis with channels")
     layout = rules.layout(0, first)
-    before = [shape[axis] for axis in axes if axis < first]
-    behind = [shape[axis] for axis in axes if axis > first]
-    if any(isinstance(d, str) for d in (*before, *behind)):
-        rules.freeze(layout, "it is flattened together with the batch axis")
+    if not _samples_first([shape[axis] for axis in axes]):
+        rules.freeze(layout, "it is flattened with the batch axis behind other axes")
         return None
-    times, inner = (math.prod(int(d) for d in dims) for dims in (before, behind))
+    times, inner = (math.prod(part) for part in (entries[: first - axes[0]], entries[first - axes[0] + 1 :]))
     if times > REPETITIONS:
         rules.freeze(layout, f"it is flattened behind an axis of {times} entries")
         return None
     assert layout is not None
     return tuple(type(s)(s.var, s.size, s.inner * inner) for s in layout) * times
+
+
+def _samples_first(dims: Sequence[Dim]) -> bool:
+    """Whether samples stand before all else in the product of some axes, or in none of them."""
+    real = [isinstance(dim, str) for dim in dims if dim != 1]
+    return not any(real[1:])
 
 
 def _flatten_span(operands: Operands) -> tuple[int, int]:
@@ -178,14 +183,13 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
     unflattens = operands.node.attrs["method"] == "unflatten"
     result: list[tuple[int, int, int]] = []
     for before, behind in _groups(operands.tensor().shape, new) or ():
-        dims = [new[axis] for axis in behind]
-        whole = product(*dims)
+        dims = [factors(new[axis])[0] for axis in behind]  # of one sample
         real = [i for i, dim in enumerate(dims) if dim != 1] or [0]
-        parts = len(real) > 2 and isinstance(dims[real[0]], int) and int(dims[real[0]]) <= 4
-        chosen = [i for i, dim in enumerate(dims) if dim == whole]
+        parts = len(real) > 2 and dims[real[0]] <= 4
+        chosen = real if len(real) == 1 else []
         if not unflattens:
-            chosen += [i for i, axis in enumerate(behind) if entries[axis] == -1]
-        chosen += [i for i, axis in enumerate(behind) if isinstance(entries[axis], Ref)]
+            chosen += [i for i in real if entries[behind[i]] == -1]
+        chosen += [i for i in real if isinstance(entries[behind[i]], Ref)]
         result.append((len(before), len(behind), [*chosen, real[1] if parts else real[0]][0]))
     return tuple(result)
 
@@ -262,17 +266,18 @@ def _spread(
     sizes = {axis: size_layout(rules, operands, entries[axis]) or () for axis in axes}
     carrier = next((axis for axis in axes if not own.isdisjoint(s.var for s in sizes[axis])), carrier)
     carried: Layout | None = None
-    if layout is not None and all(isinstance(new[axis], int) for axis in axes):
+    if layout is not None and _samples_first([new[axis] for axis in axes]):
+        number = {axis: factors(new[axis])[0] for axis in axes}  # of entries of one sample
         outer, inner = (
-            math.prod(int(new[axis]) for axis in part)
+            math.prod(number[axis] for axis in part)
             for part in (range(axes.start, carrier), range(carrier + 1, axes.stop))
         )
         reason = "it is reshaped across its channels"
-        parts = rules.divide(layout, [inner * int(new[carrier])] * outer, reason)
+        parts = rules.divide(layout, [inner * number[carrier]] * outer, reason)
         part = rules.unify(parts) if parts[0] is not None else None
         carried = rules.group(part, inner, reason)
     elif layout is not None:
-        rules.freeze(layout, "it is reshaped together with the batch axis")
+        rules.freeze(layout, "it is reshaped with the batch axis behind other axes")
     for axis in axes:
         part = carried if axis == carrier else None
         hold_size(rules, operands, ("shape", axis), part)

@@ -137,6 +137,45 @@ register(
     )
 )
 
+# --- windows
+
+
+def _infer_windows(operands: Operands) -> Type:
+    x, attrs = operands.tensor(), operands.node.attrs
+    axis, size, step = attrs["dimension"] % len(x.shape), attrs["size"], attrs["step"]
+    length = x.shape[axis]
+    if not all(isinstance(number, int) for number in (length, size, step)) or not 0 < size <= length or step < 1:
+        raise IRError(
+            f"node '{operands.node.name}' (windows) cannot cut windows of {size} in steps of {step} out of '{length}'"
+        )
+    return TensorType(x.dtype, (*x.shape[:axis], (length - size) // step + 1, *x.shape[axis + 1 :], size))
+
+
+def _windows_channels(rules: ChannelRules, operands: Operands) -> None:
+    """What windows are cut of stays; they stand behind all other axes."""
+    axis = operands.node.attrs["dimension"] % len(operands.tensor().shape)
+    freeze_axes(rules, operands, {axis}, "windows are cut out of it")
+    rules.set(axis, None)
+
+
+def _emit_windows(emitter: Emitter, node: Node) -> fx.Node:
+    numbers = (node.attrs[name] for name in ("dimension", "size", "step"))
+    return emitter.method("unfold", emitter.value(node.inputs[0]), *numbers)
+
+
+register(
+    OpSpec(
+        "windows",
+        _infer_windows,
+        _windows_channels,
+        _emit_windows,
+        channelwise=True,
+        linear=True,
+        nonnegative=with_first,
+        functions={"unfold": Call(signature("input dimension size step"))},
+    )
+)
+
 # --- shuffles
 
 

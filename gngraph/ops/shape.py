@@ -11,10 +11,9 @@ from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, regi
 from gngraph.ops.traits import with_first
 
 
-def order_of(node: Node, rank: int) -> tuple[int, ...]:
-    """The axes of what a permute or transpose reads, of `rank` axes, in the order that they have in its value."""
-    attrs = node.attrs
-    if node.op == "permute":
+def _order(operands: Operands) -> tuple[int, ...]:
+    rank, attrs = len(operands.tensor().shape), operands.node.attrs
+    if operands.node.op == "permute":
         return tuple(d % rank for d in attrs["dims"])
     order = list(range(rank))
     a, b = attrs["dim0"] % rank, attrs["dim1"] % rank
@@ -24,11 +23,11 @@ def order_of(node: Node, rank: int) -> tuple[int, ...]:
 
 def _infer_permute(operands: Operands) -> Type:
     x = operands.tensor()
-    return TensorType(x.dtype, tuple(x.shape[d] for d in order_of(operands.node, len(x.shape))))
+    return TensorType(x.dtype, tuple(x.shape[d] for d in _order(operands)))
 
 
 def _permute_channels(rules: ChannelRules, operands: Operands) -> None:
-    for axis, source in enumerate(order_of(operands.node, len(operands.tensor().shape))):
+    for axis, source in enumerate(_order(operands)):
         rules.set(axis, rules.layout(0, source))
 
 

@@ -110,7 +110,8 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
     """The integer, or the reference to a size, at `path` gives the length of an axis with this layout.
 
     An integer is measured; -1 and None follow by themselves. So is a size that does not grow as the axis does (the heads that are
-    merged to a width read off the stream): once the two part, the number that it was stands in its place.
+    merged to a width read off the stream): once the two part, the number that it was stands in its place. A size of so many
+    entries a sample grows with the axis.
 
     Args:
         rules: of the analysis under way.
@@ -125,12 +126,19 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
             return
         if isinstance(known_size(attr, operands), int):
             rules.measure(path, layout or ())
+        elif layout and other and _length(layout) == _length(other):
+            rules.unify([layout, other])
         else:
             reason = "a shape is computed from the size of another axis"
             rules.freeze(layout, reason)
             rules.freeze(other, reason)
     elif attr is not None and attr != -1:
         rules.measure(path, layout)
+
+
+def _length(layout: Layout) -> int:
+    """Entries of an axis, or a size, that a layout accounts for."""
+    return sum(segment.length for segment in layout)
 
 
 def _infer_size(operands: Operands) -> Type:
@@ -294,24 +302,36 @@ def _arithmetic_channels(rules: ChannelRules, operands: Operands) -> None:
     name = operands.node.attrs["function"]
     layouts = [size_layout(rules, operands, attr) for attr in (a, b)]
     if layouts == [None, None]:
+        if name == "mul":
+            _of_samples(rules, operands)
         return
     first, second = layouts
     if name in ("add", "sub"):
         sign = 1 if name == "add" else -1
         rules.set(0, (first or ()) + scaled(second or (), sign))
     elif name == "mul" and None in layouts and (factor := known_size(b if first else a, operands)) is not None:
-        if isinstance(factor, int):
-            rules.set(0, scaled(first or second or (), factor))
-            return
-        freeze_inputs(rules, operands, "its size is multiplied by another")
+        rules.set(0, scaled(first or second or (), factors(factor)[0]))
     elif name == "floordiv" and second is None and isinstance(divisor := known_size(b, operands), int) and first:
         size = known_size(a, operands)
+        if isinstance(size, str) and divisor == factors(size)[0] == _length(first):  # which leaves the samples
+            rules.measure(("operands", 1), first)
+            return
         if isinstance(size, int) and size % divisor == 0:
             rules.set(0, scaled(first, Fraction(1, divisor)))
             return
         freeze_inputs(rules, operands, f"its size is divided by {divisor}, which leaves a rest")
     else:
         freeze_inputs(rules, operands, "its size is computed with")
+
+
+def _of_samples(rules: ChannelRules, operands: Operands) -> None:
+    """Samples times a number may be those of heads that go with them along one axis: the number has channels of its own."""
+    pair = _operands(operands)
+    for i, (number, samples) in enumerate((pair, pair[::-1])):
+        if isinstance(number, int) and isinstance(known_size(samples, operands), str):
+            heads = rules.blank(number)
+            rules.measure(("operands", i), heads)
+            rules.set(0, heads)
 
 
 def scaled(layout: Layout, factor: Fraction | int) -> Layout:

@@ -23,7 +23,7 @@ EPS = 1e-5
 
 
 def channel_axis(graph: Graph, spaces: ChannelSpaces, value: str) -> int | None:
-    """The one axis of a value that has channels, or None where there is none or are several.
+    """The one axis of a value that has channels, or None where there is none, are several, or samples stand beside them.
 
     Args:
         graph: has the value.
@@ -31,10 +31,10 @@ def channel_axis(graph: Graph, spaces: ChannelSpaces, value: str) -> int | None:
         value: name of its node.
     """
     type_ = graph.nodes[value].type
-    axes = (
-        [a for a in range(1, len(type_.shape)) if (value, a) in spaces.layouts] if isinstance(type_, TensorType) else []
-    )
-    return axes[0] if len(axes) == 1 else None
+    if not isinstance(type_, TensorType):
+        return None
+    axes = [axis for axis in range(1, len(type_.shape)) if (value, axis) in spaces.layouts]
+    return axes[0] if len(axes) == 1 and isinstance(type_.shape[axes[0]], int) else None
 
 
 def not_skipped(graph: Graph, spaces: ChannelSpaces, at: str, source: str) -> str | None:

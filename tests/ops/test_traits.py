@@ -106,6 +106,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: images(nn.Identity(), nn.Dropout(), StochasticDepth(0.1, "row"), lambda y: y.contiguous()),
         (3, 6, 6),
     ),
+    "windows": (lambda: images(lambda y: y.unfold(2, 3, 2).flatten(3)), (3, 6, 6)),
     "pieces": (
         lambda: images(
             lambda y: torch.cat(y.chunk(2, 1), 1), lambda y: torch.split(y, [2, 4], 3)[1],
