@@ -375,7 +375,7 @@ REDUCTIONS: dict[str, Case] = {
     "sums of exponentials": function(lambda y: y.logsumexp((2, 3), keepdim=True) * torch.norm(y, p=1, dim=3, keepdim=True)),
     "largest positions": function(lambda y: torch.topk(y.flatten(2), 4)[0].reshape(-1, 8, 2, 2)),
     "place of the largest": function(lambda y: y * y.argmax(3, keepdim=True)),
-    "maximum of the channels": function(lambda y: y * torch.amax(y, dim=1, keepdim=True), free=0),
+    "maximum of the channels": function(lambda y: y * torch.amax(y, dim=1, keepdim=True)),
     "largest channels": function(lambda y: y.topk(4, dim=1)[0], free=0, behind=4),
 }  # fmt: skip
 

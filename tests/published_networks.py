@@ -82,6 +82,19 @@ class SplitAttention(nn.Module):
         return (x * y).sum(dim=1).contiguous()
 
 
+class SpatialAttention(nn.Module):
+    """CBAM's: positions are weighted by the mean and the largest of the channels there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(2, 1, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        y = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.gate(y))
+
+
 class Unequal(nn.Module):
     """EdgeNeXt's: the last of the parts of the channels is smaller than the others, which are convolved one after the other."""
 
@@ -181,6 +194,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "heads beside samples, of maps": lambda: Net(BesideSamples(of_maps)),
     "heads beside samples, fused": lambda: Net(BesideSamples(fused)),
     "windows around blocks": lambda: Net(Halo()),
+    "spatial attention": lambda: Net(SpatialAttention()),
     "a chunk of unequal parts": lambda: Net(Unequal(lambda x: x.chunk(3, dim=1))),
     "a split with a rest": lambda: Net(Unequal(lambda x: torch.split(x, 3, dim=1))),
 }

@@ -1,6 +1,6 @@
 """Ops that reduce whole axes to one number: statistics, extrema, norms.
 
-Means and variances count whichever channels there are; what others reduce over is frozen.
+Means, variances and extrema of one axis count whichever channels there are; what others reduce over is frozen.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ def _infer(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     dims, keep = reduced_axes(operands), bool(operands.node.attrs.get("keepdim"))
     items = len(operands.node.type.items) if isinstance(operands.node.type, TupleType) else 1
-    counts = lookup(operands.node.op).counts is not None and 0 not in dims  # over samples there is no statistic of one
+    statistics = lookup(operands.node.op).counts
+    counts = statistics is not None and 0 not in dims  # over samples there is no statistic of one
+    if statistics is not None and statistics.extremum:
+        segments = [segment for axis in dims for segment in rules.layout(0, axis) or ()]
+        single = len({segment.var for segment in segments}) == sum(segment.inner for segment in segments)
+        counts = counts and len(dims) == 1 and single
     position = 0
     for axis in range(len(operands.tensor().shape)):
         if axis in dims:
@@ -98,7 +103,12 @@ _REDUCTIONS: list[tuple[str, Callable[..., Any], tuple[Callable[..., Any] | str,
     ("var_mean", torch.var_mean, (), _SPREAD, ("correction",)),
     ("std_mean", torch.std_mean, (), _SPREAD, ("correction",)),
 ]
-_COUNTS = {"mean": ChannelStatistics(norm=False), "var": ChannelStatistics(norm=False, square=True)}
+_COUNTS = {
+    "mean": ChannelStatistics(norm=False),
+    "var": ChannelStatistics(norm=False, square=True),
+    "amax": ChannelStatistics(norm=False, extremum=1),
+    "amin": ChannelStatistics(norm=False, extremum=-1),
+}
 for _name, _function, _others, _text, _optional in _REDUCTIONS:
     register(
         OpSpec(

@@ -87,8 +87,8 @@ class ChannelStatistics:
     """An op that takes statistics over entries of an axis that may hold channels, whichever channels there are.
 
     A norm gives (x - mean) / sqrt(variance + eps) * scale + shift, with mean and variance over its last axis, or over all but that
-    of the samples; one that is not centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean, or
-    one that is a square.
+    of the samples; one that is not centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean,
+    one that is a square, or an extremum, which it takes over one axis.
 
     Attributes:
         norm: whether it is a norm.
@@ -97,6 +97,7 @@ class ChannelStatistics:
         scale, shift: roles of what a norm multiplies and adds, where the node has them.
         eps: name of a norm's attribute; None in it is the smallest step of the dtype.
         square: whether what is reduced to is a variance, with the attribute "correction".
+        extremum: 1 where what is reduced to is the largest entry, -1 where it is the smallest, else 0.
     """
 
     norm: bool = True
@@ -106,6 +107,7 @@ class ChannelStatistics:
     shift: str = "bias"
     eps: str = "eps"
     square: bool = False
+    extremum: int = 0
 
     def axes(self, node: Node, rank: int) -> tuple[int, ...]:
         """The axes of a node's first input, of `rank` axes, over which it takes statistics, sorted."""

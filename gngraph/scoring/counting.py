@@ -107,10 +107,12 @@ class WithoutChannel:
     def _reduced(
         self, batch: Collected, counter: _Counter, counts: ChannelStatistics
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """That of a mean or a variance over what stays."""
-        node, bands, edge = counter.node, counter.bands, Edge(counter.node.name)
+        """That of a mean, a variance or an extremum over what stays."""
+        node, bands = counter.node, counter.bands
         x, axis = batch.values[node.inputs[0]], bands[0].axis
-        rank, axes = x.dim(), counts.axes(node, x.dim())
+        axes = counts.axes(node, x.dim())
+        if counts.extremum:
+            return _of_change(batch, counter, axes, _next_extremum(x, axis, bands, counts.extremum))
         rest = [a for a in axes if a != axis]
         all_ = math.prod(x.shape[a] for a in axes)
         own = all_ // x.shape[axis] * sum(band.inner for band in bands)
@@ -128,14 +130,30 @@ class WithoutChannel:
             total = squares.sum(tuple(axes), keepdim=True)
             stays = total - owned(squares) - (all_ - own) * away.square()
             away = stays / (all_ - own - correction) - total / (all_ - correction)
-        found = []
-        for gradient, lead in ((batch.gradient[edge], 1), (batch.factors[edge], 2)):
-            if not node.attrs.get("keepdim"):
-                for a in axes:
-                    gradient = gradient.unsqueeze(a + lead - 1)
-            product = (gradient * away).movedim(axis + lead - 1, -1)
-            found.append(product.flatten(lead, -2).sum(lead) if rank > 2 else product)
-        return found[0], found[1]
+        return _of_change(batch, counter, axes, away)
+
+
+def _of_change(
+    batch: Collected, counter: _Counter, axes: Sequence[int], away: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The effect of each channel's change of a statistic over some axes, which has its place along the axis of the channels."""
+    node, edge, axis = counter.node, Edge(counter.node.name), counter.bands[0].axis
+    found = []
+    for gradient, lead in ((batch.gradient[edge], 1), (batch.factors[edge], 2)):
+        if not node.attrs.get("keepdim"):
+            for a in axes:
+                gradient = gradient.unsqueeze(a + lead - 1)
+        product = (gradient * away).movedim(axis + lead - 1, -1)
+        found.append(product.flatten(lead, -2).sum(lead) if away.dim() > 2 else product)
+    return found[0], found[1]
+
+
+def _next_extremum(x: torch.Tensor, axis: int, bands: Sequence[Band], sign: int) -> torch.Tensor:
+    """By how much the extremum of an axis changes without each of the channels, along that axis: to the next one, or not at all."""
+    ahead, at = (sign * x).topk(min(2, x.shape[axis]), axis)
+    first, second = ahead.narrow(axis, 0, 1), ahead.narrow(axis, ahead.shape[axis] - 1, 1)
+    change = torch.zeros_like(x).scatter(axis, at.narrow(axis, 0, 1), sign * (second - first))
+    return torch.stack([change.narrow(axis, band.start, band.size) for band in bands]).sum(0)
 
 
 def _channels_last(value: torch.Tensor, counts: ChannelStatistics, axis: int = 1) -> torch.Tensor:

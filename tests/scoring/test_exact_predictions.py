@@ -210,12 +210,26 @@ class Centred(nn.Module):
         return out.flatten(1)
 
 
+class Extreme(nn.Module):
+    """The largest and the smallest of the channels, read beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        out: Tensor = self.head(y) + y.amax(1, keepdim=True) - y.amin(1).unsqueeze(1)
+        return out.flatten(1)
+
+
 COUNTED: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: Normed(nn.LayerNorm),
     "rms norm": lambda: Normed(nn.RMSNorm),
     "plain norm": lambda: Normed(lambda width: nn.LayerNorm(width, elementwise_affine=False)),
     "whole norm": WhollyNormed,
     "means": Centred,
+    "extrema": Extreme,
 }
 """Networks whose spaces norms and means count: removals alone are predicted there."""
 
