@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.share import share_free_both_ways, share_in_free_spaces
@@ -59,3 +60,15 @@ def test_parts_of_which_one_loses_a_channel_are_listed() -> None:
     new = morph(graph, spaces, [PruneChannel(parts[-1], 0), *[NewChannel(parts[-1])] * 3]).graph
     assert new.nodes[chunk.name].attrs["pieces"] == (3, 3, 4)
     assert to_torch(new)(example).shape == (2, 3)
+
+
+def test_the_last_group_that_is_left_is_counted() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 1))
+    example = torch.randn(2, 3, 4, 4)
+    graph = from_torch(network, example)
+    (groups,) = ChannelSpaces.of(graph).free
+    fewer = morph(graph, ChannelSpaces.of(graph), [PruneChannel(groups.name, 0)]).graph
+    assert [node.op for node in fewer.nodes.values()] == ["input", "conv2d", "whole_norm", "conv2d"]
+    assert next((space.size, space.frozen) for space in ChannelSpaces.of(fewer)) == (4, None)
+    again = from_torch(to_torch(fewer), example)
+    assert [node.op for node in again.nodes.values()] == [node.op for node in fewer.nodes.values()]

@@ -13,6 +13,7 @@ from gngraph.errors import IRError
 from gngraph.ir import Draft, Graph, Node, OpaqueType
 from gngraph.ir.types import refs_in, with_integer
 from gngraph.ops import draft_of, lookup
+from gngraph.ops.norm_across import of_one_group
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.computed_weights import computing, give_weight, plain_weights
 from gngraph.rewrite.counting import ChannelStart, Stream, count_only, kept_entries, scaled_eps, stream_of
@@ -158,9 +159,8 @@ def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Map
         if attrs != old:
             gone = set(refs_in(tuple(old.values()))).difference(refs_in(tuple(attrs.values())))
             node, unread = draft.node(name), unread or bool(gone)
-            draft.put(
-                replace(node, inputs=tuple(i for i in node.inputs if i not in gone), attrs={**node.attrs, **attrs})
-            )
+            op, attrs = of_one_group(node.op, {**node.attrs, **attrs})
+            draft.put(replace(node, op=op, inputs=tuple(i for i in node.inputs if i not in gone), attrs=attrs))
     if unread:
         draft.remove_unread(node.name for node in graph.nodes.values() if isinstance(node.type, OpaqueType))
 
