@@ -122,7 +122,10 @@ JOBS: Mapping[str, Job[Any]] = {
     "extend": Job(ExtendOptions, lambda _: GaussNewtonGrowth(narrows=False), _extended, ReworkOptions.run),
     "reshape": Job(ReshapeOptions, lambda _: GaussNewtonGrowth(), _reshaped, ReworkOptions.run),
     "shrink": Job(
-        ShrinkOptions, lambda _: GaussNewtonGrowth(GaussNewton(kinds=("prune",))), _shrunken, ReworkOptions.run
+        ShrinkOptions,
+        lambda _: GaussNewtonGrowth(GaussNewton(kinds=("prune",)), widens=False),
+        _shrunken,
+        ReworkOptions.run,
     ),
 }
 """Jobs by name, which is the title of their options.
@@ -131,6 +134,6 @@ JOBS: Mapping[str, Job[Any]] = {
 0 along a cosine: "extend" adds a share of params and FLOPs, "reshape" keeps what there is, "shrink" keeps a share of the FLOPs, and
 of the params, which become no more. Widths follow what they are worth (`gngraph.search.widths`): where the network is too narrow
 for its budget it gets learned splits and exact new channels, where it is too wide it loses the channels that the loss misses
-least, which are rebuilt from those that stay. A rewrite of which the loss rises more than was predicted is refused, but for one
-that must shrink the network.
+least, which are rebuilt from those that stay. "shrink" makes nothing wider: what new channels take others lose, and little training
+is left for them. A rewrite of which the loss rises more than was predicted is refused, but for one that must shrink the network.
 """

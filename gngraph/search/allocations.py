@@ -68,17 +68,20 @@ class ByWorth:
         least = dict(plan.selection.widths)
         if situation.target == situation.budget:
             narrow = {name: min(least[name], situation.steps.get(name, 1)) for name in names}
-            best = allocated(situation.model, {**least, **narrow}, worth, situation.budget, steps=situation.steps)
+            best = allocated(
+                situation.model, {**least, **narrow}, worth, situation.budget, steps=situation.steps, most=plan.most
+            )
             fits = situation.budget.allows(plan.selection.cost)
             wide = {n for n in plan.removable if n in worth and least[n] > best[n] * (TOLERANCE if fits else 1)}
             least |= {name: best[name] for name in wide}
-        return allocated(situation.model, least, worth, situation.target, steps=situation.steps)
+        return allocated(situation.model, least, worth, situation.target, steps=situation.steps, most=plan.most)
 
     def fill(self, situation: Situation, plan: Plan) -> Iterable[Morphism]:
         """New channels; they preserve the function."""
         worth, chosen = self._worths(situation, plan.open(situation.spaces)), plan.selection
         least, cost = _evened(situation, chosen)
-        return _widened(plan, allocated(situation.model, least, worth, situation.target, cost, steps=situation.steps))
+        steps, most = situation.steps, plan.most
+        return _widened(plan, allocated(situation.model, least, worth, situation.target, cost, steps=steps, most=most))
 
     def _worths(self, situation: Situation, names: list[str]) -> dict[str, float]:
         return worths(self._measured(situation), [situation.spaces[name] for name in names])

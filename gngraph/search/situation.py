@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -65,12 +65,14 @@ class Plan:
         learned: their morphisms.
         exact: what the allocation rule makes of the rest of the round's budget.
         removable: spaces whose channels may be removed.
+        most: space -> the width that it does not grow beyond; where there is none, there is no such.
     """
 
     selection: Selection
     learned: tuple[Morphism, ...] = ()
     exact: tuple[Morphism, ...] = ()
     removable: Collection[str] = ()
+    most: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def morphisms(self) -> tuple[Morphism, ...]:

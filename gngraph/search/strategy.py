@@ -56,6 +56,7 @@ class GaussNewtonGrowth:
         selection: "joint" or "additive".
         allocation: a name of `ALLOCATIONS`.
         narrows: whether channels may be removed, where the analysis scores that.
+        widens: whether a space may become wider than it is, where the allocation goes by worths.
 
     Raises:
         PassError: there is no such allocation rule.
@@ -65,6 +66,7 @@ class GaussNewtonGrowth:
     selection: str = "joint"
     allocation: str = "worth"
     narrows: bool = True
+    widens: bool = True
 
     def __post_init__(self) -> None:
         if self.allocation not in ALLOCATIONS:
@@ -106,4 +108,5 @@ class GaussNewtonGrowth:
     def _plan(self, situation: Situation, selection: Selection, learned: tuple[Morphism, ...] = ()) -> Plan:
         """A plan of which the exact part is open."""
         prunes = {c.morphism.space for c in situation.scores.candidates if c.morphism.kind == "prune"}
-        return Plan(selection, learned, removable=prunes if self.narrows else ())
+        most = {} if self.widens else situation.model.widths
+        return Plan(selection, learned, removable=prunes if self.narrows else (), most=most)

@@ -59,6 +59,7 @@ def allocated(
     cost: Cost | None = None,
     *,
     steps: Mapping[str, int] = MappingProxyType({}),
+    most: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Widths within a budget, none below `start`, for which the sum of worth / width^`POWER` over the spaces of `worth` is least.
 
@@ -72,6 +73,7 @@ def allocated(
         budget: bounded on one side at least.
         cost: of the network at `start`, where the model alone does not say it (a layer that is to be inserted).
         steps: space -> what a width that grows is a multiple of; where there is none, 1.
+        most: space -> the width that it does not grow beyond, be that a multiple or not; where there is none, there is no such.
     """
     bounded = [side is not None for side in budget.sides]
     fineness = {1: 1, 2: TRADES - 1, 3: TRADES // 2}[sum(bounded)]
@@ -81,7 +83,7 @@ def allocated(
         for parts in lattice
         if all(part == 0 or one for part, one in zip(parts, bounded, strict=True))
     ]
-    found = [_filled(model, start, worth, budget, share, cost or model.of(start), steps) for share in shares]
+    found = [_filled(model, start, worth, budget, share, cost or model.of(start), steps, most) for share in shares]
     return min(found, key=lambda widths: sum(w / widths[name] ** POWER for name, w in worth.items()))
 
 
@@ -102,6 +104,7 @@ def _filled(
     share: tuple[float, ...],
     cost: Cost,
     steps: Mapping[str, int],
+    most: Mapping[str, int],
 ) -> dict[str, int]:
     now, names = dict(start), list(worth)
     # The value of a channel for its cost only falls as the network grows, so what was computed earlier bounds it from above: the
@@ -112,9 +115,10 @@ def _filled(
         name = names[i]
         n = now[name]
         wider = raised(n, steps.get(name, 1))
+        wider = min(wider, most.get(name, wider))
         marginal = model.marginal(name, now, wider - n)
         rank = -worth[name] * (n**-POWER - wider**-POWER) / max(_price(marginal, budget, share), 1e-30)
-        if not budget.allows(cost + marginal):
+        if wider <= n or not budget.allows(cost + marginal):
             heapq.heappop(queue)
         elif rank > bound:
             heapq.heapreplace(queue, (rank, i))

@@ -85,6 +85,28 @@ def test_a_shrunken_network_has_no_more_parameters() -> None:
     assert cost(small).flops <= 0.5 * cost(graph).flops and cost(small).params <= cost(graph).params
 
 
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_a_shrunken_network_is_nowhere_wider(multiple: int) -> None:
+    """By its worth a bottleneck would be, with channels that are still to be learned, in place of those that the network uses."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Flatten(),
+        nn.Linear(64, 6),
+        nn.ReLU(),
+        nn.Linear(6, 48),
+        nn.ReLU(),
+        nn.Linear(48, 48),
+        nn.ReLU(),
+        nn.Linear(48, 10),
+    ]
+    graph = from_torch(nn.Sequential(*layers), torch.zeros(2, 1, 8, 8))
+    graph = Trainer(problem(), TrainOptions()).train(graph, Stretch(2)).graph
+    result = gngraph.shrink(graph, problem(), to=0.7, round_to=multiple, epochs=0)
+    before, after = ({s.name: s.size for s in ChannelSpaces.of(g).free} for g in (graph, result.graph))
+    assert all(after[name] <= width for name, width in before.items()) and next(iter(after.values())) == 6
+    assert 0.5 * cost(graph).flops < cost(result.graph).flops <= 0.7 * cost(graph).flops
+
+
 @pytest.mark.parametrize(("job", "share"), [("extend", 0.0), ("shrink", 1.0), ("shrink", -0.5)])
 def test_a_share_out_of_range_is_refused(trained: Graph, job: str, share: float) -> None:
     name = "by" if job == "extend" else "to"
