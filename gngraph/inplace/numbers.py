@@ -84,7 +84,10 @@ def numbers_of_forwards(module: nn.Module, before: Graph, after: Graph) -> dict[
     found: dict[NumberAt, tuple[Any, Any]] = {}
     torn: set[NumberAt] = set()
     for name, node in before.nodes.items():
-        pairs = dict(_changed(tuple(node.attrs.values()), tuple(after.nodes[name].attrs.values())))
+        other = after.nodes[name]
+        if other.op != node.op:  # a norm that is written out counts what it counted
+            continue
+        pairs = dict(_changed(tuple(node.attrs.values()), tuple(other.attrs.values())))
         for path in {node.scope, node.module or node.scope} if pairs else ():
             try:
                 held = vars(module.get_submodule(path))

@@ -22,6 +22,7 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer, Morphism, NewChannel, SplitChannel
 from gngraph.training.optimizer_state import carry_state, extract, restore
 from gngraph.training.training import trainable
+from tests.cross_attention import Packed
 
 
 class Blocks(nn.Module):
@@ -154,6 +155,12 @@ def test_what_a_norm_adds_to_the_variance_follows() -> None:
     assert module.norm.normalized_shape == (16,) and module.norm.eps == 1e-5 / 2 and module.eps == 1e-4 / 2
     assert torch.allclose(module(x), before, atol=1e-5)
     assert difference(module, wide, (x,)) is None
+
+
+def test_a_norm_that_would_be_written_out_holds_its_width() -> None:
+    torch.manual_seed(0)
+    module, x = Packed(), torch.randn(4, 7, 5)
+    assert "norm" in followed(module, from_torch(module, x), (x,)).held["stem"]
 
 
 def test_numbers_of_layers_with_a_forward_of_their_own_follow() -> None:
