@@ -173,6 +173,15 @@ class _Coupling:
         self._bind(param, axis, layout, "produce", "random")
         return self.sets.resolve(layout)
 
+    def see(self, role: str, axis: int) -> Layout | None:
+        key = param, _ = self._node.params[role], axis
+        self._declared.add((self._node.name, param, axis))
+        if key not in self._bound:
+            size = self.graph.params[param].data.shape[axis]
+            self._bound[key] = (Segment(self.sets.new(size), size),)
+        layout = self._bound[key]
+        return None if layout is None else self.sets.resolve(layout)
+
     def follow(self, role: str, axis: int, layout: Layout | None, fresh: Fresh) -> None:
         self._bind(self._node.params[role], axis, layout, "follow", fresh)
 
@@ -210,10 +219,13 @@ class _Coupling:
         return bool(alone) and all(c is not None and not c.norm and axis in c.axes(user, rank) for user, c in counts)
 
     def unread(self) -> bool:
-        name = self._node.name
-        ops = [lookup(self.graph.nodes[user].op) for user in self.graph.users(name)]
-        sized = isinstance(self._node.type, TensorType) and all(spec.of_sizes for spec in ops)
-        return name not in self.graph.outputs and (sized or not ops)
+        return self._is_unread(self._node)
+
+    def _is_unread(self, node: Node) -> bool:
+        users = [self.graph.nodes[user] for user in self.graph.users(node.name)]
+        seen = (lookup(u.op).of_sizes or (lookup(u.op).rearranges and self._is_unread(u)) for u in users)
+        sized = isinstance(node.type, TensorType) and all(seen)
+        return node.name not in self.graph.outputs and (sized or not users)
 
     def measure(self, path: AttrPath, layout: Layout | None) -> None:
         if layout is not None:

@@ -17,6 +17,7 @@ from gngraph.importing.fx_computed import ComputedLayer, computed_layer, within_
 from gngraph.importing.fx_grouped import grouped_layer
 from gngraph.importing.fx_parts import part_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
+from gngraph.importing.fx_settled import same_parameter, settle_convolution
 from gngraph.importing.fx_shapes import rounded_up, shape_node
 from gngraph.importing.joining import Joined
 from gngraph.importing.norm_counters import COUNTER, counting
@@ -37,10 +38,9 @@ from gngraph.ir import (
     Ref,
     Slice,
     TensorType,
-    TupleType,
-    verify,
 )
-from gngraph.ir.types import dtype_name, dtype_of, refs_in, replace_refs
+from gngraph.ir.types import TupleType, dtype_name, dtype_of, refs_in, replace_refs
+from gngraph.ir.verify import verify
 from gngraph.lowering.probe import range_of
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.cast import CASTS
@@ -140,16 +140,17 @@ class _Builder:
             return
         elif not fx_node.meta.get(WITHOUT_GRADIENT) and (held := transposed_parameter(self, fx_node)) is not None:
             self.transposed[fx_node] = held
+        elif (held := same_parameter(self, fx_node)) is not None:
+            self.reads[fx_node] = held
         else:
-            key: Any = fx_node.target
-            self.call(fx_node, key)
+            settle_convolution(self, fx_node)
+            self.call(fx_node, fx_node.target)
 
     def layer(self, fx_node: fx.Node, layer: ComputedLayer) -> None:
         """A call that others belong to; where it does not fit, all of them are calls like others."""
-        node = layer.node(self, fx_node, self.reads)
+        node = replace(layer.node(self, fx_node, self.reads), scope=self.scope(fx_node))
         if self.infers(node):
-            self.add(fx_node, replace(node, scope=self.scope(fx_node)))
-            return
+            return self.add(fx_node, node)
         for inner in [n for n in self.traced.nodes if n in layer.within and n not in self.env] + [fx_node]:
             self.call(inner, inner.target)
 

@@ -108,6 +108,9 @@ class _Followed:
     def produce(self, role: str, axis: int) -> Layout:
         return ()
 
+    def see(self, role: str, axis: int) -> Layout | None:
+        return None
+
     def follow(self, role: str, axis: int, layout: Layout | None, fresh: Fresh) -> None: ...
 
     def consume(self, role: str, axis: int, layout: Layout | None) -> None: ...

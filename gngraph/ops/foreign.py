@@ -58,16 +58,27 @@ def _infer_parameter(operands: Operands) -> Type:
 
 
 def _parameter_channels(rules: ChannelRules, operands: Operands) -> None:
+    unread = rules.unread()
     for axis, size in enumerate(operands.params["value"].shape):
         if size != 1:
-            rules.set(axis, rules.produce("value", axis))
+            rules.set(axis, rules.see("value", axis) if unread else rules.produce("value", axis))
 
 
 def _emit_parameter(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.param(node.params["value"])
 
 
-register(OpSpec("parameter", _infer_parameter, _parameter_channels, _emit_parameter, channelwise=True, linear=True))
+register(
+    OpSpec(
+        "parameter",
+        _infer_parameter,
+        _parameter_channels,
+        _emit_parameter,
+        channelwise=True,
+        linear=True,
+        reads=lambda node, role: None,
+    )
+)
 
 
 def _foreign_channels(rules: ChannelRules, operands: Operands) -> None:

@@ -68,6 +68,9 @@ class ChannelRules(Protocol):
     def produce(self, role: str, axis: int) -> Layout:
         """A layout for a parameter axis that writes channels; the same one each time the parameter is read."""
 
+    def see(self, role: str, axis: int) -> Layout | None:
+        """The layout of a parameter axis that others say something of, where only its size and kind are read."""
+
     def follow(self, role: str, axis: int, layout: Layout | None, fresh: Fresh) -> None:
         """Axis `axis` of parameter `role` holds an entry (or `inner`) a channel of `layout`, of new ones as `fresh` says."""
 

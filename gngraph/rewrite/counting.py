@@ -99,7 +99,7 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
     roles = {slot.param for slot in space.slots if slot.role is not Role.CONSUME}
     written = {param for node in writers for param in graph.nodes[node].params.values() if param in roles}
     reads = {
-        slot.param: [node for node, _ in graph.readers(slot.param) if lookup(graph.nodes[node].op).looked_up is None]
+        slot.param: [node for node, role in graph.readers(slot.param) if _multiplies(graph.nodes[node], role)]
         for slot in space.slots
         if slot.role is Role.CONSUME
     }
@@ -107,6 +107,11 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
     if not quiet.issuperset(space.tied):  # what it starts with is read
         return None
     return Stream(start, frozenset(written), frozenset(quiet), frozenset(scales), norms)
+
+
+def _multiplies(node: Node, role: str) -> bool:
+    """Whether a node multiplies what it reads by a parameter, and does not look its rows up, or ask for its kind alone."""
+    return lookup(node.op).looked_up is None and lookup(node.op).reads(node, role) is not None
 
 
 def _is_norm(node: Node) -> bool:
