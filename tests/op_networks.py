@@ -104,7 +104,7 @@ NORMS: dict[str, Case] = {
     "instance norm with parameters": module(lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
     "functional instance norm": function(F.instance_norm),
     "functional batch norm": module(FunctionalBatchNorm),
-    "functional layer norm": module(ChannelsFirstNorm, free=0),
+    "functional layer norm": module(ChannelsFirstNorm),
     "rms norm": images(lambda m, y: m.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 8, norm=lambda: nn.RMSNorm(8)),
     "functional rms norm": images(
         lambda m, y: F.rms_norm(y.permute(0, 2, 3, 1), (8,), m.scale).permute(0, 3, 1, 2), 8, scale=weights(8)
