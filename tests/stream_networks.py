@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 Norm = Callable[[int], nn.Module]
 
@@ -160,6 +161,19 @@ class PoolFormer(nn.Module):
         return z
 
 
+class WeightNormed(nn.Module):
+    """A stream that a layer with weight norm writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = weight_norm(nn.Conv2d(3, 5, 2, 2)), nn.LayerNorm(5)
+        self.up, self.head = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(F.gelu(self.up(self.norm(self.stem(x).permute(0, 2, 3, 1)))).mean((1, 2)))
+        return y
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit": ViT,
     "vit rms": lambda: ViT(nn.RMSNorm),
@@ -172,6 +186,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "post-norm rms": lambda: ViT(nn.RMSNorm, post=True),
     "merged": Merged,
     "convnext": ConvNeXt,
+    "weight norm": WeightNormed,
     "poolformer": PoolFormer,
     "poolformer without weights": lambda: PoolFormer(lambda width: nn.GroupNorm(1, width, affine=False)),
 }

@@ -124,7 +124,8 @@ def rewrite(
         if param not in plain:
             draft.set_param(param, replace(graph.params[param], data=tensor))
     for param in plain:
-        _give_weight(draft, graph, param, data[param], gathers.get(param, []), edits)
+        said = any(param in edit.rows for edit in edits.values()) or any(param in s.written for s in streams.values())
+        _give_weight(draft, graph, param, data[param], gathers.get(param, []), drawn=not said)
     widths = {s.name: len(edits[s.name].map.source) if s.name in edits else s.size for s in spaces}
     follow_widths(draft, graph, spaces, widths)
     for name, stream in streams.items():
@@ -207,14 +208,14 @@ def _shares(layer: Node | None) -> bool:
 
 
 def _give_weight(
-    draft: Draft, graph: Graph, param: str, weight: torch.Tensor, gathers: list[Gather], edits: Mapping[str, SpaceEdit]
+    draft: Draft, graph: Graph, param: str, weight: torch.Tensor, gathers: list[Gather], *, drawn: bool
 ) -> None:
-    """Let the layer of `param` compute a weight, the new filters of which have no mean where nothing says what they start with."""
+    """Let the layer of `param` compute a weight, the new filters of which have no mean where they are `drawn` at random."""
     filters = next((gather.index for gather in gathers if gather.axis == 0), torch.arange(len(weight)))
-    if not any(param in edit.rows for edit in edits.values()):
+    if drawn:
         rows = weight.flatten(1)
-        drawn = (filters < 0).to(weight.device).unsqueeze(1)
-        weight = torch.where(drawn, rows - rows.mean(1, keepdim=True), rows).view_as(weight)
+        new = (filters < 0).to(weight.device).unsqueeze(1)
+        weight = torch.where(new, rows - rows.mean(1, keepdim=True), rows).view_as(weight)
     followed = _follow(graph.params[param].data, gathers)
     give_weight(draft, graph, computing(graph)[param], weight, filters.clamp(min=0), followed)
 
