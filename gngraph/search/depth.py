@@ -62,11 +62,12 @@ class Trial:
 
     Attributes:
         removed: how many layers it was without.
-        flops: of the network, of one sample.
+        params, flops: of the network, FLOPs of one sample.
         loss: on the judge split, after the training; infinite where that diverged.
     """
 
     removed: int
+    params: int
     flops: int
     loss: float
 
@@ -127,7 +128,8 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     def attempt(count: int) -> float:
         if count not in trials:
             made = at_budget(depths[count], budget, analyses)
-            trials[count] = Trial(count, cost(made).flops, training.loss(made))
+            size = cost(made)
+            trials[count] = Trial(count, size.params, size.flops, training.loss(made))
         return trials[count].loss
 
     best = _least(attempt, len(order))

@@ -34,7 +34,8 @@ AFFORDED = 0.16
 first, trains for some two thirds of that, so that it is a quarter of the run's training."""
 
 GAIN = 0.01
-"""Share of the loss by which a design must be better than the one that it is a step from."""
+"""Share of the loss by which a design must be better than the one that it is a step from; with every halving of the positions that
+its parameters are used at by `depth.MARGIN` more, for what is coarse learns soon, and gains less by a longer training."""
 
 LEADING = 6
 """Proposals that are tried before other depths are, those that decide what a layer costs; the rest follows, if it can be paid."""
@@ -69,13 +70,19 @@ class DesignTrial:
 
     Attributes:
         design: of the seed.
-        flops: of the network at the budget, of one sample.
+        params, flops: of the network at the budget, FLOPs of one sample.
         losses: on the judge split: after the first training and, of finalists, after longer ones.
     """
 
     design: Design
+    params: int
     flops: int
     losses: list[float] = field(default_factory=list)
+
+    @property
+    def positions(self) -> float:
+        """FLOPs for each parameter."""
+        return max(1, self.flops) / max(1, self.params)
 
     def record(self) -> dict[str, Any]:
         """As JSON, a loss that is not finite as None."""
@@ -83,6 +90,7 @@ class DesignTrial:
         return {
             "removed": self.design.removed,
             "changes": list(self.design.changes),
+            "params": self.params,
             "flops": self.flops,
             "losses": losses,
         }
@@ -170,7 +178,7 @@ class _Search:
         self.whole = epochs * len(self.problem.train)
         self.seed = graph
         self.trials = {
-            Design(trial.removed): DesignTrial(Design(trial.removed), trial.flops, [trial.loss])
+            Design(trial.removed): DesignTrial(Design(trial.removed), trial.params, trial.flops, [trial.loss])
             for trial in found.trials
         }
         self.start = Design(len(found.removed))
@@ -241,7 +249,9 @@ class _Search:
         return min(better, key=lambda design: self._loss(design, 1), default=self.start)
 
     def _helps(self, design: Design, other: Design, trial: int = 0) -> bool:
-        return self._loss(design, trial) < (1 - GAIN) * self._loss(other, trial)
+        halvings = math.log2(self.trials[other].positions / self.trials[design].positions)
+        margin = GAIN + depth.MARGIN * max(0.0, halvings)
+        return self._loss(design, trial) < (1 - margin) * self._loss(other, trial)
 
     def _loss(self, design: Design, trial: int = 0) -> float:
         return self.trials[design].losses[trial]
@@ -259,13 +269,13 @@ class _Search:
         made = self._at_budget(design)
         if made is None:
             return False
-        flops, training = cost(made).flops, TrialTraining(self.problem, self.options, self.length << again, again)
+        size, training = cost(made), TrialTraining(self.problem, self.options, self.length << again, again)
         kept = 0 if again else FINALISTS * 2 * self.length  # for the last trials
-        self.usual = self.usual or flops
-        if self.spent + flops * training.samples + self.usual * kept > AFFORDED * self.whole * self.usual:
+        self.usual = self.usual or size.flops
+        if self.spent + size.flops * training.samples + self.usual * kept > AFFORDED * self.whole * self.usual:
             return False
-        self.spent += flops * training.samples
-        self.trials.setdefault(design, DesignTrial(design, flops)).losses.append(training.loss(made))
+        self.spent += size.flops * training.samples
+        self.trials.setdefault(design, DesignTrial(design, size.params, size.flops)).losses.append(training.loss(made))
         return True
 
     def _at_budget(self, design: Design) -> Graph | None:

@@ -154,18 +154,31 @@ def test_trials_cost_no_more_than_their_share(epochs: int, tried: int, monkeypat
     assert len(found.trials) == tried and bool(found.changes) is (tried > 1)
 
 
-def test_what_makes_networks_cheaper_is_tried_again_and_may_be_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stride(graph: Graph) -> int:
-        return 8 // int(next(node for node in graph.nodes.values() if node.op == "conv2d").shape[2])
+def strides(graph: Graph) -> int:
+    """By how much the first convolution over 8 x 8 makes its map coarser."""
+    return 8 // int(next(node for node in graph.nodes.values() if node.op == "conv2d").shape[2])
 
-    monkeypatch.setattr(TrialTraining, "loss", lambda _, graph: 2.0 - 0.1 * stride(graph))
+
+def coarsened(monkeypatch: pytest.MonkeyPatch, gain: float) -> structure.FoundStructure:
+    """The search over a chain of two convolutions of which trials say that every stride gains as much."""
+    monkeypatch.setattr(TrialTraining, "loss", lambda _, graph: 2.0 - gain * strides(graph))
     layers = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
     graph = from_torch(
         nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)), torch.zeros(2, 1, 8, 8)
     )
-    found = structure.searched(graph, AnalysisManager(problem()), Budget(max_params=900), TRAIN, 400, UNSEARCHED)
-    assert {*found.changes} == {"coarser"} and stride(found.steps[-1].graph) == 2 ** len(found.changes) > 2
+    return structure.searched(graph, AnalysisManager(problem()), Budget(max_params=900), TRAIN, 400, UNSEARCHED)
+
+
+def test_what_makes_networks_cheaper_is_tried_again_and_may_be_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = coarsened(monkeypatch, 0.2)
+    assert {*found.changes} == {"coarser"} and strides(found.steps[-1].graph) == 2 ** len(found.changes) > 2
     assert len({trial.flops for trial in found.trials}) > 1
+
+
+def test_coarser_maps_must_gain_more_than_other_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = coarsened(monkeypatch, 0.1)
+    fine, coarse = (next(t for t in found.trials if t.design.changes == changes) for changes in ((), ("coarser",)))
+    assert fine.positions / coarse.positions > 2 and coarse.losses[0] < 0.95 * fine.losses[0] and not found.changes
 
 
 class Deep(nn.Module):
