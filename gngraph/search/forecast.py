@@ -1,10 +1,11 @@
 """Forecasts of the loss after a whole training, from a few short ones of the same network.
 
 Each short training has a schedule of its own, so that what it ends at is what a training of that length comes to, and a few of them
-are a learning curve. Its logarithm is taken to be a line in the logarithm of the length: networks that are compared share a slope,
-from which each has a deviation of its own, and every training has its luck. That is a linear model with normal priors, so that
-forecast and interval are those of its posterior; a curve of few points keeps near the common slope. How the constants were found,
-and how often the intervals held, is in docs/results.md#forecasts; `tools/bench_forecast.py` measures it.
+are a learning curve. Its logarithm is taken to be nearly a line in the logarithm of the length: networks that are compared share a
+slope, from which each has a deviation of its own, and a bend, which few short trainings cannot tell; and every training has its
+luck. That is a linear model with normal priors, so that forecast and interval are those of its posterior; a curve of few points
+keeps near the common slope. How the constants were found, and how often the intervals held, is in docs/results.md#forecasts;
+`tools/bench_forecast.py` measures it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import torch
 
 from gngraph.errors import TrainingError
 
-SLOPE, SLOPES = -0.065, 0.02
-"""What the logarithm of the loss falls by when a training is twice as long: mean and deviation over problems."""
+SLOPE, SLOPES = -0.06, 0.025
+"""What the logarithm of the loss changes by when a training is twice as long: mean and deviation over problems."""
 
-OWN = 0.008
+BENDS = 0.005
+"""Deviation over problems of what that changes by, halved, from one doubling to the next."""
+
+OWN = 0.005
 """Deviation of the slopes of networks that are compared."""
 
-SCATTER = 0.015
+SCATTER = 0.0115
 """Deviation of the logarithm of the loss between trainings of the same length."""
 
 
@@ -67,7 +71,7 @@ def forecasts(curves: Sequence[Mapping[int, float]], length: int) -> list[Foreca
 
     >>> found = forecasts([{1000: 2.0, 2000: 1.8, 4000: 1.6}, {1000: 2.0, 2000: 1.9, 4000: 1.8}, {1000: 2.0}], 32000)
     >>> [round(one.loss, 2) for one in found]
-    [1.26, 1.41, 1.37]
+    [1.22, 1.38, 1.3]
     >>> found[2].error > found[0].error
     True
     """
@@ -81,20 +85,19 @@ def forecasts(curves: Sequence[Mapping[int, float]], length: int) -> list[Foreca
                 f"nothing can be forecast of network {i}, whose loss after {samples:,} samples is '{loss}'"
             )
     count, shortest = len(curves), min(samples for _, samples, _ in points)
+    deviations = torch.tensor([SLOPES, BENDS, *[math.inf] * count, *[OWN] * count], dtype=torch.float64)
+    prior = torch.zeros_like(deviations)
+    prior[0] = SLOPE
 
     def row(i: int, samples: int) -> torch.Tensor:
-        """What the logarithm of a loss is made of: the common slope, levels, deviations of slopes."""
-        made, doublings = torch.zeros(1 + 2 * count, dtype=torch.float64), math.log2(samples / shortest)
-        made[0], made[1 + i], made[1 + count + i] = doublings, 1.0, doublings
+        """What the logarithm of a loss is made of: common slope and bend, levels, of which nothing is known, and own slopes."""
+        made, doublings = torch.zeros_like(prior), math.log2(samples / shortest)
+        made[0], made[1], made[2 + i], made[2 + count + i] = doublings, doublings**2, 1.0, doublings
         return made
 
     design = torch.stack([row(i, samples) for i, samples, _ in points])
     seen = torch.tensor([math.log(loss) for _, _, loss in points], dtype=torch.float64)
-    prior = torch.zeros(1 + 2 * count, dtype=torch.float64)
-    prior[0] = SLOPE
-    precision = torch.zeros_like(prior)
-    precision[0], precision[1 + count :] = SLOPES**-2, OWN**-2  # nothing is known of levels
-    covariance = torch.linalg.inv(torch.diag(precision) + design.T @ design / SCATTER**2)
+    covariance = torch.linalg.inv(torch.diag(deviations**-2) + design.T @ design / SCATTER**2)
     found = prior + covariance @ design.T @ (seen - design @ prior) / SCATTER**2
     asked = torch.stack([row(i, length) for i in range(count)])
     errors = ((asked @ covariance * asked).sum(1) + SCATTER**2).sqrt()

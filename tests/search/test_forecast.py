@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gngraph.errors import TrainingError
-from gngraph.search.forecast import OWN, SCATTER, SLOPE, SLOPES, forecasts
+from gngraph.search.forecast import BENDS, OWN, SCATTER, SLOPE, SLOPES, forecasts
 
 LENGTHS = (1000, 2000, 4000)
 
@@ -18,13 +18,13 @@ LENGTHS = (1000, 2000, 4000)
 def test_of_curves_as_they_are_modelled_nine_of_ten_losses_lie_in_the_interval() -> None:
     draw, held = random.Random(0), list[bool]()
     for _ in range(150):
-        slope = draw.gauss(SLOPE, SLOPES)
+        slope, bend = draw.gauss(SLOPE, SLOPES), draw.gauss(0, BENDS)
         curves, ends = list[dict[int, float]](), list[float]()
         for _ in range(4):
             level, own = draw.gauss(0.5, 0.3), draw.gauss(slope, OWN)
             *seen, end = (
-                math.exp(level + own * math.log2(samples / 1000) + draw.gauss(0, SCATTER))
-                for samples in (*LENGTHS, 32000)
+                math.exp(level + own * doublings + bend * doublings**2 + draw.gauss(0, SCATTER))
+                for doublings in (0, 1, 2, 5)
             )
             curves.append(dict(zip(LENGTHS, seen, strict=True)))
             ends.append(end)
