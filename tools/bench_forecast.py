@@ -9,6 +9,7 @@ lie in the intervals; and which of the two forks of a pair the forecast takes, a
 OUT/forks.jsonl and is not made again.
 
     tools/bench_forecast.py --data cifar10.npz --size 16 --train 4000 --out forks/
+    tools/bench_forecast.py --data digits --budget 10k,200k --epochs 64 --network vgg11 --out forks/
     tools/bench_forecast.py --data cifar10.npz --size 16 --train 4000 --out forks/ --forks 0        what is there
 """
 
@@ -94,10 +95,13 @@ class Setting:
 
 def made(network: str, seed: int, setting: Setting, known: Sequence[Line]) -> Iterator[Line]:
     """The forks of a seed network that are not known yet."""
-    have = {line["fork"] for line in known if (line["network"], line["seed"]) == (network, seed)}
+    name, samples = setting.data.name, len(setting.data.train)
+    own = (name, network, seed)
+    have = {line["fork"] for line in known if (line["data"], line["network"], line["seed"]) == own}
     if have >= set(range(setting.forks)):
         return
-    problem = Problem(setting.data, device="cpu", seed=seed, learn=512, judge=1024, report=512)
+    few = min(512, samples // 6)
+    problem = Problem(setting.data, device="cpu", seed=seed, learn=few, judge=2 * few, report=few)
     options, analyses = TrainOptions(lr=setting.lr, batch_size=setting.batch), AnalysisManager(problem)
     budget = budget_named(setting.budget, network, setting.data)
     start = Budget(*(side and int(side * START) for side in (budget.max_params, budget.max_flops)))
@@ -122,7 +126,7 @@ def made(network: str, seed: int, setting: Setting, known: Sequence[Line]) -> It
                 new = mixed(seed, fork)
                 begun = perturbed(graph, PERTURB, new) if in_place else restarted(graph, new)
                 yield {
-                    "network": network, "seed": seed, "fork": number, "what": what, "in_place": in_place,
+                    "data": name, "network": network, "seed": seed, "fork": number, "what": what, "in_place": in_place,
                     "params": size.params, "flops": size.flops, "before": before, "at_once": at_once,
                     "trials": {str(trial.samples): trial.after(begun) for trial in lengths},
                 }  # fmt: skip
@@ -175,14 +179,14 @@ def correlations(lines: Sequence[Line], values: Sequence[float]) -> str:
     return f"{rank_correlation(values, [end(x) for x in lines]):.2f}; {median(own):.2f}"
 
 
-def _pool(line: Line) -> tuple[str, int, bool]:
+def _pool(line: Line) -> tuple[str, str, int, bool]:
     """What forks that are compared share."""
-    return line["network"], line["seed"], line["in_place"]
+    return line["data"], line["network"], line["seed"], line["in_place"]
 
 
 def forecast_by(lines: Sequence[Line], points: int) -> list[Forecast]:
     """Forecasts by the first points of each curve, those that are compared together."""
-    found = dict[tuple[str, int, bool], Iterator[Forecast]]()
+    found = dict[tuple[str, str, int, bool], Iterator[Forecast]]()
     for pool in dict.fromkeys(map(_pool, lines)):
         own = [line for line in lines if _pool(line) == pool]
         whole = int(list(own[0]["trials"])[-1])
@@ -220,7 +224,7 @@ def endings(lines: Sequence[Line]) -> Table:
     table = Table("of two forks of one architecture", "ends of the loss, mean", "takes the lower one")
     pairs = dict[tuple[Any, ...], dict[bool, Line]]()
     for line in lines:
-        pairs.setdefault((line["network"], line["seed"], line["fork"] // 2), {})[line["in_place"]] = line
+        pairs.setdefault((*_pool(line)[:3], line["fork"] // 2), {})[line["in_place"]] = line
     both = [pair for pair in pairs.values() if len(pair) == 2]
 
     def row(name: str, taken: Sequence[Line]) -> None:

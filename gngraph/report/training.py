@@ -130,7 +130,7 @@ def trials(history: Sequence[Record]) -> list[Picture]:
     ahead = [record for record in history if record.get("lookahead", {}).get("losses")]
     for record in ahead[:1]:
         found.append(_allocations(record))
-    return found + [_endings(record["ending"]) for record in history if "ending" in record]
+    return found + [_endings(record["ending"]) for record in history if record.get("ending", {}).get("ways")]
 
 
 def _depths(depth: Record) -> Picture:

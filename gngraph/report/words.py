@@ -205,7 +205,11 @@ def ending_told(found: Record) -> str:
     >>> ways = {"continued": {"forecast": {"loss": 0.5, "interval": [0.4, 0.625]}}, "retrained": {"forecast": None}}
     >>> ending_told({"chosen": "continued", "ways": ways})
     'continued: a loss of 0.5000 (0.4000 to 0.6250) was forecast, retrained: it diverged'
+    >>> ending_told({"chosen": "continued", "ways": {}})
+    'continued: the final training is too short to forecast what it comes to'
     """
+    if not found["ways"]:
+        return f"{found['chosen']}: the final training is too short to forecast what it comes to"
 
     def told(way: str) -> str:
         forecast = found["ways"][way]["forecast"]

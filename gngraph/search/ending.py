@@ -14,8 +14,9 @@ from typing import Any
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
 from gngraph.running.problem import Problem
-from gngraph.search.depth import TrialTraining
+from gngraph.search.depth import STEPS, TrialTraining
 from gngraph.search.forecast import Forecast, forecasts
+from gngraph.training.training import batch_of
 
 ENDING = "ending"
 """Name of the choice, of its stage, and of its entry in the record of the final training."""
@@ -23,8 +24,9 @@ ENDING = "ending"
 CONTINUED, RETRAINED = "continued", "retrained"
 """The two ways: as the network is, and from new initial weights."""
 
-SHORT = (1 / 32, 1 / 16)
-"""Lengths of the short trainings, as shares of the final one: of both networks together they cost some 3 / 16 of it."""
+SHORT, LONGEST = 1 / 32, 1 / 16
+"""Length of the shorter of two short trainings as a share of the final one, and what it may be where that is few steps
+(`gngraph.search.depth.STEPS`). The other is twice as long: of two networks they cost 3 / 16 of the final training, up to 3 / 8."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Ending:
     """What was found.
 
     Attributes:
-        curves: way -> samples of a short training -> loss on the judge split after it.
+        curves: way -> samples of a short training -> loss on the judge split after it; none where the final training is too
+            short to be forecast.
         forecasts: way -> what the final training is expected to end at; none of a way whose trainings diverged.
         chosen: the way that is forecast to end lower.
         samples: that the final training sees, every one as often as it does.
@@ -55,9 +58,9 @@ class Ending:
 
 
 def ended(ways: Mapping[str, Graph], problem: Problem, options: TrainOptions, epochs: int) -> Ending:
-    """Which of several networks to train to the end; of equal forecasts the first.
+    """Which of several networks to train to the end; of equal forecasts the first, and so where that is too short to forecast.
 
-    Cost: `SHORT` of the final training for each.
+    Cost: 3 `SHORT` of the final training for each, up to 3 `LONGEST`.
 
     Args:
         ways: the networks by name, with the weights that they are trained from.
@@ -66,7 +69,10 @@ def ended(ways: Mapping[str, Graph], problem: Problem, options: TrainOptions, ep
         epochs: of the final training.
     """
     whole = epochs * len(problem.train)
-    lengths = [TrialTraining(problem, options, max(1, round(share * whole))) for share in SHORT]
+    shortest = max(round(SHORT * whole), STEPS * batch_of(options, problem))
+    if shortest > LONGEST * whole:
+        return Ending({}, {}, next(iter(ways)), whole)
+    lengths = [TrialTraining(problem, options, length) for length in (shortest, 2 * shortest)]
     curves = {way: {trial.samples: trial.after(graph) for trial in lengths} for way, graph in ways.items()}
     sound = [way for way, curve in curves.items() if all(map(math.isfinite, curve.values()))]
     found = dict(zip(sound, forecasts([curves[way] for way in sound], whole), strict=True)) if sound else {}

@@ -23,7 +23,7 @@ from gngraph.growth.result import GrowthResult
 from gngraph.growth.rounds import Rounds
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
-from gngraph.search import structure
+from gngraph.search import ending, structure
 from gngraph.search.depth import TrialTraining
 from gngraph.training.divergence import DivergedError
 from gngraph.training.stretch import Stretch
@@ -48,6 +48,12 @@ def assert_same(a: GrowthResult, b: GrowthResult, first: Path, second: Path) -> 
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     histories = (without_seconds(read_history(folder / "history.jsonl")) for folder in (first, second))
     assert next(histories) == next(histories)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps_are_forecast_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "STEPS", 1)
+    monkeypatch.setattr(ending, "LONGEST", 1.0)
 
 
 RUNS: dict[str, Callable[[Path], GrowthResult]] = {

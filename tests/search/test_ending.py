@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from gngraph.analysis.cost import cost
@@ -12,12 +13,13 @@ from gngraph.growth.history import without_seconds
 from gngraph.ir import Graph
 from gngraph.options import TrainOptions
 from gngraph.report.words import describe_round
-from gngraph.search.ending import CONTINUED, RETRAINED, SHORT, ended
+from gngraph.search import ending as ending_of
+from gngraph.search.ending import CONTINUED, RETRAINED, ended
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tests.problems import problem, seed_graph, small_vgg
 
-TRAIN = TrainOptions(batch_size=32, lr=0.05)
+TRAIN = TrainOptions(batch_size=8, lr=0.02)
 
 
 def scaled(graph: Graph, factor: float) -> Graph:
@@ -27,23 +29,30 @@ def scaled(graph: Graph, factor: float) -> Graph:
 def test_a_trained_network_is_continued_and_one_that_is_stuck_is_not() -> None:
     seed = seed_graph("mlp", 0.1)
     trained = Trainer(problem(), TRAIN).train(seed, Stretch(6, "cosine")).graph
-    found = ended({CONTINUED: trained, RETRAINED: seed}, problem(), TRAIN, 16)
+    found = ended({CONTINUED: trained, RETRAINED: seed}, problem(), TRAIN, 64)
     assert found.chosen == CONTINUED
     assert found.forecasts[CONTINUED].loss < found.forecasts[RETRAINED].loss
-    assert list(found.curves[CONTINUED]) == [round(share * 16 * len(problem().train)) for share in SHORT]
+    assert found.samples == 64 * len(problem().train) and len(found.curves[CONTINUED]) == 2
     silent = scaled(trained, 0.0)  # no signal comes through it, nor any gradient
     assert ended({CONTINUED: silent, RETRAINED: seed}, problem(), TRAIN, 64).chosen == RETRAINED
 
 
+def test_what_is_too_short_to_be_forecast_goes_on() -> None:
+    seed = seed_graph("mlp", 0.1)
+    found = ended({CONTINUED: seed, RETRAINED: seed}, problem(), TRAIN, 4)
+    assert found.chosen == CONTINUED and not found.curves and not found.forecasts
+
+
 def test_a_way_that_diverges_is_not_taken() -> None:
     seed = seed_graph("mlp", 0.1)
-    found = ended({CONTINUED: scaled(seed, 1e6), RETRAINED: seed}, problem(), TRAIN, 16)
+    found = ended({CONTINUED: scaled(seed, 1e6), RETRAINED: seed}, problem(), TRAIN, 64)
     assert found.chosen == RETRAINED and CONTINUED not in found.forecasts
     record = json.loads(json.dumps(found.record()))
     assert record["ways"][CONTINUED]["forecast"] is None and None in record["ways"][CONTINUED]["losses"].values()
 
 
-def test_a_run_takes_the_way_that_it_forecasts() -> None:
+def test_a_run_takes_the_way_that_it_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending_of, "LONGEST", 1.0)
     seed = small_vgg()
 
     def made(final: str) -> Graph:
