@@ -207,7 +207,7 @@ def tables(lines: list[Line]) -> Iterator[Table]:
             *(correlations(own, losses) for own, losses in zip(ways, seen, strict=True)),
         )
     held = Table("ends in the interval of .9", *names, "error of the forecast")
-    for points in range(1, len(SHORT) + 1):
+    for points in range(2, len(SHORT) + 1):
         named, found = f"forecast by the first {points}", [forecast_by(own, points) for own in ways]
         pairs = [list(zip(own, of, strict=True)) for own, of in zip(ways, found, strict=True)]
         table.add_row(named, *(correlations(own, [x.loss for x in of]) for own, of in zip(ways, found, strict=True)))
@@ -233,7 +233,7 @@ def endings(lines: Sequence[Line]) -> Table:
 
     row("in place", [pair[True] for pair in both])
     row("from new weights", [pair[False] for pair in both])
-    for points in range(1, len(SHORT) + 1):
+    for points in range(2, len(SHORT) + 1):
         taken = list[Line]()
         for pair in both:
             ways = list(pair.values())
