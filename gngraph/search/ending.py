@@ -24,7 +24,7 @@ ENDING = "ending"
 CONTINUED, RETRAINED = "continued", "retrained"
 """The two ways: as the network is, and from new initial weights."""
 
-SHORT, LONGEST = 1 / 32, 1 / 16
+SHORT, STILL_SHORT = 1 / 32, 1 / 16
 """Length of the shorter of two short trainings as a share of the final one, and what it may be where that is few steps
 (`gngraph.search.depth.STEPS`). The other is twice as long: of two networks they cost 3 / 16 of the final training, up to 3 / 8."""
 
@@ -60,7 +60,7 @@ class Ending:
 def ended(ways: Mapping[str, Graph], problem: Problem, options: TrainOptions, epochs: int) -> Ending:
     """Which of several networks to train to the end; of equal forecasts the first, and so where that is too short to forecast.
 
-    Cost: 3 `SHORT` of the final training for each, up to 3 `LONGEST`.
+    Cost: 3 `SHORT` of the final training for each, up to 3 `STILL_SHORT`.
 
     Args:
         ways: the networks by name, with the weights that they are trained from.
@@ -70,7 +70,7 @@ def ended(ways: Mapping[str, Graph], problem: Problem, options: TrainOptions, ep
     """
     whole = epochs * len(problem.train)
     shortest = max(round(SHORT * whole), STEPS * batch_of(options, problem))
-    if shortest > LONGEST * whole:
+    if shortest > STILL_SHORT * whole:
         return Ending({}, {}, next(iter(ways)), whole)
     lengths = [TrialTraining(problem, options, length) for length in (shortest, 2 * shortest)]
     curves = {way: {trial.samples: trial.after(graph) for trial in lengths} for way, graph in ways.items()}

@@ -19,7 +19,7 @@ import torch
 
 from gngraph.errors import TrainingError
 
-LEAST = 0.06
+SLOWEST = 0.06
 """The least unit: a loss that hardly falls in short trainings falls sooner or later."""
 
 BENDS = 0.11
@@ -85,7 +85,7 @@ def forecasts(curves: Sequence[Mapping[int, float]], length: int) -> list[Foreca
                 f"nothing can be forecast of network {i}, whose loss after {samples:,} samples is '{loss}'"
             )
     count, shortest = len(curves), min(samples for _, samples, _ in points)
-    unit = max(LEAST, abs(_common_slope(curves)))
+    unit = max(SLOWEST, abs(_common_slope(curves)))
     unknown = [math.inf] * (1 + count)  # nothing is known of the slope, nor of the levels
     deviations = torch.tensor([BENDS * unit, *unknown, *[OWN * unit] * count], dtype=torch.float64)
 

@@ -53,7 +53,7 @@ def assert_same(a: GrowthResult, b: GrowthResult, first: Path, second: Path) -> 
 @pytest.fixture(autouse=True)
 def _few_steps_are_forecast_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "STEPS", 1)
-    monkeypatch.setattr(ending, "LONGEST", 1.0)
+    monkeypatch.setattr(ending, "STILL_SHORT", 1.0)
 
 
 RUNS: dict[str, Callable[[Path], GrowthResult]] = {

@@ -52,7 +52,7 @@ def test_a_way_that_diverges_is_not_taken() -> None:
 
 
 def test_a_run_takes_the_way_that_it_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending_of, "LONGEST", 1.0)
+    monkeypatch.setattr(ending_of, "STILL_SHORT", 1.0)
     seed = small_vgg()
 
     def made(final: str) -> Graph:
