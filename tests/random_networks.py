@@ -296,7 +296,8 @@ def _embedding(draw: random.Random) -> tuple[nn.Module, str]:
 
 def _tie(network: nn.Module, draw: random.Random) -> None:
     """Let two layers whose weights have equal shapes share one."""
-    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding))]
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+    layers = [m for m in network.modules() if isinstance(m, kinds) and "weight" in m._parameters]  # not computed ones
     pairs = [(a, b) for i, a in enumerate(layers) for b in layers[:i] if a.weight.shape == b.weight.shape]
     if pairs:
         a, b = draw.choice(pairs)
