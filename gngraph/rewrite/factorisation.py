@@ -7,12 +7,13 @@ wide as the rank. A separable layer (Chollet, *Xception*, CVPR 2017) has a depth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from gngraph.errors import PassError
-from gngraph.ir import Graph, Node
+from gngraph.ir import Attr, Graph, Node
 from gngraph.ops import draft_of, lookup
 from gngraph.ops.conv import specialise
 from gngraph.rewrite.building import Building, in_order, keys_of
@@ -71,7 +72,7 @@ def factorise(graph: Graph, morphism: Factorise) -> Graph:
         )
     building = Building(graph, node.name)
     path = node.module or node.params["weight"]
-    attrs = dict(node.attrs)
+    attrs = _by_axis(node.attrs, weight.dim() - 2)
     first, second = morphism.roles
     op = node.op
     if morphism.form == "separable":
@@ -84,6 +85,13 @@ def factorise(graph: Graph, morphism: Factorise) -> Graph:
         tensors["bias"] = graph.params[node.params["bias"]].data if morphism.bias is None else morphism.bias
     building.module(f"{path}.{second}", node.op, hidden, plain if ones else {}, tensors)
     return building.instead(node.name)
+
+
+def _by_axis(attrs: Mapping[str, Attr], axes: int) -> dict[str, Attr]:
+    """Attributes of a layer as its module has them: what a call gives as one number is one for each axis, and it pads by zeros."""
+    each = ("stride", "padding", "dilation")
+    found = {key: (value,) * axes if key in each and type(value) is int else value for key, value in attrs.items()}
+    return {"padding_mode": "zeros"} | found if axes else found
 
 
 def not_collapsed(graph: Graph, name: str) -> str | None:

@@ -130,6 +130,26 @@ def test_patches_are_what_a_convolution_multiplies(layer: nn.Module) -> None:
     torch.testing.assert_close((rows @ found).flatten(0, 1), given.transpose(0, 1).flatten(1))
 
 
+class Called(nn.Module):
+    """A convolution by torch's function, with one number for all axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4, 3))
+        self.last = nn.Conv1d(6, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(F.relu(F.conv1d(x, self.weight, stride=2, padding=1, dilation=1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("text", ["low-rank{at=conv1d,rank=3}", "separable{at=conv1d}"])
+def test_factors_of_a_call_are_modules_as_torch_has_them(text: str) -> None:
+    torch.manual_seed(0)
+    graph = applied(from_torch(Called().double(), torch.randn(2, 4, 9, dtype=torch.float64)), text)
+    again = from_torch(to_torch(graph), torch.randn(2, 4, 9, dtype=torch.float64))
+    assert format_graph(again).splitlines()[1:] == format_graph(graph).splitlines()[1:]
+
+
 def test_a_lower_rank_loses_what_the_directions_that_go_carry() -> None:
     graph, analyses = chain(), data()
     given = output_moments(graph, analyses, ["inner"])["inner"]
