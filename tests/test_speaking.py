@@ -140,7 +140,7 @@ def test_shells_complete_names_of_data_seeds_and_passes() -> None:
         "merge-channels"
     ]
     assert completions("grow", "seed.gng", "--kinds", "split,p") == ["split,prune"]
-    assert completions("grow", "seed.gng", "--final", "") == ["continue", "cycle", "retrain"]
+    assert completions("grow", "seed.gng", "--final", "") == ["continue", "cycle", "retrain", "auto"]
 
 
 def test_a_shell_that_asks_is_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gngraph.ir import BATCH, Graph, Node
 from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.added_products import ADDED_PRODUCTS
-from gngraph.ops.reshape import carrying, sparing
+from gngraph.ops.reshape import carrying, flatten_span, sparing
 from gngraph.ops.spec import AttrPath, Fresh, Operands
 
 _Axis = tuple[str, int, int]
@@ -38,12 +38,26 @@ def with_heads(graph: Graph) -> Graph:
         if node.op == "reshape" and node.attrs["regroup"]:
             regroup, before = carrying(operands, axis)
             nodes[name] = replace(node, attrs={**node.attrs, "regroup": regroup})
-            merged = [own for own in before if operands.tensor().shape[own] not in (1, BATCH)] or [before[0]]
+            merged = _merged(graph, operands, before)
             sources = [(0, 0, merged[0])] if len(merged) == 1 else []
+        elif node.op == "flatten" and axis == flatten_span(operands)[0]:
+            first, last = flatten_span(operands)
+            sources = [(0, 0, _merged(graph, operands, range(first, last + 1))[0])]
         else:
             sources = list(_sources(operands, item, axis))
         waiting += [(node.inputs[index], part, own) for index, part, own in sources]
     return replace(graph, nodes=nodes)
+
+
+def _merged(graph: Graph, operands: Operands, axes: range) -> list[int]:
+    """Those of the axes that a node merges which may hold the channels of what it gives: those of several entries, if any.
+
+    Along an axis of copies lie none: where keys of a single head are copied for all queries, it is their head that counts.
+    """
+    source, shape = graph.nodes[operands.node.inputs[0]], operands.tensor().shape
+    own = operands_of(source, tuple(graph.nodes[i].type for i in source.inputs), graph.params)
+    able = [axis for axis in axes if source.op != "expand" or list(_sources(own, 0, axis))] or [axes[0]]
+    return [axis for axis in able if shape[axis] not in (1, BATCH)] or able[:1]
 
 
 def _counting_parts(graph: Graph) -> Iterator[tuple[Node, int]]:

@@ -63,19 +63,24 @@ def _samples_first(dims: Sequence[Dim]) -> bool:
     return not any(real[1:])
 
 
-def _flatten_span(operands: Operands) -> tuple[int, int]:
+def flatten_span(operands: Operands) -> tuple[int, int]:
+    """The first and the last of the axes that a flatten merges.
+
+    Args:
+        operands: the flatten.
+    """
     rank = len(operands.tensor().shape)
     return operands.node.attrs["start_dim"] % rank, operands.node.attrs["end_dim"] % rank
 
 
 def _infer_flatten(operands: Operands) -> Type:
     x = operands.tensor()
-    start, end = _flatten_span(operands)
+    start, end = flatten_span(operands)
     return TensorType(x.dtype, (*x.shape[:start], product(*x.shape[start : end + 1]), *x.shape[end + 1 :]))
 
 
 def _flatten_channels(rules: ChannelRules, operands: Operands) -> None:
-    start, end = _flatten_span(operands)
+    start, end = flatten_span(operands)
     for axis in range(start):
         rules.set(axis, rules.layout(0, axis))
     rules.set(start, merged_layout(rules, operands, range(start, end + 1)))
