@@ -115,7 +115,24 @@ def example_of(module: nn.Module, given: Any) -> Example:
         raise UnsupportedModelError(
             f"the example inputs of '{name}' hold no tensor, and a network is traced on tensors"
         )
+    _require_samples(leaves.tensors, leaves.names, name)
     return Example(tuple(leaves.tensors), tuple(leaves.names), Items(tuple(pairs)), call)
+
+
+def _require_samples(tensors: Sequence[torch.Tensor], names: Sequence[str], network: str) -> None:
+    """Refuse inputs that cannot all hold the samples of one batch.
+
+    Raises:
+        UnsupportedModelError: their first axes differ.
+    """
+    counts = {name: tensor.shape[0] for name, tensor in zip(names, tensors, strict=True) if tensor.dim()}
+    first, samples = next(iter(counts.items()), ("", 0))
+    for name, count in counts.items():
+        if count != samples:
+            raise UnsupportedModelError(
+                f"input '{name}' of '{network}' has {count} entries along its first axis where '{first}' has {samples}: every "
+                f"input has one for each sample; what is for all samples, such as a mask, forward has to make, or a buffer to hold"
+            )
 
 
 def reading_leaves(module: nn.Module, example: Example) -> nn.Module:

@@ -241,6 +241,11 @@ def test_a_network_that_reads_one_tensor_of_a_dictionary_trains(tmp_path: Path) 
         (Dictionary, ({1: X},), "the key '1', but keys must be text"),
         (Dictionary, ({"image": object(), "other": X},), "'batch_image' .* is a 'object'"),
         (Dictionary, ({"image": X},), "does not run"),
+        (
+            Dictionary,
+            ({"image": X, "other": torch.eye(4)},),
+            "'batch_other' of 'Dictionary' has 4 entries.*'batch_image' has 3: every",
+        ),
         (Variadic, (), "hold no tensor"),
         (Builtin, (X, Y, X), "too many positional arguments"),
         (Scalar, (X, X.to_sparse()), "dense"),
