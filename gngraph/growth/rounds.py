@@ -273,30 +273,31 @@ class Rounds:
             self.strategy, now.allocation = found.strategy, found.strategy.allocation
         return self.strategy
 
-    def _anew(self) -> bool:
-        """Whether the final training is from new initial weights."""
-        now, epochs = self.now, self.options.final_epochs - self.now.borrowed
-        if self.options.final != "auto" or not epochs:
-            return self.options.final == "retrain"
+    def _anew(self) -> Graph | None:
+        """The network with new initial weights, if the final training is from these."""
+        now, epochs, final = self.now, self.options.final_epochs - self.now.borrowed, self.options.final
+        if final not in ("retrain", "auto") or (final == "auto" and not epochs):
+            return None
         anew = restarted(now.graph, mixed(self.problem.seed, now.epochs_done))
+        if final == "retrain":
+            return anew
         with self.journal.stage(ENDING):
             found = ended({CONTINUED: self._mixed(), RETRAINED: anew}, self.problem, self.options.train, epochs)
         now.record[ENDING] = found.record()
-        return found.chosen == RETRAINED
+        return anew if found.chosen == RETRAINED else None
 
-    def _restart(self) -> None:
-        """New initial weights, and an optimiser that remembers nothing."""
+    def _restart(self, anew: Graph) -> None:
+        """The network with new initial weights, and an optimiser that remembers nothing."""
         now = self.now
-        now.graph = restarted(now.graph, mixed(self.problem.seed, now.epochs_done))
-        now.optimizer = OptimizerState({})
+        now.graph, now.optimizer = anew, OptimizerState({})
         now.rises_from, now.share = now.epochs_done, 0.0
 
     def finish(self) -> None:
         """The final training: nothing is judged after it, so that it may see what was withheld, unless it may end early by that."""
         if self.now.point == "begin":
             self._begin("final")
-            if self._anew():
-                self._restart()
+            if (anew := self._anew()) is not None:
+                self._restart(anew)
         if self.options.final_epochs:
             last = last_problem(self.problem, self.options.train)
             self.trainer = Trainer(last, self.options.train, piece=self.now.piece)
