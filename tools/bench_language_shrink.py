@@ -1,13 +1,13 @@
 """A trained GPT on bytes made smaller: by gngraph, by Torch-Pruning, plainly narrower, and that size from scratch.
 
-The full size is trained as in `tools/bench_language.py`, with four heads of 16 channels for each two of the zoo. Then it is brought
-to half of its FLOPs and parameters, and trained on, for a share of its steps, from the same highest rate along a cosine; every
-method has the same batches. "same" is trained on as it is. "gngraph" is `gngraph.shrink`, "gngraph-hidden", "gngraph-heads" and
-"gngraph-stream" the same with one kind of widths alone (`only`). "tp-..." are magnitude, Taylor and random importances of
-Torch-Pruning: over all layers together, and "-uniform" each alike, "-heads" with whole heads, "-inside" without the stream.
-"narrower" has plain widths, with the channels that are read most. "smaller" is the seed gpt at that size from scratch, for the
-steps of the full size; "smaller-longer" for as many as pay for the full size and the tuning together. A finished run is a line of
-OUT/language_shrink.jsonl and is not made again.
+The full size is trained as in `tools/bench_language.py`, with four heads of 16 channels for each two of the zoo. Then it is
+brought to half of its FLOPs and parameters, and trained on, for a share of its steps, from the same highest rate (or --tuning-lr)
+along a cosine; every method has the same batches. "same" is trained on as it is. "gngraph" is `gngraph.shrink`, "gngraph-hidden",
+"gngraph-heads" and "gngraph-stream" the same with one kind of widths alone (`only`). "tp-..." are magnitude, Taylor and random
+importances of Torch-Pruning: over all layers together, and "-uniform" each alike, "-heads" with whole heads, "-inside" without
+the stream. "narrower" has plain widths, with the channels that are read most. "smaller" is the seed gpt at that size from
+scratch, for the steps of the full size; "smaller-longer" for as many as pay for the full size and the tuning together. A finished
+run is a line of OUT/language_shrink.jsonl and is not made again.
 
     tools/bench_language_shrink.py --methods gngraph,tp-taylor-uniform,narrower,smaller --out runs/
 """
@@ -21,7 +21,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,6 +56,14 @@ LEAST = 0.05
 """Smallest width multiplier that is tried for "smaller"."""
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What follows the rewrite: for which share of the steps, from which highest rate (None: that of the training)."""
+
+    share: float
+    lr: float | None
+
+
 class Bench:
     """A trained network, and what becomes of it.
 
@@ -63,15 +71,15 @@ class Bench:
         setting: of the table, as in `tools/bench_language.py`.
         text: the bytes.
         seed: of weights and batches.
-        tuning: share of the steps after the rewrite.
+        tuning: what follows the rewrite.
         left: share of FLOPs and parameters that stay.
         out: folder of the trained network.
     """
 
-    def __init__(self, setting: Setting, text: Text, seed: int, tuning: float, left: float, out: Path) -> None:
+    def __init__(self, setting: Setting, text: Text, seed: int, tuning: Tuning, left: float, out: Path) -> None:
         self.setting, self.seed = setting, seed
         self.run = Run(setting, text, seed, "full", ())
-        self.steps = round(tuning * setting.steps)
+        self.steps, self.tuning_lr = round(tuning.share * setting.steps), tuning.lr or setting.lr
         self.example = text.judged[:2, :-1]
         self.base = finer(network(setting, seed), FINER)
         size = cost(gngraph.from_torch(self.base, self.example))
@@ -114,7 +122,7 @@ class Bench:
             found["loss_before"] = self.run.loss()
             self.run.model = cast(GPT, model)
             found["loss_rewritten"] = self.run.loss()
-            loss = self.trained(model, steps, 1, lambda done: self.setting.lr * (1 + math.cos(math.pi * done)) / 2)
+            loss = self.trained(model, steps, 1, lambda done: self.tuning_lr * (1 + math.cos(math.pi * done)) / 2)
         graph = gngraph.from_torch(model, self.example)
         size = cost(graph)
         found |= {"steps": steps, "params": size.params, "mflops": size.flops / 1e6, "loss": loss}
@@ -197,7 +205,9 @@ class Store:
 
     def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """The line of a run."""
-        return next((line for line in self.lines() if all(line[name] == value for name, value in key.items())), None)
+        return next(
+            (line for line in self.lines() if all(line.get(name) == value for name, value in key.items())), None
+        )
 
     def add(self, line: Mapping[str, Any]) -> None:
         """One more, at once."""
@@ -213,6 +223,7 @@ class Store:
 @click.option("--length", default=64, show_default=True, help="tokens of a window")
 @click.option("--steps", default=600, show_default=True, help="of training")
 @click.option("--tuning", default=0.25, show_default=True, help="share of them after the rewrite")
+@click.option("--tuning-lr", type=float, help="highest rate after the rewrite; default: that of the training")
 @click.option("--left", default=0.5, show_default=True, help="share of FLOPs and parameters that stays")
 @click.option("--batch", default=32, show_default=True, help="windows a step")
 @click.option("--lr", default=6e-3, show_default=True, help="highest rate")
@@ -222,8 +233,8 @@ class Store:
 @click.option("--threads", default=1, show_default=True, help="of the CPU")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for lines and trained networks")
 def main(
-    data: Path | None, megabytes: float, methods: str, tuning: float, left: float, seeds: int, threads: int, out: Path,
-    **given: Any,
+    data: Path | None, megabytes: float, methods: str, tuning: float, tuning_lr: float | None, left: float, seeds: int,
+    threads: int, out: Path, **given: Any,
 ) -> None:  # fmt: skip
     """Make what is missing, and say what came of it."""
     torch.set_num_threads(threads)
@@ -236,10 +247,17 @@ def main(
     for seed in range(seeds):
         bench = None
         for method in wanted:
-            key = {"method": method, "seed": seed, "tuning": tuning, "left": left, "setting": asdict(setting)}
+            key = {
+                "method": method,
+                "seed": seed,
+                "tuning": tuning,
+                "tuning_lr": tuning_lr,
+                "left": left,
+                "setting": asdict(setting),
+            }
             line = store.find(key)
             if line is None:
-                bench = bench or Bench(setting, text, seed, tuning, left, out)
+                bench = bench or Bench(setting, text, seed, Tuning(tuning, tuning_lr), left, out)
                 try:
                     line = {**key, "python": platform.python_version(), **bench.record(method)}
                 except GnGraphError as error:
