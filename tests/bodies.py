@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class Body(nn.Module):
-    """Two convolutions and a head, called by a function of (self, x), with further modules."""
+    """Two convolutions and a head, called by a function of (self, x), with further modules and parameters."""
 
-    def __init__(self, call: Callable[[Any, Tensor], Any], **parts: nn.Module) -> None:
+    def __init__(self, call: Callable[[Any, Tensor], Any], **parts: nn.Module | nn.Parameter) -> None:
         super().__init__()
         self.a, self.b, self.h = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
         self.call = call

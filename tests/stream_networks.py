@@ -174,6 +174,20 @@ class WeightNormed(nn.Module):
         return y
 
 
+class ReadBare(nn.Module):
+    """A layer that reads a stream as it is, and writes into it behind the norm that counts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.mix, self.head, self.last = nn.Linear(8, 8), nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        out: Tensor = self.head(self.norm(x).mean(1)) + self.last((x + self.mix(x)).tanh().mean(1))
+        return out
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit": ViT,
     "vit rms": lambda: ViT(nn.RMSNorm),
@@ -187,12 +201,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "merged": Merged,
     "convnext": ConvNeXt,
     "weight norm": WeightNormed,
+    "read bare": ReadBare,
     "poolformer": PoolFormer,
     "poolformer without weights": lambda: PoolFormer(lambda width: nn.GroupNorm(1, width, affine=False)),
 }
 """Name -> a network whose stream is free."""
 
-PLAIN = {"vit": 8, "vit rms": 8, "vit without biases": 8, "gpt": 8, "post-norm rms": 8}
+PLAIN = {"vit": 8, "vit rms": 8, "vit without biases": 8, "gpt": 8, "post-norm rms": 8, "read bare": 8}
 """Those whose norms stay norms when the stream gets new channels, with its width."""
 
 

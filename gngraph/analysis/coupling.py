@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gngraph.analysis.cuttable import Cuttable
-from gngraph.ir import Graph, Node, TensorType, TupleType
+from gngraph.ir import Graph, Node, TensorType, TupleType, Type
 from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
 from gngraph.ops.spec import AttrPath, Fresh
 
@@ -232,7 +232,12 @@ class _Coupling:
             self.measured[self._node.name, path] = layout
 
     def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:
-        if layout is not None:
+        if layout is None:
+            return
+        length = _length(self._node.type, axis, item)
+        if length is not None and length != sum(segment.size * segment.inner for segment in layout):
+            self.freeze(layout, f"{self._node.op} changes how many there are")  # such as positions that are pooled
+        else:
             self.values[self._node.name][item][axis] = layout
 
     def _bind(self, param: str, axis: int, layout: Layout | None, use: Use, fresh: Fresh) -> None:
@@ -263,3 +268,10 @@ class _Coupling:
         """Whether nothing learns what a node reads: a buffer, or a parameter that is read as a value while training holds it."""
         held = self.graph.params[param]
         return held.kind != "parameter" or (self._node.op == "parameter" and not held.trainable)
+
+
+def _length(type_: Type | None, axis: int, item: int) -> int | None:
+    """Entries of an axis of one of the values that a node gives; None where that is no number, or not said."""
+    of_item = type_.items[item] if isinstance(type_, TupleType) and item < len(type_.items) else type_
+    size = of_item.shape[axis] if isinstance(of_item, TensorType) and axis < len(of_item.shape) else None
+    return size if isinstance(size, int) else None

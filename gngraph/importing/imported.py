@@ -102,6 +102,17 @@ def asked_for(
     return torch.autograd.grad(outputs, wanted, at, allow_unused=True)
 
 
+def forward_only(outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]) -> list[None]:
+    """No gradients, of a run of which the outputs alone are wanted.
+
+    Args:
+        outputs: what could be differentiated.
+        wanted: by what.
+        at: gradients of the outputs.
+    """
+    return [None] * len(wanted)
+
+
 def accumulated(
     outputs: list[torch.Tensor], wanted: list[torch.Tensor], at: list[torch.Tensor]
 ) -> Sequence[torch.Tensor | None]:

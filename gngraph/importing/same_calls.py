@@ -11,11 +11,14 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, InputAxis, meta_inputs
 from gngraph.importing.copies import on_meta, take_values
 from gngraph.importing.imported import (
+    Differentiate,
     Held,
     Imported,
     Outcome,
+    asked_for,
     changes_by_itself,
     changes_in_forward,
+    forward_only,
     step,
 )
 from gngraph.importing.other_sizes import Sizes, by_numbers, unlike_axes
@@ -95,13 +98,15 @@ class _Tapes:
     def check_state(self, first: Outcome) -> None:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
         name, kept = self.claim.graph.name, HeldInPython(self.module.module)
-        with torch.no_grad():
-            second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True)
+        # with gradients on, though none are wanted: torch may multiply in another way where they are off
+        second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True, differentiate=forward_only)
         kept.check(name)
         if first.outputs != second.outputs:
             raise UnsupportedModelError(changes_by_itself(name))
 
-    def run(self, samples: int, sizes: Sizes, *, of_graph: bool, training: bool) -> Outcome:
+    def run(
+        self, samples: int, sizes: Sizes, *, of_graph: bool, training: bool, differentiate: Differentiate = asked_for
+    ) -> Outcome:
         """The numbers of what the graph, or the module, gives."""
         network = self.lowered if of_graph else self.module
         tape = Tape(self.claim.known, self.numbers, in_order=self.claim.part is None)
@@ -118,7 +123,8 @@ class _Tapes:
             return projection
 
         with tape:
-            found = step(network, inputs, project, None if of_graph else self.claim.part)
+            part = None if of_graph else self.claim.part
+            found = step(network, inputs, project, part, differentiate=differentiate)
         return Outcome(
             [tape.number(x) for x in found.outputs],
             {name: None if x is None else tape.number(x) for name, x in found.gradients.items()},

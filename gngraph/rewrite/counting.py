@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpaces, Role
+from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import PassError
 from gngraph.ir import Attr, Draft, Graph, Node, Slice, TensorType
 from gngraph.ops import ChannelStatistics, lookup
@@ -32,21 +32,23 @@ class Stream:
 
     Attributes:
         start: what its writers give a new channel.
-        written: parameters whose entries start so.
+        written: axes of parameters, as (name, axis), whose entries start so.
         quiet: parameters that read zero of a new channel, whatever they hold for it.
         scales: parameters that a norm multiplies by, which make up for the shrunken variance.
         norms: the norms that count its channels.
     """
 
     start: ChannelStart
-    written: frozenset[str]
+    written: frozenset[tuple[str, int]]
     quiet: frozenset[str]
     scales: frozenset[str]
     norms: tuple[str, ...]
 
-    def start_of(self, param: str) -> ChannelStart | None:
-        """How a parameter starts for a new channel; None for one that starts as elsewhere."""
-        return self.start if param in self.written else "random" if param in self.quiet else None
+    def start_of(self, slot: Slot) -> ChannelStart | None:
+        """How a parameter starts there for a new channel; None where it starts as elsewhere."""
+        if (slot.param, slot.axis) in self.written:
+            return self.start
+        return "random" if slot.role is Role.CONSUME and slot.param in self.quiet else None
 
 
 def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
@@ -96,8 +98,9 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
         alike = _statistics(node).centred == (start == "mean")
         if not (one and alike and node.inputs[0] in starting):
             return None
-    roles = {slot.param for slot in space.slots if slot.role is not Role.CONSUME}
-    written = {param for node in writers for param in graph.nodes[node].params.values() if param in roles}
+    given = {param for node in writers for param in graph.nodes[node].params.values()}
+    # along its other axis a layer may read the same space
+    written = {(slot.param, slot.axis) for slot in space.slots if slot.role is not Role.CONSUME and slot.param in given}
     reads = {
         slot.param: [node for node, role in graph.readers(slot.param) if _multiplies(graph.nodes[node], role)]
         for slot in space.slots

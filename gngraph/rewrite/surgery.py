@@ -16,7 +16,7 @@ from gngraph.ops import draft_of, lookup
 from gngraph.ops.norm_across import of_one_group
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.computed_weights import computing, give_weight, plain_weights
-from gngraph.rewrite.counting import ChannelStart, Stream, count_only, kept_entries, scaled_eps, stream_of
+from gngraph.rewrite.counting import Stream, count_only, kept_entries, scaled_eps, stream_of
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,17 @@ def rewrite(
         if param in scales:
             gather = replace(gather, factor=gather.factor * scales[param], backward=gather.backward / scales[param])
         earlier = gathers.setdefault(param, [])
-        starts = {name: stream.start_of(param) for name, stream in streams.items()}
-        data[param] = _rebuild(tensor, gather, entries, edits, generator, earlier, starts)
-        for row in padding_rows(graph, param) if "mean" not in starts.values() else ():
+        data[param] = _rebuild(tensor, gather, entries, edits, generator, earlier, streams)
+        means = any(name in streams and streams[name].start_of(slot) == "mean" for name, slot in entries)
+        for row in padding_rows(graph, param) if not means else ():
             data[param][row] = _follow(tensor[row], [replace(gather, axis=axis - 1)])
         earlier.append(gather)
     for param, tensor in data.items():
         if param not in plain:
             draft.set_param(param, replace(graph.params[param], data=tensor))
     for param in plain:
-        said = any(param in edit.rows for edit in edits.values()) or any(param in s.written for s in streams.values())
+        said = any(param in edit.rows for edit in edits.values())
+        said = said or any(param == written for stream in streams.values() for written, _ in stream.written)
         _give_weight(draft, graph, param, data[param], gathers.get(param, []), drawn=not said)
     widths = {s.name: len(edits[s.name].map.source) if s.name in edits else s.size for s in spaces}
     follow_widths(draft, graph, spaces, widths)
@@ -283,7 +284,7 @@ def _rebuild(
     edits: Mapping[str, SpaceEdit],
     generator: torch.Generator,
     earlier: list[Gather],
-    starts: Mapping[str, ChannelStart | None],
+    streams: Mapping[str, Stream],
 ) -> torch.Tensor:
     result = tensor.index_select(gather.axis, gather.index.clamp(min=0))
     if bool((gather.factor != 1).any()):
@@ -298,15 +299,16 @@ def _rebuild(
         reads = slot.role is Role.CONSUME
         rows = (edit.out if reads else edit.rows).get(slot.param, {})
         new = {channel for channel, source in enumerate(edit.map.source) if source == NEW}
+        start = streams[name].start_of(slot) if name in streams else None
         for channel in sorted(new.union(rows)):
             view = result.narrow(gather.axis, slot.offset + grown + channel * slot.inner, slot.inner)
             if channel in rows:
                 row = _follow(rows[channel].narrow(gather.axis, used[name], slot.inner).to(view), earlier)
                 view.copy_(row) if channel in new else view.add_(row)
-            elif starts.get(name) == "mean":
+            elif start == "mean":
                 view.copy_(_mean(result, gather.axis, slot, grown, edit.map))
             else:
-                started = starts.get(name) or ("zeros" if reads else slot.fresh)
+                started = start or ("zeros" if reads else slot.fresh)
                 view.copy_(fresh.entries(view, slot, started, channel % edit.map.size))
         used[name] += slot.inner
         grown += (len(edit.map.source) - edit.map.size) * slot.inner

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gngraph.analysis.channels import ChannelSpaces, Role
 from gngraph.analysis.equivalence import outputs64, relative_error
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.importing.from_torch import from_torch
-from gngraph.ir import Graph
+from gngraph.ir import Graph, TensorType
 from gngraph.lowering.probe import probe_of
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel, SplitChannel
@@ -207,6 +208,29 @@ def test_a_concatenation_holds_stretches_of_several_spaces() -> None:
         ("grow1.0", 4),
         ("grow2", 7),
     ]
+
+
+class PooledAcross(nn.Module):
+    """Pools over an axis that carries channels, and puts what is left of them between others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.a, self.b, self.head = nn.Linear(5, 8), nn.Linear(2, 4), nn.Linear(2, 6), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(self.wide(x).relu().unflatten(1, (2, 2, 2)), 1).flatten(1)
+        out: Tensor = self.head(torch.cat([self.a(y), y, self.b(y)], 1))
+        return out
+
+
+@pytest.mark.parametrize("make", [*NETWORKS, PooledAcross])
+def test_what_lies_along_an_axis_is_as_long_as_the_axis(make: str | type[nn.Module]) -> None:
+    graph = graph_of(make) if isinstance(make, str) else from_torch(make().eval(), torch.randn(2, 5))
+    for (name, axis), segments in ChannelSpaces.of(graph).layouts.items():
+        type_ = graph.nodes[name].type
+        assert isinstance(type_, TensorType)
+        size = type_.shape[axis]
+        assert isinstance(size, str) or sum(channels * inner for _, channels, inner in segments) == size, (name, axis)
 
 
 def test_an_unknown_space_is_refused_with_the_names() -> None:

@@ -203,6 +203,11 @@ def norm(s: Any, x: Tensor) -> Tensor:
     return head(s, torch.relu(s.n(s.a(x))))
 
 
+def product_of_what_lies_apart(s: Any, x: Tensor) -> Tensor:
+    """torch multiplies it in another way where gradients are off."""
+    return head(s, F.linear(s.a(x).transpose(1, 3).relu(), s.gain * s.weight).transpose(1, 3))
+
+
 TAKEN: dict[str, Callable[[], nn.Module]] = {
     "no_grad": lambda: Body(no_grad),
     "set_grad_enabled": lambda: Body(switched_off),
@@ -230,6 +235,9 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
         lambda s, x: head(s, torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(s.a(y)), x, use_reentrant=True))
     ),
     "in place on a part of what nothing reads as a whole": lambda: Body(change_a_half),
+    "computed weight for what lies apart in memory": lambda: Body(
+        product_of_what_lies_apart, weight=nn.Parameter(torch.eye(4)), gain=nn.Parameter(torch.tensor(2.0))
+    ),
 }
 
 
