@@ -28,7 +28,7 @@ from gngraph.ir import BATCH, Graph, TensorType
 from gngraph.ir.graph import checked
 from gngraph.ir.inputs import reads_tokens
 from gngraph.ir.types import dtype_name
-from gngraph.lowering.to_torch import reading_inputs
+from gngraph.lowering.to_torch import sharing
 from gngraph.writing import replacing
 
 BATCH_AXIS, LENGTH_AXIS = "batch", "length"
@@ -95,7 +95,7 @@ def export_onnx(
             output differs by more than `TOLERANCES` of the precision.
     """
     target = Path(path_text(path))
-    module = reading_inputs(_exportable(checked(graph))).cpu()
+    module = sharing(_exportable(checked(graph))).cpu()
     size = sum(p.data.numel() * p.data.element_size() for p in graph.params.values())
     if size > _MAX_BYTES:
         raise GnGraphError(
@@ -130,7 +130,7 @@ def written_onnx(graph: Graph, path: Path) -> None:
         GnGraphError: a package is missing, or the exporter refuses.
     """
     with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
-        module = reading_inputs(_exportable(checked(graph))).cpu()
+        module = sharing(_exportable(checked(graph))).cpu()
         _export(graph, module, path, None, bool(_shorter(graph, module)))
 
 
@@ -255,11 +255,13 @@ def _finish(graph: Graph, path: Path, metadata: Mapping[str, str]) -> tuple[int,
     """Check the file and write provenance into it; opset and number of nodes."""
     import onnx
 
+    # what is appended to a message is merged into it, so that its weights need not be read and written again
+    said = onnx.ModelProto(producer_name="gngraph", producer_version=version())
+    onnx.helper.set_model_props(said, provenance(graph, metadata))
+    with path.open("ab") as file:
+        file.write(said.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(path)
-    model.producer_name, model.producer_version = "gngraph", version()
-    onnx.helper.set_model_props(model, provenance(graph, metadata))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     return opsets[""], len(model.graph.node)
 

@@ -15,7 +15,7 @@ from gngraph.deploy.parity import Parity, compared, random_inputs, running
 from gngraph.deploy.provenance import provenance
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
-from gngraph.lowering.to_torch import reading_inputs
+from gngraph.lowering.to_torch import sharing
 from gngraph.writing import replacing
 
 PROVENANCE = "gngraph.json"
@@ -51,7 +51,7 @@ def export_pt2(graph: Graph, path: str | os.PathLike[str], *, metadata: Mapping[
     target = Path(path)
     if target.suffix != ".pt2":
         raise GnGraphError(f"'{target}' is no name for what torch.export writes: end it in .pt2")
-    module = reading_inputs(graph).cpu().eval()
+    module = sharing(graph).cpu().eval()
     inputs = random_inputs(graph, 2)
     with replacing(target) as (written,):
         try:

@@ -19,7 +19,7 @@ from gngraph.deploy.to_pt2 import PROVENANCE
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
 from gngraph.ir.fingerprint import fingerprint
-from gngraph.lowering.to_torch import reading_inputs
+from gngraph.lowering.to_torch import sharing
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def verify(file: Path, graph: Graph, samples: torch.Tensor | None = None) -> Cer
     if said is not None and said != own:
         problems.append(f"it says that it was written from the network {said[:12]}, and this one is {own[:12]}")
     try:
-        parity = compared(graph, f"'{file.name}'", run, running(reading_inputs(graph).cpu().eval()), batches, tolerance)
+        parity = compared(graph, f"'{file.name}'", run, running(sharing(graph).cpu().eval()), batches, tolerance)
     except GnGraphError as error:
         problems.append(str(error))
     return Certificate(str(file), _hash(file), own, said, precision, tolerance, parity, tuple(problems))

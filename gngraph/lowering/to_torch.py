@@ -73,13 +73,22 @@ def reading_inputs(graph: Graph) -> fx.GraphModule:
     Raises:
         IRError: as `to_torch` does.
     """
+    # copied together, so that parameters that share memory still do
+    own = copy.deepcopy({name: parameter.data for name, parameter in checked(graph).params.items()})
+    return sharing(graph.with_params(own))
+
+
+def sharing(graph: Graph) -> fx.GraphModule:
+    """`reading_inputs`, but the parameters share memory with the graph's: it is to be run, or exported, and not trained.
+
+    Raises:
+        IRError: as `to_torch` does.
+    """
     for name, parameter in checked(graph).params.items():
         if parameter.data.is_meta:
             raise IRError(f"parameter '{name}' has no values; load an archive, or set them by graph.with_params(...)")
     vet(graph)  # torch.fx turns names into source code that it executes
-    # copied together, so that parameters that share memory still do
-    own = copy.deepcopy({name: parameter.data for name, parameter in graph.params.items()})
-    return lower(graph.with_params(own)).module
+    return lower(graph).module
 
 
 def lower(graph: Graph) -> Lowered:
