@@ -123,7 +123,7 @@ def test_growth_keeps_to_its_budget_and_pays_for_its_search(method: str, tmp_pat
     ("job", "method", "params", "flops"),
     [("extend", "gngraph", 1.5, 9.0), ("reshape", "gngraph", 1.0, 1.0), ("reshape", "towards-soft-pyramid", 1.0, 1.0),
      ("shrink", "gn-prune", 1.0, 0.5), ("shrink", "gn-prune-rebuilt", 1.0, 0.5), ("shrink", "narrower", 1.0, 0.5),
-     ("shrink", "narrower-rebuilt", 0.45, 0.5), ("shrink", "gngraph", 0.45, 0.5)],
+     ("shrink", "narrower-rebuilt", 0.45, 0.5), ("shrink", "gngraph", 0.45, 0.5), ("shrink", "gngraph-low-rank", 0.45, 0.5)],
 )  # fmt: skip
 def test_jobs_start_from_one_trained_network(
     job: str, method: str, params: float, flops: float, tmp_path: Path

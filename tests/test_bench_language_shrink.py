@@ -73,7 +73,7 @@ def test_every_method_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(growth_transformers, "TRIES", TRIES)
     corpus = tmp_path / "corpus.txt"
     corpus.write_bytes(b"".join(f"{i} and {i * i} are numbers.\n".encode() for i in range(9000)))
-    methods = ["same", "gngraph", "tp-taylor", "narrower", "smaller", "smaller-longer"]
+    methods = ["same", "gngraph", "gngraph-low-rank", "tp-taylor", "narrower", "smaller", "smaller-longer"]
     words = "--width 0.5 --length 8 --steps 4 --batch 4 --samples 24 --measured 8"
     threads = str(torch.get_num_threads())
     arguments = [*words.split(), "--data", str(corpus), "--threads", threads, "--out", str(tmp_path), "--methods"]

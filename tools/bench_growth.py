@@ -9,7 +9,8 @@ gngraph's own ways and "fresh" come with more rows: METHOD:scratch, the same arc
 METHOD:equal, from scratch for as many epochs as the growth run's training FLOPs pay for, and "gngraph" with gngraph:uniform, its
 layers at uniform widths, from scratch, which says what of its gain is its depth. Plain designs come with
 DESIGN:equal, from scratch for as many epochs as the training FLOPs of "gngraph" pay for. A finished run is a line of
-OUT/runs.jsonl and is not made again, so an interrupted table goes on where it was. Training FLOPs count 3 forward passes a step,
+OUT/runs.jsonl and is not made again, and an unfinished one goes on from OUT/unfinished, so that a table may be made in pieces:
+after --minutes it ends with the epoch, search or analysis that goes on. Training FLOPs count 3 forward passes a step,
 that of networks on trial for their depth included, and the convolutions and matrix products of an analysis as they come;
 decompositions of matrices are not counted, nor the forward passes of the seed that rank its layers (less than 1 %).
 
@@ -49,6 +50,7 @@ from gngraph.running.problem import Problem
 from gngraph.search.designs import widths_within
 from tools.growth_designs import DESIGNS, SHAPES, family, to_widths
 from tools.growth_jobs import JOBS, REPEATED
+from tools.growth_pieces import ENDLESS, Piece, PieceOver
 from tools.growth_report import draw, table, write_csv
 from tools.growth_runs import Run, Settings, Store, identity, key_of, outcome
 
@@ -131,14 +133,29 @@ class Cell:
 
 
 class Bench:
-    """A table being made."""
+    """A table being made.
 
-    def __init__(self, settings: Settings, data: Data, device: str, out: Path) -> None:
-        self.settings, self.data, self.device, self.out = settings, data, device, out
-        self.store = Store(out)
+    Args:
+        settings: what all of its runs share.
+        data: the data set.
+        device: what to compute on.
+        out: folder of networks, of what is unfinished, and of the pictures.
+        piece: of the work, in which no more is begun when it is over.
+        lines: file of the finished runs; None: one in `out`.
+    """
+
+    def __init__(
+        self, settings: Settings, data: Data, device: str, out: Path, piece: Piece = ENDLESS, lines: Path | None = None
+    ) -> None:
+        self.settings, self.data, self.device, self.out, self.piece = settings, data, device, out, piece
+        self.store = Store(lines or out / "runs.jsonl")
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """The line of a run, made if there is none."""
+        """The line of a run, made if there is none.
+
+        Raises:
+            PieceOver: there was no time for it.
+        """
         samples = self.settings.samples
         problem = Problem(
             self.data, device=self.device, seed=cell.seed, learn=samples, judge=samples, report=samples,
@@ -148,9 +165,10 @@ class Bench:
         known = self.store.find(key_of(line))
         if known is None:
             base = f"base-{digest({**line, 'method': 'base', 'settings': self.settings.of_training()})}"
-            run = Run(self.settings, problem, cell.budget, self.out, base)
+            self.piece.require()
+            run = Run(self.settings, problem, cell.budget, self.out, base, digest(line), self.piece)
             graph = self._network(run, cell)
-            run.keep(digest(line), graph)
+            run.keep(run.name, graph)
             known = line | outcome(run, graph)
             self.store.add(known)
             console.print(told(cell, known))
@@ -222,16 +240,18 @@ def _open(bench: Bench, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _attempt(cell: Cell) -> dict[str, Any] | GnGraphError:
+Outcome = dict[str, Any] | GnGraphError | PieceOver
+"""The line of a run, or why there is none."""
+
+
+def _attempt(cell: Cell) -> Outcome:
     try:
         return _bench.run(cell)
-    except GnGraphError as error:
+    except (GnGraphError, PieceOver) as error:
         return error
 
 
-def finished(
-    bench: Bench, cells: Sequence[Cell], workers: int, threads: int
-) -> Iterator[tuple[Cell, dict[str, Any] | GnGraphError]]:
+def finished(bench: Bench, cells: Sequence[Cell], workers: int, threads: int) -> Iterator[tuple[Cell, Outcome]]:
     """Every cell with its line, or with what went wrong, as they come; each starts as soon as what it waits for is there.
 
     Args:
@@ -246,7 +266,7 @@ def finished(
     else:
         context = get_context("spawn")
         executor = ProcessPoolExecutor(workers, context, initializer=_open, initargs=(bench, threads))
-    waiting, running, done = list(cells), dict[Future[dict[str, Any] | GnGraphError], Cell](), set[Cell]()
+    waiting, running, done = list(cells), dict[Future[Outcome], Cell](), set[Cell]()
     with executor:
         while waiting or running:
             for cell in [c for c in waiting if waits_for(bench.settings.job, c, cells) in (None, *done)]:
@@ -261,11 +281,13 @@ def finished(
 def lines_of(bench: Bench, cells: Sequence[Cell], workers: int, threads: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The lines of a table in the order of its cells, and what failed; what there is is drawn after every run.
 
-    A run that fails is told of, and the rest goes on.
+    A run that fails is told of, and the rest goes on; one for which there was no time is neither.
     """
     found: dict[Cell, dict[str, Any]] = {}
     failed = []
     for cell, line in finished(bench, cells, workers, threads):
+        if isinstance(line, PieceOver):
+            continue
         if isinstance(line, GnGraphError):
             failed.append(f"{cell.method}, seed {cell.seed}: {line}")
             console.print(failed[-1], style="red")
@@ -275,12 +297,23 @@ def lines_of(bench: Bench, cells: Sequence[Cell], workers: int, threads: int) ->
     return [found[c] for c in cells if c in found], failed
 
 
-def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
-    """Methods, each followed by what its network is compared with."""
+def require_methods(job: str, methods: Sequence[str]) -> None:
+    """Refuse methods that there are not, and repeated rows without the method that pays for them.
+
+    Raises:
+        click.UsageError: there is one.
+    """
     known = JOBS[job]
     for method in methods:
-        if method not in known:
+        if method.partition(":")[0] not in known:
             raise click.UsageError(f"job '{job}' has no method '{method}': choose among {', '.join(known)}")
+        if ":" in method and payer_of(method) not in methods:
+            raise click.UsageError(f"'{method}' needs the row '{payer_of(method)}'")
+
+
+def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
+    """Methods, each followed by what its network is compared with."""
+    require_methods(job, methods)
     repeats = {m: r for m, r in REPEATED.get(job, {}).items() if m not in DESIGNS or PAYER in methods}
     return [name for m in methods for name in (m, *(f"{m}:{r}" for r in repeats.get(m, ())))]
 
@@ -321,13 +354,14 @@ def with_repeats(job: str, methods: Sequence[str]) -> list[str]:
 @click.option("--threads", default=1, show_default=True, help="of the CPU, for each run")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True,
               help="runs at once, each in a process of its own: small networks leave a GPU idle")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(0), help="end after so many, and go on another time")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     job: str, data: str, download: bool, size: int, train: int, network: str, budgets: tuple[str, ...],
     methods: str | None, epochs: int, tuning: int, rounds: int, growing: float, final: Final, perturb: float | None, design: str,
     start: float, extension: float, shrinkage: float, params_left: float, optimizer: str, lr: float | None,
     tuning_lr: float | None, weight_decay: float, batch: int, samples: int, seeds: int, device: str, threads: int, workers: int,
-    out: Path,
+    minutes: float | None, out: Path,
 ) -> None:  # fmt: skip
     """Make a table; see the module."""
     share = (PERTURB if job == "search" else 0.0) if perturb is None else perturb
@@ -341,13 +375,16 @@ def main(
     wanted = with_repeats(job, names)
     try:
         source = shrunken(load_data(data, download=Download.IF_MISSING if download else Download.NEVER), size, train)
-        bench = Bench(settings, source, device, out)
+        bench = Bench(settings, source, device, out, Piece.of(minutes))
         limits = [budget_named(text, network, source) for text in budgets]
         cells = [Cell(method, seed, limit) for seed in range(seeds) for limit in limits for method in wanted]
         lines, failed = lines_of(bench, cells, workers, threads)
     except GnGraphError as error:
         raise click.ClickException(str(error)) from error
-    console.print(table(lines, bench.title))
+    if len(lines) + len(failed) < len(cells):
+        console.print(f"{len(cells) - len(lines) - len(failed)} of {len(cells)} runs are left: give the command again")
+    if lines:
+        console.print(table(lines, bench.title))
     console.print(f"{out}/runs.jsonl, {out}/growth.csv, {out}/growth.png")
     if failed:
         raise click.ClickException("rows are missing from the table: " + "; ".join(failed))

@@ -3,11 +3,11 @@
 The full size is trained as in `tools/bench_language.py`, with four heads of 16 channels for each two of the zoo. Then it is
 brought to half of its FLOPs and parameters, and trained on, for a share of its steps, from the same highest rate (or --tuning-lr)
 along a cosine; every method has the same batches. "same" is trained on as it is. "gngraph" is `gngraph.shrink`, "gngraph-hidden",
-"gngraph-heads" and "gngraph-stream" the same with one kind of widths alone (`only`). "tp-..." are magnitude, Taylor and random
-importances of Torch-Pruning: over all layers together, and "-uniform" each alike, "-heads" with whole heads, "-inside" without
-the stream. "narrower" has plain widths, with the channels that are read most. "smaller" is the seed gpt at that size from
-scratch, for the steps of the full size; "smaller-longer" for as many as pay for the full size and the tuning together. A finished
-run is a line of OUT/language_shrink.jsonl and is not made again.
+"gngraph-heads" and "gngraph-stream" the same with one kind of widths alone (`only`), "gngraph-low-rank" with low-rank layers first
+(`kinds`). "tp-..." are magnitude, Taylor and random importances of Torch-Pruning: over all layers together, and "-uniform" each
+alike, "-heads" with whole heads, "-inside" without the stream. "narrower" has plain widths, with the channels that are read most.
+"smaller" is the seed gpt at that size from scratch, for the steps of the full size; "smaller-longer" for as many as pay for the
+full size and the tuning together. A finished run is a line of OUT/language_shrink.jsonl and is not made again.
 
     tools/bench_language_shrink.py --methods gngraph,tp-taylor-uniform,narrower,smaller --out runs/
 """
@@ -51,6 +51,9 @@ STORE = "language_shrink.jsonl"
 
 KINDS = {"gngraph-hidden": "blocks.*.up", "gngraph-heads": "blocks.*.attention.qkv", "gngraph-stream": "tokens"}
 """What may change, by method."""
+
+LOW_RANK = "gngraph-low-rank"
+"""The method that has layers become low-rank first."""
 
 LEAST = 0.05
 """Smallest width multiplier that is tried for "smaller"."""
@@ -146,8 +149,9 @@ class Bench:
             return gngraph.to_torch(to_widths(graph, widths_within(graph, float, self.limit)))
         if method.startswith("gngraph"):
             only = (KINDS[method],) if method in KINDS else ()
-            share = self.limit_share
-            result = gngraph.shrink(self.base, self.run.problem(), to=share, params_to=share, epochs=0, only=only)
+            kinds = ("prune", "low-rank") if method == LOW_RANK else ("prune",)
+            share, problem = self.limit_share, self.run.problem()
+            result = gngraph.shrink(self.base, problem, to=share, params_to=share, epochs=0, only=only, kinds=kinds)
             return gngraph.to_torch(result.graph)
         return self.pruned(method)
 
@@ -187,7 +191,7 @@ class Bench:
 PRUNED = {f"tp-{i}{name}": (i, way) for i in IMPORTANCES for name, way in WAYS.items()}
 """Importance and way, by method."""
 
-METHODS = ("same", "gngraph", *KINDS, *PRUNED, "narrower", "smaller", "smaller-longer")
+METHODS = ("same", "gngraph", *KINDS, LOW_RANK, *PRUNED, "narrower", "smaller", "smaller-longer")
 """What is made of the trained network; see the module."""
 
 

@@ -20,6 +20,7 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import Morphism, NewChannel, PruneChannel
 from gngraph.search.designs import widths_within
 from gngraph.zoo import build_seed
+from tools.growth_cells import CELLS, WIDTHS, cells
 from tools.growth_transformers import SMALL_VIT, small_vit
 
 FAMILY = "family"
@@ -43,6 +44,8 @@ def _seed(network: str, data: Data, width: float) -> nn.Module:
         return chain(network, data, max(1, round(32 * width)))
     if network == SMALL_VIT:
         return small_vit(width, data.outputs, data.input_shape)
+    if network == CELLS:
+        return cells([max(1, round(WIDTHS[-1] * width))] * 5, data)
     return build_seed(network, width=width, classes=data.outputs, input_shape=data.input_shape)
 
 

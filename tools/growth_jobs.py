@@ -43,7 +43,10 @@ from tools.growth_runs import Meter, Run
 from tools.growth_transformers import SMALL_VIT, Way, pruned_within, small_vit, values_of, with_values
 
 IMPORTANCES = ("magnitude", "taylor", "random")
-"""Of Torch-Pruning."""
+"""Of Torch-Pruning, of all networks."""
+
+HESSIAN = "hessian"
+"""One more, which takes a gradient for every sample."""
 
 WAYS = {
     "": Way(everywhere=True),
@@ -62,7 +65,7 @@ def base_of(run: Run) -> Graph:
     network = run.kept(run.base)
     if network is None:
         spent, run.meter = run.meter, Meter()
-        network = run.scratch(run.design(run.settings.design))
+        network = run.scratch(run.design(run.settings.design), name=run.base)
         run.meter = spent
         run.keep(run.base, network)
     return network
@@ -153,7 +156,7 @@ def torch_pruning(importance: str, way: Way, run: Run) -> Graph:
     """Removals that Torch-Pruning chooses by one of its importances.
 
     Args:
-        importance: "magnitude", "taylor" or "random".
+        importance: "magnitude", "taylor", "hessian" or "random".
         way: how it goes about it.
         run: whose base is made smaller, and which pays.
 
@@ -167,12 +170,13 @@ def torch_pruning(importance: str, way: Way, run: Run) -> Graph:
     transformer = run.settings.network == SMALL_VIT
     small = small_vit(1.0, run.problem.data.outputs, shape) if transformer else None
     module = with_values(small, values_of(graph)) if small else reading_inputs(graph).to(run.problem.device)
-    if importance == "taylor":
+    if importance in _GRADIENTS:
         with run.meter.searching():
-            _gradients(run, module)
+            _GRADIENTS[importance](run, module)
     measures: dict[str, Callable[[], Any]] = {
         "magnitude": tp.importance.GroupMagnitudeImportance,
         "taylor": tp.importance.GroupTaylorImportance,
+        HESSIAN: tp.importance.GroupHessianImportance,
         "random": tp.importance.RandomImportance,
     }
     example = torch.zeros(2, *shape, device=run.problem.device)
@@ -218,6 +222,27 @@ def _gradients(run: Run, module: nn.Module) -> None:
         (run.problem.loss_fn.per_sample(module(x), y).sum() / len(learn)).backward()  # type: ignore[no-untyped-call]
 
 
+def _squared_gradients(run: Run, module: nn.Module) -> None:
+    """Mean of the squared gradients of the losses of single samples of the learn split, in the gradient of every parameter.
+
+    That is what Torch-Pruning's Hessian importance reads; its own sum keeps the last sample alone (1.6.1).
+    """
+    learn = run.problem.splits.learn
+    squares = {parameter: torch.zeros_like(parameter) for parameter in module.parameters()}
+    for x, y in batches(learn, 1, device=run.problem.device):
+        module.zero_grad()
+        run.problem.loss_fn.per_sample(module(x), y).sum().backward()  # type: ignore[no-untyped-call]
+        for parameter, square in squares.items():
+            if parameter.grad is not None:
+                square.addcmul_(parameter.grad, parameter.grad, value=1 / len(learn))
+    for parameter, square in squares.items():
+        parameter.grad = square
+
+
+_GRADIENTS: Mapping[str, Callable[[Run, nn.Module], None]] = {"taylor": _gradients, HESSIAN: _squared_gradients}
+"""What has to be in the gradients for an importance."""
+
+
 def _tuned(run: Run, before: Graph, after: Graph) -> Graph:
     test = run.problem.test
     loss, accuracy = evaluate(reestimate(after, run.problem), run.problem, test)
@@ -231,9 +256,9 @@ def _by_strategies(names: tuple[str, ...], budget_of: Callable[[Run, Graph], Bud
     return {name: partial(rewritten, STRATEGIES[name], budget_of) for name in names}
 
 
-def _own(job: str, *kinds: str) -> GaussNewtonGrowth:
-    """gngraph's own way, or the same with other kinds of candidates."""
-    own = jobs.JOBS[job].strategy(jobs.JOBS[job].options())
+def _own(job: str, *kinds: str, **options: Any) -> GaussNewtonGrowth:
+    """gngraph's own way, by some options of the job, or the same with other kinds of candidates."""
+    own = jobs.JOBS[job].strategy(jobs.JOBS[job].options(**options))
     assert isinstance(own, GaussNewtonGrowth)
     return replace(own, analysis=GaussNewton(kinds=kinds)) if kinds else own
 
@@ -273,12 +298,17 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
         "same-perturbed": perturbed_same,
         "smaller": smaller,
         "gngraph": partial(rewritten, _own("shrink"), _shrunken),
+        "gngraph-low-rank": partial(rewritten, _own("shrink", kinds=("prune", "low-rank")), _shrunken),
         "gn-prune": partial(gauss_newton, "prune", False),
         "gn-merge": partial(gauss_newton, "merge", False),
         "gn-prune-rebuilt": partial(gauss_newton, "prune", True),
         "gn-merge-rebuilt": partial(gauss_newton, "merge", True),
         **{f"gngraph-{kind}": partial(_only, pattern) for kind, pattern in KINDS_OF_WIDTHS.items()},
-        **{f"tp-{i}{name}": partial(torch_pruning, i, way) for i in IMPORTANCES for name, way in WAYS.items()},
+        **{
+            f"tp-{i}{name}": partial(torch_pruning, i, way)
+            for i in (*IMPORTANCES, HESSIAN)
+            for name, way in WAYS.items()
+        },
         "narrower": partial(to_shape, "pyramid", _shrunken),
         "narrower-prune": partial(gauss_newton, "prune", False, shape="pyramid"),
         "narrower-rebuilt": partial(gauss_newton, "prune", True, shape="pyramid"),

@@ -8,6 +8,7 @@ from functools import partial
 
 import gngraph.baselines  # noqa: F401  (makes its kinds and rules known)
 from gngraph.analysis.cost import Budget
+from gngraph.errors import BudgetError
 from gngraph.growth.jobs import Task
 from gngraph.ir import Graph
 from gngraph.options.runs import Depth
@@ -16,6 +17,7 @@ from gngraph.scoring.selection import Selection
 from gngraph.search.lookahead import Lookahead
 from gngraph.search.situation import Plan, Situation, unselected
 from gngraph.search.strategy import KINDS, GaussNewtonGrowth, Strategy
+from tools.growth_cells import CELLS, random_cells
 from tools.growth_designs import DESIGNS
 from tools.growth_runs import Run
 
@@ -152,10 +154,26 @@ def grown(strategy: Strategy | Lookahead, run: Run, depth: Depth = "keep") -> Gr
     return run.grow(Task(strategy, budget, options), seed).graph
 
 
+RANDOM = 8
+"""Random architectures of the size space of cells that there are methods for."""
+
+
+def of_size_space(number: int, run: Run) -> Graph:
+    """A random architecture of the size space of cells within the budget, trained from scratch.
+
+    Raises:
+        BudgetError: the table is of another network, or the space has none within the budget.
+    """
+    if run.settings.network != CELLS:
+        raise BudgetError(f"random architectures are of --network {CELLS}, not of '{run.settings.network}'")
+    return run.scratch(run.reset(random_cells(number, run.budget, run.problem.data)))
+
+
 SEARCH: Mapping[str, Method] = {
     **{name: partial(plain, name) for name in DESIGNS},
     **{name: partial(grown, strategy, depth="search") for name, strategy in OWN.items()},
     "gngraph-all-layers": partial(grown, OWN["gngraph"]),
     "gngraph-lookahead": partial(grown, Lookahead(), depth="search"),
     **{name: partial(grown, strategy) for name, strategy in OTHERS.items()},
+    **{f"random-{number}": partial(of_size_space, number) for number in range(1, RANDOM + 1)},
 }

@@ -18,7 +18,6 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 from gngraph.analysis.cost import Budget, cost
 from gngraph.files.archive import load, save
 from gngraph.growth.jobs import Task
-from gngraph.growth.loop import grow_by
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.options import RunOptions, TrainOptions
@@ -29,11 +28,13 @@ from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
 from gngraph.search.depth import DEPTH
 from gngraph.search.lookahead import LOOKAHEAD
+from gngraph.search.low_ranks import LowRankFirst
 from gngraph.search.structure import STRUCTURE
 from gngraph.training.restart import restarted
 from gngraph.training.stretch import Stretch
 from gngraph.training.training import Trainer
 from tools.growth_designs import budget_text, designed, widths_of
+from tools.growth_pieces import ENDLESS, Piece, SearchFlops, grown_on, trained_on
 
 STEP = 3
 """Forward passes that a step of training costs: one forward, two backward."""
@@ -168,26 +169,6 @@ class Meter:
         self.search_seconds += passed
 
 
-class _Stages:
-    """Counts the FLOPs of the search in a growth run."""
-
-    def __init__(self, counted: tuple[str, ...]) -> None:
-        self.counted = counted
-        self.flops: int = 0
-        self._counter: Counter | None = None
-
-    def stage_started(self, number: int, stage: str) -> None:
-        if stage in self.counted:
-            self._counter = Counter()
-            self._counter.__enter__()  # type: ignore[no-untyped-call]
-
-    def stage_finished(self, number: int, stage: str, seconds: float) -> None:
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self.flops += self._counter.flops
-            self._counter = None
-
-
 @dataclass
 class Run:
     """A method at work: what it may use, and what it has cost.
@@ -196,6 +177,8 @@ class Run:
         settings, problem, budget: of the table; the budget is that of the network to be made.
         folder: where networks are kept.
         base: name of the trained network that jobs other than "search" start from.
+        name: of the run, for what is kept of it while it is unfinished.
+        piece: in which it is to be done.
         meter: what was spent.
         notes: what else the line shall say.
     """
@@ -205,6 +188,8 @@ class Run:
     budget: Budget
     folder: Path
     base: str
+    name: str = "run"
+    piece: Piece = ENDLESS
     meter: Meter = field(default_factory=Meter)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -226,20 +211,21 @@ class Run:
         """FLOPs of an epoch of training."""
         return STEP * cost(graph).flops * len(self.trainer.problem.train)
 
-    def scratch(self, graph: Graph, epochs: int | None = None) -> Graph:
-        """`graph` trained from its initial weights, for the epochs of the table or for `epochs`."""
-        return self._train(self.trainer, graph, self.settings.epochs if epochs is None else epochs)
+    def scratch(self, graph: Graph, epochs: int | None = None, name: str | None = None) -> Graph:
+        """`graph` trained from its initial weights, for the epochs of the table or for `epochs`; unfinished it has `name`."""
+        return self._train(self.trainer, graph, self.settings.epochs if epochs is None else epochs, name or self.name)
 
     def tune(self, graph: Graph) -> Graph:
         """`graph` trained further along a cosine."""
         trainer = Trainer(self.problem.undivided, self.settings.tuning_options())
-        return self._train(trainer, graph, self.settings.tuning)
+        return self._train(trainer, graph, self.settings.tuning, self.name)
 
-    def _train(self, trainer: Trainer, graph: Graph, epochs: int) -> Graph:
+    def _train(self, trainer: Trainer, graph: Graph, epochs: int, name: str) -> Graph:
         started = time.perf_counter()
-        trained = trainer.train(graph, Stretch(epochs, "cosine"))
+        trained, spent = trained_on(trainer, graph, Stretch(epochs, "cosine"), self._unfinished(name), self.piece)
+        self.meter.seconds += spent
         self.meter.epochs += epochs
-        self.meter.training += epochs * self.epoch_flops(graph)
+        self.meter.training += epochs * self.epoch_flops(trained.graph)
         seen = min(BATCHES * self.problem.batch_size, len(self.trainer.problem.train))
         self.meter.training += seen * cost(trained.graph).flops
         self.meter.seconds += time.perf_counter() - started
@@ -255,9 +241,10 @@ class Run:
 
     def grow(self, task: Task, graph: Graph) -> GrowthResult:
         """A growth run; what a strategy without an analysis does not need is not charged to it."""
-        counted = COUNTED if task.strategy.analysis else (LOOKAHEAD, "select", "rewrite")
-        stages = _Stages(counted)
-        result = grow_by(task, graph, self.problem, observer=stages)
+        counted: tuple[str, ...] = COUNTED if task.strategy.analysis else (LOOKAHEAD, "select", "rewrite")
+        counted += (STRUCTURE,) if isinstance(task.strategy, LowRankFirst) else ()
+        stages = SearchFlops(counted, Counter)
+        result = grown_on(task, graph, self.problem, stages, self._unfinished(self.name), self.piece)
         seen = min(BATCHES * self.problem.batch_size, len(self.problem.train))
         for record in result.history:
             before, count = record["trained"]["flops"], len(record["epochs"])
@@ -265,9 +252,10 @@ class Run:
             self.meter.training += STEP * before * (len(self.problem.samples) - record["withheld"]) * count
             self.meter.training += seen * (before + (record["flops"] if record["kind"] == "round" else 0))
             seconds = record["seconds"]
-            searching = sum(seconds.get(stage, 0.0) for stage in (DEPTH, STRUCTURE, *counted))
+            searching = sum(seconds.get(stage, 0.0) for stage in {DEPTH, STRUCTURE, *counted})
             self.meter.search_seconds += searching
-            self.meter.seconds += searching + seconds.get("train", 0.0) + seconds.get("batchnorm", 0.0)
+            training = sum(epoch["seconds"] for epoch in record["epochs"])  # those of earlier pieces too
+            self.meter.seconds += searching + training + seconds.get("batchnorm", 0.0)
             if DEPTH in record:
                 found = self.notes[DEPTH] = record[DEPTH]
                 tried = sum(trial["flops"] for trial in found["tried"])
@@ -289,19 +277,22 @@ class Run:
         path = self._path(name)
         return load(path) if path.is_file() else None
 
+    def _unfinished(self, name: str) -> Path:
+        return self.folder / "unfinished" / name
+
     def _path(self, name: str) -> Path:
         return self.folder / "networks" / f"{name}.gng"
 
 
 class Store:
-    """`runs.jsonl`: one line a finished run; a run whose key is there is not made again.
+    """A file of lines, one a finished run; a run whose key is there is not made again.
 
     Nothing is held in memory, so that processes which work on one table see each other's lines.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "runs.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and not self.path.read_text(encoding="utf-8").endswith("\n"):
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write("\n")  # what an interruption left of a line stays apart from the next

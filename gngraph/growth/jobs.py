@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import Budget, cost
 from gngraph.analysis.scope import EVERYTHING, Scope
+from gngraph.errors import OptionError
 from gngraph.growth.schedule import require_room
 from gngraph.growth.timing import timed_budget
 from gngraph.ir import Graph
@@ -27,6 +28,7 @@ from gngraph.options import (
 )
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.lookahead import Lookahead, decided_by
+from gngraph.search.low_ranks import LOW_RANK, LowRankFirst
 from gngraph.search.strategy import GaussNewtonGrowth, Strategy
 
 Chosen = TypeVar("Chosen", bound=ScopeOptions)
@@ -73,7 +75,8 @@ class Job(Generic[Chosen]):
 
         Raises:
             BudgetError: the network does not fit its budget.
-            PassError, GnGraphError: there is no such kind of candidate, allocation or curvature, or a pattern names nothing.
+            OptionError: kinds of candidates do not suffice.
+        PassError, GnGraphError: there is no such kind of candidate, allocation or curvature, or a pattern names nothing.
         """
         scope = scope_of(options)
         scope.check(graph, ChannelSpaces.of(graph))
@@ -116,17 +119,19 @@ def _shrunken(graph: Graph, options: ShrinkOptions) -> Budget:
     return Budget(int(size.params * options.params_to), int(size.flops * options.to))
 
 
+def _shrinking(options: ShrinkOptions) -> Strategy:
+    if "prune" not in options.kinds:
+        raise OptionError("channels are what a network comes down to its size by: name prune among the kinds too")
+    kind = LowRankFirst if LOW_RANK in options.kinds else GaussNewtonGrowth
+    return kind(GaussNewton(kinds=("prune",)), widens=False)
+
+
 JOBS: Mapping[str, Job[Any]] = {
     "grow": Job(GrowOptions, _growing, _grown, lambda options: options),
     # what is promised to lose nothing loses nothing: no channel is removed
     "extend": Job(ExtendOptions, lambda _: GaussNewtonGrowth(narrows=False), _extended, ReworkOptions.run),
     "reshape": Job(ReshapeOptions, lambda _: GaussNewtonGrowth(), _reshaped, ReworkOptions.run),
-    "shrink": Job(
-        ShrinkOptions,
-        lambda _: GaussNewtonGrowth(GaussNewton(kinds=("prune",)), widens=False),
-        _shrunken,
-        ReworkOptions.run,
-    ),
+    "shrink": Job(ShrinkOptions, _shrinking, _shrunken, ReworkOptions.run),
 }
 """Jobs by name, which is the title of their options.
 
@@ -135,5 +140,6 @@ JOBS: Mapping[str, Job[Any]] = {
 of the params, which become no more. Widths follow what they are worth (`gngraph.search.widths`): where the network is too narrow
 for its budget it gets learned splits and exact new channels, where it is too wide it loses the channels that the loss misses
 least, which are rebuilt from those that stay. "shrink" makes nothing wider: what new channels take others lose, and little training
-is left for them. A rewrite of which the loss rises more than was predicted is refused, but for one that must shrink the network.
+is left for them; where it is asked to, it has layers become low-rank first (`gngraph.search.low_ranks`). A rewrite of which the
+loss rises more than was predicted is refused, but for one that must shrink the network.
 """

@@ -25,6 +25,7 @@ from gngraph.growth.history import (
 from gngraph.growth.jobs import Task
 from gngraph.growth.journal import COMPARE, Journal
 from gngraph.growth.keeping import Keeper
+from gngraph.growth.restructuring import Restructuring
 from gngraph.growth.result import GrowthResult
 from gngraph.growth.schedule import round_budgets, seed_cost
 from gngraph.growth.state import Point, RunState
@@ -38,15 +39,13 @@ from gngraph.running.constant import constant_loss
 from gngraph.running.finite import standing
 from gngraph.running.problem import Problem
 from gngraph.running.seeding import mixed
-from gngraph.search import structure
 from gngraph.search.chance import MAY_KNOW, no_better_than_chance
 from gngraph.search.decision import Decider, Decision
-from gngraph.search.depth import DEPTH, UNSEARCHED, removed_in_turn, searched
+from gngraph.search.depth import DEPTH
 from gngraph.search.ending import CONTINUED, ENDING, RETRAINED, ended
 from gngraph.search.lookahead import LOOKAHEAD, Lookahead
 from gngraph.search.situation import Situation
 from gngraph.search.strategy import Strategy
-from gngraph.search.structure import STRUCTURE, UNTRIED
 from gngraph.training.divergence import DivergedError
 from gngraph.training.optimizer_state import OptimizerState, carry_state
 from gngraph.training.patience import kept_told, last_problem
@@ -101,6 +100,7 @@ class Rounds:
         if state.at_a_time is not None:
             problem.runner.batch_size = state.at_a_time
         self.decider = Decider(self.analyses, task.budget, journal.stage, state.worths)
+        self.restructuring = Restructuring(self.analyses, task.budget, task.options, task.strategy, journal.stage)
 
     def to_end(self) -> GrowthResult:
         """All that is left to do."""
@@ -142,12 +142,12 @@ class Rounds:
             self._before_rewrite(number)
             self._reached("depth")
         if now.point == "depth":
-            searching = number == 1 and self.options.searches
-            if searching:
+            restructuring = number == 1 and self.restructuring.wanted
+            if restructuring:
                 self._restructure()
-            self._reached("recover", new=searching)
+            self._reached("recover", new=restructuring)
         if now.point == "recover":
-            if now.restructured:
+            if now.restructured and self.options.searches:
                 self._recover()
             self._reached("decide", new=bool(now.restructured))
         graph = now.graph
@@ -222,19 +222,10 @@ class Rounds:
         return guessed(self.now.graph) if drawn and self.now.number == 1 else []
 
     def _restructure(self) -> None:
-        """The network loses the layers that it does better without, and gets the structure that it does better with."""
-        now, options = self.now, self.options
-        with self.journal.stage(DEPTH):
-            asked = (now.graph, self.analyses, self.budget, options.train, options.whole)
-            depth = searched(*asked) if options.depth == "search" else UNSEARCHED
-            now.record[DEPTH] = depth.record(now.graph)
-            steps = removed_in_turn(now.graph, self.analyses, depth.removed)
-        if options.structure == "search":
-            with self.journal.stage(STRUCTURE):
-                found = structure.searched(*asked, depth)
-                now.record[STRUCTURE], steps = found.record(now.graph), found.steps
-            if not any(trial.design.changes for trial in found.trials):
-                now.notes.append(UNTRIED)
+        """Layers go, and become others."""
+        now = self.now
+        steps = self.restructuring.of(now.graph, now.record)
+        now.notes += self.restructuring.notes
         for step in steps:
             now.optimizer = carry_state(now.optimizer, now.graph, Rewritten(step.graph, {}, step.gathers))
             now.graph = step.graph

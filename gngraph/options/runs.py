@@ -361,6 +361,11 @@ class ShrinkOptions(ReworkOptions):
 
     to: Annotated[float, Within(above=0, below=1)] = option(0.5, "Share of the FLOPs that it keeps.")
     params_to: Annotated[float, Within(above=0, most=1)] = option(1.0, "Share of the parameters that it keeps at most.")
+    kinds: tuple[Literal["prune", "low-rank"], ...] = option(
+        ("prune",),
+        "How: channels go (prune), with commas between them; with low-rank layers become low-rank first, where that is predicted "
+        "to lose less for what it saves.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

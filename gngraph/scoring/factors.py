@@ -44,11 +44,16 @@ def low_rank(
     expand, project = inverse @ kept, kept.T @ root
     if bias is not None and given is not None:
         bias = given.mean + expand @ (project @ (bias - given.mean))
-    first, second = (
-        (project @ matrix).view(rank, *weight.shape[1:]),
-        expand.view(*expand.shape, *[1] * (weight.dim() - 2)),
-    )
+    reduce, expand = _balanced(expand, project @ matrix)
+    first, second = reduce.view(rank, *weight.shape[1:]), expand.view(*expand.shape, *[1] * (weight.dim() - 2))
     return Factorise(name, "low-rank", first, second, bias)
+
+
+def _balanced(expand: torch.Tensor, reduce: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same product by factors of equal lengths in every rank; a metric leaves one huge and one tiny, which training breaks."""
+    left, values, right = torch.linalg.svd(expand @ reduce, full_matrices=False)
+    rank, root = len(reduce), values.clamp(min=0).sqrt()
+    return root[:rank, None] * right[:rank], left[:, :rank] * root[:rank]
 
 
 def separable(graph: Graph, name: str, read: LayerMoments | None) -> Factorise:
