@@ -14,10 +14,11 @@ from torch import nn
 from gngraph.analysis.cost import Budget, cost
 from gngraph.data import load_data
 from gngraph.errors import BudgetError
+from gngraph.lowering.to_torch import reading_inputs
 from gngraph.running.problem import Problem
 from tools import bench_growth
-from tools.growth_designs import DESIGNS, SHAPES, designed, widths_of
-from tools.growth_jobs import JOBS
+from tools.growth_designs import DESIGNS, SHAPES, designed, family, widths_of
+from tools.growth_jobs import JOBS, size_of
 from tools.growth_report import front
 from tools.growth_runs import Counter, Run, Settings, key_of
 
@@ -52,6 +53,12 @@ def test_flops_are_counted_forwards_and_backwards() -> None:
     with Counter() as counter:
         torch.autograd.grad(y.sum(), list(layers.parameters()))
     assert counter.flops == 2 * 5 * (6 * 8 + 2 * 8 * 2)  # the input needs no gradient
+
+
+@pytest.mark.parametrize("network", ["vgg11", "resnet20"])
+def test_a_module_costs_what_its_graph_does(network: str) -> None:
+    graph = family(network, load_data("digits"), 0.1)
+    assert size_of(reading_inputs(graph), torch.zeros(1, 1, 8, 8)) == cost(graph)
 
 
 def test_front() -> None:

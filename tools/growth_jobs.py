@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, CostModel, cost
+from gngraph.analysis.cost import Budget, Cost, CostModel, cost
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.analysis.scope import EVERYTHING, Scope
 from gngraph.data import batches
@@ -39,7 +39,7 @@ from gngraph.training.perturbation import perturbed
 from gngraph.zoo.transformer import ViT
 from tools.growth_designs import DESIGNS, SHAPES, to_widths
 from tools.growth_methods import SEARCH, STRATEGIES, Method
-from tools.growth_runs import Meter, Run
+from tools.growth_runs import Counter, Meter, Run
 from tools.growth_transformers import SMALL_VIT, Way, pruned_within, small_vit, values_of, with_values
 
 IMPORTANCES = ("magnitude", "taylor", "random")
@@ -191,10 +191,10 @@ def torch_pruning(importance: str, way: Way, run: Run) -> Graph:
 def _pruned_in_steps(run: Run, module: nn.Module, importance: Any, limit: Budget, everywhere: bool) -> Graph:
     import torch_pruning as tp
 
-    shape = run.problem.data.input_shape
+    example = torch.zeros(2, *run.problem.data.input_shape, device=run.problem.device)
     pruner = tp.pruner.BasePruner(
         module,
-        torch.zeros(2, *shape, device=run.problem.device),
+        example,
         importance=importance,
         global_pruning=everywhere,
         pruning_ratio=0.95,
@@ -203,16 +203,21 @@ def _pruned_in_steps(run: Run, module: nn.Module, importance: Any, limit: Budget
         ignored_layers=[part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1:],
     )
     while True:
-        made = from_torch(copy.deepcopy(module).cpu(), torch.zeros(2, *shape))  # the benchmark's own need: not charged
-        if limit.allows(cost(made)):
-            return made
+        size = size_of(module, example[:1])  # the benchmark's own need: not charged
+        if limit.allows(size):
+            return from_torch(copy.deepcopy(module).cpu(), example.cpu())
         if pruner.current_step == PRUNING_STEPS:
-            raise BudgetError(
-                f"Torch-Pruning leaves {cost(made).flops:,} FLOPs, beyond {limit.text}; raise --shrinkage"
-            )
+            raise BudgetError(f"Torch-Pruning leaves {size.flops:,} FLOPs, beyond {limit.text}; raise --shrinkage")
         with run.meter.searching(), torch.random.fork_rng():
             torch.manual_seed(mixed(run.problem.seed, pruner.current_step))
             pruner.step()
+
+
+def size_of(module: nn.Module, x: torch.Tensor) -> Cost:
+    """What a module costs, as `gngraph.analysis.cost.cost` says of its graph, at the cost of running it on one sample."""
+    with torch.no_grad(), Counter() as counter:
+        module(x)
+    return Cost(sum(parameter.numel() for parameter in module.parameters()), counter.flops)
 
 
 def _gradients(run: Run, module: nn.Module) -> None:
