@@ -91,12 +91,14 @@ class _ValueMask(fx.Interpreter):
 
 def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
     """The nodes that read values by a weight, each with the position of the input that it reads."""
+    for product, side in slot.across:
+        yield product, graph.nodes[product].inputs.index(side.value)
     for name, role in graph.readers(slot.param):
         node = graph.nodes[name]
         place = lookup(node.op).reads(node, role)
         # what a cell hands on of a unit that nothing reads is not read either; several weights read one input
         place = {PASSED_BY: 1, OF_SEVERAL: 0}.get(place, place) if place is not None else None
-        if role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
+        if not slot.across and role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
             yield name, place
 
 

@@ -245,6 +245,37 @@ def shared_heads(draw: random.Random, shape: Shape) -> nn.Module:
     )  # fmt: skip
 
 
+def single_head(draw: random.Random, shape: Shape) -> nn.Module:
+    """One head with layers of its own, whose queries and keys are summed over, as they are or behind something."""
+    (tokens, c), each, value = shape, draw.randint(1, 4), draw.randint(1, 3)
+    fused, by_einsum, scaled = draw.random() < 0.3, draw.random() < 0.3, draw.randrange(4)
+    before: Callable[[], nn.Module] = draw.choice(
+        (nn.Identity, nn.Identity, nn.ReLU, nn.Tanh, lambda: nn.LayerNorm(each), lambda: nn.RMSNorm(each))
+    )
+
+    def weights(m: Any, q: T, k: T) -> T:
+        y = torch.einsum("btd,bsd->bts", q, k) if by_einsum else q @ k.transpose(-2, -1)
+        y = y * k.shape[-1] ** -0.5 if scaled == 0 else y / math.sqrt(k.size(-1)) if scaled == 1 else y * each**-0.5
+        return y + torch.einsum("btd,sd->bts", q, m.places) if scaled == 3 else y
+
+    def run(m: Any, x: T) -> Any:
+        q, k = m.before_q(m.q(x)), m.before_k(m.k(x))
+        k = k + m.places if scaled == 2 else k
+        if fused:
+            return m.out(F.scaled_dot_product_attention(q, k, m.v(x)))
+        return m.out(weights(m, q, k).softmax(-1) @ m.v(x))
+
+    def shared(m: Any, x: T) -> Any:
+        k = m.k(x)
+        return m.out((weights(m, m.q(x), k) + weights(m, m.other(x), k)).softmax(-1) @ m.v(x))
+
+    return Block(
+        draw.choice((run, run, shared)), q=linear(draw, c, each), k=linear(draw, c, each), v=linear(draw, c, value),
+        other=linear(draw, c, each), before_q=before(), before_k=before(), places=raw(tokens, each),
+        out=linear(draw, value, width(draw)),
+    )  # fmt: skip
+
+
 def multihead(draw: random.Random, shape: Shape) -> nn.Module:
     heads = divisor(draw, shape[-1])
     layer = nn.MultiheadAttention(shape[-1], heads, batch_first=True, bias=draw.random() < 0.7)
@@ -289,7 +320,7 @@ TOKENS: dict[str, Make] = {
     for f in (
         dense, residual_mlp, gated_mlp, raw_linear, einsum, bilinear, layer_norm, token_norm, mixer, token_convolution, positions,
         class_token, reordered, attention, separate_attention,
-        shared_heads, multihead, recurrent, tied, autoencoder, twice, joined_features,
+        shared_heads, single_head, multihead, recurrent, tied, autoencoder, twice, joined_features,
     )
 }  # fmt: skip
 """Name -> block on tokens."""

@@ -16,7 +16,8 @@ from enum import Enum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gngraph.analysis.coupling import Coupled, coupled
+from gngraph.analysis.contraction import Across, stretch_of
+from gngraph.analysis.coupling import Bound, Coupled, coupled
 from gngraph.analysis.snapshots import per_snapshot
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, OpaqueType, Ref, TensorType
@@ -49,6 +50,8 @@ class Slot(NamedTuple):
         role: whether the parameter writes, accompanies or reads the channels.
         fresh: how the entries of a new channel start (readers start at zero).
         node: the first node that uses the parameter so.
+        across: for what reads channels by what it writes itself, the products that sum over them (`node` is the first).
+        start: where the stretch begins on the axis that those sum over.
     """
 
     param: str
@@ -58,6 +61,8 @@ class Slot(NamedTuple):
     role: Role
     fresh: Fresh
     node: str
+    across: tuple[Across, ...] = ()
+    start: int = 0
 
 
 class Measure(NamedTuple):
@@ -106,7 +111,9 @@ class ChannelSpace:
         Among the slots such an axis stands in both roles; it is rebuilt once, as what reads.
         """
         written = {(slot.param, slot.axis) for slot in self.slots if slot.role is Role.PRODUCE}
-        return tuple(s.param for s in self.slots if s.role is Role.CONSUME and (s.param, s.axis) in written)
+        return tuple(
+            s.param for s in self.slots if s.role is Role.CONSUME and not s.across and (s.param, s.axis) in written
+        )
 
     @property
     def inner(self) -> int:
@@ -215,7 +222,7 @@ class _Naming:
             self.axes[key], offset = [], 0
             writer = axes.tied.get(key)
             for var, size, inner in self.sets.resolve(bound.layout):
-                slot = Slot(bound.param, bound.axis, offset, inner, Role(bound.use), bound.fresh, bound.node)
+                slot = self._slot(bound, offset, inner)
                 if writer is not None:
                     written = slot._replace(role=Role.PRODUCE, fresh=writer.fresh, node=writer.node)
                     self.slots.setdefault(var, []).append(written)
@@ -224,6 +231,13 @@ class _Naming:
                 offset += size * inner
         self.names = self._names()
         self._known: dict[int, tuple[tuple[str, int, int], ...]] = {}
+
+    def _slot(self, bound: Bound, offset: int, inner: int) -> Slot:
+        stretch = stretch_of(self.coupled.across, bound.param, bound.axis, offset)
+        if stretch is None:
+            return Slot(bound.param, bound.axis, offset, inner, Role(bound.use), bound.fresh, bound.node)
+        across, start = self.coupled.across[stretch], offset - stretch.start
+        return Slot(bound.param, bound.axis, offset, inner, Role.CONSUME, "zeros", across[0].node, across, start)
 
     def spaces(self) -> ChannelSpaces:
         """The channel spaces."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gngraph.analysis.contraction import Across, Axes, Contraction, Side, Stretch, read_across, stretch_of
 from gngraph.analysis.cuttable import Cuttable
 from gngraph.ir import Graph, Node, TensorType, TupleType, Type
 from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
@@ -45,6 +46,7 @@ class Coupled:
         tied: the same for axes that are written through as well: rows of a table that a layer reads again.
         measured: (node, path) -> the layout whose length an integer attribute gives.
         counted: node -> axes of its first input over which it takes statistics, or the first channels of which it takes for them.
+        across: stretches of `slots` that read what a product sums over, by what they write themselves.
     """
 
     sets: Cuttable
@@ -53,12 +55,13 @@ class Coupled:
     tied: Mapping[tuple[str, int], Bound]
     measured: Mapping[tuple[str, AttrPath], Layout]
     counted: Mapping[str, tuple[int, ...]]
+    across: Mapping[Stretch, tuple[Across, ...]]
 
 
 def coupled(graph: Graph) -> Coupled:
     """The axes of `graph`, by the channel rules of all of its nodes."""
     rules = _Coupling(graph)
-    return Coupled(rules.sets, rules.values, rules.slots, rules.tied, rules.measured, rules.counted)
+    return Coupled(rules.sets, rules.values, rules.slots, rules.tied, rules.measured, rules.counted, rules.across)
 
 
 class _Coupling:
@@ -72,6 +75,8 @@ class _Coupling:
         self.tied: dict[tuple[str, int], Bound] = {}
         self.measured: dict[tuple[str, AttrPath], Layout] = {}
         self.counted: dict[str, tuple[int, ...]] = {}
+        self.across: dict[Stretch, tuple[Across, ...]] = {}
+        self._contractions: list[tuple[Contraction, Layout]] = []
         self._bound: dict[tuple[str, int], Layout | None] = {}
         self._blank: list[tuple[Node, Layout]] = []
         self._declared: set[tuple[str, str, int]] = set()  # node, parameter, axis
@@ -89,10 +94,34 @@ class _Coupling:
             for item in self.values[name]:
                 for layout in item.values():
                     self.freeze(layout, NETWORK_OUTPUT)
+        self._settle_contractions()
         self._hold_constants()
 
     def _at(self, node: Node) -> None:
         self._node, self.sets.place = node, f"node '{node.module or node.name}'"
+
+    def _settle_contractions(self) -> None:
+        """What products sum over is read by the weights of one side, or stays as it is."""
+        together: dict[int, list[tuple[Contraction, Layout]]] = {}
+        for contraction, layout in self._contractions:
+            first = min(segment.var for segment in self.sets.resolve(layout))
+            together.setdefault(first, []).append((contraction, layout))
+        axes = self._axes() if together else None
+        for group in together.values():
+            found = read_across(axes, [contraction for contraction, _ in group]) if axes is not None else None
+            self.across.update(found or {})
+            for contraction, layout in group if found is None else ():
+                self._at(self.graph.nodes[contraction.node])
+                self.freeze(layout, contraction.reason)
+
+    def _axes(self) -> Axes:
+        resolve = self.sets.resolve
+        values = {
+            name: [{axis: resolve(layout) for axis, layout in item.items()} for item in items]
+            for name, items in self.values.items()
+        }
+        writers = {key: resolve(bound.layout) for key, bound in self.slots.items() if bound.use != "consume"}
+        return Axes(self.graph, values, writers)
 
     def _hold_constants(self) -> None:
         """Channels that come from constants stay: one more would be a column of numbers that nobody gave and nothing learns.
@@ -103,9 +132,11 @@ class _Coupling:
         """
         writers: dict[int, list[Bound]] = {}
         for raw in (*self.slots.values(), *self.tied.values()):
-            if raw.use == "produce":
-                for segment in self.sets.resolve(raw.layout):
+            start = 0
+            for segment in self.sets.resolve(raw.layout) if raw.use == "produce" else ():
+                if stretch_of(self.across, raw.param, raw.axis, start) is None:
                     writers.setdefault(segment.var, []).append(raw)
+                start += segment.length
         for node, layout in self._blank:
             self._at(node)
             for segment in self.sets.resolve(layout):
@@ -204,6 +235,16 @@ class _Coupling:
 
     def same_amount(self, a: Layout | None, b: Layout | None) -> bool:
         return self.sets.amounts(a) == self.sets.amounts(b)
+
+    def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None:
+        layouts = [self.layout(operand, axis) for operand, axis in axes]
+        layout = self.unify(layouts) if None not in layouts else None
+        if layout is None:
+            for own in layouts:
+                self.freeze(own, reason)
+            return
+        first, second = (Side(self._node.inputs[operand], axis) for operand, axis in axes)
+        self._contractions.append((Contraction(self._node.name, (first, second), reason), layout))
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         self.sets.freeze(layout, reason)

@@ -242,7 +242,9 @@ def _arithmetic(importer: Importer, fx_node: fx.Node, function: str) -> Node | N
     sizes = [importer.nodes[attr.name].type for attr in operands if isinstance(attr, Ref)]
     if not sizes or not all(isinstance(t, OpaqueType) and t.text in ("int", "float") for t in sizes):
         return None
-    if not all(isinstance(attr, (Ref, int, float)) for attr in operands) or len(operands) != 2:
+    if not all(isinstance(attr, (Ref, int, float)) for attr in operands):
+        return None
+    if len(operands) != (1 if fx_node.target is math.sqrt else 2) or fx_node.kwargs:
         return None
     if fx_node.target is operator.pow and not any(isinstance(attr, float) for attr in operands):
         return None

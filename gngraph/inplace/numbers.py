@@ -84,8 +84,8 @@ def numbers_of_forwards(module: nn.Module, before: Graph, after: Graph) -> dict[
     found: dict[NumberAt, tuple[Any, Any]] = {}
     torn: set[NumberAt] = set()
     for name, node in before.nodes.items():
-        other = after.nodes[name]
-        if other.op != node.op:  # a norm that is written out counts what it counted
+        other = after.nodes.get(name)  # none where a number has taken the place of what it computed
+        if other is None or other.op != node.op:  # a norm that is written out counts what it counted
             continue
         pairs = dict(_changed(tuple(node.attrs.values()), tuple(other.attrs.values())))
         for path in {node.scope, node.module or node.scope} if pairs else ():

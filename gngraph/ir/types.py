@@ -173,16 +173,25 @@ def refs_in(attr: Attr) -> Iterator[str]:
 
 def replace_refs(attr: Attr, renaming: Mapping[str, str]) -> Attr:
     """`attr` with every reference renamed by `renaming`; names outside it stay."""
+    return with_values(attr, {name: Ref(new) for name, new in renaming.items()})
+
+
+def with_values(attr: Attr, values: Mapping[str, Attr]) -> Attr:
+    """`attr` with what `values` has for a name in the place of every reference to it; other references stay.
+
+    >>> with_values((Ref("size"), Ref("x")), {"size": 4})
+    (4, Ref(name='x'))
+    """
     if isinstance(attr, Ref):
-        return Ref(renaming.get(attr.name, attr.name))
+        return values.get(attr.name, attr)
     if isinstance(attr, tuple):
-        return tuple(replace_refs(item, renaming) for item in attr)
+        return tuple(with_values(item, values) for item in attr)
     if isinstance(attr, Listed):
-        return Listed(replace_refs(attr.items, renaming))
+        return Listed(with_values(attr.items, values))
     if isinstance(attr, Slice):
-        return Slice(*(replace_refs(a, renaming) for a in (attr.start, attr.stop, attr.step)))
+        return Slice(*(with_values(a, values) for a in (attr.start, attr.stop, attr.step)))
     if isinstance(attr, Items):
-        return Items(tuple((key, replace_refs(value, renaming)) for key, value in attr.pairs))
+        return Items(tuple((key, with_values(value, values)) for key, value in attr.pairs))
     return attr
 
 

@@ -47,7 +47,7 @@ def _infer(operands: Operands) -> Type:
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
-    """Heads and samples go along, and so do rows and columns; what is summed over stays."""
+    """Heads and samples go along, and so do rows and columns; what is summed over one side writes and the other reads."""
     mask = operands.tensor(0).shape
     for axis, factors in enumerate(((1, 2), (1, 2), (1,), (2,))):
         layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
@@ -57,8 +57,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
         elif own >= 0:
             rules.freeze(rules.layout(0, own), "its single channel is broadcast")
         rules.set(axis, rules.unify(layouts))
-    for i, axis in ((1, 3), (2, 2)):
-        rules.freeze(rules.layout(i, axis), f"{operands.node.op} sums over it")
+    rules.contract([(1, 3), (2, 2)], f"{operands.node.op} sums over it")
 
 
 def _emit(emitter: Emitter, node: Node) -> fx.Node:

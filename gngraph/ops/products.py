@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -123,11 +123,22 @@ def _channels_of(terms_of: Callable[[Operands], _Terms]) -> Callable[[ChannelRul
                 elif used:
                     rules.consume(WEIGHT, axis, layout)
             elif not kept:
-                rules.freeze(layout, f"{operands.node.op} sums over it")
+                _sum_over(rules, operands, terms, letter)
             if kept:
                 rules.set(terms.result.index(letter), layout)
 
     return channels
+
+
+def _sum_over(rules: ChannelRules, operands: Operands, terms: _Terms, letter: str) -> None:
+    """What a product of two values sums over is written by the one and read by the other; of any other it stays."""
+    places = [(i, letters.index(letter)) for i, letters in enumerate(terms.values()) if letter in letters]
+    reason = f"{operands.node.op} sums over it"
+    if len(places) == 2 and len({operands.tensor(i).shape[axis] for i, axis in places}) == 1:
+        rules.contract(places, reason)
+        return
+    for i, axis in places:
+        rules.freeze(rules.layout(i, axis), reason)
 
 
 def _of_values(rules: ChannelRules, operands: Operands, terms: _Terms, letter: str) -> Layout | None:
@@ -245,7 +256,7 @@ def _infer_attention(operands: Operands) -> Type:
 
 
 def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
-    """Heads and other batch axes go along, and so does the width of the values; queries and keys keep theirs.
+    """Heads and other batch axes go along, and so does the width of the values; along theirs queries and keys are summed over.
 
     Where a head of keys and values serves several of queries, these are its entries.
     """
@@ -263,12 +274,23 @@ def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
             if own >= 0 and mask.shape[own] != 1:
                 layouts.append(rules.layout(3, own))
         rules.set(axis, rules.unify(layouts))
-    for i in (0, 1):
-        rules.freeze(rules.layout(i, rank - 1), "queries and keys are compared along it")
+    rules.contract([(0, rank - 1), (1, rank - 1)], "queries and keys are compared along it")
     for i in (1, 2):
         rules.freeze(rules.layout(i, rank - 2), "it is attended over")
     rules.set(rank - 2, rules.layout(0, rank - 2))
     rules.set(rank - 1, rules.layout(2, rank - 1))
+
+
+def with_scale(node: Node, entries: int) -> Node:
+    """The same node, but for attention that scales by the entries of a query: that with the scale for so many, as a number.
+
+    Args:
+        node: any.
+        entries: of a query.
+    """
+    if node.op != "attention" or node.attrs["scale"] is not None:
+        return node
+    return replace(node, attrs={**node.attrs, "scale": 1 / math.sqrt(entries)})
 
 
 def _is_broadcast(rules: ChannelRules, operands: Operands, index: int, axis: int) -> bool:

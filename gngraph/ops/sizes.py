@@ -257,8 +257,22 @@ ARITHMETIC: dict[Callable[..., Any], str] = {
 ROUNDED_UP = "ceildiv"
 """Names `math.ceil(a / b)`."""
 
-FRACTIONS: dict[Callable[..., Any], str] = {operator.truediv: "truediv", operator.pow: "pow"}
-"""Operators that make a fraction of a size, such as the scale of attention."""
+FRACTIONS: dict[Callable[..., Any], str] = {operator.truediv: "truediv", operator.pow: "pow", math.sqrt: "sqrt"}
+"""Functions that make a fraction of a size, such as the scale of attention."""
+
+_FUNCTIONS = {name: function for function, name in (*ARITHMETIC.items(), *FRACTIONS.items())}
+
+
+def settled(node: Node) -> int | float | None:
+    """The number that a node computes of numbers alone, without any size; None for any other node.
+
+    Args:
+        node: any.
+    """
+    if node.op != "size_arithmetic" or node.inputs or node.attrs["function"] == ROUNDED_UP:
+        return None
+    number: int | float = _FUNCTIONS[node.attrs["function"]](*node.attrs["operands"])
+    return number
 
 
 def _operands(operands: Operands) -> tuple[Attr, Attr]:
@@ -276,7 +290,7 @@ def _infer_arithmetic(operands: Operands) -> Type:
         if name == "mul":
             value = product(a, b)
         elif isinstance(a, int) and isinstance(b, int):
-            value = math.ceil(a / b) if name == ROUNDED_UP else int(getattr(operator, name)(a, b))
+            value = math.ceil(a / b) if name == ROUNDED_UP else int(_FUNCTIONS[name](a, b))
         elif name == "floordiv":
             value = quotient(a, b)
     return OpaqueType("int", value)
@@ -285,7 +299,7 @@ def _infer_arithmetic(operands: Operands) -> Type:
 def _is_fraction(operands: Operands) -> bool:
     """Whether the result is no whole number: of what makes fractions, and of all arithmetic with one."""
     kinds = [type_.text for type_ in operands.inputs if isinstance(type_, OpaqueType)]
-    literals = any(isinstance(attr, float) for attr in _operands(operands))
+    literals = any(isinstance(attr, float) for attr in operands.node.attrs["operands"])
     return operands.node.attrs["function"] in FRACTIONS.values() or literals or "float" in kinds
 
 
@@ -295,7 +309,7 @@ def _arithmetic_channels(rules: ChannelRules, operands: Operands) -> None:
     A fraction stays the number that it is: what it scales is the function of the network.
     """
     if _is_fraction(operands):
-        for i in (0, 1):
+        for i in range(len(operands.node.attrs["operands"])):
             hold_size(rules, operands, ("operands", i), None)
         return
     a, b = _operands(operands)
@@ -343,7 +357,7 @@ def _emit_arithmetic(emitter: Emitter, node: Node) -> fx.Node:
     operands = emitter.resolve(node.attrs["operands"])
     if node.attrs["function"] == ROUNDED_UP:
         return emitter.call(math.ceil, emitter.call(operator.truediv, *operands))
-    return emitter.call(getattr(operator, node.attrs["function"]), *operands)
+    return emitter.call(_FUNCTIONS[node.attrs["function"]], *operands)
 
 
 register(OpSpec("size_arithmetic", _infer_arithmetic, _arithmetic_channels, _emit_arithmetic, of_sizes=True))

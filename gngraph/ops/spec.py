@@ -84,10 +84,9 @@ class ChannelRules(Protocol):
         """Stretches of `lengths` of `layout`, in order; freezes it, for `reason`, where one would end inside a channel."""
 
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
-        """The layout of an axis whose every entry stands for `entries` consecutive ones of `layout`.
+        """The layout of an axis whose every entry stands for `entries` consecutive ones of `layout`, of channels that own fewer.
 
-        Channels that own fewer entries are bundled: they can then only change together. None, with the axis frozen because of
-        `reason`, where they cannot.
+        These are bundled, to change together alone. None, with the axis frozen because of `reason`, where they cannot be.
         """
 
     def blank(self, size: int) -> Layout:
@@ -107,6 +106,9 @@ class ChannelRules(Protocol):
 
     def unread(self) -> bool:
         """Whether nothing reads the entries of the node's value, but at most its sizes and kind."""
+
+    def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None:
+        """It sums over products along two `axes` (input, axis): one side's weights read the other, or both freeze for `reason`."""
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
@@ -216,10 +218,8 @@ class OpSpec:
         products: multiplications of values with values for one sample, each a product of factors; FLOPs are twice their sum.
         apply: the layer without its bias for another weight, as a function of (node, input, weight), or None.
         computed: set where a layer computes that weight.
-        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, whichever of the axes that
-            the channel rule lets change.
-        linear: whether the value is, in eval mode, affine in some of the inputs together, the others held; of all of them, or
-            as a claim says.
+        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, along any axis that may change.
+        linear: whether the value is, in eval mode, affine in the inputs together, or as a claim says in some, the others held.
         nonnegative: whether no entry of the value is below 0, where none of some inputs is; always, or as a claim says.
         rearranges: the value has exactly the entries of the first input, in another order or shape.
         of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.

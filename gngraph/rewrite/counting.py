@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
+from gngraph.analysis.contraction import shifts
 from gngraph.errors import PassError
-from gngraph.ir import Attr, Draft, Graph, Node, Slice, TensorType
+from gngraph.ir import Attr, Draft, Graph, Node, Slice
 from gngraph.ops import ChannelStatistics, lookup
 
 ChannelStart = Literal["mean", "zeros", "random"]
@@ -46,7 +47,7 @@ class Stream:
 
     def start_of(self, slot: Slot) -> ChannelStart | None:
         """How a parameter starts there for a new channel; None where it starts as elsewhere."""
-        if (slot.param, slot.axis) in self.written:
+        if (slot.param, slot.axis) in self.written and not slot.across:
             return self.start
         return "random" if slot.role is Role.CONSUME and slot.param in self.quiet else None
 
@@ -82,10 +83,10 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
             # what a layer reads and writes may be one space, and a raw weight take part in a product
             starting.update([node.name] if node.name in held and not changed else [])
         elif changed and spec.channelwise and spec.is_linear(node, changed) and beside.isdisjoint(node.params.values()):
-            shifts = _shifts(graph, node, changed)
-            if starting.issuperset(changed) and (start == "mean" or not shifts):
+            shifted = shifts(graph, node, changed)
+            if starting.issuperset(changed) and (start == "mean" or not shifted):
                 starting.add(node.name)
-            if silent.issuperset(changed) and not shifts:
+            if silent.issuperset(changed) and not shifted:
                 silent.add(node.name)
         elif start == "zeros" and node.name in norms and node.inputs[0] in starting:
             starting.add(node.name)
@@ -101,15 +102,22 @@ def stream_of(graph: Graph, spaces: ChannelSpaces, name: str) -> Stream | None:
     given = {param for node in writers for param in graph.nodes[node].params.values()}
     # along its other axis a layer may read the same space
     written = {(slot.param, slot.axis) for slot in space.slots if slot.role is not Role.CONSUME and slot.param in given}
-    reads = {
-        slot.param: [node for node, role in graph.readers(slot.param) if _multiplies(graph.nodes[node], role)]
-        for slot in space.slots
-        if slot.role is Role.CONSUME
-    }
-    quiet = {param for param, nodes in reads.items() if all(graph.nodes[node].inputs[0] in silent for node in nodes)}
+    reads: dict[str, list[str]] = {}
+    for slot in space.slots:
+        if slot.role is Role.CONSUME:
+            reads.setdefault(slot.param, []).extend(_read(graph, slot))
+    quiet = {param for param, values in reads.items() if silent.issuperset(values)}
     if not quiet.issuperset(space.tied):  # what it starts with is read
         return None
     return Stream(start, frozenset(written), frozenset(quiet), frozenset(scales), norms)
+
+
+def _read(graph: Graph, slot: Slot) -> list[str]:
+    """The values that a parameter reads by a slot."""
+    if slot.across:
+        return [place.side.value for place in slot.across]
+    readers = [graph.nodes[node] for node, role in graph.readers(slot.param) if _multiplies(graph.nodes[node], role)]
+    return [reader.inputs[0] for reader in readers]
 
 
 def _multiplies(node: Node, role: str) -> bool:
@@ -126,13 +134,6 @@ def _statistics(node: Node) -> ChannelStatistics:
     counts = lookup(node.op).counts
     assert counts is not None
     return counts
-
-
-def _shifts(graph: Graph, node: Node, changed: Sequence[str]) -> bool:
-    """Whether a node that is affine in some inputs may give something else than 0 where those are 0."""
-    others = [i for i in node.inputs if i not in changed and isinstance(graph.nodes[i].type, TensorType)]
-    adds = bool(others) and lookup(node.op).is_linear(node, (*changed, *others))
-    return adds or any(key.startswith("literal") or key == "value" for key in node.attrs)
 
 
 def scaled_eps(norm: Node, share: float) -> dict[str, Attr]:

@@ -11,9 +11,11 @@ import torch
 from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
 from gngraph.ir import Draft, Graph, Node, OpaqueType
-from gngraph.ir.types import refs_in, with_integer
+from gngraph.ir.types import refs_in, with_integer, with_values
 from gngraph.ops import draft_of, lookup
 from gngraph.ops.norm_across import of_one_group
+from gngraph.ops.products import with_scale
+from gngraph.ops.sizes import settled
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.computed_weights import computing, give_weight, plain_weights
 from gngraph.rewrite.counting import Stream, count_only, kept_entries, scaled_eps, stream_of
@@ -163,8 +165,24 @@ def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Map
             node, unread = draft.node(name), unread or bool(gone)
             op, attrs = of_one_group(node.op, {**node.attrs, **attrs})
             draft.put(replace(node, op=op, inputs=tuple(i for i in node.inputs if i not in gone), attrs=attrs))
+    for node in graph.nodes.values():
+        number = settled(draft.node(node.name))
+        for user in graph.users(node.name) if number is not None else ():
+            read = draft.node(user)
+            attrs = {key: with_values(attr, {node.name: number}) for key, attr in read.attrs.items()}
+            draft.put(replace(read, inputs=tuple(i for i in read.inputs if i != node.name), attrs=attrs))
+        if node.op == "attention":
+            query = graph.nodes[node.inputs[0]]
+            last, entries = len(query.shape) - 1, int(query.shape[-1])
+            if _length(spaces, query.name, last, widths) != _length(spaces, query.name, last, before):
+                draft.put(with_scale(draft.node(node.name), entries))
     if unread:
         draft.remove_unread(node.name for node in graph.nodes.values() if isinstance(node.type, OpaqueType))
+
+
+def _length(spaces: ChannelSpaces, value: str, axis: int, widths: Mapping[str, int]) -> int:
+    """Entries of an axis of a value that belong to spaces, at widths of these."""
+    return sum(widths[name] * inner for name, _, inner in spaces.layouts.get((value, axis), ()))
 
 
 def carry(tensor: torch.Tensor, gathers: tuple[Gather, ...], power: int) -> torch.Tensor:

@@ -7,10 +7,10 @@ an edge over which a layer reads the space.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gngraph.analysis.channels import ChannelSpaces, Role, Slot
+from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
 from gngraph.ops import lookup
 from gngraph.ops.stepwise import OF_SEVERAL, OWN_STATE, PASSED_BY
@@ -53,9 +53,9 @@ class SplitSite:
         segment: channelwise nodes from the layer (exclusive) to the taps (inclusive), in graph order.
         taps: edges at which the change is measured, each with the space's bands there.
         linear: no path meets a non-linearity, so a split gains exactly nothing.
-        opaque: a node whose statistics count the channels, of which one copy alone goes on being counted; or one that is not
-            linear in the space and mixes its channels, where no path meets a non-linearity that can be followed. There are no
-            taps then.
+        opaque: a node whose statistics count the channels, of which one copy alone goes on being counted; a product both sides
+            of which the layer writes; or a node that is not linear in the space and mixes its channels, where no path meets a
+            non-linearity that can be followed. There are no taps then.
     """
 
     space: str
@@ -80,12 +80,17 @@ class SplitSite:
 
 @dataclass(frozen=True)
 class ReadSite:
-    """An edge over which a layer reads a space, with the slot of the layer's weight; a band for each of its groups."""
+    """An edge over which a layer reads a space, with the slot of the layer's weight; a band for each of its groups.
+
+    A product that sums over a space reads one side of it by the weights that write the other: by the first of these, and the
+    slots `beside`.
+    """
 
     space: str
     edge: Edge
     slot: Slot
     bands: tuple[Band, ...]
+    beside: tuple[Slot, ...] = ()
 
 
 def split_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[SplitSite]:
@@ -100,12 +105,10 @@ def split_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[SplitSite]:
             slots = tuple(other for other in space.slots if other.param == slot.param and other.axis == 0)
             if slots[:1] == (slot,) and len(graph.readers(slot.param)) == 1:
                 readers = {
-                    reader
-                    for other in space.slots
-                    if other.role is Role.CONSUME
-                    for reader, _ in graph.readers(other.param)
+                    reader for other in space.slots if other.role is Role.CONSUME for reader in _readers(graph, other)
                 }
-                counter = next(iter(spaces.counters.get(space.name, ())), None)
+                both = [other.node for other in slots if other.across]  # its rows stand on both sides of a product
+                counter = next(iter((*spaces.counters.get(space.name, ()), *both)), None)
                 if counter is None:
                     yield _walk(graph, bands, space.name, slots, readers)
                 else:
@@ -136,6 +139,9 @@ def read_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[ReadSite]:
         for slot in space.slots:
             if slot.role is not Role.CONSUME or space.name in unread:
                 continue
+            if slot.across:
+                yield from _across(space, slot, bands)
+                continue
             width = graph.params[slot.param].data.shape[slot.axis]  # of one group
             for reader, role in _uses(graph, slot):
                 place = lookup(graph.nodes[reader].op).reads(graph.nodes[reader], role)
@@ -146,6 +152,19 @@ def read_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[ReadSite]:
                     value = graph.nodes[reader].inputs[place]
                     own = tuple(b for b in bands[value, space.name] if b.start % width == slot.offset)
                     yield ReadSite(space.name, Edge(value, reader), slot, own)
+
+
+def _across(space: ChannelSpace, slot: Slot, bands: Mapping[tuple[str, str], tuple[Band, ...]]) -> Iterator[ReadSite]:
+    """The edges into products that sum over a space, of the first of the slots that read it so."""
+    alike = [other for other in space.slots if (other.across, other.start) == (slot.across, slot.start)]
+    for node, side in slot.across if alike[0] == slot else ():
+        own = tuple(b for b in bands[side.value, space.name] if (b.axis, b.start) == (side.axis, slot.start))
+        yield ReadSite(space.name, Edge(side.value, node), slot, own, tuple(alike[1:]))
+
+
+def _readers(graph: Graph, slot: Slot) -> tuple[str, ...]:
+    """The nodes that read channels by a slot."""
+    return tuple(place.node for place in slot.across) or tuple(reader for reader, _ in graph.readers(slot.param))
 
 
 def not_followed(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
@@ -164,8 +183,12 @@ def _not_read(graph: Graph, spaces: ChannelSpaces) -> Iterator[tuple[str, str]]:
 
 
 def _uses(graph: Graph, slot: Slot) -> list[tuple[str, str]]:
-    """The nodes that read channels by the parameter of a slot, with its role; a table that is tied to a layer looks up rows."""
-    return [use for use in graph.readers(slot.param) if lookup(graph.nodes[use[0]].op).looked_up is None]
+    """The layers that read channels by the parameter of a slot, with its role; a table that is tied to a layer looks up rows."""
+    return (
+        []
+        if slot.across
+        else [use for use in graph.readers(slot.param) if lookup(graph.nodes[use[0]].op).looked_up is None]
+    )
 
 
 def _hidden(graph: Graph, node: Node, role: str) -> str | None:

@@ -57,6 +57,8 @@ def obstacle(graph: Graph, spaces: ChannelSpaces, name: str) -> str | None:
             return f"'{node.module or node.name}' ({node.op}) mixes its channels, or shares its weight"
     for slot in space.slots:
         layer = graph.nodes[slot.node]
+        if slot.across:
+            return f"'{layer.module or layer.name}' ({layer.op}) sums over them"
         if slot.role is Role.CONSUME and (not lookup(layer.op).is_dense(layer) or len(graph.readers(slot.param)) > 1):
             return f"'{layer.module or layer.name}' ({layer.op}), which reads it, is grouped or shares its weight"
     return None

@@ -185,7 +185,8 @@ class Merging:
             means: dict[str, torch.Tensor] = {}
             for read, b in solved:
                 row = b[t : t + 1].cpu().index_fill(1, self.channels[t], 0.0)
-                weights[read.slot.param] = torch.cat([weights.get(read.slot.param, row[:0]), row])
+                for slot in (read.slot, *read.beside):
+                    weights[slot.param] = torch.cat([weights.get(slot.param, row[:0]), row])
                 if read.summed is not None:
                     m = read.constant(b)[t].cpu()
                     means[read.reader] = torch.cat([means.get(read.reader, m[:0]), m])
@@ -206,7 +207,7 @@ class _Read:
 
     def __init__(self, graph: Graph, sites: Sequence[ReadSite], channels: torch.Tensor, tied: bool) -> None:
         self.tied = tied
-        self.slot = sites[0].slot
+        self.slot, self.beside = sites[0].slot, sites[0].beside
         self.reader = sites[0].edge.reader
         self.stretches: list[tuple[Edge, Band]] = [(site.edge, band) for site in sites for band in site.bands]
         self.summed = summed_weight(graph, sites[0])
