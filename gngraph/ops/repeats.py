@@ -8,7 +8,6 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.reshape import REPETITIONS
-from gngraph.ops.rules import all_axes
 from gngraph.ops.sizes import hold_size, known_size, product, scaled
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
@@ -27,10 +26,10 @@ def _repeated_channels(rules: ChannelRules, operands: Operands) -> None:
     axis = operands.node.attrs["dim"] % len(operands.tensor().shape)
     times = known_size(operands.node.attrs["repeats"], operands)
     hold_size(rules, operands, ("repeats",), None)
-    all_axes(rules, operands)
-    layout = rules.layout(0, axis)
     assert isinstance(times, int)
-    rules.set(axis, None if layout is None else scaled(layout, times))
+    for own in range(len(operands.tensor().shape)):
+        layout = rules.layout(0, own)
+        rules.set(own, layout if layout is None or own != axis else scaled(layout, times))
 
 
 def _emit_repeated(emitter: Emitter, node: Node) -> fx.Node:
