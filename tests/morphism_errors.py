@@ -98,7 +98,13 @@ def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
         place = lookup(node.op).reads(node, role)
         # what a cell hands on of a unit that nothing reads is not read either; several weights read one input
         place = {PASSED_BY: 1, OF_SEVERAL: 0}.get(place, place) if place is not None else None
-        if not slot.across and role.startswith("weight") and node.op != "parameter" and place is not None and place >= 0:
+        if (
+            not slot.across
+            and role.startswith("weight")
+            and node.op != "parameter"
+            and place is not None
+            and place >= 0
+        ):
             yield name, place
 
 

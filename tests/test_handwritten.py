@@ -16,6 +16,7 @@ from tests.training_steps import steps_differ
 BAR = 1e-10
 """Largest relative error of a morphism in float64."""
 
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_taken_free_and_changed_exactly(name: str) -> None:
     network, example = built(name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.ir import Graph, TensorType
 from gngraph.ops import lookup
+from gngraph.ops.sizes import factors
 
 Extent = tuple[int, tuple[tuple[str, int], ...]]
 """The length of an axis: a constant, and entries a channel of some spaces."""
@@ -87,11 +88,11 @@ def _unit(graph: Graph, spaces: ChannelSpaces, nodes: tuple[str, ...]) -> TimedU
     extents: list[Extent] = []
 
     def length(size: int | str, parts: Iterable[tuple[str, int]]) -> int | str:
-        """A length that always is the same, or -1 minus the place of its extent."""
+        """A length that always is the same, or -1 minus the place of its extent, which is of one sample."""
         free = tuple((name, inner) for name, inner in parts if spaces[name].frozen is None)
-        if isinstance(size, str) or not free:
+        if not free:
             return size
-        extent = (size - sum(inner * widths[name] for name, inner in free), free)
+        extent = (factors(size)[0] - sum(inner * widths[name] for name, inner in free), free)
         if extent not in extents:
             extents.append(extent)
         return -1 - extents.index(extent)

@@ -30,6 +30,8 @@ from gngraph.latency.table import TimeTable
 from gngraph.latency.units import TimedUnit, timed_units
 from gngraph.lowering.to_torch import run
 from gngraph.options import GrowOptions
+from gngraph.rewrite.morphing import morph
+from gngraph.rewrite.morphism import NewChannel
 from gngraph.search.widths import allocated
 from tests.problems import problem, seed_graph, small_vgg
 
@@ -80,6 +82,37 @@ class Block(nn.Module):
 
 def block() -> Graph:
     return from_torch(Block().eval(), torch.zeros(2, 3, 8, 8))
+
+
+class Beside(nn.Module):
+    """Heads that go with the samples along one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 3 * 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        q, k, v = (y.view(n, t, 4, 2).transpose(1, 2).reshape(n * 4, t, 2) for y in self.qkv(x).chunk(3, -1))
+        y = (torch.bmm(q, k.transpose(1, 2)).softmax(-1) @ v).view(n, 4, t, 2)
+        out: torch.Tensor = self.out(y.transpose(1, 2).reshape(n, t, 8))
+        return out
+
+
+def test_heads_beside_the_samples_take_their_time() -> None:
+    graph = from_torch(Beside(), torch.randn(2, 5, 6))
+    spaces = ChannelSpaces.of(graph)
+    (heads,) = spaces.free
+    assert heads.size == 4
+    units = {unit.nodes[0]: unit for unit in timed_units(graph, spaces)}
+    beside = [node for node in graph.nodes.values() if node.op in ("matmul", "softmax")]
+    assert len(beside) == 3 and all(node.shape[0] == "4*N" for node in beside)
+    for node in beside:
+        unit = next(unit for unit in units.values() if node.name in unit.nodes)
+        assert unit.spaces == {heads.name} and unit.lengths({heads.name: 6}) == (6,)
+    other = morph(graph, spaces, [NewChannel(heads.name)]).graph
+    again = {unit.nodes[0]: unit.key for unit in timed_units(other, ChannelSpaces.of(other))}
+    assert again == {name: unit.key for name, unit in units.items()}
 
 
 def test_a_unit_is_a_layer_with_what_follows_it() -> None:
