@@ -29,7 +29,7 @@ class Across(NamedTuple):
     side: Side
 
 
-class Stretch(NamedTuple):
+class AxisStretch(NamedTuple):
     """Entries `start` to `end` - 1 of an axis of a parameter."""
 
     param: str
@@ -68,7 +68,7 @@ class Axes:
     params: Mapping[tuple[str, int], Layout]
 
 
-def read_across(axes: Axes, contractions: Sequence[Contraction]) -> dict[Stretch, tuple[Across, ...]] | None:
+def read_across(axes: Axes, contractions: Sequence[Contraction]) -> dict[AxisStretch, tuple[Across, ...]] | None:
     """The weights by which one side of every product reads the other; None where there are none.
 
     Args:
@@ -82,7 +82,7 @@ def read_across(axes: Axes, contractions: Sequence[Contraction]) -> dict[Stretch
     return None
 
 
-def stretch_of(across: Iterable[Stretch], param: str, axis: int, start: int) -> Stretch | None:
+def stretch_of(across: Iterable[AxisStretch], param: str, axis: int, start: int) -> AxisStretch | None:
     """The stretch that entries of a parameter from `start` on lie in; None where they lie in none.
 
     Args:
@@ -109,10 +109,12 @@ def shifts(graph: Graph, node: Node, changed: Iterable[str]) -> bool:
     return adds or any((key.startswith("literal") and not scales) or key == "value" for key in node.attrs)
 
 
-def _of_sides(axes: Axes, contractions: Sequence[Contraction], first: int) -> dict[Stretch, tuple[Across, ...]] | None:
+def _of_sides(
+    axes: Axes, contractions: Sequence[Contraction], first: int
+) -> dict[AxisStretch, tuple[Across, ...]] | None:
     """The weights of one side of each product, of the side `first` where it has such; None where they are not apart."""
     passed = _Passed(axes)
-    found: dict[Stretch, list[Across]] = {}
+    found: dict[AxisStretch, list[Across]] = {}
     chosen: dict[tuple[str, str], str] = {}
     for contraction in contractions:
         for place in (first, 1 - first):
@@ -147,7 +149,7 @@ class _Passed:
     axes: Axes
     ranges: dict[str, set[tuple[int, int, int]]] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
-    weights: set[Stretch] = field(default_factory=set)
+    weights: set[AxisStretch] = field(default_factory=set)
 
     def add(self, other: _Passed) -> None:
         """All that another passed as well."""
@@ -219,7 +221,7 @@ class _Passed:
             places = [own for (name, own), other in self.axes.params.items() if name == param and other == layout]
             if held.kind != "parameter" or len(places) != 1 or held.data.shape[places[0]] != length:
                 return False
-            self.weights.add(Stretch(param, places[0], *bounds))
+            self.weights.add(AxisStretch(param, places[0], *bounds))
         return bool(roles)
 
     def _through(self, node: Node, axis: int, bounds: tuple[int, int]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gngraph.analysis.contraction import Across, Axes, Contraction, Side, Stretch, read_across, stretch_of
+from gngraph.analysis.contraction import Across, Axes, AxisStretch, Contraction, Side, read_across, stretch_of
 from gngraph.analysis.cuttable import Cuttable
 from gngraph.ir import Graph, Node, TensorType, TupleType, Type
 from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
@@ -55,7 +55,7 @@ class Coupled:
     tied: Mapping[tuple[str, int], Bound]
     measured: Mapping[tuple[str, AttrPath], Layout]
     counted: Mapping[str, tuple[int, ...]]
-    across: Mapping[Stretch, tuple[Across, ...]]
+    across: Mapping[AxisStretch, tuple[Across, ...]]
 
 
 def coupled(graph: Graph) -> Coupled:
@@ -75,7 +75,7 @@ class _Coupling:
         self.tied: dict[tuple[str, int], Bound] = {}
         self.measured: dict[tuple[str, AttrPath], Layout] = {}
         self.counted: dict[str, tuple[int, ...]] = {}
-        self.across: dict[Stretch, tuple[Across, ...]] = {}
+        self.across: dict[AxisStretch, tuple[Across, ...]] = {}
         self._contractions: list[tuple[Contraction, Layout]] = []
         self._bound: dict[tuple[str, int], Layout | None] = {}
         self._blank: list[tuple[Node, Layout]] = []
@@ -87,6 +87,7 @@ class _Coupling:
             self.values[node.name] = [{} for _ in range(max(count, 1))]
             operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
             lookup(node.op).channels(self, operands)
+            self._hold_unlike()
             self._hold_undeclared()
             self._hold_beside_samples(operands)
         for name in graph.outputs:
@@ -153,6 +154,14 @@ class _Coupling:
                     (Segment(var, self.sets.sizes[var]),),
                     f"it is written by the {what} '{raw.param}', which is not learned",
                 )
+
+    def _hold_unlike(self) -> None:
+        """Channels stay that a node hands on along an axis of other length, such as positions that are pooled."""
+        for item, layouts in enumerate(self.values[self._node.name]):
+            for axis, layout in list(layouts.items()):
+                length = _length(self._node.type, axis, item)
+                if length is not None and length != sum(segment.length for segment in layout):
+                    self.freeze(layouts.pop(axis), f"{self._node.op} changes how many there are")
 
     def _hold_undeclared(self) -> None:
         """Parameter axes that the node's rule says nothing of must stay as they are, also for other readers of a tied weight."""
@@ -273,12 +282,7 @@ class _Coupling:
             self.measured[self._node.name, path] = layout
 
     def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:
-        if layout is None:
-            return
-        length = _length(self._node.type, axis, item)
-        if length is not None and length != sum(segment.size * segment.inner for segment in layout):
-            self.freeze(layout, f"{self._node.op} changes how many there are")  # such as positions that are pooled
-        else:
+        if layout is not None:
             self.values[self._node.name][item][axis] = layout
 
     def _bind(self, param: str, axis: int, layout: Layout | None, use: Use, fresh: Fresh) -> None:
