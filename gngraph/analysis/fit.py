@@ -13,7 +13,7 @@ from gngraph.data.checks import check_labels, shape_text
 from gngraph.data.tokens import Tokens
 from gngraph.errors import DataError, GnGraphError
 from gngraph.ir import Graph
-from gngraph.ir.inputs import input_shape_of
+from gngraph.ir.inputs import input_shape_of, over_samples
 from gngraph.lowering.to_torch import run
 from gngraph.running.problem import Problem
 
@@ -41,7 +41,13 @@ def check_fit(graph: Graph, problem: Problem) -> None:
         GnGraphError: the loss does not find its output, or does not give a number a sample.
     """
     name = f"data set '{problem.data.name}'" if isinstance(problem.data, Data) else "the data"
-    takes, sample = input_shape_of(graph), tuple(problem.train[0][0].shape)
+    takes, given = input_shape_of(graph), problem.train[0][0]
+    if not hasattr(given, "shape"):
+        raise DataError(
+            f"{name} has samples of type '{type(given).__name__}', but each is one tensor: what all samples share, '{graph.name}' "
+            f"has from the example that it was imported with"
+        )
+    sample = tuple(given.shape)
     if takes != sample:
         raise DataError(
             f"network '{graph.name}' takes inputs of shape '{shape_text(takes)}', but {name} has samples of shape "
@@ -50,9 +56,10 @@ def check_fit(graph: Graph, problem: Problem) -> None:
     x, y = first_samples(problem.train, 2)
     tokens = problem.data.preprocess if isinstance(problem.data, Data) else None
     try:
-        outputs = run(graph.to(device="cpu"), x)
+        network = over_samples(graph).to(device="cpu")
+        outputs = run(network, x)
         if isinstance(tokens, Tokens):
-            run(graph.to(device="cpu"), torch.full_like(x, tokens.count - 1))
+            run(network, torch.full_like(x, tokens.count - 1))
     except (RuntimeError, IndexError) as error:
         if isinstance(tokens, Tokens) and isinstance(error, IndexError):
             raise DataError(

@@ -10,6 +10,7 @@ import networkx as nx
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.snapshots import per_snapshot
 from gngraph.ir import Graph, TensorType
+from gngraph.ir.inputs import of_samples
 from gngraph.ops import lookup
 
 
@@ -52,7 +53,7 @@ def stretches(graph: Graph) -> Mapping[str, frozenset[str]]:
                 (source, node.name) for source in node.inputs if not lookup(graph.nodes[source].op).of_sizes
             )
     start, end = object(), object()
-    flow.add_edges_from((start, name) for name in graph.inputs)
+    flow.add_edges_from((start, name) for name in of_samples(graph) or graph.inputs)
     flow.add_edges_from((name, end) for name in graph.outputs if name in flow)
     above = nx.immediate_dominators(flow, start)
     chain: list[str] = []

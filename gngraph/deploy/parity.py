@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
+from gngraph.ir.inputs import of_samples
 from gngraph.lowering.probe import probe_of
 
 Batch = tuple[Tensor, ...]
@@ -38,6 +39,12 @@ class Parity:
 def random_inputs(graph: Graph, count: int) -> Batch:
     """Inputs with `count` samples: numbers from a normal distribution, and whole numbers that the network's tables have."""
     return probe_of(graph, seed=count, samples=count, dtype=None)
+
+
+def count_of(graph: Graph, batch: Batch) -> int:
+    """Samples of a batch."""
+    own = of_samples(graph)
+    return next((len(x) for name, x in zip(graph.inputs, batch, strict=True) if name in own), 1)
 
 
 def running(module: nn.Module) -> Run:
@@ -72,16 +79,18 @@ def compared(graph: Graph, what: str, found: Run, wanted: Run, batches: Sequence
     for batch in batches:
         expected, given = wanted(batch), found(batch)
         if [tuple(t.shape) for t in given] != [tuple(t.shape) for t in expected]:
-            raise GnGraphError(f"{what} of graph '{graph.name}' gives other shapes for a batch of {len(batch[0])}")
+            raise GnGraphError(
+                f"{what} of graph '{graph.name}' gives other shapes for a batch of {count_of(graph, batch)}"
+            )
         for a, b in zip(given, expected, strict=True):
             difference, size = _largest(a.double() - b.double()), _largest(b.double())
             if not difference <= tolerance * size:
                 raise GnGraphError(
-                    f"{what} of graph '{graph.name}' differs from it by {difference:.3g} for a batch of {len(batch[0])}, "
+                    f"{what} of graph '{graph.name}' differs from it by {difference:.3g} for a batch of {count_of(graph, batch)}, "
                     f"which is more than {tolerance:g} of its largest output {size:.3g}"
                 )
             worst, largest = max(worst, difference), max(largest, size)
-    return Parity(worst, largest, tuple(len(batch[0]) for batch in batches))
+    return Parity(worst, largest, tuple(count_of(graph, batch) for batch in batches))
 
 
 def _largest(tensor: Tensor) -> float:

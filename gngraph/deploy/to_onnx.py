@@ -26,7 +26,7 @@ from gngraph.deploy.refusals import refusals
 from gngraph.errors import GnGraphError, path_text
 from gngraph.ir import BATCH, Graph, TensorType
 from gngraph.ir.graph import checked
-from gngraph.ir.inputs import reads_tokens
+from gngraph.ir.inputs import of_samples, reads_tokens, values_of_shared, with_shared
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.to_torch import sharing
 from gngraph.writing import replacing
@@ -76,15 +76,15 @@ def export_onnx(
 ) -> OnnxReport:
     """Write `graph`, in eval mode, as the ONNX file `path` and check it in onnxruntime.
 
-    The batch axis of every input is dynamic and called "batch", and so is the "length" of tokens where the network takes
-    shorter ones; inputs and outputs are named after the graph's. The file is run by onnxruntime on random batches of 1 and 3,
+    The batch axis of every input that has one is dynamic and called "batch", and so is the "length" of tokens where the network
+    takes shorter ones; inputs and outputs are named after the graph's. The file is run by onnxruntime on random batches of 1 and 3,
     on shorter tokens and on `samples`, and compared with torch. It appears at `path` only when all agree; a file that was there
     before stays otherwise.
 
     Args:
         graph: the network, with values.
         path: the file to write.
-        samples: real inputs, f32 [N, ...], for a network with one input.
+        samples: real inputs, f32 [N, ...], for a network that reads one tensor of samples.
         metadata: further entries of the file's metadata, beside those of `provenance`.
         opset: version of the ONNX operator set; None: the exporter's own.
         precision: "float32"; "float16", of half the size; or "int8", of a quarter, calibrated on `samples`. Inputs and outputs
@@ -103,7 +103,7 @@ def export_onnx(
         )
     if samples is not None:
         _check_samples(graph, samples)
-    real = [] if samples is None else [(samples.detach().cpu(),)]
+    real = [] if samples is None else [with_shared(graph, samples)]
     with replacing(target) as (written,):
         with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
             shorter = _shorter(graph, module)
@@ -173,11 +173,12 @@ def _exportable(graph: Graph) -> Graph:
 
 
 def _check_samples(graph: Graph, samples: Tensor) -> None:
-    if len(graph.inputs) != 1:
+    own = of_samples(graph)
+    if len(own) != 1 or len(own) + len(values_of_shared(graph)) != len(graph.inputs):
         raise GnGraphError(
             f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
         )
-    taken = graph.nodes[graph.inputs[0]].type
+    taken = graph.nodes[own[0]].type
     if not isinstance(samples, Tensor) or samples.dim() == 0 or len(samples) == 0:
         raise GnGraphError(f"samples are a tensor of at least one, of type '{taken}', but '{samples!r:.60}' was given")
     found = TensorType(dtype_name(samples.dtype), (BATCH, *samples.shape[1:]))
@@ -216,7 +217,7 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
     import onnx  # noqa: F401  (missing, it is named before the exporter starts)
 
     _read_signatures_once()
-    inputs = random_inputs(graph, 2)
+    inputs, own = random_inputs(graph, 2), of_samples(graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own internals
         torch.onnx.export(
@@ -226,7 +227,7 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
             dynamo=True,
             input_names=list(graph.inputs),
             output_names=_output_names(graph),
-            dynamic_shapes=tuple(dict(enumerate(axes)) for _ in inputs),
+            dynamic_shapes=tuple(dict(enumerate(axes)) if name in own else {} for name in graph.inputs),
             external_data=False,
             opset_version=opset,
             verbose=False,

@@ -19,6 +19,7 @@ from gngraph.deploy.to_pt2 import PROVENANCE
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph
 from gngraph.ir.fingerprint import fingerprint
+from gngraph.ir.inputs import with_shared
 from gngraph.lowering.to_torch import sharing
 
 
@@ -62,7 +63,7 @@ def verify(file: Path, graph: Graph, samples: torch.Tensor | None = None) -> Cer
     Args:
         file: .onnx or .pt2, as `export_onnx` and `export_pt2` write them, or another program.
         graph: the network, with values.
-        samples: real inputs, f32 [N, ...], for a network with one input.
+        samples: real inputs, f32 [N, ...], for a network that reads one tensor of samples.
 
     Raises:
         GnGraphError: the file is of another kind, or cannot be opened.
@@ -79,7 +80,7 @@ def verify(file: Path, graph: Graph, samples: torch.Tensor | None = None) -> Cer
         )
     tolerance = 0.0 if file.suffix == ".pt2" else TOLERANCES[precision]
     batches: list[Batch] = [random_inputs(graph, count) for count in (1, 3)]
-    batches += [] if samples is None else [(samples.detach().cpu(),)]
+    batches += [] if samples is None else [with_shared(graph, samples)]
     own, said = fingerprint(graph), recorded.get(FINGERPRINT)
     problems, parity = [], None
     if said is not None and said != own:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -122,7 +123,19 @@ def named_network(name: str, width: float, classes: int | None, input_shape: tup
 
 
 def call_factory(text: str) -> nn.Module:
+    """The module that a factory makes, see `made_by`.
+
+    Raises:
+        ModelFileError: as `made_by` does.
+    """
+    return made_by(text)[0]
+
+
+def made_by(text: str) -> tuple[nn.Module, Any]:
     """Import `pkg.module`, also from the working directory, and call `factory` without arguments.
+
+    Returns:
+        The module, and the example inputs that it returns beside it, as `from_torch` takes them; None where it returns none.
 
     Raises:
         ModelFileError: the import or the call fails, or gives something that is no module.
@@ -134,9 +147,12 @@ def call_factory(text: str) -> nn.Module:
             f'"{text}" could not be called: {error}; it must name a function without required arguments that returns a '
             "torch.nn.Module"
         ) from error
-    if not isinstance(made, nn.Module):
-        raise ModelFileError(f'"{text}" returned a {type(made).__name__}, but it must return a torch.nn.Module')
-    return made
+    module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise ModelFileError(
+            f'"{text}" returned a {type(module).__name__}, but it must return a torch.nn.Module, or one and its example inputs'
+        )
+    return module, example
 
 
 def _has_wrappers(expected: Mapping[str, Tensor]) -> bool:

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gngraph.calling import of_library
 from gngraph.errors import ModelFileError, path_text
 from gngraph.files import archive
+from gngraph.files.architecture import made_by
 from gngraph.files.checkpoint import FileFormat, Trust, load_module, sniff
 from gngraph.files.runs import archive_named
+from gngraph.files.sniff import names_factory
 from gngraph.ir import Graph
 from gngraph.ir.inputs import input_shape_of
 from gngraph.zoo import published
@@ -37,8 +39,8 @@ def load(
 
     Args:
         source: a gngraph archive; the folder of a run, or `run@3` for the network after its third round; an ONNX or torch.export
-            (.pt2) file; a whole pickled module or a state dict (with `arch`); `pkg.module:factory`; or the name of a network of
-            another library, such as `timm:resnet18`, with new weights.
+            (.pt2) file; a whole pickled module or a state dict (with `arch`); `pkg.module:factory`, which may give example inputs
+            beside the module; or the name of a network of another library, such as `timm:resnet18`, with new weights.
         input_shape: shape of one sample, such as (3, 32, 32); an archive knows its own, and other formats mostly do.
         arch, width, classes: what a state dict belongs to, see `gngraph.files.checkpoint.load_module`.
         trust: whether the file may run code while it is loaded.
@@ -73,13 +75,18 @@ def load(
     kept = published(library) if library is not None else None
     if kept is not None:
         input_shape, output = input_shape or kept.input_shape, output or kept.output
-    module = load_module(source, arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust)
-    if input_shape is None:
+    given: Any = None
+    if names_factory(source):
+        module, given = made_by(source)
+    else:
+        module = load_module(source, arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust)
+    if given is None and input_shape is None:
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
     from gngraph.importing.examples import example_for
     from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it
 
-    given = example_for(module, input_shape)
+    if given is None and input_shape is not None:
+        given = example_for(module, input_shape)
     return from_torch(module, given, output=output, train_only=train_only)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,6 +121,8 @@ class Grower:
         data: what `Problem` takes, or a `Problem`.
         options: all of them at once, as an object or as a file keeps them.
         loss, output: see `Problem`; for data that is none.
+        example_inputs: what forward takes, of a model that takes more than samples, such as (x, mask) where all samples share the
+            mask. Analyses and comparisons are by these values; yours are used where you call it. None: samples of the data.
         keywords: options by name, which win.
 
     Attributes:
@@ -157,6 +159,7 @@ class Grower:
         *,
         loss: LossLike | None = None,
         output: str | int | None = None,
+        example_inputs: Sequence[torch.Tensor] | None = None,
         **keywords: Any,
     ) -> None:
         self.options = GrowerOptions.of(options, **keywords)
@@ -172,7 +175,7 @@ class Grower:
         self._module = unwrapped(model)
         self._device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
         self._problem = _problem(data, loss, output, self._device)
-        self._inputs = (first_samples(self._problem.train, _EXAMPLES)[0],)
+        self._inputs = _example(example_inputs) or (first_samples(self._problem.train, _EXAMPLES)[0],)
         self.history: list[GrowthStep] = []
         self._foreseen: _Foreseen | None = None
         self._saved: tuple[Saved, Graph] | None = None
@@ -348,6 +351,17 @@ class Grower:
         """The user's random numbers go on as if nothing had been computed in between, with gradients or without."""
         with seeded(self._problem.seed, self._device), torch.enable_grad():
             yield
+
+
+def _example(given: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
+    """Example inputs of a user's on the CPU; none where there are none."""
+    found = () if given is None else tuple(given)
+    for x in found:
+        if not isinstance(x, torch.Tensor):
+            raise OptionError(
+                f"example inputs of a Grower are the tensors that forward takes, in order, but there is a '{type(x).__name__}'"
+            )
+    return tuple(x.detach().cpu() for x in found)
 
 
 def _problem(data: Any, loss: LossLike | None, output: str | int | None, device: torch.device) -> Problem:

@@ -19,13 +19,13 @@ from gngraph.importing.fx_parts import part_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
 from gngraph.importing.fx_settled import same_parameter, settle_convolution
 from gngraph.importing.fx_shapes import rounded_up, shape_node
+from gngraph.importing.inputs import input_node
 from gngraph.importing.joining import Joined
 from gngraph.importing.norm_counters import COUNTER, counting
 from gngraph.importing.recorded_types import ForeignValue, record
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.tracer import WITHOUT_GRADIENT
 from gngraph.ir import (
-    BATCH,
     Attr,
     DType,
     Flag,
@@ -41,7 +41,6 @@ from gngraph.ir import (
 )
 from gngraph.ir.types import TupleType, dtype_name, dtype_of, refs_in, replace_refs
 from gngraph.ir.verify import verify
-from gngraph.lowering.probe import range_of
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.cast import CASTS
 from gngraph.ops.conv import specialise
@@ -109,11 +108,12 @@ class _Builder:
 
     def build(self, example: Example) -> Graph:
         placeholders = [n for n in self.traced.nodes if n.op == "placeholder"]
-        self.inputs = example.tensors
+        self.inputs = example.inputs
         names = {}
-        for fx_node, name, tensor in zip(placeholders, example.names, example.tensors, strict=True):
-            type_ = TensorType(dtype_name(tensor.dtype), (BATCH, *tensor.shape[1:]) if tensor.dim() else ())
-            self.nodes[fx_node.name] = Node(fx_node.name, "input", attrs=range_of(tensor), type=type_)
+        for i, (fx_node, name) in enumerate(zip(placeholders, example.names, strict=True)):
+            self.nodes[fx_node.name] = input_node(
+                fx_node.name, self.inputs, i, self.params, (*self.canonical, *self.constants)
+            )
             self.env[fx_node] = Ref(fx_node.name)
             names[name] = fx_node.name
         output: Attr = None

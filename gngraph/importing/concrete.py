@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,19 +13,13 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gngraph.importing.copies import meta_twin, on_meta
+from gngraph.importing.inputs import ExampleInputs, InputAxis
 from gngraph.importing.plain_numbers import plain_numbers
 from gngraph.importing.shapes import Shapes, ShapesSeen, without_values
 from gngraph.lowering.counting import CountingInterpreter
 
 SAMPLE_COUNTS = (2, 3)
 """What holds for both of these numbers of samples is taken to hold for all."""
-
-
-InputAxis = tuple[int, int]
-"""Number of an input, and of one of its axes."""
-
-_AS_GIVEN: Mapping[InputAxis, int] = MappingProxyType({})
-
 
 _OF_DEVICES = (getattr, operator.eq, operator.ne)
 """What a forward asks of a device."""
@@ -43,12 +36,12 @@ class Shadow:
         module: what is traced, as it was before; it is not changed, and none of its tensors is copied.
         root: the copy of it that is traced, in the mode of the trace; it has the constants that were made on the way.
         graph: its graph so far.
-        inputs: example inputs, batch first.
+        inputs: example inputs.
         known: see `Shapes`.
     """
 
     def __init__(
-        self, module: nn.Module, root: nn.Module, graph: fx.Graph, inputs: Sequence[torch.Tensor], known: ShapesSeen
+        self, module: nn.Module, root: nn.Module, graph: fx.Graph, inputs: ExampleInputs, known: ShapesSeen
     ) -> None:
         self._graph = graph
         self._shapes = Shapes(known)
@@ -58,7 +51,7 @@ class Shadow:
         for path, child in twin.named_modules():
             child.training = modes.get(path, child.training)
         self._run_on: Callable[[Sequence[torch.Tensor]], MetaRun] = partial(MetaRun, twin, root, graph)
-        self._runs = [self._run_on(meta_inputs(inputs, count)) for count in SAMPLE_COUNTS]
+        self._runs = [self._run_on(inputs.without_data(count)) for count in SAMPLE_COUNTS]
         self._plain: dict[fx.Node, None] = {}
 
     def value(self, node: fx.Node) -> Any:
@@ -104,7 +97,7 @@ class Shadow:
     def values(self, axis: InputAxis, size: int) -> Mapping[fx.Node, Any]:
         """The values of the whole graph where one axis of an input is of another size: all before the first call that fails."""
         sizes = {axis: size}
-        run = self._run_on(meta_inputs(self._inputs, SAMPLE_COUNTS[0], sizes))
+        run = self._run_on(self._inputs.without_data(SAMPLE_COUNTS[0], sizes))
         with (
             torch.no_grad(),
             self._shapes,
@@ -140,23 +133,6 @@ class Shadow:
             return values
         numbers = plain_numbers(self._graph, values, next(reversed(self._plain)), self._runs[0].modules)
         return {**values, **{node: numbers[node].item() for node in self._plain if node in numbers}}
-
-
-def meta_inputs(
-    inputs: Sequence[torch.Tensor], count: int, sizes: Mapping[InputAxis, int] = _AS_GIVEN
-) -> list[torch.Tensor]:
-    """Inputs like `inputs` for `count` samples, without values.
-
-    Args:
-        inputs: batch first.
-        count: number of samples.
-        sizes: of axes that are to be of another size.
-    """
-    made = []
-    for i, x in enumerate(inputs):
-        shape = (count, *(sizes.get((i, axis), x.shape[axis]) for axis in range(1, x.dim()))) if x.dim() else ()
-        made.append(torch.empty(shape, dtype=x.dtype, device="meta"))
-    return made
 
 
 def _of_meta(value: Any) -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch import fx
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import SAMPLE_COUNTS, InputAxis, Shadow
+from gngraph.importing.concrete import SAMPLE_COUNTS, Shadow
+from gngraph.importing.inputs import ExampleInputs, InputAxis
 from gngraph.ir import Graph
 from gngraph.ops.foreign import DECIDED
 
@@ -60,7 +61,7 @@ class Decided:
     alone: bool = False
 
 
-def decided_by(name: str, shadow: Shadow, looks: Sequence[Look], inputs: Sequence[torch.Tensor]) -> Decided:
+def decided_by(name: str, shadow: Shadow, looks: Sequence[Look], inputs: ExampleInputs) -> Decided:
     """What sizes decided, found by running the trace for other sizes, without data.
 
     An axis decides too where what was looked at has to do with sizes, and the trace runs for no other.
@@ -69,7 +70,7 @@ def decided_by(name: str, shadow: Shadow, looks: Sequence[Look], inputs: Sequenc
         name: the module's, for messages.
         shadow: of the trace, as far as it was asked for.
         looks: what was looked at.
-        inputs: example inputs, batch first.
+        inputs: example inputs.
 
     Raises:
         UnsupportedModelError: something depends on the number of samples, which a graph leaves open.
@@ -88,8 +89,8 @@ def decided_by(name: str, shadow: Shadow, looks: Sequence[Look], inputs: Sequenc
             )
     questions = [q for q in questions if not (q.of_any and q.of_input)]
     found: set[InputAxis] = set()
-    for i, x in enumerate(inputs if questions else ()):
-        for axis in range(1, x.dim()):
+    for i, x in enumerate(inputs.tensors if questions else ()):
+        for axis in range(1, x.dim() if inputs.is_of_samples(i) else 0):
             size = x.shape[axis]
             longer = shadow.values((i, axis), size + 1)
             others = [shadow.values((i, axis), times * size) for times in (2, 16)]

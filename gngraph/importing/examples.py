@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from gngraph.errors import IRError, UnsupportedModelError
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.outputs import taken
 from gngraph.ir import Attr, Items, Listed, Ref
 from gngraph.ir.inputs import example
@@ -57,6 +58,7 @@ class Example:
         call: the arguments, with a mark in place of each tensor.
         output: the name of the part that is kept of what forward returns; None for all of it.
         whole: whether what is kept is what it returns.
+        shared: numbers of the tensors that all samples share.
     """
 
     tensors: tuple[torch.Tensor, ...]
@@ -65,6 +67,12 @@ class Example:
     call: inspect.BoundArguments = field(repr=False)
     output: str | None = None
     whole: bool = True
+    shared: frozenset[int] = frozenset()
+
+    @property
+    def inputs(self) -> ExampleInputs:
+        """The tensors by samples."""
+        return ExampleInputs(self.tensors, self.shared)
 
     @property
     def is_flat(self) -> bool:
@@ -115,24 +123,7 @@ def example_of(module: nn.Module, given: Any) -> Example:
         raise UnsupportedModelError(
             f"the example inputs of '{name}' hold no tensor, and a network is traced on tensors"
         )
-    _require_samples(leaves.tensors, leaves.names, name)
     return Example(tuple(leaves.tensors), tuple(leaves.names), Items(tuple(pairs)), call)
-
-
-def _require_samples(tensors: Sequence[torch.Tensor], names: Sequence[str], network: str) -> None:
-    """Refuse inputs that cannot all hold the samples of one batch.
-
-    Raises:
-        UnsupportedModelError: their first axes differ.
-    """
-    counts = {name: tensor.shape[0] for name, tensor in zip(names, tensors, strict=True) if tensor.dim()}
-    first, samples = next(iter(counts.items()), ("", 0))
-    for name, count in counts.items():
-        if count != samples:
-            raise UnsupportedModelError(
-                f"input '{name}' of '{network}' has {count} entries along its first axis where '{first}' has {samples}: every "
-                f"input has one for each sample; what is for all samples, such as a mask, forward has to make, or a buffer to hold"
-            )
 
 
 def reading_leaves(module: nn.Module, example: Example) -> nn.Module:

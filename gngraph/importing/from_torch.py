@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
 from gngraph.importing.proof import Expected, expected_of, prove
 from gngraph.importing.reached import Reached
-from gngraph.importing.surroundings import plain_torch
+from gngraph.importing.surroundings import masks_as_given, plain_torch
 from gngraph.importing.trace import trace
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
@@ -46,6 +47,11 @@ def from_torch(
     `to_torch` gives a module that is called as this one is. Numbers, flags, text and None are held as they are in the example,
     and the module checks that they are the same; arguments without an example keep their defaults.
 
+    What all samples share, such as `generate_square_subsequent_mask(T)`, positions or a temperature, is told by running the module
+    with another number of samples. It keeps its sizes. The graph keeps the example's values of it, for data sets, which give
+    samples alone. A mask is added as it is given: torch's transformers, which look whether it is the causal one, differ from that
+    in the last bits.
+
     What wraps modules for a training loop is taken off, and state_dict names are those of what is inside: DataParallel,
     DistributedDataParallel, compiled and averaged modules.
 
@@ -60,8 +66,9 @@ def from_torch(
     Args:
         module: any nn.Module that torch.fx can trace. Its training mode does not matter.
         example_inputs: a tensor, a tuple or list of the positional arguments of `forward`, or a dictionary of its keyword
-            arguments, as in {"batch": {"image": x}}; axis 0 of each tensor is the batch. They give the shapes, and the graph is
-            run on them to prove that it computes bit for bit what the module computes in eval mode.
+            arguments, as in {"batch": {"image": x}}; axis 0 of a tensor is the batch, but of what all samples share, such as a
+            mask for all of them. They give the shapes, and the graph is run on them to prove that it computes bit for bit what the
+            module computes in eval mode.
         output: the tensor that the graph gives, of a module that returns a record, a dictionary or a named tuple.
         train_only: what to do when the module returns more in train mode than in eval mode (auxiliary heads).
 
@@ -76,12 +83,16 @@ def from_torch(
     ['input', 'linear', 'relu', 'linear']
     """
     check_module(module)
-    with plain_torch():
+    with plain_torch(), ExitStack() as stack:
         own, reached = copy_of(module), Reached(module)
         guard, changed = Guard(module, own), list[str]()
         example = example_of(own, example_inputs)
         try:
             expected, example = expected_of(own, example, output)
+            if example.shared:
+                guard.restore()
+                stack.enter_context(masks_as_given())
+                expected, example = expected_of(own, example, output)
             changed = guard.restore()  # the graph is made of what that run began with
             own = own if example.is_flat else reading_leaves(own, example)
             graph = _imported(own, example, expected, drop=train_only == "drop")
@@ -106,7 +117,7 @@ def from_torch(
 
 def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: bool) -> Graph:
     """The graph of a module that is the import's own, with its tensors, and whose forward takes those of the example one by one."""
-    name, known, inputs = type(module).__name__, dict[Any, Any](), example.tensors
+    name, known, inputs = type(module).__name__, dict[Any, Any](), example.inputs
     evaluated, trained = (trace(module, example, known, training=training) for training in (False, True))
     for path in sorted(evaluated.unlike):
         if spec_of_module(evaluated.root.get_submodule(path)) is not None:

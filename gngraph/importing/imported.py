@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.shapes import ShapesSeen, tensors_in
 from gngraph.ir import Graph
 
@@ -30,7 +31,7 @@ class Imported:
 
     module: nn.Module
     graph: Graph
-    inputs: tuple[torch.Tensor, ...]
+    inputs: ExampleInputs
     part: Callable[[Any], Any]
     whole: bool
     suspects: Sequence[str]

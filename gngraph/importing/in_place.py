@@ -7,7 +7,7 @@ that gives back what it got are all other names of one value.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import MetaRun, meta_inputs
+from gngraph.importing.concrete import MetaRun
 from gngraph.importing.copies import copy_of
 from gngraph.importing.fx_calls import bind, is_inplace
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.shapes import Shapes, ShapesSeen, tensors_in
 from gngraph.importing.trace import Traced
 from gngraph.importing.tracer import WITHOUT_GRADIENT
@@ -52,7 +53,7 @@ def without_changes_in_place(
     traced: Traced,
     module: nn.Module,
     twin: Callable[[], nn.Module],
-    inputs: Sequence[torch.Tensor],
+    inputs: ExampleInputs,
     known: ShapesSeen,
 ) -> Mapping[str, fx.Node]:
     """Rewrite a trace so that no node depends on the change in place of a value that another gives.
@@ -61,7 +62,7 @@ def without_changes_in_place(
         traced: the trace, whose graph is changed.
         module: what was traced, as it was before.
         twin: gives a copy of it without values.
-        inputs: example inputs, batch first.
+        inputs: example inputs.
         known: see `Shapes`.
 
     Returns:
@@ -272,13 +273,11 @@ def _make_new(node: fx.Node) -> None:
             node.target = plain
 
 
-def _seen(
-    traced: Traced, module: nn.Module, twin: nn.Module, inputs: Sequence[torch.Tensor], known: ShapesSeen
-) -> _Seen:
+def _seen(traced: Traced, module: nn.Module, twin: nn.Module, inputs: ExampleInputs, known: ShapesSeen) -> _Seen:
     last = next(reversed(traced.graph.nodes))
     with torch.no_grad():
         try:
-            watch: _MetaWatch = _MetaWatch(_in_mode_of(twin, traced), traced.root, traced.graph, meta_inputs(inputs, 2))
+            watch: _MetaWatch = _MetaWatch(_in_mode_of(twin, traced), traced.root, traced.graph, inputs.without_data(2))
             with Shapes(known):
                 watch.upto(last)
             return watch.seen
@@ -287,7 +286,7 @@ def _seen(
             for name, tensor in traced.constants.items():
                 setattr(copied, name, tensor)
             real = _Watch(copied, graph=traced.graph)
-            real.run(*(x[:1].expand(2, *x.shape[1:]).clone() if x.dim() else x.clone() for x in inputs))
+            real.run(*(x.clone() for x in inputs.repeated(2).tensors))
             return real.seen
 
 

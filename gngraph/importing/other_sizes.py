@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import copy_of
 from gngraph.importing.imported import Imported
+from gngraph.importing.inputs import ExampleInputs, InputAxis, Sizes
 from gngraph.importing.shapes import tensors_in
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops.foreign import DECIDED
 
-Sizes = Mapping[InputAxis, int]
 Agreement = Callable[[Sizes, bool], bool | None]
 """Whether both compute the same for inputs of these sizes, in train mode or not; None where the module runs for none such."""
 
@@ -35,7 +34,7 @@ def unlike_axes(claim: Imported, agree: Agreement) -> tuple[frozenset[InputAxis]
     ran = False
     modes = (False, True) if len(claim.graph.nodes) <= SMALL else (False,)
     for axes in _groups(claim):
-        for sizes in _other_sizes(claim.inputs, axes):
+        for sizes in _other_sizes(claim.inputs.tensors, axes):
             evaluated = agree(sizes, False)
             if evaluated is None:
                 continue
@@ -51,7 +50,7 @@ def unlike_axes(claim: Imported, agree: Agreement) -> tuple[frozenset[InputAxis]
 
 def _groups(claim: Imported) -> Iterator[list[InputAxis]]:
     """Axes that are changed together: those of an image or volume, and each other one alone; none that is marked."""
-    for i, (name, x) in enumerate(zip(claim.graph.inputs, claim.inputs, strict=False)):
+    for i, (name, x) in enumerate(zip(claim.graph.inputs, claim.inputs.tensors, strict=False)):
         marked = claim.graph.nodes[name].attrs.get(DECIDED, ())
         free = [axis for axis in range(1, x.dim()) if axis not in marked and x.shape[axis]]
         spatial = [axis for axis in free if x.dim() > 3 and axis > 1]
@@ -93,10 +92,9 @@ def by_numbers(claim: Imported) -> Agreement:
     return agree
 
 
-def _random_inputs(inputs: Sequence[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+def _random_inputs(inputs: ExampleInputs, sizes: Sizes) -> list[torch.Tensor]:
     generator, made = torch.Generator().manual_seed(0), []
-    for i, x in enumerate(inputs):
-        shape = (3, *(sizes.get((i, axis), x.shape[axis]) for axis in range(1, x.dim()))) if x.dim() else ()
+    for shape, x in zip(inputs.shapes(3, sizes), inputs.tensors, strict=True):
         if x.is_floating_point():
             made.append(torch.randn(shape, generator=generator, dtype=x.dtype))
         else:

@@ -9,6 +9,7 @@ module takes other sizes than the example's, both are compared there too; an axi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,11 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import InputAxis
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.examples import Example
 from gngraph.importing.freeing import return_free_memory
 from gngraph.importing.imported import Imported
+from gngraph.importing.inputs import ExampleInputs, InputAxis, shared_among
 from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.outputs import chosen, taken
 from gngraph.importing.recorded_types import run_checked
@@ -46,7 +47,7 @@ class Expected:
 
 
 def expected_of(module: nn.Module, example: Example, output: str | None) -> tuple[Expected, Example]:
-    """Run a copy of a module in eval mode, and say which part of what it returns is kept.
+    """Run a copy of a module in eval mode, and say which part of what it returns is kept, and which inputs all samples share.
 
     Args:
         module: it may change its tensors, as embeddings with a largest norm do.
@@ -54,7 +55,7 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
         output: the part that the user names.
 
     Raises:
-        UnsupportedModelError: it does not run so, or returns no such part.
+        UnsupportedModelError: it does not run so, or returns no such part, or its inputs cannot be told apart.
     """
     twin, draws = on_shared_tensors(module), torch.get_rng_state()
     try:
@@ -70,8 +71,21 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
     kept = taken(result, example.output)
     outputs, example = [x.detach() for x in tensors_in(kept)], replace(example, whole=kept is result)
     del result, kept
+    if not example.shared:
+        example = replace(example, shared=_shared(twin, example, outputs))
     return_free_memory()
     return Expected(outputs, drawn), example
+
+
+def _shared(module: nn.Module, example: Example, outputs: Sequence[torch.Tensor]) -> frozenset[int]:
+    """Numbers of the tensors of an example that all samples share, of a module in eval mode and what it returns for them."""
+
+    def rows(values: Sequence[torch.Tensor]) -> list[int]:
+        found = taken(_run_once(module, replace(example, tensors=tuple(values))), example.output)
+        return [len(x) if x.dim() else 0 for x in tensors_in(found)]
+
+    own = [len(x) if x.dim() else 0 for x in outputs]
+    return shared_among(type(module).__name__, example.tensors, example.names, own, rows)
 
 
 def _run_once(module: nn.Module, example: Example) -> Any:
@@ -116,7 +130,7 @@ def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
 def _check_alone(claim: Imported) -> None:
     """With one sample, in both modes, where the forward asks whether there is one."""
     try:
-        compare_numbers(replace(claim, inputs=tuple(x[:1] if x.dim() else x for x in claim.inputs)))
+        compare_numbers(replace(claim, inputs=claim.inputs.first(1)))
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"'{claim.graph.name}' decides by the number of samples, which a graph leaves open, and one sample does not take what "
@@ -148,7 +162,7 @@ def _check_outputs(claim: Imported, expected: Expected) -> nn.Module:
     return lowered
 
 
-def _run_graph(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> tuple[nn.Module, Any]:
+def _run_graph(graph: Graph, inputs: ExampleInputs) -> tuple[nn.Module, Any]:
     try:
         return run_checked(graph, inputs)
     except UnsupportedModelError:

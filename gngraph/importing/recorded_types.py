@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import SAMPLE_COUNTS, Shadow
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.ir import BATCH, Dim, Graph, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import dtype_name
@@ -34,7 +35,7 @@ class ForeignValue:
 
 
 def record(
-    module: nn.Module, root: nn.Module, traced: fx.Graph, inputs: Sequence[torch.Tensor], known: ShapesSeen
+    module: nn.Module, root: nn.Module, traced: fx.Graph, inputs: ExampleInputs, known: ShapesSeen
 ) -> Callable[[fx.Node], ForeignValue]:
     """What gives the type and the multiply-adds of any node, from two runs with batches of 2 and of 3 samples.
 
@@ -45,7 +46,7 @@ def record(
         module: what was traced, as it was before; it is not changed, and none of its tensors is copied.
         root: the copy that was traced, with the constants of the trace.
         traced: its graph.
-        inputs: example inputs, batch first.
+        inputs: example inputs.
         known: see `Shapes`.
     """
     runs: list[tuple[Mapping[fx.Node, Any], Mapping[fx.Node, int]]]
@@ -59,7 +60,7 @@ def record(
         for batch in SAMPLE_COUNTS:
             recorder = _Recorder(root, traced)
             with recorder.counting():
-                recorder.run(*_of_length(inputs, batch))
+                recorder.run(*inputs.repeated(batch).tensors)
             runs.append((recorder.seen, recorder.multiply_adds))
     (two, count_two), (three, count_three) = runs
 
@@ -71,26 +72,16 @@ def record(
     return recorded
 
 
-def run_checked(graph: Graph, inputs: Sequence[torch.Tensor]) -> tuple[nn.Module, Any]:
+def run_checked(graph: Graph, inputs: ExampleInputs) -> tuple[nn.Module, Any]:
     """The module that `graph` is lowered to, and what it returns in eval mode; every value is compared with the type of its node.
 
-    Inputs of different lengths are compared in a second run, all as long as the first. The module shares the graph's parameters.
+    The module shares the graph's parameters.
 
     Raises:
         UnsupportedModelError: a node has another type than its value; the message names it.
     """
-    lowered, lengths = lower(graph), [len(x) for x in inputs if x.dim()]
-    batch = max(lengths[:1], default=1)
-    checker = _Checker(graph, lowered, batch)
-    if set(lengths) <= {batch}:
-        return lowered.module, checker.run(*inputs)
-    checker.run(*_of_length(inputs, batch))
-    return lowered.module, lowered.module(*inputs)
-
-
-def _of_length(inputs: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
-    """The first sample of each input, `batch` times."""
-    return [x[:1].expand(batch, *x.shape[1:]).clone() if x.dim() else x for x in inputs]
+    lowered, batch = lower(graph), next((len(x) for i, x in enumerate(inputs.tensors) if inputs.is_of_samples(i)), 1)
+    return lowered.module, _Checker(graph, lowered, batch).run(*inputs.tensors)
 
 
 class _Checker(Interpreter):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.concrete import SAMPLE_COUNTS, InputAxis, meta_inputs
+from gngraph.importing.concrete import SAMPLE_COUNTS
 from gngraph.importing.copies import on_meta, take_values
 from gngraph.importing.imported import (
     Differentiate,
@@ -21,11 +21,10 @@ from gngraph.importing.imported import (
     forward_only,
     step,
 )
-from gngraph.importing.other_sizes import Sizes, by_numbers, unlike_axes
+from gngraph.importing.inputs import AS_GIVEN, InputAxis, Sizes
+from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tape import Numbers, Tape, Unknown, data_key
-
-_AS_GIVEN: Sizes = {}
 
 
 def same_calls(claim: Imported, lowered: nn.Module) -> frozenset[InputAxis] | None:
@@ -63,7 +62,7 @@ class _Tapes:
 
     def agree(self) -> bool:
         module, graph = (
-            self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=of_graph, training=True) for of_graph in (False, True)
+            self.run(SAMPLE_COUNTS[0], AS_GIVEN, of_graph=of_graph, training=True) for of_graph in (False, True)
         )
         self.check_state(module)
         held = [name for name in module.state if self.claim.holds(name)]
@@ -99,7 +98,7 @@ class _Tapes:
         """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
         name, kept = self.claim.graph.name, HeldInPython(self.module.module)
         # with gradients on, though none are wanted: torch may multiply in another way where they are off
-        second = self.run(SAMPLE_COUNTS[0], _AS_GIVEN, of_graph=False, training=True, differentiate=forward_only)
+        second = self.run(SAMPLE_COUNTS[0], AS_GIVEN, of_graph=False, training=True, differentiate=forward_only)
         kept.check(name)
         if first.outputs != second.outputs:
             raise UnsupportedModelError(changes_by_itself(name))
@@ -113,7 +112,7 @@ class _Tapes:
         network.module.train(training)
         for name, tensor in network.tensors().items():
             tape.declare(tensor, *self.constants.get(name, ("held", name)))
-        inputs, places = meta_inputs(self.claim.inputs, samples, sizes), count()
+        inputs, places = self.claim.inputs.without_data(samples, sizes), count()
         for i, x in enumerate(inputs):
             tape.declare(x, "input", i)
 

@@ -23,6 +23,7 @@ from gngraph.importing.imported import (
     functions_behind,
     step,
 )
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
@@ -118,17 +119,16 @@ def _refuse(claim: Imported, what: str, outputs: Sequence[torch.Tensor] = ()) ->
     raise UnsupportedModelError(f"the traced graph of '{claim.graph.name}' {what}: {why}")
 
 
-def _probes(inputs: Sequence[torch.Tensor], dtype: torch.dtype | None) -> Iterator[list[torch.Tensor]]:
+def _probes(inputs: ExampleInputs, dtype: torch.dtype | None) -> Iterator[list[torch.Tensor]]:
     """The example's first samples, and random samples of another number; of whole numbers, those of the example shuffled."""
 
     def cast(x: torch.Tensor) -> torch.Tensor:
         return x.to(dtype) if dtype is not None and x.is_floating_point() else x.clone()
 
-    yield [cast(x[:_SAMPLES] if x.dim() else x) for x in inputs]
+    yield [cast(x) for x in inputs.first(_SAMPLES).tensors]
     generator = torch.Generator().manual_seed(_SEED)
     probe = []
-    for x in inputs:
-        shape = (3, *x.shape[1:]) if x.dim() else ()
+    for shape, x in zip(inputs.shapes(3), inputs.tensors, strict=True):
         if x.is_floating_point():
             probe.append(torch.randn(shape, generator=generator, dtype=dtype or x.dtype))
         else:

@@ -82,7 +82,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     except Exception as error:  # whatever a train() of the user's raises
         raise UnsupportedModelError(f"'{name}' cannot be put into train and eval mode: {reason_of(error)}") from error
     unlike = frozenset(path for path, child in root.named_modules() if child.training is not training)
-    tracer = Tracer(module, example.tensors, example.names, known)
+    tracer = Tracer(module, example.inputs, example.names, known)
     before, streams, reached = set(vars(root)), random_streams(), Reached(root)
     try:
         with _recorded_factories(tracer), _followed_functions(tracer), _looked_into(), _noted_system() as system:

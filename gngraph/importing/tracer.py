@@ -16,6 +16,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.attention import written_out
 from gngraph.importing.concrete import Shadow, Undecided
 from gngraph.importing.decided import Decided, Look, LookedAtAs, decided_by
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
@@ -117,7 +118,7 @@ class Tracer(fx.Tracer):
 
     Args:
         module: what is traced, as it is before.
-        inputs: example inputs, batch first.
+        inputs: example inputs.
         names: of the inputs.
         known: see `Shapes`.
 
@@ -128,9 +129,7 @@ class Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
 
-    def __init__(
-        self, module: nn.Module, inputs: Sequence[torch.Tensor], names: Sequence[str], known: ShapesSeen
-    ) -> None:
+    def __init__(self, module: nn.Module, inputs: ExampleInputs, names: Sequence[str], known: ShapesSeen) -> None:
         super().__init__(autowrap_functions=traced_by_name())
         self.module = module
         self.inputs = inputs

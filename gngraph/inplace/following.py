@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, combinations
 
@@ -12,12 +13,15 @@ from torch import nn
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import GnGraphError, UnsupportedModelError
 from gngraph.importing.imported import Imported
+from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.same_numbers import compare_numbers
 from gngraph.importing.shapes import tensors_in
+from gngraph.importing.surroundings import masks_as_given, plain_torch
 from gngraph.importing.tracer import reason_of
 from gngraph.inplace.hosts import evaluated, put, tensors_of, twin_of
 from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_kinds, numbers_of_layers
 from gngraph.ir import Graph
+from gngraph.ir.inputs import is_shared
 from gngraph.lowering.to_torch import run
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel
@@ -127,12 +131,18 @@ def difference(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]
 
 
 def _twins_differ(twin: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:
+    given = _by_samples(graph, inputs)
     try:
-        with torch.random.fork_rng(devices=[]):
-            compare_numbers(Imported(twin, graph, inputs, lambda outputs: outputs, True, (), {}))
+        with plain_torch(), masks_as_given() if given.shared else nullcontext():
+            compare_numbers(Imported(twin, graph, given, lambda outputs: outputs, True, (), {}))
     except UnsupportedModelError as error:
         return str(error)
     return None
+
+
+def _by_samples(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> ExampleInputs:
+    shared = (i for i, name in enumerate(graph.inputs) if is_shared(graph.nodes[name]))
+    return ExampleInputs(inputs, frozenset(shared))
 
 
 def outputs_differ(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:

@@ -1,12 +1,24 @@
-"""What a network takes: the shape of one sample, and samples to trace with."""
+"""What a network takes: inputs that lie per sample, and those that all samples share; samples to trace with."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 
 from gngraph.errors import DataError
 from gngraph.ir.graph import Graph
-from gngraph.ir.types import TensorType
+from gngraph.ir.types import BATCH, Node, TensorType
+
+SHARED_VALUE = "value"
+"""Role of the values that an input which all samples share has where none is given: those of the example."""
+
+SHARED = "shared"
+"""Op of such an input where a network takes samples alone: it is what it has for values, and its axes belong to no space."""
+
+_over_samples: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
 
 
 def example(input_shape: tuple[int, ...]) -> torch.Tensor:
@@ -14,19 +26,80 @@ def example(input_shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
 
 
+def is_shared(node: Node) -> bool:
+    """Whether all samples share an input, such as a mask for all of them: its type has no axis of samples."""
+    return BATCH not in node.shape
+
+
+def of_samples(graph: Graph) -> tuple[str, ...]:
+    """Names of the inputs that have an entry for each sample along their first axis."""
+    return tuple(name for name in graph.inputs if not is_shared(graph.nodes[name]))
+
+
+def values_of_shared(graph: Graph) -> Mapping[str, str]:
+    """Input that all samples share -> the parameter that has its values of the example."""
+    held = {name: graph.nodes[name].params.get(SHARED_VALUE) for name in graph.inputs}
+    return {name: param for name, param in held.items() if param is not None}
+
+
+def over_samples(graph: Graph) -> Graph:
+    """A graph that takes samples alone: what they share is held at the values of the example, as a buffer would hold it.
+
+    Nodes and parameters keep their names. It is the graph itself where there is no such input, and else the same one every time.
+    """
+    held = values_of_shared(graph)
+    if not held:
+        return graph
+    if graph not in _over_samples:
+        nodes = {
+            name: replace(node, op=SHARED, attrs={}) if name in held else node for name, node in graph.nodes.items()
+        }
+        inputs = tuple(name for name in graph.inputs if name not in held)
+        _over_samples[graph] = replace(graph, nodes=nodes, inputs=inputs, arguments=None)
+    return _over_samples[graph]
+
+
+def without_shared_values(graph: Graph) -> Graph:
+    """A graph whose inputs have no values, as a module is that is given all of them."""
+    held = values_of_shared(graph)
+    if not held:
+        return graph
+    nodes = {name: replace(node, params={}) if name in held else node for name, node in graph.nodes.items()}
+    gone = set(held.values())
+    return replace(graph, nodes=nodes, params={name: p for name, p in graph.params.items() if name not in gone})
+
+
+def with_shared(graph: Graph, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """All inputs of a network that takes one tensor of samples, on the CPU: beside it what they share, at the example's values.
+
+    Args:
+        graph: the network.
+        x: the samples, [N, ...].
+    """
+    given = {name: graph.params[param].data for name, param in values_of_shared(graph).items()}
+    return tuple(given.get(name, x).detach().cpu() for name in graph.inputs)
+
+
 def reads_tokens(graph: Graph) -> bool:
-    """Whether the only input is of whole numbers."""
-    types = [graph.nodes[name].type for name in graph.inputs]
+    """Whether the only input of samples is of whole numbers."""
+    types = [graph.nodes[name].type for name in of_samples(graph)]
     return len(types) == 1 and isinstance(types[0], TensorType) and types[0].dtype in ("i64", "i32", "u8")
 
 
 def input_shape_of(graph: Graph) -> tuple[int, ...]:
-    """Shape of one sample of the only input.
+    """Shape of one sample of the only input of samples.
 
     Raises:
-        DataError: there are several inputs, or sizes that are not fixed.
+        DataError: there are several, or sizes that are not fixed, or an input that all samples share has no values.
     """
-    types = [graph.nodes[name].type for name in graph.inputs]
+    types = [graph.nodes[name].type for name in of_samples(graph)]
+    valued = values_of_shared(graph)
+    bare = [name for name in graph.inputs if is_shared(graph.nodes[name]) and name not in valued]
+    if bare:
+        raise DataError(
+            f"input '{bare[0]}' of network '{graph.name}' is for all samples and has no values, which data sets do not give: "
+            f"import the network with an example of it"
+        )
     if len(types) == 1 and isinstance(types[0], TensorType):
         sizes = types[0].shape[1:]
         if all(isinstance(size, int) for size in sizes):

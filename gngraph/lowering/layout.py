@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gngraph.ir import Graph, Node, TensorType
+from gngraph.ir.inputs import of_samples
 from gngraph.ops.rules import spread
 
 NARROW = 16
@@ -24,7 +25,7 @@ def layout_of(graph: Graph) -> torch.memory_format:
     >>> layout_of(from_torch(torch.nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 8, 8)))
     torch.channels_last
     """
-    kinds = [graph.nodes[name].type for name in graph.inputs]
+    kinds = [graph.nodes[name].type for name in of_samples(graph)]
     images = all(isinstance(kind, TensorType) and len(kind.shape) == 4 for kind in kinds)
     free = images and not any(
         _depends_on_order(node) or _strides_over_few(graph, node) for node in graph.nodes.values()

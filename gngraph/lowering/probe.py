@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from gngraph.errors import IRError
 from gngraph.ir import Graph, Node, TensorType
 from gngraph.ir.casting import cast
+from gngraph.ir.inputs import values_of_shared
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.to_torch import run
 from gngraph.ops import lookup, operands_of
@@ -33,7 +34,8 @@ def probe_of(
 
     Floating-point inputs are standard normal. Whole numbers are tokens: those that the tables they are looked up in have rows for,
     else those of the range of the example. Where the network does not run on them, or gives what is not finite, they come from
-    the example's range, and are zeros in the end, which every table and mask takes. Cost: a forward pass where there are such.
+    the example's range, and are zeros in the end, which every table and mask takes. What all samples share has the values that the
+    graph holds. Cost: a forward pass where there are whole numbers.
 
     Args:
         graph: on any device.
@@ -60,9 +62,14 @@ def _drawn(
     graph: Graph, ranges: list[_Range], seed: int, samples: int, dtype: torch.dtype | None
 ) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
-    probe = []
+    probe, shared = [], values_of_shared(graph)
     for name, (least, most) in zip(graph.inputs, ranges, strict=True):
         type_ = _type_of(graph.nodes[name])
+        held = shared.get(name)
+        if held is not None and not graph.params[held].data.is_meta:
+            value = graph.params[held].data.detach().cpu()
+            probe.append(value if dtype is None else value.to(cast(value.dtype, dtype)))
+            continue
         shape = [samples if isinstance(size, str) else size for size in type_.shape]
         own = dtype_of(type_.dtype)
         if own.is_floating_point:

@@ -29,6 +29,7 @@ from gngraph.ir import (
     Type,
 )
 from gngraph.ir.graph import checked
+from gngraph.ir.inputs import SHARED, without_shared_values
 from gngraph.ir.types import dtype_of
 from gngraph.lowering.calling import called_as_source
 from gngraph.lowering.keywords import with_readable_names
@@ -97,6 +98,7 @@ def lower(graph: Graph) -> Lowered:
     Raises:
         IRError: a node has attributes that torch refuses.
     """
+    graph = without_shared_values(graph)
     emitter = _Emitter(graph)
     for name in graph.inputs:
         emitter.values[name] = emitter.graph.placeholder(name)
@@ -236,7 +238,7 @@ def _other_than_default(graph: Graph, node: Node) -> torch.dtype | None:
     So it is in a graph of another precision than it was imported in: of `torch.zeros(n)` and of whole numbers divided torch
     makes float32 again.
     """
-    if node.op in ("input", "parameter") or not isinstance(node.type, TensorType):
+    if node.op in ("input", SHARED, "parameter") or not isinstance(node.type, TensorType):
         return None
     dtype = dtype_of(node.type.dtype)
     if not dtype.is_floating_point or dtype is torch.get_default_dtype():

@@ -10,6 +10,7 @@ from torch import fx
 
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
+from gngraph.ir.inputs import SHARED, SHARED_VALUE
 from gngraph.ops.rules import freeze_inputs
 from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec, register
 
@@ -20,7 +21,8 @@ MULTIPLY_ADDS = "multiply_adds"
 """Attribute of a foreign op: what it takes for one sample, recorded when the network was traced."""
 
 DECIDED = "decided"
-"""Attribute of an input: axes that must be of the size that they had when the network was traced, which decided what is done."""
+"""Attribute of an input: axes that must be of the size that they had when the network was traced, which decided what is done. Of
+one that all samples share, all are."""
 
 _BUILTINS = {"getattr", "len", "int", "float", "abs", "max", "min", "sum", "round", "bool"}
 
@@ -42,11 +44,14 @@ def _infer_input(operands: Operands) -> Type:
     type_, axes = operands.node.type, operands.node.attrs.get(DECIDED, ())
     sizes = type_.shape if isinstance(type_, TensorType) else ()
     if not isinstance(axes, tuple) or not all(
-        type(a) is int and 0 < a < len(sizes) and type(sizes[a]) is int for a in axes
+        type(a) is int and 0 <= a < len(sizes) and type(sizes[a]) is int for a in axes
     ):
         raise IRError(
             f"input '{operands.node.name}' has {DECIDED}={axes}, which are no axes of fixed size of '{type_}'"
         )
+    held = operands.params.get(SHARED_VALUE)
+    if held is not None and held.shape != sizes:
+        raise IRError(f"input '{operands.node.name}' is of type '{type_}', but its {SHARED_VALUE} is of '{held}'")
     return type_
 
 
@@ -79,6 +84,9 @@ register(
         reads=lambda node, role: None,
     )
 )
+
+
+register(OpSpec(SHARED, _infer_parameter, _input_channels, _emit_parameter))
 
 
 def _foreign_channels(rules: ChannelRules, operands: Operands) -> None:

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph, Node
+from gngraph.ir.inputs import over_samples
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.ops import lookup
@@ -89,7 +90,7 @@ class Settling:
     """
 
     def __init__(self, graph: Graph, problem: Problem) -> None:
-        self._graph = graph
+        self._graph = graph = over_samples(graph)
         self.norms = [node for node in graph.nodes.values() if _moves(node)]
         own = {name: p.data.clone() for name, p in graph.params.items() if p.kind != "parameter"}
         for norm in self.norms:

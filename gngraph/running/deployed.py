@@ -7,22 +7,23 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gngraph.ir import Graph
+from gngraph.ir.inputs import with_shared
 from gngraph.running.evaluation import Answers, correct
 from gngraph.running.problem import Problem
 
 
 def accuracy_outside(
-    run: Callable[[tuple[torch.Tensor]], Sequence[torch.Tensor]], graph: Graph, problem: Problem
+    run: Callable[[tuple[torch.Tensor, ...]], Sequence[torch.Tensor]], graph: Graph, problem: Problem
 ) -> float | None:
     """Share of right answers on the test samples, as `evaluate` counts them for a graph; None where it does not.
 
     Args:
-        run: maps a batch f32 [B, ...] on the CPU, as a tuple of one, to the outputs of the network; it has one.
+        run: maps the inputs of the network for a batch of samples, on the CPU, to its outputs; it has one.
         graph: the network that is run elsewhere.
         problem: data and loss.
     """
     answers = Answers()
     for x, y in problem.runner.read(problem.test, graph):
-        (output,) = run((x.cpu(),))
+        (output,) = run(with_shared(graph, x))
         answers.add(Answers.counted(correct(problem.loss_fn, output.to(x.device), y)))
     return answers.accuracy

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from gngraph.data import Augment, HeldDataset, MapDataset, Sample, batches
 from gngraph.data.held import as_tensors, read_whole, repeats, unwound
 from gngraph.ir import Graph
+from gngraph.ir.inputs import over_samples
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import Lowered, lower
@@ -175,7 +176,7 @@ class Runner:
 
     def _network(self, graph: Graph) -> Lowered:
         if graph not in self._lowered:
-            self._lowered[graph] = lower(self.placed(graph))
+            self._lowered[graph] = lower(self.placed(over_samples(graph)))
         return self._lowered[graph]
 
     def _samples(self, dataset: MapDataset, anew: bool) -> MapDataset:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from gngraph.ir import Graph, Node, Ref
+from gngraph.ir.inputs import over_samples
 from gngraph.ir.types import refs_in
 from gngraph.lowering.layout import layout_of
 
@@ -30,7 +31,7 @@ class Together(Generic[Function]):
     """
 
     def __init__(self, graphs: Sequence[Graph], function: Callable[[Graph], Function]) -> None:
-        self.first, *others = graphs
+        self.first, *others = map(over_samples, graphs)
         self._rests = [_rest(self.first, other) for other in others]
         self._given = tuple(dict.fromkeys(name for rest in self._rests for name in rest.reads if name is not None))
         whole = self.first

@@ -21,6 +21,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import curvature_named, fallback, predicted_change
 from gngraph.errors import PassError
 from gngraph.ir import Graph, TensorType
+from gngraph.ir.inputs import over_samples
 from gngraph.ops import lookup
 from gngraph.ranks import here
 from gngraph.rewrite.computed_weights import with_plain_weights
@@ -184,7 +185,7 @@ class _Scoring:
     def __init__(self, options: GaussNewton, graph: Graph, analyses: AnalysisManager) -> None:
         self.options = options
         self.problem: Problem = analyses.problem
-        own = with_plain_weights(with_samples_first(graph))
+        own = with_plain_weights(with_samples_first(over_samples(graph)))
         self.added = own.nodes.keys() - graph.nodes.keys()
         self.graph = own.to(device=self.problem.device)
         self.spaces = analyses.get(ChannelSpaces, own)

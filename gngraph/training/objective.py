@@ -16,6 +16,7 @@ from gngraph.calling import CallError, resolved
 from gngraph.curvature import Loss
 from gngraph.errors import OptionError, TrainingError
 from gngraph.ir import Graph
+from gngraph.ir.inputs import over_samples
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
 from gngraph.running.evaluation import correct
@@ -201,7 +202,7 @@ def require_objective(options: TrainOptions, graph: Graph, problem: Problem) -> 
         samples = problem.splits.learn if problem.divisible else problem.train
         x, y = next(problem.runner.read(samples, graph))
         with seeded(problem.seed, device):
-            objective(reading_inputs(graph).to(device).train(), x, y)
+            objective(reading_inputs(over_samples(graph)).to(device).train(), x, y)
 
 
 def objective_told(options: TrainOptions, problem: Problem) -> str | None:

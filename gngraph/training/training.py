@@ -13,6 +13,7 @@ from torch import nn
 
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
+from gngraph.ir.inputs import over_samples
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.options import TrainOptions
 from gngraph.options.training import STEP_SAMPLES
@@ -103,7 +104,7 @@ class Trainer:
             graph, state = units.standard(started(graph, units, self.problem)), OptimizerState({})
         else:
             graph, state = units.standard(graph), units.state(state, standard=True)
-        module = reading_inputs(_with_dense_gradients(graph)).to(self.device).train()
+        module = reading_inputs(_with_dense_gradients(over_samples(graph))).to(self.device).train()
         objective = objective_of(self.options, self.problem)
         constant = constant_of(given, self.problem, module) if isinstance(objective, OfLoss) else math.inf
         course = Course(given, self.problem, self.options.rate * stretch.share, constant)

@@ -17,6 +17,7 @@ from gngraph.analysis.cost import Cost, CostModel
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import MonteCarlo, fallback
 from gngraph.ir import Graph
+from gngraph.ir.inputs import over_samples
 from gngraph.rewrite.morphism import MergeChannel, Morphism, PruneChannel, edits_of
 from gngraph.scoring.collect import Collected, Collector, entries
 from gngraph.scoring.counting import WithoutChannel
@@ -81,7 +82,7 @@ def merged_into_rest(
         own.setdefault(m.space, []).append(m.channel)
     for m in (*removals, *others):
         gone.setdefault(m.space, []).append(m.channel)
-    graph = graph.to(device=problem.device)
+    graph = over_samples(graph).to(device=problem.device)
     context = Context(graph, spaces, ScoringOptions(), problem.stream(), len(learn))
     groups = [Merging(context, sites[name], own[name], gone[name], REST) for name in own]
     curvature, _ = fallback(problem.loss_fn, MonteCarlo())
