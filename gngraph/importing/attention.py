@@ -21,7 +21,8 @@ from gngraph.ops.added_products import added_products
 def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
     """What does the same as the forward of an attention module that is called so while tracing; None where it stays one op.
 
-    Written out is attention over batches of sequences, with at most one mask for all samples and heads and one of padding.
+    Written out is attention over batches of sequences, with at most one mask, for all samples and heads or for each of them, and
+    one of padding.
 
     Args:
         module: any module.
@@ -37,14 +38,24 @@ def written_out(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
         return None
     call.apply_defaults()
     given = call.arguments
-    query, masks = given["query"], (given["attn_mask"], given["key_padding_mask"])
+    query, mask, padding = (given[name] for name in ("query", "attn_mask", "key_padding_mask"))
     try:
-        fits = all(mask is None or mask.dim() == 2 for mask in masks) and query.dim() == 3
+        fits = mask is None or mask.dim() == 2 or (mask.dim() == 3 and _goes_with_samples(mask))
+        fits = fits and (padding is None or padding.dim() == 2) and query.dim() == 3
     except fx.proxy.TraceError:  # the rank is not known without data
         return None
     if not fits:
         return None
     return lambda *args, **kwargs: _attention(module, given)
+
+
+def _goes_with_samples(mask: Any) -> bool:
+    """Whether a mask has more entries along its first axis where there are more samples."""
+    try:
+        int(mask.shape[0])
+    except fx.proxy.TraceError:
+        return True
+    return False
 
 
 def _attention(module: nn.MultiheadAttention, given: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -54,6 +65,7 @@ def _attention(module: nn.MultiheadAttention, given: Mapping[str, Any]) -> tuple
     causal = given["is_causal"] and given["key_padding_mask"] is None and not given["need_weights"]
     masks = [None if causal else given["attn_mask"], given["key_padding_mask"]]
     masks = [None if mask is None else _canonical(mask, query.dtype) for mask in masks]
+    of_each = masks[0] is not None and masks[0].dim() == 3
     if module.bias_k is not None:
         more = (None, module.bias_k, module.bias_v)
         projected = [
@@ -65,10 +77,12 @@ def _attention(module: nn.MultiheadAttention, given: Mapping[str, Any]) -> tuple
         k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
     added = (module.bias_k is not None) + module.add_zero_attn
     masks = [mask if mask is None or not added else F.pad(mask, (0, added)) for mask in masks]
+    if of_each:
+        masks[0] = masks[0].view(samples, module.num_heads, *masks[0].shape[1:])
     weights: Any = None
     if given["need_weights"]:
         scaled, turned, mask = q * math.sqrt(1.0 / module.head_dim), k.transpose(-2, -1), _merged(*masks)
-        spread = masks[1] is not None  # by padding, from sample to sample
+        spread = of_each or masks[1] is not None  # from sample to sample
         mask = mask if mask is None or spread else mask.squeeze(0)
         scores = scaled @ turned if mask is None else added_products(mask, scaled, turned, module.num_heads, spread)
         weights = F.softmax(scores, dim=-1)
@@ -122,8 +136,14 @@ def _canonical(mask: Any, dtype: Any) -> Any:
 
 
 def _merged(attention: Any, padding: Any) -> Any:
-    """What is added to the products of queries and keys, [N or 1, 1, L or 1, S]; None for nothing."""
-    attention = None if attention is None else attention.unsqueeze(0).unsqueeze(0)
+    """What is added to the products of queries and keys, [N or 1, heads or 1, L or 1, S]; None for nothing.
+
+    Args:
+        attention: [L, S], or [N, heads, L, S].
+        padding: [N, S].
+    """
+    if attention is not None and attention.dim() == 2:
+        attention = attention.unsqueeze(0).unsqueeze(0)
     padding = None if padding is None else padding.unsqueeze(1).unsqueeze(1)
     if attention is None or padding is None:
         return padding if attention is None else attention

@@ -14,6 +14,7 @@ from gngraph.importing.checks import check_module
 from gngraph.importing.copies import Guard, copy_of, on_meta
 from gngraph.importing.decided import with_decided
 from gngraph.importing.examples import Example, example_of, reading_leaves
+from gngraph.importing.extrema import with_values_alone
 from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.heads import with_heads
 from gngraph.importing.imported import Imported, changes_in_forward, function_of_its_own
@@ -138,7 +139,7 @@ def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: 
     for constant, tensor in joint.constants.items():
         setattr(evaluated.root, constant, tensor)
     graph = built(module, joint, evaluated.root, trained.unlike, example, known)
-    graph = with_heads(graph)
+    graph = with_heads(with_values_alone(graph))
     graph = with_decided(graph, evaluated.decided.axes | trained.decided.axes)
     try:
         vet(graph)

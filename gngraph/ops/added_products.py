@@ -17,7 +17,7 @@ from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register
 
 ADDED_PRODUCTS = "added_products"
-"""Has the attribute `spread`: whether the mask is [samples, 1, ...], for all heads of a sample; else it is [1, ...], for all."""
+"""Has the attribute `spread`: whether the mask is [samples, heads or 1, ...], for heads of a sample; else [1, ...], for all."""
 
 
 def added_products(mask: Any, a: Any, b: Any, heads: int, spread: bool) -> Any:
@@ -39,9 +39,9 @@ def _infer(operands: Operands) -> Type:
     if not len(a.shape) == len(b.shape) == 4 or (*a.shape[:2], a.shape[3]) != b.shape[:3]:
         raise IRError(f"node '{node.name}' ({node.op}) multiplies matrices that lie in two axes")
     shape = (*a.shape[:3], b.shape[3])
-    lead: tuple[Dim, ...] = (a.shape[0], 1) if node.attrs["spread"] else (1,)
-    rows = mask.shape[len(lead) :]
-    if mask.shape[: len(lead)] != lead or rows not in (shape[2:], (1, shape[3])):
+    leads: tuple[tuple[Dim, ...], ...] = ((a.shape[0], 1), a.shape[:2]) if node.attrs["spread"] else ((1,),)
+    lead, rows = mask.shape[: len(leads[0])], mask.shape[len(leads[0]) :]
+    if lead not in leads or rows not in (shape[2:], (1, shape[3])):
         raise IRError(f"node '{node.name}' ({node.op}) adds a mask of {mask.shape} to products of {shape}")
     return TensorType(a.dtype, shape)
 
@@ -52,7 +52,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     for axis, factors in enumerate(((1, 2), (1, 2), (1,), (2,))):
         layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
         own = len(mask) - 4 + axis
-        if axis > 1 and (mask[own] != 1 or operands.node.shape[axis] == 1):
+        if own > 0 and (mask[own] != 1 or (axis > 1 and operands.node.shape[axis] == 1)):
             layouts.append(rules.layout(0, own))
         elif own >= 0:
             rules.freeze(rules.layout(0, own), "its single channel is broadcast")

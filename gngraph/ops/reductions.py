@@ -5,6 +5,7 @@ Means, variances and extrema of one axis count whichever channels there are; wha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -103,11 +104,16 @@ _REDUCTIONS: list[tuple[str, Callable[..., Any], tuple[Callable[..., Any] | str,
     ("var_mean", torch.var_mean, (), _SPREAD, ("correction",)),
     ("std_mean", torch.std_mean, (), _SPREAD, ("correction",)),
 ]
+VALUES_ALONE = {"max": "max_values", "min": "min_values"}
+"""Op of two values -> the op of the first of them alone, where nothing reads at which entries they stand."""
+
 _COUNTS = {
     "mean": ChannelStatistics(norm=False),
     "var": ChannelStatistics(norm=False, square=True),
     "amax": ChannelStatistics(norm=False, extremum=1),
     "amin": ChannelStatistics(norm=False, extremum=-1),
+    "max_values": ChannelStatistics(norm=False, extremum=1),
+    "min_values": ChannelStatistics(norm=False, extremum=-1),
 }
 for _name, _function, _others, _text, _optional in _REDUCTIONS:
     register(
@@ -121,6 +127,37 @@ for _name, _function, _others, _text, _optional in _REDUCTIONS:
             counts=_COUNTS.get(_name),
             nonnegative=with_first if _name in ("mean", "sum", "amax") else False,
             functions=dict.fromkeys((_function, *_others), Call(signature(_text))),
+        )
+    )
+
+
+def _infer_values(function: Callable[..., Any]) -> Callable[[Operands], Type]:
+    """The first of the two values that `function` gives."""
+    both = _infer(function, ())
+
+    def infer(operands: Operands) -> Type:
+        found = both(operands)
+        return found.items[0] if isinstance(found, TupleType) else found
+
+    return infer
+
+
+def _emit_values(function: Callable[..., Any]) -> Callable[[Emitter, Node], fx.Node]:
+    both = _emit(function, ())
+    return lambda emitter, node: emitter.call(operator.getitem, both(emitter, node), 0)
+
+
+for _function in (torch.max, torch.min):
+    _name = VALUES_ALONE[_function.__name__]
+    register(
+        OpSpec(
+            _name,
+            _infer_values(_function),
+            _channels,
+            _emit_values(_function),
+            channelwise=True,
+            counts=_COUNTS[_name],
+            nonnegative=with_first,
         )
     )
 

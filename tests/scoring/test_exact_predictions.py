@@ -223,6 +223,16 @@ class Extreme(nn.Module):
         return out.flatten(1)
 
 
+class Most(Extreme):
+    """The same by the functions that say where they stand too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        least, _ = torch.min(y, 1)
+        out: Tensor = self.head(y) + torch.max(y, 1, keepdim=True)[0] - least.unsqueeze(1)
+        return out.flatten(1)
+
+
 COUNTED: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: Normed(nn.LayerNorm),
     "rms norm": lambda: Normed(nn.RMSNorm),
@@ -230,6 +240,7 @@ COUNTED: dict[str, Callable[[], nn.Module]] = {
     "whole norm": WhollyNormed,
     "means": Centred,
     "extrema": Extreme,
+    "extrema by max": Most,
 }
 """Networks whose spaces norms and means count: removals alone are predicted there."""
 
