@@ -23,6 +23,7 @@ from gngraph.lowering.to_torch import lower
 from gngraph.ops import BatchStatistics, lookup
 from gngraph.ranks import ALONE, Ranks, here
 from gngraph.running.memory import require_fitting
+from gngraph.scoring.rows import arranged, has_rows, rows_by_sample
 from gngraph.scoring.sites import Band, Edge
 from gngraph.scoring.stepping import Stepwise
 
@@ -54,6 +55,7 @@ class Collected:
         share: N as a share of the batch.
         last: whether this is the last piece of its batch.
         ranks: who has the others.
+        arranged: edge -> value [N, F, K], of K rows a sample (`gngraph.scoring.rows`), as its gradients are.
     """
 
     values: Mapping[str, Any]
@@ -66,6 +68,12 @@ class Collected:
     share: float = 1.0
     last: bool = True
     ranks: Ranks = ALONE
+    arranged: Mapping[Edge, torch.Tensor] = field(default_factory=dict)
+
+    def read(self, edge: Edge) -> torch.Tensor:
+        """What is read over an edge at which gradients were asked for, with one row a sample."""
+        own: torch.Tensor = self.arranged.get(edge, self.values[edge.value])
+        return own
 
     def total(self, *sums: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Sums over all samples of the piece, of sums over these; whoever learns from some samples learns from all by it."""
@@ -251,18 +259,24 @@ class Collector:
         factors = curvature.factors(self.loss, whole, y, generator)
         own = replaced(factors, {path: stack[:, rows] for path, stack in leaves(factors).items()})
         passes = [slope, *unstacked(own)]
+        order = self._rows(outputs, slope, held, len(losses))
         grads = [pull_back(outputs, v, wanted, retain_graph=v is not passes[-1]) for v in passes]
         filled = [[torch.zeros_like(w) if g is None else g for g, w in zip(row, wanted, strict=True)] for row in grads]
-        return Collected(
-            {name: tree_map_only(torch.Tensor, torch.Tensor.detach, v) for name, v in values.items()},
-            dict(zip(self._wanted, filled[0], strict=True)),
-            {e: _stacked([row[i] for row in filled[1:]]) for i, e in enumerate(self._wanted)},
-            losses,
-            self.replay,
-            len(x),
-            rows,
-            ranks=ranks,
-        )
+        found = {name: tree_map_only(torch.Tensor, torch.Tensor.detach, v) for name, v in values.items()}
+        first = dict(zip(self._wanted, filled[0], strict=True))
+        second = {e: _stacked([row[i] for row in filled[1:]]) for i, e in enumerate(self._wanted)}
+        for table in (first, second):
+            table.update({edge: arranged(table[edge], own) for edge, own in order.items()})
+        sorted_ = {edge: arranged(found[edge.value], own) for edge, own in order.items()}
+        return Collected(found, first, second, losses, self.replay, len(x), rows, ranks=ranks, arranged=sorted_)
+
+    def _rows(
+        self, outputs: Outputs, slope: Outputs, held: Mapping[Edge, torch.Tensor], count: int
+    ) -> dict[Edge, torch.Tensor]:
+        """The rows of each sample, for the edges over which rows are read that lie in another order."""
+        edges = [edge for edge in self._wanted if has_rows(self.graph, edge)]
+        found = rows_by_sample(outputs, slope, [held[edge] for edge in edges], count) if edges else []
+        return dict(zip(edges, found, strict=True))
 
     def _forward(self, x: torch.Tensor) -> tuple[dict[str, Any], dict[Edge, torch.Tensor]]:
         lowered, interpreter = self.replay.lowered, self.replay.interpreter

@@ -32,6 +32,7 @@ from gngraph.scoring.collect import Collected, Collector
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context, Proposer
 from gngraph.scoring.registry import PROPOSERS
+from gngraph.scoring.rows import has_rows
 from gngraph.scoring.samples_first import with_samples_first
 from gngraph.scoring.second_look import SecondLook, looks_at
 
@@ -210,8 +211,12 @@ class _Scoring:
         self.borders = context.borders
 
     def _sees_samples(self, proposer: Proposer) -> bool:
-        """Whether the values at its edges have one row a sample; where windows or steps come first, they have not."""
+        """Whether the values at its edges have one row a sample; where windows or steps come first, they have not.
+
+        A proposer that says so (`of_rows`) reads several rows a sample by `Collected.read`, in whichever order they lie.
+        """
         first = self.graph.nodes[self.graph.inputs[0]].type
+        of_rows = getattr(proposer, "of_rows", False)
         for edge in proposer.edges():
             if edge.of_state:
                 continue
@@ -220,7 +225,7 @@ class _Scoring:
                 return False  # nothing can stand behind a value that the graph itself has not
             if not (isinstance(node.type, TensorType) and isinstance(first, TensorType)):
                 continue
-            if node.type.shape[:1] != first.shape[:1]:
+            if node.type.shape[:1] != first.shape[:1] and not (of_rows and has_rows(self.graph, edge)):
                 self.notes.append(
                     f"what depends on '{node.module or node.name}' is not scored: its {node.type} is not one row a sample"
                 )

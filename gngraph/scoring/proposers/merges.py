@@ -115,6 +115,7 @@ class Merging:
     ) -> None:
         self.space = sites[0].space
         self.uncounted = WithoutChannel(context.graph, context.spaces, self.space)
+        self.of_rows = not self.uncounted.edges()
         size = sites[0].bands[0].size
         self.channels = torch.tensor(channels)
         kept = torch.ones(size, dtype=torch.bool)
@@ -165,7 +166,7 @@ class Merging:
         for read in self.reads:
             b = read.combination(self._sources)
             for edge, band in read.stretches:
-                change = torch.einsum("tc,nc...->nt...", b.to(batch.losses), entries(batch.values[edge.value], band, 1))
+                change = torch.einsum("tc,nc...->nt...", b.to(batch.losses), entries(batch.read(edge), band, 1))
                 s = s + (entries(batch.gradient[edge], band, 1)[:, self.channels] * change).flatten(2).sum(2)
                 q = q + (entries(batch.factors[edge], band, 2)[:, :, self.channels] * change).flatten(3).sum(3)
             if read.summed is not None:
@@ -228,7 +229,7 @@ class _Read:
     def add_moments(self, batch: Collected) -> None:
         """Add what is read to the moments."""
         for edge, band in self.stretches:
-            a = entries(batch.values[edge.value], band, 1)
+            a = entries(batch.read(edge), band, 1)
             first, second = batch.total(a.sum((0, 3)), torch.einsum("ncip,ndip->cd", a, a))
             self.first += first
             self.second += second
@@ -269,7 +270,7 @@ class _Read:
         mean = self.mean()
         rows: torch.Tensor | float = 0.0
         for edge, band in self.stretches:
-            a = entries(batch.values[edge.value], band, 1)
+            a = entries(batch.read(edge), band, 1)
             a = a - mean.to(a).unsqueeze(2)
             v = entries(batch.factors[edge], band, 2)[:, :, self.channels]
             rows = rows + torch.stack([(v * a[:, column]).flatten(3).sum(3) for column in columns.T], 3)

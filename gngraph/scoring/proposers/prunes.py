@@ -48,6 +48,7 @@ class Removal:
     def __init__(self, graph: Graph, sites: tuple[ReadSite, ...], uncounted: WithoutChannel) -> None:
         self.graph, self.uncounted = graph, uncounted
         self.space = sites[0].space
+        self.of_rows = not uncounted.edges()
         self.reads = tuple(_Read(site, summed_weight(graph, site)) for site in sites)
         self.size = sites[0].bands[0].size
         self._totals: list[torch.Tensor | None] = [None] * len(sites)
@@ -65,7 +66,7 @@ class Removal:
             if read.summed is None:
                 continue
             band = read.site.bands[0]
-            a = batch.values[read.site.edge.value].movedim(band.axis, 1)
+            a = batch.read(read.site.edge).movedim(band.axis, 1)
             a = (
                 a.narrow(1, band.start, band.size * band.inner).flatten(2)
                 if a.dim() > 2
@@ -99,7 +100,7 @@ class Removal:
         q: torch.Tensor | float = 0.0
         for read, total in zip(self.reads, self._totals, strict=True):
             edge, band = read.site.edge, read.site.bands[0]
-            first, second = (g[edge] * batch.values[edge.value] for g in (batch.gradient, batch.factors))
+            first, second = (g[edge] * batch.read(edge) for g in (batch.gradient, batch.factors))
             for group in read.site.bands:
                 s = s - per_channel(first, group, 1)
                 q = q - per_channel(second, group, 2)
