@@ -37,6 +37,38 @@ class EncoderMaking(Encoder):
         return super().forward(src, nn.Transformer.generate_square_subsequent_mask(src.size(1)))
 
 
+class TokensFirst(nn.Module):
+    """The same with tokens in front of the samples, as the tutorial really has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
+        self.positions = nn.Parameter(torch.randn(LENGTH, 1, WIDTH))
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(WIDTH, 2, 12, 0.1), 2, enable_nested_tensor=False
+        )
+
+    def forward(self, src: Tensor, src_mask: Tensor) -> Tensor:
+        x = self.embedding(src) * math.sqrt(WIDTH) + self.positions[: src.size(0)]
+        return cast(Tensor, self.out(self.encoder(x, src_mask)))
+
+
+class Seq2Seq(nn.Module):
+    """A translation model as torch's tutorial has it: tokens in front, masks of padding batch first, masks for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
+        self.transformer = nn.Transformer(WIDTH, 2, 1, 1, 12, 0.1)
+
+    def forward(
+        self, src: Tensor, trg: Tensor, src_mask: Tensor, tgt_mask: Tensor, src_padding: Tensor, tgt_padding: Tensor
+    ) -> Tensor:
+        src, trg = self.embedding(src), self.embedding(trg)
+        padding = src_padding, tgt_padding, src_padding
+        return cast(Tensor, self.out(self.transformer(src, trg, src_mask, tgt_mask, None, *padding)))
+
+
 class Translation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -155,6 +187,7 @@ NETWORKS: dict[str, Network] = {
     "translation": Network(
         Translation, lambda n: (words(n), words(n), causal()), TranslationMaking, {"tgt_mask": "f32[6,6]"}
     ),
+    "tokens first": Network(TokensFirst, lambda n: (words(n).t(), causal()), None, {"src_mask": "f32[6,6]"}),
     "attention": Network(Attention, lambda n: (causal(), rows(n)), AttentionMaking, {"mask": "f32[6,6]"}),
     "gpt": Network(
         Gpt,

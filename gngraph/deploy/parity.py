@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph
-from gngraph.ir.inputs import of_samples
+from gngraph.ir import BATCH, Graph
 from gngraph.lowering.probe import probe_of
 
 Batch = tuple[Tensor, ...]
@@ -43,8 +42,12 @@ def random_inputs(graph: Graph, count: int) -> Batch:
 
 def count_of(graph: Graph, batch: Batch) -> int:
     """Samples of a batch."""
-    own = of_samples(graph)
-    return next((len(x) for name, x in zip(graph.inputs, batch, strict=True) if name in own), 1)
+    sizes = (
+        size
+        for name, x in zip(graph.inputs, batch, strict=True)
+        for size in zip(graph.nodes[name].shape, x.shape, strict=True)
+    )
+    return next((size for dim, size in sizes if dim == BATCH), 1)
 
 
 def running(module: nn.Module) -> Run:

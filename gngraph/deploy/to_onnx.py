@@ -24,9 +24,9 @@ from gngraph.deploy.precision import TOLERANCES, Precision, convert
 from gngraph.deploy.provenance import provenance, version
 from gngraph.deploy.refusals import refusals
 from gngraph.errors import GnGraphError, path_text
-from gngraph.ir import BATCH, Graph, TensorType
+from gngraph.ir import BATCH, Dim, Graph, TensorType
 from gngraph.ir.graph import checked
-from gngraph.ir.inputs import of_samples, reads_tokens, values_of_shared, with_shared
+from gngraph.ir.inputs import over_samples, reads_tokens, with_shared
 from gngraph.ir.types import dtype_name
 from gngraph.lowering.to_torch import sharing
 from gngraph.writing import replacing
@@ -173,12 +173,12 @@ def _exportable(graph: Graph) -> Graph:
 
 
 def _check_samples(graph: Graph, samples: Tensor) -> None:
-    own = of_samples(graph)
-    if len(own) != 1 or len(own) + len(values_of_shared(graph)) != len(graph.inputs):
+    own = over_samples(graph)
+    if len(own.inputs) != 1:
         raise GnGraphError(
             f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
         )
-    taken = graph.nodes[own[0]].type
+    taken = own.nodes[own.inputs[0]].type
     if not isinstance(samples, Tensor) or samples.dim() == 0 or len(samples) == 0:
         raise GnGraphError(f"samples are a tensor of at least one, of type '{taken}', but '{samples!r:.60}' was given")
     found = TensorType(dtype_name(samples.dtype), (BATCH, *samples.shape[1:]))
@@ -217,7 +217,7 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
     import onnx  # noqa: F401  (missing, it is named before the exporter starts)
 
     _read_signatures_once()
-    inputs, own = random_inputs(graph, 2), of_samples(graph)
+    inputs = random_inputs(graph, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own internals
         torch.onnx.export(
@@ -227,11 +227,18 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
             dynamo=True,
             input_names=list(graph.inputs),
             output_names=_output_names(graph),
-            dynamic_shapes=tuple(dict(enumerate(axes)) if name in own else {} for name in graph.inputs),
+            dynamic_shapes=tuple(_dynamic(graph.nodes[name].shape, axes) for name in graph.inputs),
             external_data=False,
             opset_version=opset,
             verbose=False,
         )
+
+
+def _dynamic(shape: tuple[Dim, ...], axes: tuple[str, ...]) -> dict[int, str]:
+    """The dynamic axes of an input, which have names: that of the samples, and where they are in front the further ones."""
+    if shape[:1] == (BATCH,):
+        return dict(enumerate(axes))
+    return {axis: BATCH_AXIS for axis, size in enumerate(shape) if size == BATCH}
 
 
 @cache

@@ -14,8 +14,7 @@ import torch
 from gngraph.deploy.parity import Parity, compared, random_inputs, running
 from gngraph.deploy.provenance import provenance
 from gngraph.errors import GnGraphError
-from gngraph.ir import Graph
-from gngraph.ir.inputs import of_samples
+from gngraph.ir import BATCH, Graph
 from gngraph.lowering.to_torch import sharing
 from gngraph.writing import replacing
 
@@ -53,12 +52,15 @@ def export_pt2(graph: Graph, path: str | os.PathLike[str], *, metadata: Mapping[
     if target.suffix != ".pt2":
         raise GnGraphError(f"'{target}' is no name for what torch.export writes: end it in .pt2")
     module = sharing(graph).cpu().eval()
-    inputs, own = random_inputs(graph, 2), of_samples(graph)
+    inputs = random_inputs(graph, 2)
     with replacing(target) as (written,):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the exporter about its own internals
-                axes = ({0: torch.export.Dim.DYNAMIC} if name in own else {} for name in graph.inputs)
+                shapes = (graph.nodes[name].shape for name in graph.inputs)
+                axes = (
+                    {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(shape) if dim == BATCH} for shape in shapes
+                )
                 program = torch.export.export(module, inputs, dynamic_shapes=tuple(axes))
                 extra = {PROVENANCE: json.dumps(provenance(graph, metadata or {}))}
                 with written.open("wb") as file:

@@ -90,7 +90,7 @@ def decided_by(name: str, shadow: Shadow, looks: Sequence[Look], inputs: Example
     questions = [q for q in questions if not (q.of_any and q.of_input)]
     found: set[InputAxis] = set()
     for i, x in enumerate(inputs.tensors if questions else ()):
-        for axis in range(1, x.dim() if inputs.is_of_samples(i) else 0):
+        for axis in inputs.others(i):
             size = x.shape[axis]
             longer = shadow.values((i, axis), size + 1)
             others = [shadow.values((i, axis), times * size) for times in (2, 16)]

@@ -58,7 +58,7 @@ class Example:
         call: the arguments, with a mark in place of each tensor.
         output: the name of the part that is kept of what forward returns; None for all of it.
         whole: whether what is kept is what it returns.
-        shared: numbers of the tensors that all samples share.
+        axes: of each tensor the axis of the samples, see `ExampleInputs`; None: they are all batch first.
     """
 
     tensors: tuple[torch.Tensor, ...]
@@ -67,12 +67,12 @@ class Example:
     call: inspect.BoundArguments = field(repr=False)
     output: str | None = None
     whole: bool = True
-    shared: frozenset[int] = frozenset()
+    axes: tuple[int | None, ...] | None = None
 
     @property
     def inputs(self) -> ExampleInputs:
         """The tensors by samples."""
-        return ExampleInputs(self.tensors, self.shared)
+        return ExampleInputs.batch_first(self.tensors) if self.axes is None else ExampleInputs(self.tensors, self.axes)
 
     @property
     def is_flat(self) -> bool:

@@ -67,9 +67,9 @@ def from_torch(
     Args:
         module: any nn.Module that torch.fx can trace. Its training mode does not matter.
         example_inputs: a tensor, a tuple or list of the positional arguments of `forward`, or a dictionary of its keyword
-            arguments, as in {"batch": {"image": x}}; axis 0 of a tensor is the batch, but of what all samples share, such as a
-            mask for all of them. They give the shapes, and the graph is run on them to prove that it computes bit for bit what the
-            module computes in eval mode.
+            arguments, as in {"batch": {"image": x}}; axis 0 of a tensor is the batch, or axis 1 where the module takes no other
+            number of samples otherwise, but of what all samples share, such as a mask for all of them. They give the shapes, and
+            the graph is run on them to prove that it computes bit for bit what the module computes in eval mode.
         output: the tensor that the graph gives, of a module that returns a record, a dictionary or a named tuple.
         train_only: what to do when the module returns more in train mode than in eval mode (auxiliary heads).
 
@@ -90,7 +90,7 @@ def from_torch(
         example = example_of(own, example_inputs)
         try:
             expected, example = expected_of(own, example, output)
-            if example.shared:
+            if example.inputs.shared:
                 guard.restore()
                 stack.enter_context(masks_as_given())
                 expected, example = expected_of(own, example, output)

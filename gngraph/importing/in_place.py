@@ -286,7 +286,7 @@ def _seen(traced: Traced, module: nn.Module, twin: nn.Module, inputs: ExampleInp
             for name, tensor in traced.constants.items():
                 setattr(copied, name, tensor)
             real = _Watch(copied, graph=traced.graph)
-            real.run(*(x.clone() for x in inputs.repeated(2).tensors))
+            real.run(*(x.clone() for x in inputs.rows([0, 0]).tensors))
             return real.seen
 
 

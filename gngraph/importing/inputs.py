@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from types import MappingProxyType
 
 import torch
@@ -24,8 +24,8 @@ Sizes = Mapping[InputAxis, int]
 
 AS_GIVEN: Sizes = MappingProxyType({})
 
-_TRIED = 5
-"""Most inputs of one length that are tried one without another."""
+_MISSING, _TRIED = 2, 64
+"""Most inputs that are as long as there are samples and shared nevertheless, and most choices of these that are tried."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,40 @@ class ExampleInputs:
     """Example inputs of a network.
 
     Attributes:
-        tensors: one an input; those of samples batch first.
-        shared: numbers of those that all samples share, such as a mask for all of them.
+        tensors: one an input.
+        axes: of each the axis along which it has an entry for each sample; None where all samples share it, as a mask for all.
     """
 
     tensors: tuple[torch.Tensor, ...]
-    shared: frozenset[int] = frozenset()
+    axes: tuple[int | None, ...]
 
-    def is_of_samples(self, i: int) -> bool:
-        """Whether input `i` has an entry for each sample."""
-        return self.tensors[i].dim() > 0 and i not in self.shared
+    @staticmethod
+    def batch_first(tensors: Sequence[torch.Tensor]) -> ExampleInputs:
+        """Inputs that have the samples along their first axes, as far as they have any."""
+        return ExampleInputs(tuple(tensors), tuple(0 if x.dim() else None for x in tensors))
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples share one that is more than a number."""
+        return any(x.dim() and axis is None for x, axis in zip(self.tensors, self.axes, strict=True))
+
+    @property
+    def count(self) -> int:
+        """Samples; 1 where there are none."""
+        found = (x.shape[axis] for x, axis in zip(self.tensors, self.axes, strict=True) if axis is not None)
+        return next(found, 1)
+
+    def others(self, i: int) -> list[int]:
+        """The axes of input `i` that may have other sizes: all but that of the samples, or none where all samples share it."""
+        return [] if self.axes[i] is None else [axis for axis in range(self.tensors[i].dim()) if axis != self.axes[i]]
 
     def shapes(self, count: int, sizes: Sizes = AS_GIVEN) -> Iterator[tuple[int, ...]]:
         """The shapes of all inputs for `count` samples, with axes of other `sizes`."""
-        for i, x in enumerate(self.tensors):
-            own = [sizes.get((i, axis), size) for axis, size in enumerate(x.shape)]
-            yield tuple([count, *own[1:]] if self.is_of_samples(i) else own)
+        for i, (x, own) in enumerate(zip(self.tensors, self.axes, strict=True)):
+            yield tuple(count if axis == own else sizes.get((i, axis), size) for axis, size in enumerate(x.shape))
 
     def without_data(self, count: int, sizes: Sizes = AS_GIVEN) -> list[torch.Tensor]:
-        """ExampleInputs like these for `count` samples, without values.
+        """Inputs like these for `count` samples, without values.
 
         Args:
             count: number of samples.
@@ -62,15 +77,14 @@ class ExampleInputs:
 
     def first(self, count: int) -> ExampleInputs:
         """At most `count` samples, the first ones."""
-        return self._of_each(lambda x: x[:count])
+        return self.rows(range(min(count, self.count)))
 
-    def repeated(self, count: int) -> ExampleInputs:
-        """The first sample, `count` times."""
-        return self._of_each(lambda x: x[:1].expand(count, *x.shape[1:]).clone())
-
-    def _of_each(self, take: Callable[[torch.Tensor], torch.Tensor]) -> ExampleInputs:
-        found = (take(x) if self.is_of_samples(i) else x for i, x in enumerate(self.tensors))
-        return ExampleInputs(tuple(found), self.shared)
+    def rows(self, numbers: Sequence[int]) -> ExampleInputs:
+        """The samples of these numbers."""
+        chosen = torch.tensor(numbers)
+        pairs = zip(self.tensors, self.axes, strict=True)
+        found = (x if axis is None else x.index_select(axis, chosen.to(x.device)) for x, axis in pairs)
+        return ExampleInputs(tuple(found), self.axes)
 
 
 def input_node(name: str, inputs: ExampleInputs, i: int, params: dict[str, Parameter], taken: Collection[str]) -> Node:
@@ -85,8 +99,10 @@ def input_node(name: str, inputs: ExampleInputs, i: int, params: dict[str, Param
     """
     tensor = inputs.tensors[i]
     dtype, shape, attrs = dtype_name(tensor.dtype), tuple(tensor.shape), range_of(tensor)
-    if inputs.is_of_samples(i):
-        return Node(name, "input", attrs=attrs, type=TensorType(dtype, (BATCH, *shape[1:])))
+    own = inputs.axes[i]
+    if own is not None:
+        sizes = tuple(BATCH if axis == own else size for axis, size in enumerate(shape))
+        return Node(name, "input", attrs=attrs, type=TensorType(dtype, sizes))
     held, first = f"{name}_{SHARED_VALUE}", {path.partition(".")[0] for path in (*taken, *params)}
     while held in first:
         held += "_"
@@ -95,89 +111,102 @@ def input_node(name: str, inputs: ExampleInputs, i: int, params: dict[str, Param
     return Node(name, "input", (), {SHARED_VALUE: held}, {**attrs, **decided}, TensorType(dtype, shape))
 
 
-Rows = Callable[[Sequence[torch.Tensor]], Sequence[int]]
-"""How many entries what a network returns has along the first axes, of its outputs in order."""
+Returning = Callable[[Sequence[torch.Tensor]], Sequence[torch.Size]]
+"""The shapes of what a network returns, in order."""
 
 
-def shared_among(
-    name: str, tensors: Sequence[torch.Tensor], names: Sequence[str], outputs: Sequence[int], rows: Rows
-) -> frozenset[int]:
-    """Numbers of the inputs that all samples share, found by running the network with another number of samples.
+def told_by_samples(
+    given: ExampleInputs, names: Sequence[str], name: str, outputs: Sequence[torch.Size], run: Returning
+) -> ExampleInputs:
+    """Example inputs with their axes of samples, found by running the network with another number of samples.
 
-    Those of samples are as long as one another; a network runs for more of them, and gives as many more. Where all inputs are as
-    long, all are of samples, unless the network does not run so, as where a mask has as many rows as there are samples.
+    Those of samples have as many entries as one another; a network runs for more of them, and gives as many more. Where all inputs
+    are as long, all are of samples, unless the network does not run so, as where a mask has as many rows as there are samples.
+    Samples along second axes, behind tokens, are looked for last.
 
     Args:
-        name: of the network.
-        tensors: example inputs.
+        given: the inputs, batch first.
         names: of theirs.
-        outputs: what `rows` gives for the example.
-        rows: runs the network, and raises what it raises.
+        name: of the network.
+        outputs: what `run` gives for the example.
+        run: runs the network, and raises what it raises.
 
     Raises:
         UnsupportedModelError: no inputs can be those of samples, or several can.
     """
-    lengths = {i: len(x) for i, x in enumerate(tensors) if x.dim()}
+    lengths = {i: len(x) for i, x in enumerate(given.tensors) if x.dim()}
     alike = len(set(lengths.values())) < 2
-    if len(lengths) < 2 or (alike and _runs(tensors, frozenset(lengths), rows) is not None):
-        return frozenset()
-    for found in _candidates(lengths):
-        fitting = [samples for samples in found if _grow(outputs, _runs(tensors, samples, rows), tensors, samples)]
-        if len(fitting) == 1:
-            return frozenset(lengths) - fitting[0]
-        if fitting:
-            one, other = ("', '".join(names[i] for i in sorted(samples)) for samples in fitting[:2])
-            raise UnsupportedModelError(
-                f"'{one}' of '{name}' may be its inputs that have an entry for each sample, and so may '{other}': it runs for more "
-                f"of either; give as many samples of all, and let what they share have another length"
-            )
+    if len(lengths) < 2 or (alike and _runs(given, run) is not None):
+        return given
+    for last in (0, 1):
+        for some in _candidates(given, last):
+            fitting = [own for own in some if _grow(outputs, _runs(own, run), own, last)]
+            if len(fitting) == 1:
+                return fitting[0]
+            if fitting:
+                one, other = (_named(own, names) for own in fitting[:2])
+                raise UnsupportedModelError(
+                    f"{one} of '{name}' may be its inputs that have an entry for each sample, and so may {other}: it runs for more "
+                    f"of either; give as many samples of all, and let what they share have another length"
+                )
     if alike:
-        return frozenset()
+        return given
     told = ", ".join(f"'{names[i]}' {count}" for i, count in lengths.items())
     raise UnsupportedModelError(
-        f"the inputs of '{name}' have different lengths ({told}), and with more entries along the first axis of none of them does "
-        f"it run, and give as much more: samples lie along that axis of each input that has them; wrap the network in a module "
-        f"whose forward takes and gives them so"
+        f"the inputs of '{name}' have different lengths ({told}), and with more entries along the first or second axes of none of "
+        f"them does it run, and give as much more: samples lie along one of these of each input that has them; wrap the network in "
+        f"a module whose forward takes and gives them so"
     )
 
 
-def _candidates(lengths: Mapping[int, int]) -> Iterator[list[frozenset[int]]]:
-    """Sets of inputs that may be those of samples: all of a length, then fewer."""
-    groups: dict[int, list[int]] = {}
-    for i, length in lengths.items():
-        groups.setdefault(length, []).append(i)
-    most = max(map(len, groups.values()))
-    for size in range(most, 0, -1):
-        yield [
-            frozenset(some)
-            for group in groups.values()
-            if size == len(group) or size < len(group) <= _TRIED
-            for some in combinations(group, size)
+def _candidates(given: ExampleInputs, last: int) -> Iterator[list[ExampleInputs]]:
+    """Choices of axes of samples up to the `last`, one of which they lie along: all that are as long, then fewer."""
+    sizes = dict.fromkeys(size for x in given.tensors for size in x.shape[: last + 1])
+    along = {
+        size: {
+            i: [axis for axis in range(min(last + 1, x.dim())) if x.shape[axis] == size]
+            for i, x in enumerate(given.tensors)
+            if size in x.shape[: last + 1]
+        }
+        for size in sizes
+    }
+    for missing in range(_MISSING + 1):
+        found = [
+            ExampleInputs(
+                given.tensors, tuple(dict(zip(some, axes, strict=True)).get(i) for i in range(len(given.tensors)))
+            )
+            for able in along.values()
+            if len(able) > missing
+            for some in combinations(able, len(able) - missing)
+            for axes in product(*(able[i] for i in some))
+            if last in axes
         ]
+        yield found[:_TRIED]
 
 
-def _runs(tensors: Sequence[torch.Tensor], samples: frozenset[int], rows: Rows) -> Sequence[int] | None:
-    """What `rows` gives for another number of samples; None where the network does not run so."""
-    given = [_longer(x, tensors) if i in samples else x for i, x in enumerate(tensors)]
+def _named(inputs: ExampleInputs, names: Sequence[str]) -> str:
+    return ", ".join(f"'{names[i]}'" for i, axis in enumerate(inputs.axes) if axis is not None)
+
+
+def _runs(inputs: ExampleInputs, run: Returning) -> Sequence[torch.Size] | None:
+    """What `run` gives for another number of samples; None where the network does not run so."""
     try:
-        return rows(given)
+        return run(_longer(inputs).tensors)
     except Exception:  # whatever the user's own module raises for such inputs
         return None
 
 
-def _longer(x: torch.Tensor, beside: Sequence[torch.Tensor]) -> torch.Tensor:
+def _longer(inputs: ExampleInputs) -> ExampleInputs:
     """More samples, as many as no axis of the inputs has entries."""
-    sizes = {size for other in beside for size in other.shape}
-    count = next(n for n in range(len(x) + 1, len(x) + 2 + len(sizes)) if n not in sizes)
-    return x[torch.arange(count, device=x.device) % len(x)]
+    sizes, old = {size for x in inputs.tensors for size in x.shape}, inputs.count
+    count = next(n for n in range(old + 1, old + 2 + len(sizes)) if n not in sizes)
+    return inputs.rows([i % old for i in range(count)])
 
 
-def _grow(
-    before: Sequence[int], after: Sequence[int] | None, tensors: Sequence[torch.Tensor], samples: frozenset[int]
-) -> bool:
-    """Whether some output has as many more entries along its first axis as there are more samples."""
-    if after is None or len(before) != len(after):
+def _grow(before: Sequence[torch.Size], after: Sequence[torch.Size] | None, inputs: ExampleInputs, last: int) -> bool:
+    """Whether some output has as many more entries as there are more samples, along an axis up to the `last`."""
+    if after is None or [len(shape) for shape in before] != [len(shape) for shape in after]:
         return False
-    x = tensors[min(samples)]
-    old, new = len(x), len(_longer(x, tensors))
-    return any(a % old == 0 and b == a // old * new for a, b in zip(before, after, strict=True))
+    old, new = inputs.count, _longer(inputs).count
+    pairs = (pair for a, b in zip(before, after, strict=True) for pair in zip(a[: last + 1], b, strict=False))
+    return any(a % old == 0 and b == a // old * new for a, b in pairs)

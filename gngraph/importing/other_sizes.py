@@ -52,7 +52,7 @@ def _groups(claim: Imported) -> Iterator[list[InputAxis]]:
     """Axes that are changed together: those of an image or volume, and each other one alone; none that is marked."""
     for i, (name, x) in enumerate(zip(claim.graph.inputs, claim.inputs.tensors, strict=False)):
         marked = claim.graph.nodes[name].attrs.get(DECIDED, ())
-        free = [axis for axis in range(1, x.dim()) if axis not in marked and x.shape[axis]]
+        free = [axis for axis in claim.inputs.others(i) if axis not in marked and x.shape[axis]]
         spatial = [axis for axis in free if x.dim() > 3 and axis > 1]
         for axes in ([spatial] if spatial else []) + [[axis] for axis in free if axis not in spatial]:
             yield [(i, axis) for axis in axes]

@@ -21,7 +21,7 @@ from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.examples import Example
 from gngraph.importing.freeing import return_free_memory
 from gngraph.importing.imported import Imported
-from gngraph.importing.inputs import ExampleInputs, InputAxis, shared_among
+from gngraph.importing.inputs import ExampleInputs, InputAxis, told_by_samples
 from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.outputs import chosen, taken
 from gngraph.importing.recorded_types import run_checked
@@ -71,21 +71,22 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
     kept = taken(result, example.output)
     outputs, example = [x.detach() for x in tensors_in(kept)], replace(example, whole=kept is result)
     del result, kept
-    if not example.shared:
-        example = replace(example, shared=_shared(twin, example, outputs))
+    if example.inputs.axes == ExampleInputs.batch_first(example.tensors).axes:
+        example = _told_by_samples(twin, example, outputs)
     return_free_memory()
     return Expected(outputs, drawn), example
 
 
-def _shared(module: nn.Module, example: Example, outputs: Sequence[torch.Tensor]) -> frozenset[int]:
-    """Numbers of the tensors of an example that all samples share, of a module in eval mode and what it returns for them."""
+def _told_by_samples(module: nn.Module, example: Example, outputs: Sequence[torch.Tensor]) -> Example:
+    """An example with the axes of samples, of a module in eval mode and what it returns for it."""
 
-    def rows(values: Sequence[torch.Tensor]) -> list[int]:
-        found = taken(_run_once(module, replace(example, tensors=tuple(values))), example.output)
-        return [len(x) if x.dim() else 0 for x in tensors_in(found)]
+    def run(values: Sequence[torch.Tensor]) -> list[torch.Size]:
+        found = _run_once(module, replace(example, tensors=tuple(values)))
+        return [x.shape for x in tensors_in(taken(found, example.output))]
 
-    own = [len(x) if x.dim() else 0 for x in outputs]
-    return shared_among(type(module).__name__, example.tensors, example.names, own, rows)
+    shapes = [x.shape for x in outputs]
+    inputs = told_by_samples(example.inputs, example.names, type(module).__name__, shapes, run)
+    return replace(example, axes=inputs.axes)
 
 
 def _run_once(module: nn.Module, example: Example) -> Any:

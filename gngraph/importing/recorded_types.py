@@ -60,7 +60,7 @@ def record(
         for batch in SAMPLE_COUNTS:
             recorder = _Recorder(root, traced)
             with recorder.counting():
-                recorder.run(*inputs.repeated(batch).tensors)
+                recorder.run(*inputs.rows([0] * batch).tensors)
             runs.append((recorder.seen, recorder.multiply_adds))
     (two, count_two), (three, count_three) = runs
 
@@ -80,7 +80,7 @@ def run_checked(graph: Graph, inputs: ExampleInputs) -> tuple[nn.Module, Any]:
     Raises:
         UnsupportedModelError: a node has another type than its value; the message names it.
     """
-    lowered, batch = lower(graph), next((len(x) for i, x in enumerate(inputs.tensors) if inputs.is_of_samples(i)), 1)
+    lowered, batch = lower(graph), inputs.count
     return lowered.module, _Checker(graph, lowered, batch).run(*inputs.tensors)
 
 

@@ -20,8 +20,7 @@ from gngraph.importing.surroundings import masks_as_given, plain_torch
 from gngraph.importing.tracer import reason_of
 from gngraph.inplace.hosts import evaluated, put, tensors_of, twin_of
 from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_kinds, numbers_of_layers
-from gngraph.ir import Graph
-from gngraph.ir.inputs import is_shared
+from gngraph.ir import BATCH, Graph
 from gngraph.lowering.to_torch import run
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel
@@ -141,8 +140,8 @@ def _twins_differ(twin: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...
 
 
 def _by_samples(graph: Graph, inputs: tuple[torch.Tensor, ...]) -> ExampleInputs:
-    shared = (i for i, name in enumerate(graph.inputs) if is_shared(graph.nodes[name]))
-    return ExampleInputs(inputs, frozenset(shared))
+    shapes = (graph.nodes[name].shape for name in graph.inputs)
+    return ExampleInputs(inputs, tuple(shape.index(BATCH) if BATCH in shape else None for shape in shapes))
 
 
 def outputs_differ(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> str | None:

@@ -10,13 +10,16 @@ import torch
 
 from gngraph.errors import DataError
 from gngraph.ir.graph import Graph
-from gngraph.ir.types import BATCH, Node, TensorType
+from gngraph.ir.types import BATCH, Node, TensorType, replace_refs
 
 SHARED_VALUE = "value"
 """Role of the values that an input which all samples share has where none is given: those of the example."""
 
 SHARED = "shared"
 """Op of such an input where a network takes samples alone: it is what it has for values, and its axes belong to no space."""
+
+WITHIN_NETWORK = "within"
+"""Attribute of an input that is a value within a network, of which a part is run."""
 
 _over_samples: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
 
@@ -32,7 +35,7 @@ def is_shared(node: Node) -> bool:
 
 
 def of_samples(graph: Graph) -> tuple[str, ...]:
-    """Names of the inputs that have an entry for each sample along their first axis."""
+    """Names of the inputs that have an entry for each sample along one of their axes."""
     return tuple(name for name in graph.inputs if not is_shared(graph.nodes[name]))
 
 
@@ -43,20 +46,54 @@ def values_of_shared(graph: Graph) -> Mapping[str, str]:
 
 
 def over_samples(graph: Graph) -> Graph:
-    """A graph that takes samples alone: what they share is held at the values of the example, as a buffer would hold it.
+    """A graph that takes samples alone, and takes and gives them batch first.
 
-    Nodes and parameters keep their names. It is the graph itself where there is no such input, and else the same one every time.
+    What they share is held at the values of the example, as a buffer would hold it. Nodes and parameters keep their names. It is
+    the graph itself where that is so anyway, and else the same one every time.
     """
-    held = values_of_shared(graph)
-    if not held:
+    held, behind = values_of_shared(graph), any(samples_behind(graph.nodes[name]) for name in graph.inputs)
+    if not held and not behind:
         return graph
     if graph not in _over_samples:
-        nodes = {
-            name: replace(node, op=SHARED, attrs={}) if name in held else node for name, node in graph.nodes.items()
+        nodes: dict[str, Node] = {}
+        for name, node in graph.nodes.items():
+            turned = name in graph.inputs and samples_behind(node)
+            if turned:
+                first = _turned(node, _free_name(graph, f"{name}_samples_first"))
+                nodes[first.name] = replace(first, op="input", inputs=(), attrs=node.attrs)
+                node = replace(_turned(first, name), scope=node.scope)
+            nodes[name] = replace(node, op=SHARED, attrs={}) if name in held else node
+        gives = {
+            name: _turned(graph.nodes[name], _free_name(graph, f"{name}_given"))
+            for name in graph.outputs
+            if behind and samples_behind(graph.nodes[name])
         }
-        inputs = tuple(name for name in graph.inputs if name not in held)
-        _over_samples[graph] = replace(graph, nodes=nodes, inputs=inputs, arguments=None)
+        nodes |= {node.name: node for node in gives.values()}
+        inputs = tuple(name for name, node in nodes.items() if node.op == "input")
+        output = replace_refs(graph.output, {name: node.name for name, node in gives.items()})
+        _over_samples[graph] = replace(graph, nodes=nodes, inputs=inputs, output=output, arguments=None)
     return _over_samples[graph]
+
+
+def samples_behind(node: Node) -> bool:
+    """Whether samples lie along the second axis of a value."""
+    return node.shape[1:2] == (BATCH,) and WITHIN_NETWORK not in node.attrs
+
+
+def _turned(node: Node, name: str) -> Node:
+    """A node, of that name, that swaps the first two axes of another."""
+    assert isinstance(node.type, TensorType)
+    one, other, *rest = node.shape
+    return Node(
+        name, "transpose", (node.name,), {}, {"dim0": 0, "dim1": 1}, TensorType(node.type.dtype, (other, one, *rest))
+    )
+
+
+def _free_name(graph: Graph, name: str) -> str:
+    """A name that no node has."""
+    while name in graph.nodes:
+        name += "_"
+    return name
 
 
 def without_shared_values(graph: Graph) -> Graph:
@@ -77,7 +114,8 @@ def with_shared(graph: Graph, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x: the samples, [N, ...].
     """
     given = {name: graph.params[param].data for name, param in values_of_shared(graph).items()}
-    return tuple(given.get(name, x).detach().cpu() for name in graph.inputs)
+    own = {name: x.transpose(0, 1) if samples_behind(graph.nodes[name]) else x for name in of_samples(graph)}
+    return tuple((given | own)[name].detach().cpu() for name in graph.inputs)
 
 
 def reads_tokens(graph: Graph) -> bool:
@@ -101,7 +139,7 @@ def input_shape_of(graph: Graph) -> tuple[int, ...]:
             f"import the network with an example of it"
         )
     if len(types) == 1 and isinstance(types[0], TensorType):
-        sizes = types[0].shape[1:]
+        sizes = [size for size in types[0].shape if size != BATCH]
         if all(isinstance(size, int) for size in sizes):
             return tuple(int(size) for size in sizes)
     raise DataError(f"network '{graph.name}' has the inputs {types}; data sets are for networks with one tensor input")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gngraph.ir import Graph
-from gngraph.ir.inputs import with_shared
+from gngraph.ir.inputs import over_samples, with_shared
 from gngraph.running.evaluation import Answers, correct
 from gngraph.running.problem import Problem
 
@@ -25,5 +25,6 @@ def accuracy_outside(
     answers = Answers()
     for x, y in problem.runner.read(problem.test, graph):
         (output,) = run(with_shared(graph, x))
+        output = output.transpose(0, 1) if over_samples(graph).outputs != graph.outputs else output
         answers.add(Answers.counted(correct(problem.loss_fn, output.to(x.device), y)))
     return answers.accuracy

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from gngraph.ir import Graph, Node, Ref
-from gngraph.ir.inputs import over_samples
+from gngraph.ir.inputs import WITHIN_NETWORK, over_samples
 from gngraph.ir.types import refs_in
 from gngraph.lowering.layout import layout_of
 
@@ -108,7 +108,7 @@ def _without(graph: Graph, known: Sequence[str]) -> Graph:
     left = [node for name, node in graph.nodes.items() if name not in gone]
     read = dict.fromkeys(name for node in left for name in node.inputs if name in gone)
     read |= dict.fromkeys(name for name in refs_in(graph.output) if name in gone)
-    nodes = {name: Node(name, "input", type=graph.nodes[name].type) for name in read}
+    nodes = {name: Node(name, "input", attrs={WITHIN_NETWORK: True}, type=graph.nodes[name].type) for name in read}
     nodes |= {node.name: node for node in left}
     params = {name: graph.params[name] for node in left for name in node.params.values()}
     return Graph(graph.name, nodes, params, tuple(read), graph.output)

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import gngraph
+from gngraph.deploy.parity import running
+from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import DataError, OptionError
-from gngraph.running.evaluation import mean_loss
+from gngraph.running.deployed import accuracy_outside
+from gngraph.running.evaluation import evaluate, mean_loss
 from tests.command_line import Commands
 from tests.shared_networks import LENGTH, WORDS, Attention, Gpt, Warm, built, causal, rows, words
 
@@ -80,6 +83,22 @@ def test_a_run_trains_by_the_values_of_the_example_and_keeps_the_signature(tmp_p
         seen, unseen = (grown(y, positions, mask)[:, :-1] for y in (early, late))
         torch.testing.assert_close(seen, unseen)
         assert not torch.allclose(grown(early, positions, torch.ones_like(mask))[:, 0], seen[:, 0])
+
+
+def test_data_is_batch_first_for_a_network_with_tokens_in_front_too(tmp_path: Path) -> None:
+    module, (src, mask) = built("tokens first")
+    graph, problem = gngraph.from_torch(module, (src, mask)), language()
+    result = gngraph.grow(
+        graph, problem, max_params=1700, rounds=1, epochs=1, final_epochs=1, depth="keep", out=tmp_path / "run"
+    )
+    assert result.graph.num_params() > graph.num_params()
+    assert gngraph.to_torch(result.graph)(src, mask).shape == (LENGTH, 3, WORDS)
+    report = export_onnx(result.graph, tmp_path / "net.onnx", samples=words(4))
+    assert report.parity.batches == (1, 3, 4)
+    run = running(gngraph.to_torch(result.graph))
+    assert accuracy_outside(run, result.graph, problem) == evaluate(result.graph, problem, problem.test)[1]
+    grower = gngraph.Grower(module, problem, example_inputs=(src, mask), max_params=1700, rounds=1)
+    assert grower.step()
 
 
 @pytest.mark.parametrize("name", ["gpt", "temperature"])

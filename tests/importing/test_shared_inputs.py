@@ -27,7 +27,7 @@ from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel, PruneChannel
 from gngraph.source.export import export_source
 from tests.local_errors import KeptValues
-from tests.shared_networks import LENGTH, NETWORKS, WORDS, Attention, Encoder, Warm, built, causal, rows, words
+from tests.shared_networks import LENGTH, NETWORKS, WORDS, Attention, Encoder, Seq2Seq, Warm, built, causal, rows, words
 from tests.training_steps import Trial
 
 
@@ -119,16 +119,40 @@ def test_what_the_output_has_one_of_each_for_are_the_samples() -> None:
     assert [str(graph.nodes[name].type) for name in graph.inputs] == ["f32[N,5]", "f32[7,5]"]
 
 
-class TokensFirst(Encoder):
-    def forward(self, src: Tensor, src_mask: Tensor) -> Tensor:
-        return super().forward(src.t(), src_mask).transpose(0, 1)
+def translated(n: int) -> tuple[Tensor, ...]:
+    """Inputs of a translation of `n` samples from 5 words to 6."""
+    padding = torch.zeros(n, 5).bool()
+    padding[0, -1] = True
+    masks = torch.zeros(5, 5).bool(), causal().isinf(), padding, torch.zeros(n, LENGTH).bool()
+    return words(n)[:, :5].t(), words(n).t(), *masks
+
+
+def test_samples_may_lie_behind_tokens_of_one_input_and_before_those_of_another() -> None:
+    torch.manual_seed(0)
+    module = Seq2Seq().eval()
+    graph = from_torch(module, translated(3))
+    types = [str(graph.nodes[name].type) for name in graph.inputs]
+    assert types == ["i64[5,N]", "i64[6,N]", "bool[5,5]", "bool[6,6]", "bool[N,5]", "bool[N,6]"]
+    assert {"embedding", "transformer.decoder.layers.0.multihead_attn"} <= {
+        s.name for s in ChannelSpaces.of(graph).free
+    }
+    batch = translated(2)
+    assert torch.equal(to_torch(graph)(*batch), module(*batch))
+
+
+def test_a_graph_over_samples_takes_and_gives_them_in_front() -> None:
+    module, (src, mask) = built("tokens first")
+    held = over_samples(from_torch(module, (src, mask)))
+    assert [str(held.nodes[name].type) for name in (*held.inputs, *held.outputs)] == ["i64[N,6]", "f32[N,6,11]"]
+    assert torch.equal(to_torch(held)(src.t()), module.eval()(src, mask).transpose(0, 1))
+    assert over_samples(held) is held
 
 
 @pytest.mark.parametrize(
     ("make", "inputs", "says"),
     [
         (Added, (torch.randn(2, 3), torch.randn(5, 3)), "'x' of 'Added' may be .* and so may 'y'"),
-        (TokensFirst, (words(3).t()[:5], torch.zeros(5, 5)[:4].t()), "does not run"),
+        (Warm, (torch.randn(2, 5), torch.randn(7, 1)[:3]), "does not run"),
     ],
 )
 def test_what_cannot_be_told_is_refused_with_what_to_do(
@@ -144,7 +168,7 @@ def test_their_sizes_are_held() -> None:
         lowered(words(2)[:, :4], causal()[:4, :4])
 
 
-@pytest.mark.parametrize("name", ["encoder", "gpt", "scalar"])
+@pytest.mark.parametrize("name", ["gpt", "scalar", "tokens first"])
 def test_text_archive_source_and_files_of_other_runtimes_have_them(name: str, tmp_path: Path) -> None:
     module, example = built(name)
     graph = from_torch(module, example)

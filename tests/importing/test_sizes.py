@@ -163,7 +163,7 @@ def test_the_proof_finds_the_axis_along_which_graph_and_module_part() -> None:
         cut = Net(forward)
         cut.load_state_dict(whole.state_dict())
         claim = Imported(
-            whole, from_torch(cut, example), ExampleInputs((example,)), lambda output: output, True, (), {}
+            whole, from_torch(cut, example), ExampleInputs.batch_first((example,)), lambda output: output, True, (), {}
         )
         assert same_calls(claim, to_torch(claim.graph)) == unlike
         assert unlike_axes(claim, by_numbers(claim)) == (unlike, True)
@@ -173,7 +173,9 @@ def test_an_image_is_tried_with_other_heights_and_widths_than_each_other() -> No
     example, whole = torch.randn(2, 3, 8, 8), Net(lambda net, x: net.first(x)[:, :, :, :])
     turned = Net(lambda net, x: net.first(x)[:, :, :, : x.shape[2]])
     turned.load_state_dict(whole.state_dict())
-    claim = Imported(whole, from_torch(turned, example), ExampleInputs((example,)), lambda output: output, True, (), {})
+    claim = Imported(
+        whole, from_torch(turned, example), ExampleInputs.batch_first((example,)), lambda output: output, True, (), {}
+    )
     assert same_calls(claim, to_torch(claim.graph))
 
 
