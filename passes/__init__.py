@@ -12,6 +12,7 @@ if __name__ == "passes":
 from gngraph.passes.change_stride import ChangeStride
 from gngraph.passes.cleanup import Cleanup
 from gngraph.passes.collapse_layers import CollapseLayers
+from gngraph.passes.head_sizes import HeadSizes, WholeHeads
 from gngraph.passes.insert_layer import InsertLayers
 from gngraph.passes.insert_norm import InsertNorms
 from gngraph.passes.insert_pool import InsertPools
@@ -38,6 +39,7 @@ __all__ = [
     "ChangeStride",
     "Cleanup",
     "CollapseLayers",
+    "HeadSizes",
     "InsertLayers",
     "InsertNorms",
     "InsertPools",
@@ -59,6 +61,7 @@ __all__ = [
     "Separable",
     "SplitChannels",
     "StrideToPools",
+    "WholeHeads",
     "WidenKernel",
     "format_passes",
     "parse_passes",

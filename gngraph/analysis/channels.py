@@ -236,7 +236,11 @@ class _Naming:
         stretch = stretch_of(self.coupled.across, bound.param, bound.axis, offset)
         if stretch is None:
             return Slot(bound.param, bound.axis, offset, inner, Role(bound.use), bound.fresh, bound.node)
-        across, start = self.coupled.across[stretch], offset - stretch.start
+        across = self.coupled.across[stretch]
+        value, axis = across[0].side
+        start = (offset - stretch.start) % int(
+            self.graph.nodes[value].shape[axis]
+        )  # one head's entries are summed over
         return Slot(bound.param, bound.axis, offset, inner, Role.CONSUME, "zeros", across[0].node, across, start)
 
     def spaces(self) -> ChannelSpaces:

@@ -181,6 +181,8 @@ class _Passed:
             if node.op == "getitem":
                 self.ranges.setdefault(node.inputs[0], set()).add((axis, *taken.moved(bounds)))
             return self.follow(taken.value, axis, taken.moved(bounds))
+        if node.op == "reshape":
+            return bounds == (0, length) and self._of_heads(node, axis)
         return self._through(node, axis, bounds)
 
     def alone(self, chosen: Mapping[tuple[str, str], str]) -> bool:
@@ -249,6 +251,14 @@ class _Passed:
             if spec.is_linear(node, (name,)) and node.inputs.count(name) == 1:
                 self.beside |= set(changed) - {name}
                 return self.follow(name, place, bounds)
+        return False
+
+    def _of_heads(self, node: Node, axis: int) -> bool:
+        """Whether the same entries of all heads, which a reshape takes out of one axis, are in proportion to weights."""
+        layout = self.axes.values[node.name][0][axis]
+        for place, whole in self.axes.values[node.inputs[0]][0].items():
+            if whole == layout * (len(whole) // len(layout)):
+                return self.follow(node.inputs[0], place)
         return False
 
     def _of_tuple(self, name: str, axis: int, item: int, bounds: tuple[int, int]) -> bool:

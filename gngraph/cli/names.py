@@ -8,10 +8,10 @@ SEED_NAMES = (
 """Of gngraph's own seeds, told without importing them; those of torchvision are many."""
 
 PASS_NAMES = (
-    *("change-stride", "cleanup", "collapse-layers", "insert-layer", "insert-norm", "insert-pool", "insert-skip"),
-    *("insert-squeeze-excite", "join-layers", "low-rank", "make-residual"),
+    *("change-stride", "cleanup", "collapse-layers", "head-sizes", "insert-layer", "insert-norm", "insert-pool"),
+    *("insert-skip", "insert-squeeze-excite", "join-layers", "low-rank", "make-residual"),
     *("merge-channels", "move-pool", "narrow-kernel", "new-channels", "prune-channels", "remove-layer", "remove-pool"),
-    *("remove-skip", "separable", "split-channels", "stride-to-pool", "widen-kernel"),
+    *("remove-skip", "separable", "split-channels", "stride-to-pool", "whole-heads", "widen-kernel"),
 )
 """Of gngraph's own passes."""
 

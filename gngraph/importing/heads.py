@@ -8,7 +8,7 @@ from dataclasses import replace
 from gngraph.ir import BATCH, Graph, Node
 from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.added_products import ADDED_PRODUCTS
-from gngraph.ops.reshape import carrying, flatten_span, sparing
+from gngraph.ops.reshape import carrying, flatten_span, inside, sparing
 from gngraph.ops.spec import AttrPath, Fresh, Operands
 
 _Axis = tuple[str, int, int]
@@ -47,6 +47,38 @@ def with_heads(graph: Graph) -> Graph:
             sources = list(_sources(operands, item, axis))
         waiting += [(node.inputs[index], part, own) for index, part, own in sources]
     return replace(graph, nodes=nodes)
+
+
+def with_head_sizes(graph: Graph) -> Graph:
+    """The same graph, in which the entries of a head carry the channels of every reshape that makes heads, not the heads.
+
+    Args:
+        graph: as it was imported.
+    """
+    nodes = dict(graph.nodes)
+    for name, axis in _splitting(graph):
+        node = nodes[name]
+        operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
+        nodes[name] = replace(node, attrs={**node.attrs, "regroup": carrying(operands, axis)[0]})
+    return replace(graph, nodes=nodes)
+
+
+def _splitting(graph: Graph) -> Iterator[tuple[str, int]]:
+    """Reshapes whose heads carry channels of a product of values, each with the axis of what a head has."""
+    seen = set[_Axis]()
+    waiting = [axis for node in graph.nodes.values() for axis in _kept_by_products(graph, node)]
+    while waiting:
+        name, item, axis = place = waiting.pop()
+        node = graph.nodes[name]
+        if place in seen or not node.inputs:
+            continue
+        seen.add(place)
+        operands = operands_of(node, tuple(graph.nodes[i].type for i in node.inputs), graph.params)
+        if node.op == "reshape" and node.attrs["regroup"]:
+            entries = inside(operands, axis)
+            if entries is not None:
+                yield name, entries
+        waiting += [(node.inputs[index], part, own) for index, part, own in _sources(operands, item, axis)]
 
 
 def _merged(graph: Graph, operands: Operands, axes: range) -> list[int]:

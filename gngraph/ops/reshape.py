@@ -213,6 +213,20 @@ def carrying(operands: Operands, axis: int) -> tuple[Attr, range]:
     return tuple(groups), before
 
 
+def inside(operands: Operands, axis: int) -> int | None:
+    """The last axis of a reshape's value that lies within `axis` in one axis of what is reshaped, as a head's entries do in a head.
+
+    Args:
+        operands: the reshape.
+        axis: of its value, counted from 0; None is given where it carries no channels, or is the last of its group.
+    """
+    new = _reshaped(operands)
+    for old, axes, carrier in _regrouped(operands, new):
+        if carrier == axis and len(old) == 1 and axes[-1] != axis and isinstance(new[axis], int):
+            return axes[-1]
+    return None
+
+
 def sparing(operands: Operands, axis: int) -> tuple[Attr, ...]:
     """The attribute `regroup` of a reshape with another carrier than `axis` of its value, where its group has one.
 
