@@ -175,7 +175,7 @@ def test_a_network_is_trained_after_layers_went_by_epochs_of_the_run(monkeypatch
         (layer,) = removable_layers(graph, ChannelSpaces.of(graph))[:1]
         return Found((layer,), (layer,), (), 0)
 
-    monkeypatch.setattr("gngraph.growth.rounds.searched", shallow)
+    monkeypatch.setattr("gngraph.growth.restructuring.searched", shallow)
     options = GrowOptions(rounds=2, epochs=3, final_epochs=5, depth="search", train=TRAIN, max_params=300)
     histories = {}
     for name, worst in (("at once", 10.0), ("never", 0.0)):
