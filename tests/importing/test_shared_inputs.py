@@ -1,4 +1,4 @@
-"""ExampleInputs that all samples share: told from those of samples, exact for any values, and kept as the example has them."""
+"""Inputs that all samples share: told from those of samples, exact for any values, and kept as the example has them."""
 
 from __future__ import annotations
 
