@@ -49,14 +49,12 @@ def exported(module: nn.Module, x: torch.Tensor, path: Path) -> None:
     torch.export.save(program, path)
 
 
-WAYS: Mapping[str, Callable[[Graph, Path], object]] = {
-    "export_pt2": export_pt2,
-    "export_onnx": export_onnx,
-    "save": save,
+WAYS: Mapping[str, tuple[str, Callable[[Graph, Path], object]]] = {
+    "export_pt2": (".pt2", export_pt2),
+    "export_onnx": (".onnx", export_onnx),
+    "save": (".gng", save),
 }
-"""What is made of a graph, by name."""
-
-SUFFIXES = {"export_pt2": ".pt2", "export_onnx": ".onnx", "save": ".gng"}
+"""What is made of a graph, by name, with the suffix of its file."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,12 @@ def measured(network: str, way: str, threads: int) -> Measured:
     own = sum(p.numel() * p.element_size() for p in module.parameters())
     graph = from_torch(module, x) if way in WAYS else None
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "file").with_suffix(SUFFIXES.get(way, ".pt2"))
+        suffix, make = WAYS.get(way, (".pt2", None))
+        path = Path(folder, "file").with_suffix(suffix)
         highest()
         before, start = highest(), time.process_time()
-        if graph is not None:
-            WAYS[way](graph, path)
+        if graph is not None and make is not None:
+            make(graph, path)
         elif way == "import":
             from_torch(module, x)
         else:

@@ -233,14 +233,16 @@ class _Naming:
         self._known: dict[int, tuple[tuple[str, int, int], ...]] = {}
 
     def _slot(self, bound: Bound, offset: int, inner: int) -> Slot:
-        stretch = stretch_of(self.coupled.across, bound.param, bound.axis, offset)
+        stretches = self.coupled.across.get(bound.param, {})
+        stretch = stretch_of(stretches, bound.axis, offset)
         if stretch is None:
             return Slot(bound.param, bound.axis, offset, inner, Role(bound.use), bound.fresh, bound.node)
-        across = self.coupled.across[stretch]
+        across = stretches[stretch]
         value, axis = across[0].side
-        start = (offset - stretch.start) % int(
+        length = int(
             self.graph.nodes[value].shape[axis]
-        )  # one head's entries are summed over
+        )  # of a head, where the same entries of several are summed over
+        start = (offset - stretch.start) % length
         return Slot(bound.param, bound.axis, offset, inner, Role.CONSUME, "zeros", across[0].node, across, start)
 
     def spaces(self) -> ChannelSpaces:

@@ -82,16 +82,15 @@ def read_across(axes: Axes, contractions: Sequence[Contraction]) -> dict[AxisStr
     return None
 
 
-def stretch_of(across: Iterable[AxisStretch], param: str, axis: int, start: int) -> AxisStretch | None:
+def stretch_of(stretches: Iterable[AxisStretch], axis: int, start: int) -> AxisStretch | None:
     """The stretch that entries of a parameter from `start` on lie in; None where they lie in none.
 
     Args:
-        across: all stretches.
-        param: name of the parameter.
+        stretches: of the parameter.
         axis: of it.
         start: where channels begin on that axis.
     """
-    return next((s for s in across if (s.param, s.axis) == (param, axis) and s.start <= start < s.end), None)
+    return next((s for s in stretches if s.axis == axis and s.start <= start < s.end), None)
 
 
 def shifts(graph: Graph, node: Node, changed: Iterable[str]) -> bool:

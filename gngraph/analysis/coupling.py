@@ -46,7 +46,7 @@ class Coupled:
         tied: the same for axes that are written through as well: rows of a table that a layer reads again.
         measured: (node, path) -> the layout whose length an integer attribute gives.
         counted: node -> axes of its first input over which it takes statistics, or the first channels of which it takes for them.
-        across: stretches of `slots` that read what a product sums over, by what they write themselves.
+        across: parameter -> stretches of its `slots` that read what a product sums over, by what they write themselves.
     """
 
     sets: Cuttable
@@ -55,7 +55,7 @@ class Coupled:
     tied: Mapping[tuple[str, int], Bound]
     measured: Mapping[tuple[str, AttrPath], Layout]
     counted: Mapping[str, tuple[int, ...]]
-    across: Mapping[AxisStretch, tuple[Across, ...]]
+    across: Mapping[str, Mapping[AxisStretch, tuple[Across, ...]]]
 
 
 def coupled(graph: Graph) -> Coupled:
@@ -75,7 +75,7 @@ class _Coupling:
         self.tied: dict[tuple[str, int], Bound] = {}
         self.measured: dict[tuple[str, AttrPath], Layout] = {}
         self.counted: dict[str, tuple[int, ...]] = {}
-        self.across: dict[AxisStretch, tuple[Across, ...]] = {}
+        self.across: dict[str, dict[AxisStretch, tuple[Across, ...]]] = {}
         self._contractions: list[tuple[Contraction, Layout]] = []
         self._bound: dict[tuple[str, int], Layout | None] = {}
         self._blank: list[tuple[Node, Layout]] = []
@@ -110,7 +110,8 @@ class _Coupling:
         axes = self._axes() if together else None
         for group in together.values():
             found = read_across(axes, [contraction for contraction, _ in group]) if axes is not None else None
-            self.across.update(found or {})
+            for stretch, places in (found or {}).items():
+                self.across.setdefault(stretch.param, {})[stretch] = places
             for contraction, layout in group if found is None else ():
                 self._at(self.graph.nodes[contraction.node])
                 self.freeze(layout, contraction.reason)
@@ -135,7 +136,7 @@ class _Coupling:
         for raw in (*self.slots.values(), *self.tied.values()):
             start = 0
             for segment in self.sets.resolve(raw.layout) if raw.use == "produce" else ():
-                if stretch_of(self.across, raw.param, raw.axis, start) is None:
+                if stretch_of(self.across.get(raw.param, ()), raw.axis, start) is None:
                     writers.setdefault(segment.var, []).append(raw)
                 start += segment.length
         for node, layout in self._blank:
