@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 
 import torch
 from torch import nn
@@ -33,18 +35,19 @@ def unlike_axes(claim: Imported, agree: Agreement) -> tuple[frozenset[InputAxis]
     found: set[InputAxis] = set()
     ran = False
     modes = (False, True) if len(claim.graph.nodes) <= SMALL else (False,)
-    for axes in _groups(claim):
-        for sizes in _other_sizes(claim.inputs.tensors, axes):
-            evaluated = agree(sizes, False)
-            if evaluated is None:
-                continue
-            ran = True
-            if not evaluated or any(agree(sizes, training) is False for training in modes[1:]):
-                single = {
-                    axis for axis in axes if False in [agree({axis: sizes[axis]}, training) for training in modes]
-                }
-                found |= single or set(axes)
-            break
+    with redirect_stderr(StringIO()):  # where torch.fx prints what it raises, for sizes that a network is not made for
+        for axes in _groups(claim):
+            for sizes in _other_sizes(claim.inputs.tensors, axes):
+                evaluated = agree(sizes, False)
+                if evaluated is None:
+                    continue
+                ran = True
+                if not evaluated or any(agree(sizes, training) is False for training in modes[1:]):
+                    single = {
+                        axis for axis in axes if False in [agree({axis: sizes[axis]}, training) for training in modes]
+                    }
+                    found |= single or set(axes)
+                break
     return frozenset(found), ran
 
 

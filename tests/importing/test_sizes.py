@@ -201,3 +201,9 @@ def test_one_sample_may_be_asked_for_where_it_takes_what_several_take() -> None:
         from_torch(Net(alone), torch.randn(1, 10, 5))
     with pytest.raises(UnsupportedModelError, match="depends on the number of samples"):
         from_torch(Net(lambda net, x: net.inner(2 * x if x.shape[0] > 2 else x)), torch.randn(2, 10, 5))
+
+
+def test_sizes_that_a_module_of_torch_fx_does_not_run_for_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    module = torch.fx.symbolic_trace(Net(lambda net, x: net.inner(x).transpose(1, 2).reshape(-1, 8, 2, 2)))
+    from_torch(module, torch.randn(2, 4, 5))
+    assert not capfd.readouterr().err
