@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from gngraph.analysis.cost import Budget
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.data.inputs import in_order
 from gngraph.environment import Environment
 from gngraph.errors import GnGraphError, OptionError, path_text
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
+from gngraph.ir.inputs import named_by_data
 from gngraph.options import ExtendOptions, FrontOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
 from gngraph.ranks import here, joined
 from gngraph.running.finite import moderate
@@ -338,10 +342,10 @@ def write_run(result: GrowthResult, problem: Problem, folder: Path) -> RunFiles:
     from gngraph.growth.run_folder import write_run_folder
     from gngraph.report.page import tell
 
-    samples = first_samples(problem.test, ONNX_SAMPLES)[0]
-    samples = samples[moderate(samples)]
+    samples = in_order(first_samples(problem.test, ONNX_SAMPLES)[0], named_by_data(result.graph))
+    usable = moderate(samples)
     inputs = inputs_of(problem, not result.doubted)
-    shown = samples if len(samples) else None
+    shown = tree_map_only(torch.Tensor, lambda own: own[usable], samples) if bool(usable.any()) else None
     files = write_run_folder(result, folder, draw=tell, samples=shown, inputs=inputs)
     remove_checkpoints(folder)
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -10,10 +11,11 @@ from torch.utils.data import Dataset, Subset
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
 from gngraph.data import Augment, Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
+from gngraph.data.inputs import SampleInputs, each, in_order
 from gngraph.data.tokens import Tokens
 from gngraph.errors import DataError, GnGraphError
 from gngraph.ir import Graph
-from gngraph.ir.inputs import input_shape_of, over_samples
+from gngraph.ir.inputs import input_shapes_of, over_samples, values_of_shared
 from gngraph.lowering.to_torch import run
 from gngraph.running.problem import Problem
 
@@ -41,25 +43,14 @@ def check_fit(graph: Graph, problem: Problem) -> None:
         GnGraphError: the loss does not find its output, or does not give a number a sample.
     """
     name = f"data set '{problem.data.name}'" if isinstance(problem.data, Data) else "the data"
-    takes, given = input_shape_of(graph), problem.train[0][0]
-    if not hasattr(given, "shape"):
-        raise DataError(
-            f"{name} has samples of type '{type(given).__name__}', but each is one tensor: what all samples share, '{graph.name}' "
-            f"has from the example that it was imported with"
-        )
-    sample = tuple(given.shape)
-    if takes != sample:
-        raise DataError(
-            f"network '{graph.name}' takes inputs of shape '{shape_text(takes)}', but {name} has samples of shape "
-            f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
-        )
-    x, y = first_samples(problem.train, 2)
+    given, y = first_samples(problem.train, 2)
+    x = _in_order(graph, name, given)
     tokens = problem.data.preprocess if isinstance(problem.data, Data) else None
     try:
         network = over_samples(graph).to(device="cpu")
-        outputs = run(network, x)
+        outputs = run(network, *each(x))
         if isinstance(tokens, Tokens):
-            run(network, torch.full_like(x, tokens.count - 1))
+            run(network, *(torch.full_like(one, tokens.count - 1) for one in each(x)))
     except (RuntimeError, IndexError) as error:
         if isinstance(tokens, Tokens) and isinstance(error, IndexError):
             raise DataError(
@@ -71,7 +62,52 @@ def check_fit(graph: Graph, problem: Problem) -> None:
         _check_outputs(graph.name, loss, output, name, problem)
     _check_loss(graph.name, outputs, y, name, problem)
     if problem.augmentation is not None:
-        _check_augmented(graph.name, problem.augmentation, x, y, outputs, problem.loss_fn)
+        _check_augmented(graph.name, problem.augmentation, given, y, outputs, problem.loss_fn)
+
+
+def _in_order(graph: Graph, name: str, given: SampleInputs) -> SampleInputs:
+    """Samples as the network takes them.
+
+    Raises:
+        DataError: there are other inputs than the network takes, or of other shapes.
+    """
+    takes = input_shapes_of(graph)
+    parts = given if isinstance(given, dict) else dict(enumerate(each(given)))
+    if len(parts) != len(takes) or (isinstance(given, dict) and given.keys() != takes.keys()):
+        held = values_of_shared(graph)
+        shared = (
+            f"; what all samples share, {_quoted(held)}, it has from the example that it was imported with"
+            if held
+            else ""
+        )
+        told = (
+            _quoted(given)
+            if isinstance(given, dict)
+            else f"{len(parts)} input{'s' if len(parts) > 1 else ''} without names"
+        )
+        raise DataError(
+            f"network '{graph.name}' takes {_quoted(takes)} of each sample, but {name} has {told}: give a sample as "
+            f"(x, y), as ((x, x), y) with as many inputs, or as a dictionary by these names and a target{shared}"
+        )
+    x = in_order(given, tuple(takes))
+    for own, (which, shape) in zip(each(x), takes.items(), strict=True):
+        sample = tuple(own.shape[1:])
+        if sample == shape:
+            continue
+        if len(takes) > 1:
+            raise DataError(
+                f"network '{graph.name}' takes '{which}' of shape '{shape_text(shape) or 'one number'}', but {name} has it of "
+                f"shape '{shape_text(sample) or 'one number'}': give such samples, or import the network with an example of these"
+            )
+        raise DataError(
+            f"network '{graph.name}' takes inputs of shape '{shape_text(shape)}', but {name} has samples of shape "
+            f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
+        )
+    return x
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def _check_augmented(network: str, augment: Augment, x: Any, y: Any, outputs: Outputs, loss: Loss) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role
+from gngraph.data.inputs import SampleInputs
 from gngraph.ir import Graph
 from gngraph.ops import lookup
 
@@ -43,7 +44,7 @@ class InputMeans:
             if name in readers:
                 reads.setdefault(graph.nodes[name].inputs[0], []).append(name)
 
-        def measured(x: torch.Tensor, y: Any) -> dict[str, torch.Tensor]:
+        def measured(x: SampleInputs, y: Any) -> dict[str, torch.Tensor]:
             sums: dict[str, torch.Tensor] = {}
 
             def add(value: str, found: Any) -> None:

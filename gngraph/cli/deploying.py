@@ -85,7 +85,7 @@ def export(
         report = export_onnx(
             graph,
             onnx,
-            samples=_samples(problem),
+            samples=_samples(graph, problem),
             metadata=metadata_of(inputs),
             opset=opset,
             precision=precision,
@@ -127,7 +127,7 @@ def verify(ctx: click.Context, file: Path, against: str, how: ModelOptions, what
     from gngraph.deploy.verifying import verify as verified
 
     graph, problem = _opened(against, how, what)
-    found = verified(file, graph, _samples(problem))
+    found = verified(file, graph, _samples(graph, problem))
     lines = [
         f"{file}: SHA-256 {found.file_sha256}",
         f"{against}: network {found.network_sha256}",
@@ -144,11 +144,13 @@ def _opened(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, Pr
     return open_both(model, how, what) if what.data else (how.open(model), None)
 
 
-def _samples(problem: Problem | None) -> torch.Tensor | None:
+def _samples(graph: Graph, problem: Problem | None) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
     """Real samples, of the training set: test samples are not for calibration."""
     from gngraph.analysis.fit import spread_samples
+    from gngraph.data.inputs import in_order
+    from gngraph.ir.inputs import named_by_data
 
-    return None if problem is None else spread_samples(problem.train, _SAMPLES)[0]
+    return None if problem is None else in_order(spread_samples(problem.train, _SAMPLES)[0], named_by_data(graph))
 
 
 def _accuracies(graph: Graph, problem: Problem, run: Any) -> tuple[float | None, float | None]:

@@ -29,11 +29,14 @@ class Segmentation(CrossEntropy):
 class NextToken(CrossEntropy):
     """`CrossEntropy` of logits [N, L, K], whose classes come last, with the next token of each of L positions, [N, L].
 
+    The label -100 does not count, as is torch's custom for padding; for another number there is `NextToken(ignore_index=0)`.
+
     >>> NextToken().per_sample(torch.zeros(1, 3, 4), torch.tensor([[0, 3, 1]]))
     tensor([1.3863])
     """
 
     name: ClassVar[str] = "next-token"
+    ignore_index: int | None = -100
 
     def arranged(self, outputs: Tensor) -> Tensor:
         """[N, K, L]."""

@@ -144,13 +144,13 @@ def natural_augment(raw_shape: tuple[int, ...], shape: tuple[int, ...]) -> Augme
     """
     if len(raw_shape) != 3 or raw_shape[0] != 3 or min(raw_shape[1:]) < SMALLEST_NATURAL_SIDE:
         return None
-    return CropFlip(padding=padding_for(shape))
+    return CropFlip(padding=padding_for(*shape[1:]))
 
 
-def padding_for(shape: tuple[int, ...]) -> int:
-    """How far a crop may shift pictures [C, H, W]: an eighth of the shorter side.
+def padding_for(height: int, width: int) -> int:
+    """How far a crop may shift pictures: an eighth of the shorter side.
 
-    >>> padding_for((3, 32, 32))
+    >>> padding_for(32, 32)
     4
     """
-    return max(1, min(shape[1:]) // 8)
+    return max(1, min(height, width) // 8)

@@ -24,7 +24,7 @@ class Setting:
     """What is augmented.
 
     Attributes:
-        shape: of a sample as networks read it.
+        shape: of a sample as networks read it; None where that has several inputs.
         pixels: how bytes become these; None where samples are no pictures that were stored as bytes.
         loss: its name.
         targets: what it reads.
@@ -32,7 +32,7 @@ class Setting:
         own: what the data is augmented by where nothing is said.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     pixels: Preprocess | None
     loss: str
     targets: TargetKind
@@ -53,9 +53,15 @@ class Setting:
         Raises:
             DataError: samples are none.
         """
-        if len(self.shape) != 3:
+        self._require_one_input(name)
+        if self.shape is None or len(self.shape) != 3:
             raise DataError(f"augmentation '{name}' is for pictures C,H,W, but samples have the shape {self.shape}")
         return self.shape[1], self.shape[2]
+
+    def _require_one_input(self, name: str) -> None:
+        if self.shape is None:
+            own = "leave it out, or give a function of your own from (x, y) to (x, y)"
+            raise DataError(f"augmentation '{name}' is for samples of one input, but these have several: {own}")
 
     def require_bytes(self, name: str) -> Preprocess:
         """How the bytes of pictures become inputs.
@@ -86,6 +92,7 @@ class Setting:
         Raises:
             DataError: it is not known what mixed targets are.
         """
+        self._require_one_input(name)
         if self.targets in ("masks", "others") or (classes and self.targets == "numbers"):
             what = "cross-entropy and bce-with-logits" if classes else "cross-entropy, bce-with-logits and mse"
             raise DataError(
@@ -146,8 +153,8 @@ class Crop:
 
     def made(self, setting: Setting) -> Augment:
         """See `NamedAugment`."""
-        setting.require_pictures(self.name)
-        return CropFlip(self.padding or padding_for(setting.shape), 0.0, setting.masks)
+        height, width = setting.require_pictures(self.name)
+        return CropFlip(self.padding or padding_for(height, width), 0.0, setting.masks)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,17 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from gngraph.data.augment import Augment
 from gngraph.data.dataset import HeldDataset, LoadedDataset, Sample, SampleBatch, SampleDataset, moved
+from gngraph.data.inputs import each, parted
 from gngraph.errors import DataError
 
 
 class MapDataset(Protocol):
-    """A data set with a length, indexed from 0: every torch map-style data set of (x, y) pairs, subsets included."""
+    """A data set with a length, indexed from 0: every torch map-style data set of samples (`gngraph.data.inputs.parted`)."""
 
     def __len__(self) -> int: ...
 
@@ -40,7 +42,8 @@ def batches(
     neither read nor changed.
 
     Args:
-        dataset: yields (x, y): x a tensor; y a tensor or a number, or tuples, lists and dictionaries of these.
+        dataset: yields (x, y): x a tensor, or a tuple or dictionary of several inputs; y a tensor or a number, or tuples, lists
+            and dictionaries of these. (x, x, y) and dictionaries with a target are taken too, see `gngraph.data.inputs.parted`.
         batch_size: samples a batch, at least 1.
         generator: None: in order; else shuffled by it, and its state advances.
         augment: applied to x and y on `device`, with numbers from `generator`, which must then be given.
@@ -50,8 +53,8 @@ def batches(
         own: which of the batches, the others being left out; `generator` then is where the order left it.
 
     Returns:
-        Iterator of (x, y): x float32 [B, C, H, W] or [B, F], y int64 [B] or float32 [B, K]; where a sample's targets are
-        several, y has their structure, with the samples stacked in each tensor.
+        Iterator of (x, y): x float32 [B, C, H, W] or [B, F], or several inputs; y int64 [B] or float32 [B, K]; where a
+        sample's targets are several, y has their structure, with the samples stacked in each tensor.
 
     Raises:
         DataError: at once, if the data set is empty, the batch size is below 1, or there is no generator to augment by;
@@ -89,10 +92,10 @@ def _deliver(
     generator: torch.Generator | None,
 ) -> Iterator[Sample]:
     for x, y in loader:
-        there, targets = x.to(device, non_blocking=True), moved(y, device)
+        there, targets = moved(x, device), moved(y, device)
         if augment is not None and generator is not None:
             there, targets = augment(there, targets, generator)
-        yield there.to(memory_format=layout), targets
+        yield tree_map(lambda tensor: tensor.to(memory_format=layout), there), targets
 
 
 def _order(count: int, generator: torch.Generator | None) -> list[int]:
@@ -114,21 +117,31 @@ def _collate(samples: Sequence[Sample]) -> Sample:
     if isinstance(samples, SampleBatch):
         return samples.x, samples.y
     try:
-        x, y = default_collate(list(samples))
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x is a '{type(x).__name__}'")
-        return x, y
+        x, y = parted(default_collate(list(samples)))
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise DataError(
             f"samples cannot be joined into a batch ({error}): each must be (x, y), with tensors of the same shapes in all"
         ) from error
+    _require_tensors(x)
+    return x, y
+
+
+def _require_tensors(x: Any) -> None:
+    """Refuse inputs that are no tensors, or hold others than tensors."""
+    parts = each(x) if isinstance(x, Tensor | tuple | dict) else (x,)
+    wrong = next((part for part in parts if not isinstance(part, Tensor)), None)
+    if wrong is not None or not parts:
+        raise DataError(
+            f"samples cannot be joined into a batch (an input is a '{type(wrong).__name__}'): each must be (x, y), with tensors of "
+            f"the same shapes in all"
+        )
 
 
 def _on_device(dataset: object) -> bool:
     """Whether samples come from a GPU's own memory."""
     if isinstance(dataset, Subset):
         return _on_device(dataset.dataset)
-    return isinstance(dataset, HeldDataset) and dataset.x.is_cuda
+    return isinstance(dataset, HeldDataset) and dataset.device.type == "cuda"
 
 
 def _wanted_workers(dataset: object) -> int:

@@ -14,13 +14,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import Dataset
 
 from gngraph.data.augment import Augment
+from gngraph.data.inputs import SampleInputs, count_of, each
 from gngraph.data.preprocess import Preparation
 from gngraph.errors import DataError
 
 Targets = Any
 """A tensor, or tuples, lists and dictionaries of tensors."""
 
-Sample = tuple[Tensor, Targets]
+Sample = tuple[SampleInputs, Targets]
 
 
 def moved(targets: Targets, device: torch.device) -> Targets:
@@ -45,24 +46,24 @@ class SampleBatch(Sequence[Sample]):
     as they are; torch's default collate iterates, so a plain DataLoader works as well.
 
     Attributes:
-        x: float32 [B, C, H, W] or [B, F].
+        x: float32 [B, C, H, W] or [B, F]; or several inputs.
         y: int64 [B] or float32 [B, K]; or a tree of tensors, each with the samples along its first axis.
     """
 
-    def __init__(self, x: Tensor, y: Targets) -> None:
+    def __init__(self, x: SampleInputs, y: Targets) -> None:
         self.x = x
         self.y = y
 
     def __len__(self) -> int:
-        return len(self.x)
+        return count_of(self.x)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
     def __getitem__(self, index: slice) -> SampleBatch: ...
     def __getitem__(self, index: int | slice) -> Sample | SampleBatch:
-        own = tree_map_only(Tensor, operator.itemgetter(index), self.y)
-        return SampleBatch(self.x[index], own) if isinstance(index, slice) else (self.x[index], own)
+        x, y = tree_map_only(Tensor, operator.itemgetter(index), (self.x, self.y))
+        return SampleBatch(x, y) if isinstance(index, slice) else (x, y)
 
 
 class SampleDataset(Dataset[Sample]):
@@ -148,16 +149,21 @@ class HeldDataset(Dataset[Sample]):
     """Samples as tensors on one device.
 
     Attributes:
-        x: [N, ...], as networks read them or, with `prepare`, as they were stored.
+        x: [N, ...], as networks read them or, with `prepare`, as they were stored; or several inputs.
         y: targets [N, ...] beside them, or tuples and dictionaries of such.
         prepare: from stored samples to network inputs, applied to each batch on the way out.
     """
 
-    def __init__(self, x: Tensor, y: Targets, prepare: Preparation | None = None) -> None:
-        self.x, self.y, self.prepare = x, moved(y, x.device), prepare
+    def __init__(self, x: SampleInputs, y: Targets, prepare: Preparation | None = None) -> None:
+        self.x, self.y, self.prepare = x, moved(y, each(x)[0].device), prepare
 
     def __len__(self) -> int:
-        return len(self.x)
+        return count_of(self.x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return each(self.x)[0].device
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
@@ -171,7 +177,7 @@ class HeldDataset(Dataset[Sample]):
         def gathered(tensor: Tensor) -> Tensor:
             return tensor[rows.to(tensor.device)].contiguous()
 
-        x, y = gathered(self.x), tree_map_only(Tensor, gathered, self.y)
+        x, y = tree_map_only(Tensor, gathered, (self.x, self.y))
         return SampleBatch(x if self.prepare is None else self.prepare(x), y)
 
     @property
@@ -181,7 +187,7 @@ class HeldDataset(Dataset[Sample]):
 
     def to(self, device: torch.device) -> HeldDataset:
         """The same samples on a device; nothing is copied that lies there."""
-        return HeldDataset(self.x.to(device), self.y, self.prepare)
+        return HeldDataset(moved(self.x, device), self.y, self.prepare)
 
 
 @dataclass(frozen=True, eq=False)

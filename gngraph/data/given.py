@@ -10,17 +10,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, default_collate
 
 from gngraph.data.batches import MapDataset
 from gngraph.data.dataset import LoadedDataset, Sample
+from gngraph.data.inputs import TARGETS, parted
 from gngraph.errors import DataError, GnGraphNote
 
 USES = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 """Names of parts in a dictionary of data sets, and what they are for."""
-
-TARGETS = ("label", "labels", "target", "targets", "y")
-"""Names of the column of a table that is what a network is to say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,11 @@ def given(data: Any) -> Given | None:
     """The data sets in what a user gives; None where that is nothing known here.
 
     A loader stands for its data set, with its transforms, workers and batch size; the order of samples is gngraph's own. Rows of a
-    table, such as those of Hugging Face's `datasets`, are dictionaries: one column is the target, the other the input, or all
-    others where they are numbers.
+    table, such as those of Hugging Face's `datasets`, are dictionaries: one column is the target, the others are the inputs by
+    their names, or where each is one number the numbers of one input.
 
     Args:
-        data: a data set, a `DataLoader`, a pair (train, test) of such, a dictionary with "train" and "test", or a pair of numpy
-            arrays (x, y).
+        data: a data set, a `DataLoader`, a pair (train, test) of such, or a dictionary with "train" and "test".
 
     Raises:
         DataError: it has no length, a loader joins samples in a way of its own, or a table has no column of targets.
@@ -68,11 +67,22 @@ def given(data: Any) -> Given | None:
     return Given(_samples(data), batch_size=_batch_size(data)) if _is_data_set(data) else None
 
 
-def as_tensors_of(pair: Any) -> Any:
-    """A pair (x, y) of numpy arrays as tensors, float64 as float32; anything else as it is."""
-    if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, np.ndarray) for part in pair):
-        return tuple(_tensor(part) for part in pair)
-    return pair
+def tensors_of(data: Any) -> tuple[Any, Any] | None:
+    """Inputs and targets of all samples as tensors, float64 arrays as float32; None where data are no tensors and arrays alone.
+
+    Args:
+        data: (x, y), (x, x, y) or a dictionary, see `gngraph.data.inputs.parted`.
+
+    Raises:
+        DataError: an array holds no numbers, or a dictionary has no target.
+    """
+    found = tree_leaves(data)
+    if isinstance(data, Tensor | np.ndarray) or not all(isinstance(leaf, Tensor | np.ndarray) for leaf in found):
+        return None
+    if not found or (isinstance(data, Mapping) and "train" in data):
+        return None
+    x, y = parted(tree_map_only(np.ndarray, _tensor, data))
+    return x, y
 
 
 def _tensor(array: Any) -> torch.Tensor:
@@ -152,9 +162,12 @@ class _Rows(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of a data set of {len(self)}")
         row = self.table[index]
-        parts = [self._number(name, row[name]) for name in self.inputs]
-        x = parts[0] if len(parts) == 1 else torch.stack([part.float().reshape(()) for part in parts])
-        return x, self._number(self.target, row[self.target])
+        parts = {name: self._number(name, row[name]) for name in self.inputs}
+        y = self._number(self.target, row[self.target])
+        if len(parts) == 1:
+            return parts[self.inputs[0]], y
+        numbers = all(part.numel() == 1 for part in parts.values())
+        return torch.stack([part.float().reshape(()) for part in parts.values()]) if numbers else parts, y
 
     def _number(self, name: str, value: Any) -> torch.Tensor:
         if isinstance(value, Image.Image):
@@ -167,9 +180,4 @@ class _Rows(Dataset[Sample]):
                 f"column '{name}' of the data holds a '{type(value).__name__}': turn it into numbers first, by `map` or "
                 f"`with_transform`, or remove the column"
             ) from error
-        if len(self.inputs) > 1 and found.numel() != 1:
-            raise DataError(
-                f"column '{name}' of the data holds {found.numel()} numbers a row beside other columns ({', '.join(self.inputs)}): "
-                f"select the columns of input and target"
-            )
         return found.float() if found.dtype == torch.float64 else found

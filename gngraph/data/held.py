@@ -12,6 +12,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from gngraph.data.batches import MapDataset, batches
 from gngraph.data.dataset import ArrayDataset, HeldDataset, Sample, SampleBatch, SampleDataset
+from gngraph.data.inputs import parted
 from gngraph.data.preprocess import Preprocess
 from gngraph.errors import DataError
 
@@ -40,8 +41,8 @@ def as_tensors(dataset: MapDataset, device: torch.device) -> HeldDataset | None:
     """
     if isinstance(dataset, HeldDataset):
         return dataset
-    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
-        return HeldDataset(*dataset.tensors)
+    if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
+        return HeldDataset(*parted(dataset.tensors))
     if isinstance(dataset, ArrayDataset) and (device.type == "cpu" or repeats(dataset)):
         return HeldDataset(dataset.raw, dataset.labels, dataset.preprocess)
     return None

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_structure
 
 from gngraph.data.arrays import LARGEST_BYTE
 from gngraph.data.augment import require_pictures
+from gngraph.data.inputs import count_of, each
 from gngraph.data.preprocess import Preprocess
 from gngraph.errors import DataError, GnGraphError
 
@@ -117,15 +118,16 @@ class OwnAugment:
         if not (self._takes(1) or self._takes(2)):
             raise DataError(f"augmentation '{self.name}' is called with a batch x, or x and y, and takes neither")
 
-    def __call__(self, x: Tensor, y: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+    def __call__(self, x: Any, y: Any, generator: torch.Generator) -> tuple[Any, Any]:
         """See `gngraph.data.Augment`."""
-        with drawing_from(generator, x.device), _failing(self.name):
+        with drawing_from(generator, each(x)[0].device), _failing(self.name):
             made = self.function(x, y) if self._takes(2) else (self.function(x), y)
         if not isinstance(made, tuple | list) or len(made) != 2:
             raise DataError(f"augmentation '{self.name}' returned a '{type(made).__name__}', but must return x and y")
         require_alike(self.name, x, made[0])
-        if any(not isinstance(leaf, Tensor) or len(leaf) != len(x) for leaf in tree_leaves(made[1])):
-            raise DataError(f"augmentation '{self.name}' returned targets that are no tensors of {len(x)} samples")
+        count = count_of(x)
+        if any(not isinstance(leaf, Tensor) or len(leaf) != count for leaf in tree_leaves(made[1])):
+            raise DataError(f"augmentation '{self.name}' returned targets that are no tensors of {count} samples")
         return made[0], made[1]
 
     def _takes(self, count: int) -> bool:
@@ -139,7 +141,7 @@ class OwnAugment:
         return self.name
 
 
-def require_alike(name: str, x: Tensor, made: Any) -> None:
+def require_alike(name: str, x: Any, made: Any) -> None:
     """Refuse what an augmentation made of samples, where it is of another kind.
 
     Args:
@@ -150,6 +152,15 @@ def require_alike(name: str, x: Tensor, made: Any) -> None:
     Raises:
         DataError: shape, type or device are others.
     """
+    if not isinstance(x, Tensor):
+        others, spec = tree_flatten(made)
+        if spec != tree_structure(x):
+            raise DataError(
+                f"augmentation '{name}' made other inputs of a sample than it has, {len(each(x))} in a {type(x).__name__}"
+            )
+        for own, other in zip(each(x), others, strict=True):
+            require_alike(name, own, other)
+        return
     if not isinstance(made, Tensor) or (made.shape, made.dtype, made.device) != (x.shape, x.dtype, x.device):
         found = (
             f"{made.dtype} {tuple(made.shape)} on {made.device}" if isinstance(made, Tensor) else type(made).__name__

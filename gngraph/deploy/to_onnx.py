@@ -69,7 +69,7 @@ def export_onnx(
     graph: Graph,
     path: str | os.PathLike[str],
     *,
-    samples: Tensor | None = None,
+    samples: Tensor | tuple[Tensor, ...] | None = None,
     metadata: Mapping[str, str] | None = None,
     opset: int | None = None,
     precision: Precision = "float32",
@@ -84,7 +84,7 @@ def export_onnx(
     Args:
         graph: the network, with values.
         path: the file to write.
-        samples: real inputs, f32 [N, ...], for a network that reads one tensor of samples.
+        samples: real inputs [N, ...], one for each input of samples.
         metadata: further entries of the file's metadata, beside those of `provenance`.
         opset: version of the ONNX operator set; None: the exporter's own.
         precision: "float32"; "float16", of half the size; or "int8", of a quarter, calibrated on `samples`. Inputs and outputs
@@ -172,18 +172,21 @@ def _exportable(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes, params={names[name]: replace(p, aliases=()) for name, p in graph.params.items()})
 
 
-def _check_samples(graph: Graph, samples: Tensor) -> None:
+def _check_samples(graph: Graph, samples: Tensor | tuple[Tensor, ...]) -> None:
     own = over_samples(graph)
-    if len(own.inputs) != 1:
+    given = samples if isinstance(samples, tuple) else (samples,)
+    if len(own.inputs) != len(given):
         raise GnGraphError(
-            f"graph '{graph.name}' has {len(graph.inputs)} inputs, so real samples cannot be given as one tensor"
+            f"graph '{graph.name}' has {len(own.inputs)} inputs of samples, but {len(given)} were given: give "
+            f"a tuple of them, in order"
         )
-    taken = own.nodes[own.inputs[0]].type
-    if not isinstance(samples, Tensor) or samples.dim() == 0 or len(samples) == 0:
-        raise GnGraphError(f"samples are a tensor of at least one, of type '{taken}', but '{samples!r:.60}' was given")
-    found = TensorType(dtype_name(samples.dtype), (BATCH, *samples.shape[1:]))
-    if found != taken:
-        raise GnGraphError(f"samples are of type '{found}', but graph '{graph.name}' takes '{taken}'")
+    for name, one in zip(own.inputs, given, strict=True):
+        taken = own.nodes[name].type
+        if not isinstance(one, Tensor) or one.dim() == 0 or len(one) == 0:
+            raise GnGraphError(f"samples are a tensor of at least one, of type '{taken}', but '{one!r:.60}' was given")
+        found = TensorType(dtype_name(one.dtype), (BATCH, *one.shape[1:]))
+        if found != taken:
+            raise GnGraphError(f"samples are of type '{found}', but graph '{graph.name}' takes '{taken}'")
 
 
 def _shorter(graph: Graph, module: nn.Module) -> list[Batch]:

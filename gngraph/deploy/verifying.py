@@ -57,13 +57,13 @@ class Certificate:
         return {"passed": self.passed, **asdict(self)}
 
 
-def verify(file: Path, graph: Graph, samples: torch.Tensor | None = None) -> Certificate:
+def verify(file: Path, graph: Graph, samples: torch.Tensor | tuple[torch.Tensor, ...] | None = None) -> Certificate:
     """Holds an exported file against a network: its fingerprint, and what it computes on random and on real samples.
 
     Args:
         file: .onnx or .pt2, as `export_onnx` and `export_pt2` write them, or another program.
         graph: the network, with values.
-        samples: real inputs, f32 [N, ...], for a network that reads one tensor of samples.
+        samples: real inputs [N, ...], one for each input of samples.
 
     Raises:
         GnGraphError: the file is of another kind, or cannot be opened.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from gngraph.analysis.cost import Budget, Cost, cost
 from gngraph.analysis.fit import check_fit, first_samples, problem_for
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import LossLike
-from gngraph.errors import OptionError, PassError, UnsupportedModelError
+from gngraph.data.inputs import each
+from gngraph.errors import DataError, OptionError, PassError, UnsupportedModelError
 from gngraph.growth.history import Record, morphism_entries
 from gngraph.growth.jobs import scope_of
 from gngraph.growth.schedule import require_memory, require_room, round_budgets
@@ -175,7 +177,7 @@ class Grower:
         self._module = unwrapped(model)
         self._device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
         self._problem = _problem(data, loss, output, self._device)
-        self._inputs = _example(example_inputs) or (first_samples(self._problem.train, _EXAMPLES)[0],)
+        self._inputs = _example(example_inputs) or _sampled(self._module, self._problem)
         self.history: list[GrowthStep] = []
         self._foreseen: _Foreseen | None = None
         self._saved: tuple[Saved, Graph] | None = None
@@ -362,6 +364,25 @@ def _example(given: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
                 f"example inputs of a Grower are the tensors that forward takes, in order, but there is a '{type(x).__name__}'"
             )
     return tuple(x.detach().cpu() for x in found)
+
+
+def _sampled(model: nn.Module, problem: Problem) -> tuple[torch.Tensor, ...]:
+    """Some samples of the data as the positional arguments of a model's forward."""
+    x, _ = first_samples(problem.train, _EXAMPLES)
+    if not isinstance(x, dict):
+        return each(x)
+    try:
+        call = inspect.signature(model.forward).bind(**x)
+    except TypeError as error:
+        raise DataError(
+            f"the data has inputs that forward of '{type(model).__name__}' does not take: {error}; name them as it does"
+        ) from error
+    if call.kwargs:
+        raise DataError(
+            f"the data has the inputs {', '.join(x)}, of which {', '.join(call.kwargs)} do not stand among the first arguments of "
+            f"forward of '{type(model).__name__}': wrap the model in a module whose forward takes these alone"
+        )
+    return call.args
 
 
 def _problem(data: Any, loss: LossLike | None, output: str | int | None, device: torch.device) -> Problem:

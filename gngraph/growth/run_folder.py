@@ -177,7 +177,7 @@ def write_run_folder(
     folder: Path,
     *,
     draw: Draw,
-    samples: torch.Tensor | None = None,
+    samples: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
     inputs: Inputs = None,
 ) -> RunFiles:
     """Everything about a finished run in `folder`, made if need be; files of these names are replaced.
@@ -186,7 +186,7 @@ def write_run_folder(
         result: what `grow` gave.
         folder: may be the `out` of that run.
         draw: `gngraph.report.page.tell`.
-        samples: real network inputs, f32 [N, ...], on which the ONNX file is compared with torch.
+        samples: real network inputs [N, ...], one for each input of samples, on which the ONNX file is compared with torch.
         inputs: see `archived`; kept in `model.py` and in the metadata of the ONNX file as well.
 
     Raises:

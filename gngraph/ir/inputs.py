@@ -21,6 +21,9 @@ SHARED = "shared"
 WITHIN_NETWORK = "within"
 """Attribute of an input that is a value within a network, of which a part is run."""
 
+_SAMPLES_FIRST = "_samples_first"
+"""Behind the name of an input whose samples lie along its second axis, where they are taken batch first."""
+
 _over_samples: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
 
 
@@ -37,6 +40,11 @@ def is_shared(node: Node) -> bool:
 def of_samples(graph: Graph) -> tuple[str, ...]:
     """Names of the inputs that have an entry for each sample along one of their axes."""
     return tuple(name for name in graph.inputs if not is_shared(graph.nodes[name]))
+
+
+def named_by_data(graph: Graph) -> tuple[str, ...]:
+    """Names by which data has the inputs of samples, in order: those of the network, also of a graph that `over_samples` gave."""
+    return tuple(name.partition(_SAMPLES_FIRST)[0] for name in of_samples(graph))
 
 
 def values_of_shared(graph: Graph) -> Mapping[str, str]:
@@ -59,7 +67,7 @@ def over_samples(graph: Graph) -> Graph:
         for name, node in graph.nodes.items():
             turned = name in graph.inputs and samples_behind(node)
             if turned:
-                first = _turned(node, _free_name(graph, f"{name}_samples_first"))
+                first = _turned(node, _free_name(graph, f"{name}{_SAMPLES_FIRST}"))
                 nodes[first.name] = replace(first, op="input", inputs=(), attrs=node.attrs)
                 node = replace(_turned(first, name), scope=node.scope)
             nodes[name] = replace(node, op=SHARED, attrs={}) if name in held else node
@@ -106,15 +114,16 @@ def without_shared_values(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes, params={name: p for name, p in graph.params.items() if name not in gone})
 
 
-def with_shared(graph: Graph, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """All inputs of a network that takes one tensor of samples, on the CPU: beside it what they share, at the example's values.
+def with_shared(graph: Graph, x: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """All inputs of a network, on the CPU: beside those of samples what these share, at the example's values.
 
     Args:
         graph: the network.
-        x: the samples, [N, ...].
+        x: the samples, [N, ...]; several such of a network with several inputs of samples, in its order.
     """
     given = {name: graph.params[param].data for name, param in values_of_shared(graph).items()}
-    own = {name: x.transpose(0, 1) if samples_behind(graph.nodes[name]) else x for name in of_samples(graph)}
+    pairs = zip(of_samples(graph), x if isinstance(x, tuple) else (x,), strict=True)
+    own = {name: one.transpose(0, 1) if samples_behind(graph.nodes[name]) else one for name, one in pairs}
     return tuple((given | own)[name].detach().cpu() for name in graph.inputs)
 
 
@@ -128,9 +137,22 @@ def input_shape_of(graph: Graph) -> tuple[int, ...]:
     """Shape of one sample of the only input of samples.
 
     Raises:
-        DataError: there are several, or sizes that are not fixed, or an input that all samples share has no values.
+        DataError: there are several, or as `input_shapes_of` does.
     """
-    types = [graph.nodes[name].type for name in of_samples(graph)]
+    found = input_shapes_of(graph)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise DataError(
+        f"network '{graph.name}' has the inputs {', '.join(found)} of samples, and not one alone, to have a shape"
+    )
+
+
+def input_shapes_of(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Shape of one sample of each input of samples, by its name, in order.
+
+    Raises:
+        DataError: there is none, sizes are not fixed, or an input that all samples share has no values.
+    """
     valued = values_of_shared(graph)
     bare = [name for name in graph.inputs if is_shared(graph.nodes[name]) and name not in valued]
     if bare:
@@ -138,8 +160,8 @@ def input_shape_of(graph: Graph) -> tuple[int, ...]:
             f"input '{bare[0]}' of network '{graph.name}' is for all samples and has no values, which data sets do not give: "
             f"import the network with an example of it"
         )
-    if len(types) == 1 and isinstance(types[0], TensorType):
-        sizes = [size for size in types[0].shape if size != BATCH]
-        if all(isinstance(size, int) for size in sizes):
-            return tuple(int(size) for size in sizes)
-    raise DataError(f"network '{graph.name}' has the inputs {types}; data sets are for networks with one tensor input")
+    found = {name: [size for size in graph.nodes[name].shape if size != BATCH] for name in of_samples(graph)}
+    if not found or not all(isinstance(size, int) for sizes in found.values() for size in sizes):
+        types = [graph.nodes[name].type for name in graph.inputs]
+        raise DataError(f"network '{graph.name}' has the inputs {types}; data sets are for networks that take samples")
+    return {name: tuple(int(size) for size in sizes) for name, sizes in found.items()}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from gngraph.curvature import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError, Segmentation
 from gngraph.data import Augment, Data, MapDataset, Preprocess, labels_of
 from gngraph.data.arrays import LARGEST_BYTE
 from gngraph.data.augmentations import Setting, TargetKind, augmentation
+from gngraph.data.inputs import parted
 
 
 def augmentation_for(given: tuple[Any, ...], data: Any, samples: MapDataset, loss: Loss) -> Augment | None:
@@ -26,10 +29,16 @@ def augmentation_for(given: tuple[Any, ...], data: Any, samples: MapDataset, los
         return None
     found = data.preprocess if isinstance(data, Data) else None
     stored = found if isinstance(found, Preprocess) and found.scale == LARGEST_BYTE and len(found.shape) == 3 else None
-    shape = data.input_shape if isinstance(data, Data) else tuple(samples[0][0].shape)
+    shape = data.input_shape if isinstance(data, Data) else _shape(samples)
     targets = _targets(loss)
     classes = _classes(data, samples) if targets == "classes" else None
     return augmentation(given, Setting(shape, stored, loss.name, targets, classes, getattr(data, "augment", None)))
+
+
+def _shape(samples: MapDataset) -> tuple[int, ...] | None:
+    """Of a sample; None where that has several inputs."""
+    x, _ = parted(samples[0])
+    return tuple(x.shape) if isinstance(x, torch.Tensor) else None
 
 
 def _targets(loss: Loss) -> TargetKind:

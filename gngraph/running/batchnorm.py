@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from gngraph.data.inputs import count_of
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph, Node
 from gngraph.ir.inputs import over_samples
@@ -65,7 +66,7 @@ def settled(graphs: Sequence[Graph], problem: Problem, *, batches_read: int = BA
             size=max(2, problem.runner.batch_size),
         )
         for x, _ in islice(stream, batches_read):
-            if len(x) > 1:  # of one sample there is no variance
+            if count_of(x) > 1:  # of one sample there is no variance
                 for _ in together.outputs(x):
                     pass
     for part in together.functions:

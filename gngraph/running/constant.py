@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from gngraph.curvature import LOSSES, Heads
 from gngraph.curvature.outputs import leaves, replaced
+from gngraph.data.inputs import SampleInputs, count_of, each
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
 
@@ -17,7 +19,7 @@ CONSTANT, FITTING = 512, 20
 """Samples that the best constant output is fitted on, and iterations of L-BFGS for it: the built-in losses are convex in it."""
 
 
-def constant_loss(graph: Graph, problem: Problem, network: Callable[[torch.Tensor], Any] | None = None) -> float:
+def constant_loss(graph: Graph, problem: Problem, network: Callable[..., Any] | None = None) -> float:
     """Mean loss on the judge split of the best output that is the same for all samples.
 
     It is fitted on the learn split, so that it knows of the judge split no more than a network does. Infinite for losses of a
@@ -30,7 +32,8 @@ def constant_loss(graph: Graph, problem: Problem, network: Callable[[torch.Tenso
     """
     runner, loss_fn = problem.runner, problem.loss_fn
     x, targets = next(runner.read(problem.splits.learn, graph, size=CONSTANT))
-    outputs = (network or runner.function(graph))(x[:2])
+    first = tree_map_only(torch.Tensor, lambda one: one[:2], x)
+    outputs = network(*each(first)) if network else runner.outputs(graph, first)
     parts = [part for part, _, _ in loss_fn.parts(outputs, targets)] if isinstance(loss_fn, Heads) else [loss_fn]
     if not all(type(part) in map(type, LOSSES.values()) for part in parts):
         return math.inf
@@ -38,13 +41,13 @@ def constant_loss(graph: Graph, problem: Problem, network: Callable[[torch.Tenso
     constant = {path: leaf.new_zeros(1, *leaf.shape[1:]).requires_grad_() for path, leaf in given.items()}
     optimizer = torch.optim.LBFGS(list(constant.values()), max_iter=FITTING, line_search_fn="strong_wolfe")
 
-    def total(samples: torch.Tensor, y: Any) -> torch.Tensor:
-        same = {path: one.expand(len(samples), *one.shape[1:]) for path, one in constant.items()}
+    def total(samples: SampleInputs, y: Any) -> torch.Tensor:
+        same = {path: one.expand(count_of(samples), *one.shape[1:]) for path, one in constant.items()}
         return loss_fn.per_sample(replaced(outputs, same), y).double().sum()
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = total(x, targets) / len(x)
+        loss = total(x, targets) / count_of(x)
         torch.autograd.backward(loss)
         return loss
 

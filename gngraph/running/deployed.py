@@ -26,5 +26,5 @@ def accuracy_outside(
     for x, y in problem.runner.read(problem.test, graph):
         (output,) = run(with_shared(graph, x))
         output = output.transpose(0, 1) if over_samples(graph).outputs != graph.outputs else output
-        answers.add(Answers.counted(correct(problem.loss_fn, output.to(x.device), y)))
+        answers.add(Answers.counted(correct(problem.loss_fn, output.to(problem.device), y)))
     return answers.accuracy

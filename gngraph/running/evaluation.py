@@ -20,6 +20,7 @@ from gngraph.curvature import (
     parts_of,
 )
 from gngraph.data import MapDataset
+from gngraph.data.inputs import SampleInputs
 from gngraph.ir import Graph
 from gngraph.running.problem import Problem
 from gngraph.running.sparing import sparing
@@ -44,7 +45,7 @@ def evaluate(graph: Graph, problem: Problem, dataset: MapDataset) -> tuple[float
     """
     runner, loss, answers = problem.runner, 0.0, Answers()
 
-    def measured(x: torch.Tensor, y: Any) -> tuple[float, Counts]:
+    def measured(x: SampleInputs, y: Any) -> tuple[float, Counts]:
         outputs = runner.outputs(graph, x)
         loss = float(problem.loss_fn.per_sample(outputs, y).double().sum())
         return loss, Answers.counted(correct(problem.loss_fn, outputs, y))
@@ -110,7 +111,7 @@ def mean_losses(networks: Together[Any], problem: Problem, dataset: MapDataset) 
     """
     totals = [0.0] * len(networks.functions)
 
-    def measured(x: torch.Tensor, y: Any) -> list[float]:
+    def measured(x: SampleInputs, y: Any) -> list[float]:
         return [float(problem.loss_fn.per_sample(o, y).double().sum().cpu()) for o in networks.outputs(x)]
 
     for losses in problem.runner.over(dataset, networks.first, measured):
@@ -129,7 +130,7 @@ def sample_losses(networks: Together[Any], problem: Problem, dataset: MapDataset
         dataset: as for `mean_loss`.
     """
 
-    def measured(x: torch.Tensor, y: Any) -> torch.Tensor:
+    def measured(x: SampleInputs, y: Any) -> torch.Tensor:
         return torch.stack([problem.loss_fn.per_sample(o, y).double().cpu() for o in networks.outputs(x)])
 
     return torch.cat(problem.runner.over(dataset, networks.first, measured), 1)

@@ -11,6 +11,7 @@ import torch
 from gngraph.curvature import leaves
 from gngraph.data import MapDataset
 from gngraph.data.held import unwound
+from gngraph.data.inputs import SampleInputs, count_of, each
 from gngraph.errors import DataError
 from gngraph.ir import Graph
 from gngraph.running.evaluation import Answers, Counts, correct
@@ -54,13 +55,13 @@ def standing(graph: Graph, problem: Problem) -> Standing:
     """
     runner, samples = problem.runner, problem.test
 
-    def measured(x: torch.Tensor, y: Any) -> tuple[float, Counts, torch.Tensor | None, list[int], int]:
+    def measured(x: SampleInputs, y: Any) -> tuple[float, Counts, torch.Tensor | None, list[int], int]:
         outputs = runner.outputs(graph, x)
         losses, hits = problem.loss_fn.per_sample(outputs, y), correct(problem.loss_fn, outputs, y)
         usable = losses.isfinite() & moderate(x)
         counts = Answers.counted(hits if hits is None else hits[usable])
         shared = overlaps(problem.loss_fn, outputs, y, usable)
-        return float(losses[usable].double().sum()), counts, shared, (~usable).nonzero().flatten().tolist(), len(x)
+        return float(losses[usable].double().sum()), counts, shared, (~usable).nonzero().flatten().tolist(), count_of(x)
 
     loss, answers, overlap, bad, done = 0.0, Answers(), list[torch.Tensor](), list[int](), 0
     for own, counts, shared, unusable, count in runner.over(samples, graph, measured):
@@ -108,9 +109,9 @@ def require_finite(graph: Graph, problem: Problem, samples: MapDataset) -> None:
 def _unusable(graph: Graph, problem: Problem, samples: MapDataset) -> list[int]:
     """Rows of the samples that no loss can be told of."""
 
-    def measured(x: torch.Tensor, y: Any) -> tuple[list[int], int]:
+    def measured(x: SampleInputs, y: Any) -> tuple[list[int], int]:
         usable = problem.loss_fn.per_sample(problem.runner.outputs(graph, x), y).isfinite() & moderate(x)
-        return (~usable).nonzero().flatten().tolist(), len(x)
+        return (~usable).nonzero().flatten().tolist(), count_of(x)
 
     rows, done = list[int](), 0
     for unusable, count in problem.runner.over(samples, graph, measured):
@@ -119,8 +120,12 @@ def _unusable(graph: Graph, problem: Problem, samples: MapDataset) -> list[int]:
     return rows
 
 
-def moderate(tensor: torch.Tensor) -> torch.Tensor:
+def moderate(x: SampleInputs) -> torch.Tensor:
     """Which samples hold numbers alone whose squares are finite: of others no gradient can be told."""
+    return torch.stack([_moderate(tensor) for tensor in each(x)]).all(0)
+
+
+def _moderate(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.square().isfinite().reshape(len(tensor), -1).all(1) if tensor.is_floating_point() else _all(tensor)
 
 
@@ -135,7 +140,8 @@ def _described(problem: Problem, samples: MapDataset, row: int, graph: Graph) ->
     whose = "test" if root is own and root is not problem.samples else "training"
     name = f"sample {row if rows is None else rows[row]} of the {whose} data"
     x, y = next(problem.runner.read(part_of(samples, [row]), graph))
-    parts: dict[str, Any] = {"inputs": x, **{".".join(("targets", *map(str, p))): t for p, t in leaves(y).items()}}
+    sides = {"inputs": x, "targets": y}
+    parts = {".".join((side, *map(str, p))): t for side, tree in sides.items() for p, t in leaves(tree).items()}
     for part, tensor in parts.items():
         if not bool(tensor.isfinite().all()):
             return f"{name} holds '{float(tensor[~tensor.isfinite()].flatten()[0])}' in its {part}"

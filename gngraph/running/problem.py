@@ -14,7 +14,8 @@ from gngraph.curvature import Heads, Loss, LossLike, MeanSquaredError, as_loss, 
 from gngraph.data import Augment, Data, HeldDataset, MapDataset, Sample, Splits, make_splits
 from gngraph.data.augmentations import parsed
 from gngraph.data.checks import check_finite
-from gngraph.data.given import as_tensors_of, given
+from gngraph.data.given import given, tensors_of
+from gngraph.data.inputs import count_of
 from gngraph.data.splits import MOST_JUDGED, SMALLEST_SPLIT, by_size
 from gngraph.errors import DataError
 from gngraph.ranks import local_device
@@ -53,8 +54,10 @@ class Problem:
     Attributes:
         data: a `gngraph.data.Data`; what `gngraph.data.given` knows, a torch data set, a `DataLoader`, a pair (train, test) of
             these, a dictionary with "train" and "test", or rows of Hugging Face's `datasets`; anything with a `train` data set of
-            (x, y), and `test` where it has one; or a pair of tensors or arrays (x, y) for all samples. x is a tensor; y a tensor,
-            or a tuple or dictionary of them. They are read once where they fit into memory, and must not change.
+            (x, y), and `test` where it has one; or a pair of tensors or arrays (x, y) for all samples. x is a tensor, or, of a
+            network with several inputs, a tuple of tensors in their order or a dictionary by their names; y a tensor, or a tuple
+            or dictionary of them. Samples may also be (x, x, y), or dictionaries of inputs and a target by the name "label",
+            "labels", "target", "targets" or "y". They are read once where they fit into memory, and must not change.
         loss: the name of one: "cross-entropy", "segmentation", "mse", "bce-with-logits"; a `Loss` of `gngraph.curvature`, such as
             `Heads` for a sum over several outputs; or a function that maps (what the network returns, y) to the loss of each
             sample [N], which a `CustomLoss` can give a sampler.
@@ -219,7 +222,7 @@ def part_of(samples: MapDataset, rows: Sequence[int]) -> MapDataset:
 
 
 def _normalised(data: Any) -> Trainable:
-    held = _held(as_tensors_of(data))
+    held = _held(data)
     if held is not None:
         return _Pair(held)
     found = given(data)
@@ -250,23 +253,34 @@ def _named_unseen(unseen: Any, data: Trainable) -> MapDataset | str | None:
     return cast(MapDataset, found)
 
 
-def _held(pair: Any) -> HeldDataset | None:
-    """A pair of tensors (x, y) as a data set; None for anything else."""
-    if not (
-        isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], torch.Tensor) and leaves(pair[1])
-    ):
+def _held(data: Any) -> HeldDataset | None:
+    """Tensors or arrays, inputs and targets of all samples, as a data set; None for anything else.
+
+    Raises:
+        DataError: they are of other lengths, hold what is not finite, or are no tensors with a row a sample.
+    """
+    found = tensors_of(data)
+    if found is None:
         return None
-    x, y = pair
-    for tensor in (x, *leaves(y).values()):
+    x, y = found
+    inputs = leaves(x)
+    for tensor in (*inputs.values(), *leaves(y).values()):
         if tensor.dim() == 0 or tensor.layout is not torch.strided or tensor.is_meta:
             raise DataError(
                 f"the data has a tensor of shape {tuple(tensor.shape)}, {tensor.layout} on {tensor.device}: samples and "
                 f"targets are dense tensors with values, a row a sample"
             )
+    count = count_of(x)
+    for tensor in inputs.values():
+        if len(tensor) != count:
+            raise DataError(
+                f"the data has inputs of '{count}' samples and of '{len(tensor)}': give each a row a sample"
+            )
     for tensor in leaves(y).values():
-        if len(x) != len(tensor):
-            raise DataError(f"the data has '{len(x)}' samples but '{len(tensor)}' targets: give one target a sample")
-    check_finite("x", x)
+        if count != len(tensor):
+            raise DataError(f"the data has '{count}' samples but '{len(tensor)}' targets: give one target a sample")
+    for path, tensor in inputs.items():
+        check_finite(".".join(map(str, ("x", *path))), tensor)
     return HeldDataset(x, y)
 
 

@@ -15,8 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gngraph.data import Augment, HeldDataset, MapDataset, Sample, batches
 from gngraph.data.held import as_tensors, read_whole, repeats, unwound
+from gngraph.data.inputs import SampleInputs, each, in_order
 from gngraph.ir import Graph
-from gngraph.ir.inputs import over_samples
+from gngraph.ir.inputs import named_by_data, over_samples
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.layout import layout_of
 from gngraph.lowering.to_torch import Lowered, lower
@@ -54,25 +55,28 @@ class Runner:
         """A copy, as another process gets it with a problem, holds nothing yet."""
         return Runner, (self.device, self.batch_size, self.memory)
 
-    @torch.no_grad()
-    def outputs(self, graph: Graph, *inputs: Any) -> Any:
-        """What `graph` returns in eval mode, without gradients, for inputs on the device."""
-        return self._network(graph).module(*inputs)
+    def outputs(self, graph: Graph, x: SampleInputs) -> Any:
+        """What `graph` returns in eval mode, without gradients, for samples on the device, with inputs in the graph's order."""
+        return self._run(graph, *each(x))
 
     def function(self, graph: Graph) -> Callable[..., Any]:
-        """`outputs` of one graph."""
-        return partial(self.outputs, graph)
+        """`outputs` of one graph, called with its inputs one by one."""
+        return partial(self._run, graph)
 
     @torch.no_grad()
-    def watch(self, graph: Graph, x: torch.Tensor, seen: Callable[[str, Any], None]) -> None:
+    def _run(self, graph: Graph, *inputs: Any) -> Any:
+        return self._network(graph).module(*inputs)
+
+    @torch.no_grad()
+    def watch(self, graph: Graph, x: SampleInputs, seen: Callable[[str, Any], None]) -> None:
         """Run `graph` in eval mode, and call `seen` with the name and the value of every node, when it is computed.
 
         Args:
-            graph: of one input.
+            graph: whose values are asked for.
             x: samples on the device, batch first.
             seen: keeps what it needs: values are let go of when nothing else reads them.
         """
-        _Watcher(self._network(graph), seen).run(x)
+        _Watcher(self._network(graph), seen).run(*each(x))
 
     def read(
         self,
@@ -99,15 +103,16 @@ class Runner:
             DataError: see `gngraph.data.batches`.
         """
         held = self._samples(samples, anew=False)
-        return batches(
+        found = batches(
             held, size or self.batch_size, generator=shuffle, device=self.device, layout=layout_of(graph), own=own
         )
+        return _in_order(found, graph)
 
     def over(
         self,
         samples: MapDataset,
         graph: Graph,
-        work: Callable[[torch.Tensor, Any], OfBatch],
+        work: Callable[[Any, Any], OfBatch],
         *,
         size: int | None = None,
     ) -> list[OfBatch]:
@@ -152,7 +157,7 @@ class Runner:
             DataError: see `gngraph.data.batches`.
         """
         held = self._samples(samples, anew=True)
-        return batches(
+        found = batches(
             held,
             size or self.batch_size,
             generator=generator,
@@ -161,6 +166,7 @@ class Runner:
             layout=layout_of(graph),
             own=slice(done, None),
         )
+        return _in_order(found, graph)
 
     def placed(self, graph: Graph) -> Graph:
         """`graph` with its parameters on the device, each moved there once, in whichever graphs it is."""
@@ -200,7 +206,7 @@ class Runner:
     def _moved(self, dataset: MapDataset) -> HeldDataset | None:
         there = as_tensors(dataset, self.device)
         assert there is not None
-        if there.x.device == self.device:
+        if there.device == self.device:
             return there
         return self._counted(there.to(self.device)) if there.nbytes <= self._room() else None
 
@@ -214,6 +220,12 @@ class Runner:
         if held is not None:
             self._copied[held] = held.nbytes
         return held
+
+
+def _in_order(stream: Iterator[Sample], graph: Graph) -> Iterator[Sample]:
+    """Batches with their inputs in the order in which a graph takes them."""
+    names = named_by_data(graph)
+    return ((in_order(x, names), y) for x, y in stream)
 
 
 class _Watcher(Interpreter):

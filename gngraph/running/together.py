@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from gngraph.data.inputs import SampleInputs, each
 from gngraph.ir import Graph, Node, Ref
 from gngraph.ir.inputs import WITHIN_NETWORK, over_samples
 from gngraph.ir.types import refs_in
@@ -22,7 +23,7 @@ class Together(Generic[Function]):
     So changes of one network, each at another place, take half of the time that they would take alone.
 
     Args:
-        graphs: at least one, of one input.
+        graphs: at least one.
         function: makes a graph run, or a part of one, which reads and returns values within a network.
 
     Attributes:
@@ -33,29 +34,30 @@ class Together(Generic[Function]):
     def __init__(self, graphs: Sequence[Graph], function: Callable[[Graph], Function]) -> None:
         self.first, *others = map(over_samples, graphs)
         self._rests = [_rest(self.first, other) for other in others]
-        self._given = tuple(dict.fromkeys(name for rest in self._rests for name in rest.reads if name is not None))
+        self._given = tuple(dict.fromkeys(name for rest in self._rests for name in rest.reads if isinstance(name, str)))
         whole = self.first
         if self._given:
             whole = replace(whole, output=(whole.output, *(Ref(name) for name in self._given)))
         self.functions = [function(part) for part in (whole, *(rest.graph for rest in self._rests))]
 
-    def outputs(self, x: torch.Tensor) -> Iterator[Any]:
+    def outputs(self, x: SampleInputs) -> Iterator[Any]:
         """What each of the networks returns, in their order.
 
         Args:
             x: samples, lying in memory as the first of them reads them fastest.
         """
-        first, *functions = self.functions
-        output, values = first(x), dict[str, Any]()
+        (first, *functions), inputs = self.functions, each(x)
+        output, values = first(*inputs), dict[str, Any]()
         if self._given:
             output, *found = output
             values = dict(zip(self._given, found, strict=True))
         yield output
         for rest, function in zip(self._rests, functions, strict=True):
-            own = x
+            own = inputs
             if rest.layout is not None:
-                own = x.contiguous() if rest.layout is torch.preserve_format else x.to(memory_format=rest.layout)
-            yield function(*(own if name is None else values[name] for name in rest.reads))
+                plain = rest.layout is torch.preserve_format
+                own = tuple(one.contiguous() if plain else one.to(memory_format=rest.layout) for one in inputs)
+            yield function(*(own[name] if isinstance(name, int) else values[name] for name in rest.reads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +66,22 @@ class _Rest:
 
     Attributes:
         graph: its nodes; values that it is given are its inputs.
-        reads: for each of these the name of the value, None for the samples.
+        reads: for each of these the name of the value, or the number of an input of the network.
         layout: of the samples, where it is not that of the other network.
     """
 
     graph: Graph
-    reads: tuple[str | None, ...]
+    reads: tuple[str | int, ...]
     layout: torch.memory_format | None
 
 
 def _rest(first: Graph, graph: Graph) -> _Rest:
     layout = layout_of(graph)
     if layout is not layout_of(first):
-        return _Rest(graph, (None,), layout)
+        return _Rest(graph, tuple(range(len(graph.inputs))), layout)
     left = _without(graph, alike(first, graph))
-    return _Rest(left, tuple(None if name in graph.inputs else name for name in left.inputs), None)
+    numbers = {name: number for number, name in enumerate(graph.inputs)}
+    return _Rest(left, tuple(numbers.get(name, name) for name in left.inputs), None)
 
 
 def alike(graph: Graph, other: Graph) -> list[str]:
@@ -111,4 +114,5 @@ def _without(graph: Graph, known: Sequence[str]) -> Graph:
     nodes = {name: Node(name, "input", attrs={WITHIN_NETWORK: True}, type=graph.nodes[name].type) for name in read}
     nodes |= {node.name: node for node in left}
     params = {name: graph.params[name] for node in left for name in node.params.values()}
-    return Graph(graph.name, nodes, params, tuple(read), graph.output)
+    inputs = (*read, *(name for name in graph.inputs if name not in gone))
+    return Graph(graph.name, nodes, params, inputs, graph.output)

@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gngraph.curvature import Curvature, Loss, Outputs, gradient, leaves, pull_back, replaced, unstacked
+from gngraph.data.inputs import SampleInputs, count_of, each
 from gngraph.errors import GnGraphError
 from gngraph.ir import Graph, Node, TensorType, TupleType, Type
 from gngraph.lowering.interpreter import Interpreter
@@ -181,7 +182,7 @@ class Collector:
 
     def pieces(
         self,
-        batches: Iterable[tuple[torch.Tensor, Any]],
+        batches: Iterable[tuple[SampleInputs, Any]],
         curvature: Curvature,
         generator: torch.Generator,
         borders: Collection[int] = (),
@@ -201,37 +202,34 @@ class Collector:
         seen = size = 0
         for x, y in batches:
             size = size or self._fitting(x, y, curvature)
-            inside = (border - seen for border in borders if seen < border < seen + len(x))
-            cuts = sorted({*range(0, len(x), size), *inside, len(x)})
+            inside = (border - seen for border in borders if seen < border < seen + count_of(x))
+            cuts = sorted({*range(0, count_of(x), size), *inside, count_of(x)})
             for own in itertools.starmap(slice, itertools.pairwise(cuts)):
-                targets = tree_map_only(torch.Tensor, operator.itemgetter(own), y)
-                found = self.collect(x[own], targets, curvature, generator)
-                yield replace(found, share=len(found.losses) / len(x), last=own.stop == len(x))
+                some, targets = tree_map_only(torch.Tensor, operator.itemgetter(own), (x, y))
+                found = self.collect(some, targets, curvature, generator)
+                yield replace(found, share=len(found.losses) / count_of(x), last=own.stop == count_of(x))
                 del found
-            seen += len(x)
+            seen += count_of(x)
 
-    def _fitting(self, x: torch.Tensor, y: Any, curvature: Curvature) -> int:
+    def _fitting(self, x: SampleInputs, y: Any, curvature: Curvature) -> int:
         """Samples of a piece in all processes, found from some of a batch."""
-        x, y = (
-            x[:MEASURED_BY].to(memory_format=self._layout),
-            tree_map_only(torch.Tensor, operator.itemgetter(slice(MEASURED_BY)), y),
-        )
+        x, y = tree_map_only(torch.Tensor, operator.itemgetter(slice(MEASURED_BY)), (x, y))
         with torch.no_grad():
             values, held = self._forward(x)
             count = curvature.count(self.loss, self.replay.outputs(values), y)
         own = {parameter.data.untyped_storage().data_ptr() for parameter in self.graph.params.values()}
         storages = [t.untyped_storage() for t in tree_leaves(values) if isinstance(t, torch.Tensor)]
-        kept = sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values()) // len(x)
-        gradients = (1 + count) * sum(tensor.numel() * tensor.element_size() for tensor in held.values()) // len(x)
+        kept = sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values()) // count_of(x)
+        gradients = (1 + count) * sum(tensor.numel() * tensor.element_size() for tensor in held.values()) // count_of(x)
         require_fitting(
             f"an analysis of a single sample of '{self.graph.name}' by curvature '{curvature}', of {count:,} factors,",
             kept + gradients,
-            x.device,
+            each(x)[0].device,
         )
         own_share = max(1, PIECE_BYTES // max(1, kept + gradients))
         return max(1, min(self._piece, own_share * here().size))
 
-    def collect(self, x: torch.Tensor, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
+    def collect(self, x: SampleInputs, y: Any, curvature: Curvature, generator: torch.Generator) -> Collected:
         """Values and gradients for some samples, with R factors of the curvature; of several processes each takes a share.
 
         Factors are found from the outputs of all, so that what is drawn is the same as in one process.
@@ -245,11 +243,12 @@ class Collector:
         Raises:
             GnGraphError: the loss is not finite.
         """
-        ranks = here().of(len(x))
-        rows = ranks.share(len(x))
-        values, held = self._forward(x[rows].to(memory_format=self._layout))
+        ranks = here().of(count_of(x))
+        rows = ranks.share(count_of(x))
+        some, targets = tree_map_only(torch.Tensor, operator.itemgetter(rows), (x, y))
+        values, held = self._forward(some)
         outputs = self.replay.outputs(values)
-        losses, slope = gradient(self.loss, outputs, tree_map_only(torch.Tensor, operator.itemgetter(rows), y))
+        losses, slope = gradient(self.loss, outputs, targets)
         if not bool(torch.isfinite(ranks.rows(losses)).all()):
             raise GnGraphError(
                 f"the loss of '{self.graph.name}' is not finite on the data; train it with a lower rate first"
@@ -268,7 +267,7 @@ class Collector:
         for table in (first, second):
             table.update({edge: arranged(table[edge], own) for edge, own in order.items()})
         sorted_ = {edge: arranged(found[edge.value], own) for edge, own in order.items()}
-        return Collected(found, first, second, losses, self.replay, len(x), rows, ranks=ranks, arranged=sorted_)
+        return Collected(found, first, second, losses, self.replay, count_of(x), rows, ranks=ranks, arranged=sorted_)
 
     def _rows(
         self, outputs: Outputs, slope: Outputs, held: Mapping[Edge, torch.Tensor], count: int
@@ -278,7 +277,7 @@ class Collector:
         found = rows_by_sample(outputs, slope, [held[edge] for edge in edges], count) if edges else []
         return dict(zip(edges, found, strict=True))
 
-    def _forward(self, x: torch.Tensor) -> tuple[dict[str, Any], dict[Edge, torch.Tensor]]:
+    def _forward(self, x: SampleInputs) -> tuple[dict[str, Any], dict[Edge, torch.Tensor]]:
         lowered, interpreter = self.replay.lowered, self.replay.interpreter
         env = interpreter.env
         env.clear()
@@ -289,10 +288,11 @@ class Collector:
             if edge not in self._plain and not edge.of_state:
                 by_reader.setdefault(edge.reader, []).append(edge)
         marks = {edge.value for edge in self._plain}
+        given = dict(zip(self.graph.inputs, each(x), strict=True))
         for name in self.graph.nodes:
-            if name in self.graph.inputs:
-                value: Any = x
-                env[lowered.values[name]] = x
+            if name in given:
+                value: Any = given[name].to(memory_format=self._layout)
+                env[lowered.values[name]] = value
             else:
                 original = {}
                 for edge in by_reader.get(name, ()):

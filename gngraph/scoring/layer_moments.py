@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.data.inputs import SampleInputs
 from gngraph.ir import Graph, Node, Ref
 from gngraph.ops import draft_of, lookup
 from gngraph.ops.conv import groups_of
@@ -179,7 +180,7 @@ def _measured(graph: Graph, analyses: AnalysisManager, values: Sequence[str], ro
     draft.remove_unread(name for name in graph.nodes if name not in graph.inputs)
     own, totals = draft.commit(), list[VectorSums]()
 
-    def measured(x: torch.Tensor, y: Any) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    def measured(x: SampleInputs, y: Any) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
         found = (sums(vectors) for vectors in rows(problem.runner.outputs(own, x)))
         return [(count, first.cpu(), second.cpu()) for count, first, second in found]
 

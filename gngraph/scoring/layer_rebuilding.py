@@ -9,6 +9,7 @@ import torch
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.manager import AnalysisManager
+from gngraph.data.inputs import SampleInputs
 from gngraph.ir import Graph
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.layer_removal import RemovableLayer, reading, reading_without
@@ -48,7 +49,7 @@ def rebuilt_removal(graph: Graph, analyses: AnalysisManager, layer: RemovableLay
     ]
     with_it, without, runner = reading(graph, layer), reading_without(graph, spaces, layer), problem.runner
 
-    def measured(x: torch.Tensor, y: Any) -> list[tuple[list[torch.Tensor], int]]:
+    def measured(x: SampleInputs, y: Any) -> list[tuple[list[torch.Tensor], int]]:
         values = zip(fits, runner.outputs(with_it, x), runner.outputs(without, x), strict=True)
         return [fit.moments(asked, given) for fit, asked, given in values]
 

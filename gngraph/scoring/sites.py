@@ -127,7 +127,7 @@ def not_split(graph: Graph, spaces: ChannelSpaces) -> Iterator[str]:
                 yield f"{layer}: they are not followed through '{behind.module or site.opaque}' ({behind.op})"
             elif site is None and node.op != "parameter":  # a parameter that is read as a value is no layer
                 shared = [*space.tied] or [p for p in node.params.values() if len(graph.readers(p)) > 1]
-                held = f"several nodes read '{shared[0]}'" if shared else "its weight has no row for each of them"
+                held = f"several nodes read '{max(shared)}'" if shared else "its weight has no row for each of them"
                 yield f"{layer}: {held}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gngraph.curvature.outputs import leaves, replaced
+from gngraph.data.inputs import SampleInputs
 from gngraph.ir import Graph
 from gngraph.running.constant import constant_loss
 from gngraph.running.problem import Problem
@@ -61,7 +62,7 @@ def known(graph: Graph, problem: Problem) -> Knowledge:
     """
     runner, count = problem.runner, len(problem.splits.judge)
 
-    def measured(x: torch.Tensor, y: Any) -> tuple[float, float, bool, float]:
+    def measured(x: SampleInputs, y: Any) -> tuple[float, float, bool, float]:
         outputs = runner.outputs(graph, x)
         rolled = {path: target.roll(1, 0) for path, target in leaves(y).items()}
         same = all(torch.equal(rolled[path], target) for path, target in leaves(y).items())

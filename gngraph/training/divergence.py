@@ -120,9 +120,9 @@ def constant_of(graph: Graph, problem: Problem, module: nn.Module) -> float:
 
 
 @torch.no_grad()
-def _shown(module: nn.Module, x: torch.Tensor) -> Any:
+def _shown(module: nn.Module, *inputs: torch.Tensor) -> Any:
     """What a module that is trained gives in eval mode."""
-    outputs = module.eval()(x)
+    outputs = module.eval()(*inputs)
     module.train()
     return outputs
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from gngraph.data.inputs import SampleInputs, count_of, each
 from gngraph.ranks import here, whole_batches
 from gngraph.running.memory import in_halves, release
 from gngraph.training.objective import Objective
@@ -43,17 +44,19 @@ class _Captured:
     """Passes over one batch as a CUDA graph, which reads and writes the tensors that it was captured with."""
 
     graph: torch.cuda.CUDAGraph
-    x: Tensor
+    x: SampleInputs
     y: Tensor
     sums: Sums
 
-    def fits(self, x: Tensor, y: Any) -> bool:
+    def fits(self, x: SampleInputs, y: Any) -> bool:
         """Whether a batch has the shapes of the captured one."""
-        return isinstance(y, Tensor) and (x.shape, y.shape, y.dtype) == (self.x.shape, self.y.shape, self.y.dtype)
+        alike = [tensor.shape for tensor in each(x)] == [tensor.shape for tensor in each(self.x)]
+        return alike and isinstance(y, Tensor) and (y.shape, y.dtype) == (self.y.shape, self.y.dtype)
 
-    def replay(self, x: Tensor, y: Tensor) -> Sums:
+    def replay(self, x: SampleInputs, y: Tensor) -> Sums:
         """The passes over another batch."""
-        self.x.copy_(x)
+        for own, given in zip(each(self.x), each(x), strict=True):
+            own.copy_(given)
         self.y.copy_(y)
         self.graph.replay()
         return self.sums
@@ -98,13 +101,13 @@ class Gradients:
         self._untried = device.type == "cuda" and self.ranks.size == 1 and objective.repeats
         self._captured: _Captured | None = None
 
-    def __call__(self, x: Tensor, y: Any) -> Sums:
+    def __call__(self, x: SampleInputs, y: Any) -> Sums:
         """The sums over a batch, x and y; the next call may overwrite them."""
         y = self.targets(y)
         if self._untried and isinstance(y, Tensor):
             self._untried = False
-            with torch.cuda.device(x.device):
-                self._captured = self._capture(x, y) if self.piece >= len(x) else None
+            with torch.cuda.device(y.device):
+                self._captured = self._capture(x, y) if self.piece >= count_of(x) else None
         if self._captured is not None and self._captured.fits(x, y):
             return self._captured.replay(x, y)
 
@@ -113,7 +116,7 @@ class Gradients:
             self.optimizer.zero_grad(set_to_none=self._captured is None)
             return self._reduced(self._in_pieces(x, y, size))
 
-        size = min(self.piece, len(x))
+        size = min(self.piece, count_of(x))
         found, able = in_halves("a step of training", size, attempt, least=min(2, size))
         if able < size:
             self.piece = able
@@ -132,36 +135,36 @@ class Gradients:
             p.grad = gradient if some else None
         return Sums(*sums.unbind())
 
-    def _passes(self, x: Tensor, y: Any, share: float = 1.0) -> tuple[Tensor, Tensor | None]:
+    def _passes(self, x: SampleInputs, y: Any, share: float = 1.0) -> tuple[Tensor, Tensor | None]:
         losses, right = self.objective(self.module, x, y)
         torch.autograd.backward(self.scaler.scale(losses.mean() * share))
         return losses.detach(), right
 
-    def _in_pieces(self, x: Tensor, y: Any, size: int) -> Sums:
+    def _in_pieces(self, x: SampleInputs, y: Any, size: int) -> Sums:
         """The same in pieces, whose gradients add up; norms over the batch are over a piece then. None has a single sample.
 
         A piece of fewer samples than there are processes is the first one's alone.
         """
-        starts = [start for start in range(0, len(x), size) if not start or start + 1 < len(x)]
+        starts = [start for start in range(0, count_of(x), size) if not start or start + 1 < count_of(x)]
         losses, right = list[Tensor](), list[Tensor]()
-        for start, end in pairwise([*starts, len(x)]):
+        for start, end in pairwise([*starts, count_of(x)]):
             together = self.ranks.of(end - start)
             if together is not self.ranks and not self.ranks.first:
                 continue
             rows = together.share(end - start)
             own = slice(start + rows.start, start + rows.stop)
-            targets = tree_map_only(Tensor, operator.itemgetter(own), y)
+            some, targets = tree_map_only(Tensor, operator.itemgetter(own), (x, y))
             with whole_batches(together):
-                found, hits = self._passes(x[own], targets, len(x[own]) / len(x))
+                found, hits = self._passes(some, targets, (own.stop - own.start) / count_of(x))
             losses.append(found)
             right += [] if hits is None else [hits]
-        return _sums(losses, right, x)
+        return _sums(losses, right, each(x)[0].device)
 
-    def _capture(self, x: Tensor, y: Tensor) -> _Captured | None:
+    def _capture(self, x: SampleInputs, y: Tensor) -> _Captured | None:
         """The passes as a graph, and gradients that it writes; None where they cannot be captured."""
         before = [buffer.clone() for buffer in self.module.buffers()]
-        aside = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream(x.device))
+        aside = torch.cuda.Stream(y.device)  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream(y.device))
         short = False
         try:
             with torch.cuda.stream(aside):
@@ -170,21 +173,21 @@ class Gradients:
                     self._passes(x, y)
         except torch.OutOfMemoryError:
             short = True
-        torch.cuda.current_stream(x.device).wait_stream(aside)
+        torch.cuda.current_stream(y.device).wait_stream(aside)
         for buffer, value in zip(self.module.buffers(), before, strict=True):
             buffer.copy_(value)
         self.optimizer.zero_grad()
         if short:
             release()
             return None
-        graph, inputs, targets = torch.cuda.CUDAGraph(), x.clone(), y.clone()
+        graph, inputs, targets = torch.cuda.CUDAGraph(), tree_map_only(Tensor, Tensor.clone, x), y.clone()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         random = generator.clone_state()
         try:
             # other threads, such as those that pin batches, may use the device meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 losses, right = self._passes(inputs, targets)
-                sums = _sums([losses], [] if right is None else [right], x)
+                sums = _sums([losses], [] if right is None else [right], y.device)
         except RuntimeError as error:
             generator.graphsafe_set_state(random)  # which took itself to be captured, and would refuse to be drawn from
             self.optimizer.zero_grad()
@@ -194,9 +197,9 @@ class Gradients:
         return _Captured(graph, inputs, targets, sums)
 
 
-def _sums(losses: Sequence[Tensor], right: Sequence[Tensor], x: Tensor) -> Sums:
+def _sums(losses: Sequence[Tensor], right: Sequence[Tensor], device: torch.device) -> Sums:
     """Sums of what pieces of a batch gave, which may be nothing."""
-    none = torch.zeros((), device=x.device)
+    none = torch.zeros((), device=device)
     loss = torch.cat([*losses]).sum() if losses else none
     if not right:
         return Sums(loss, none, none)

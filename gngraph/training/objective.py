@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from gngraph.calling import CallError, resolved
 from gngraph.curvature import Loss
+from gngraph.data.inputs import SampleInputs, count_of, each
 from gngraph.errors import OptionError, TrainingError
 from gngraph.ir import Graph
 from gngraph.ir.inputs import over_samples
@@ -39,7 +40,7 @@ class Objective(Protocol):
 
     repeats: ClassVar[bool]
 
-    def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, module: nn.Module, x: SampleInputs, y: Any) -> tuple[Tensor, Tensor | None]:
         """The loss of each sample [N], whose mean has the gradients of a step, and right answers as `correct` gives them.
 
         Args:
@@ -63,10 +64,10 @@ class OfLoss:
     loss: Loss
     precision: LayerPrecision = "float32"
 
-    def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, module: nn.Module, x: SampleInputs, y: Any) -> tuple[Tensor, Tensor | None]:
         """See `Objective`."""
-        with _computing_in(self.precision, x.device):
-            outputs = module(x)
+        with _computing_in(self.precision, each(x)[0].device):
+            outputs = module(*each(x))
         if self.precision != "float32":
             outputs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == _TYPES[self.precision] else t, outputs)
         return self.loss.per_sample(outputs, y), correct(self.loss, outputs, y)
@@ -88,21 +89,21 @@ class OfOwnStep:
     step: Callable[..., Any]
     precision: LayerPrecision = "float32"
 
-    def __call__(self, module: nn.Module, x: Tensor, y: Any) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, module: nn.Module, x: SampleInputs, y: Any) -> tuple[Tensor, Tensor | None]:
         """See `Objective`; the mean stands for each sample.
 
         Raises:
             TrainingError: the function fails, or returns no loss.
         """
         try:
-            with _computing_in(self.precision, x.device):
+            with _computing_in(self.precision, each(x)[0].device):
                 loss = self.step(module, (x, y))
         except Exception as error:
             if out_of_memory(error):
                 raise
             reason = (str(error).splitlines() or [""])[0].rstrip(".")
             raise TrainingError(
-                f"the train step '{self.name}' failed on a batch of {len(x)}: {type(error).__name__}: {reason}"
+                f"the train step '{self.name}' failed on a batch of {count_of(x)}: {type(error).__name__}: {reason}"
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             shape = (
@@ -113,7 +114,7 @@ class OfOwnStep:
                 f"the train step '{self.name}' returned {shape}{without}, but must return the mean loss of the batch, one number "
                 f"of torch that depends on the network; gradients and the step of the optimizer are taken from there"
             )
-        return loss.reshape(1).float().expand(len(x)), None
+        return loss.reshape(1).float().expand(count_of(x)), None
 
 
 def objective_of(options: TrainOptions, problem: Problem) -> Objective:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from gngraph.data.inputs import count_of
 from gngraph.errors import TrainingError
 from gngraph.ir import Graph
 from gngraph.ir.inputs import over_samples
@@ -189,13 +190,13 @@ class Trainer:
                 try:
                     sums = gradients(x, y)
                 except (RuntimeError, ValueError) as error:  # of an op in train mode
-                    raise TrainingError(_untrainable(graph, len(x), error)) from error
+                    raise TrainingError(_untrainable(graph, count_of(x), error)) from error
                 if self.options.clip is not None:
                     gradients.scaler.unscale_(gradients.optimizer)
                     nn.utils.clip_grad_norm_(gradients.module.parameters(), self.options.clip)
                 stepping()
                 rates.end()
-                tally.add(sums, len(x), rate)
+                tally.add(sums, count_of(x), rate)
                 offered(lambda: tally.part(time.perf_counter() - began, random_states(order, self.device)))
         return tally.record(time.perf_counter() - began)
 

@@ -198,6 +198,6 @@ def _outputs(graph: Graph, problem: Problem) -> torch.Tensor:
     return outputs
 
 
-def _first(graph: Graph, problem: Problem, count: int) -> tuple[torch.Tensor, Any]:
+def _first(graph: Graph, problem: Problem, count: int) -> tuple[Any, Any]:
     samples = problem.splits.learn if problem.divisible else problem.train
     return next(problem.runner.read(samples, graph, size=count))

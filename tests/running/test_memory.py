@@ -92,7 +92,7 @@ def test_an_analysis_and_an_evaluation_take_fewer_samples_at_a_time(monkeypatch:
     graph = seed_graph()
     loss = mean_loss(graph, problem(), problem().test)
     monkeypatch.setattr(Collector, "collect", limited(Collector.collect, 16))
-    monkeypatch.setattr(Runner, "outputs", limited(Runner.outputs, 16))
+    monkeypatch.setattr(Runner, "_run", limited(Runner._run, 16))
     task = Problem(digits(), device="cpu", batch_size=64)
     with pytest.warns(GnGraphNote, match="memory ran out in an analysis: it goes on with 16 samples at a time"):
         scores = AnalysisManager(task).get(GaussNewton(), graph)

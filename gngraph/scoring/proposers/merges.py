@@ -25,6 +25,7 @@ from gngraph.scoring.damping import damped, mean_eigenvalue
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context
 from gngraph.scoring.proposers.prunes import over_positions, summed_weight
+from gngraph.scoring.samples_first import with_samples_first
 from gngraph.scoring.sites import Band, Edge, ReadSite, reads_by_space
 
 MOST_SOURCES = 8
@@ -76,13 +77,14 @@ def merged_into_rest(
     edits_of(graph, spaces, [PruneChannel(m.space, m.channel) for m in (*removals, *others)])
     if not removals:
         return morphisms
-    problem, sites = analyses.problem, reads_by_space(graph, spaces)
+    problem, graph = analyses.problem, with_samples_first(over_samples(graph))
+    spaces = analyses.get(ChannelSpaces, graph)
+    sites, graph = reads_by_space(graph, spaces), graph.to(device=problem.device)
     learn, own, gone = problem.splits.learn, dict[str, list[int]](), dict[str, list[int]]()
     for m in removals:
         own.setdefault(m.space, []).append(m.channel)
     for m in (*removals, *others):
         gone.setdefault(m.space, []).append(m.channel)
-    graph = over_samples(graph).to(device=problem.device)
     context = Context(graph, spaces, ScoringOptions(), problem.stream(), len(learn))
     groups = [Merging(context, sites[name], own[name], gone[name], REST) for name in own]
     curvature, _ = fallback(problem.loss_fn, MonteCarlo())
