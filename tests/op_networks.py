@@ -182,6 +182,7 @@ ELEMENTWISE: dict[str, Case] = {
     "threshold": module(lambda: nn.Threshold(0.1, 0.3)),
     "shrinks": module(lambda: nn.Sequential(nn.Hardshrink(0.2), nn.Softshrink(0.1))),
     "zeros and ones": function(lambda y: torch.where(y > 0, torch.zeros_like(y), y) + torch.ones_like(y)),
+    "full": function(lambda y: y * torch.full_like(y, 0.5)),
     "scaled by a size": function(lambda y: y.relu() * y.shape[1] ** -0.5 / (y.shape[1] // 2)),
     "clamps": function(lambda y: y.clamp(-1.0, 0.5) + torch.clamp(y, min=0.2) + y.clip(max=0.1)),
     "logarithms": function(lambda y: torch.log(y.square() + 1) + y.exp().log1p() + torch.rsqrt(y.abs() + 0.5)),
@@ -314,6 +315,12 @@ class Places(nn.Module):
 SHAPES: dict[str, Case] = {
     "a computed bias": Case(
         lambda: Between(lambda m, y: m.part(y), 2, part=ComputedBias()), (3, 6, 6), {"first": 8, "part_query": 2}
+    ),
+    "samples unflattened behind others": function(
+        lambda y: torch.unflatten(y.transpose(0, 1).flatten(0, 1).tanh(), 0, (8, -1)).transpose(0, 1), free=0
+    ),
+    "positions of samples unflattened": function(
+        lambda y: torch.unflatten(y.permute(0, 2, 3, 1).flatten(0, 2).tanh(), 0, (-1, 6, 6)).permute(0, 3, 1, 2)
     ),
     "shaped as another": function(lambda y: y.flatten(2).tanh().reshape_as(y) + y.flatten(1).view_as(y)),
     "without a part": Case(

@@ -306,8 +306,11 @@ class _Naming:
         names: dict[int, str] = {}
         counts = Counter[str]()
         taken: set[str] = set()
-        for var, entries in self.slots.items():
-            writer = next((s for s in entries if s.role is Role.PRODUCE), entries[0])
+        written = {var: next((s for s in own if s.role is Role.PRODUCE), None) for var, own in self.slots.items()}
+        for var in sorted(
+            written, key=lambda var: written[var] is None
+        ):  # what no layer writes is named behind what they write
+            writer = written[var] or self.slots[var][0]
             node = self.graph.nodes[writer.node]
             holder = writer.param.rpartition(".")[0] if lookup(node.op).is_layer else ""
             stem = name = node.module or holder or node.name

@@ -12,7 +12,7 @@ from typing import Literal
 
 from gngraph.analysis.contraction import Across, Axes, AxisStretch, Contraction, Side, read_across, stretch_of
 from gngraph.analysis.cuttable import Cuttable
-from gngraph.ir import Graph, Node, TensorType, TupleType, Type
+from gngraph.ir import Dim, Graph, Node, TensorType, TupleType, Type
 from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
 from gngraph.ops.spec import AttrPath, Fresh
 
@@ -21,6 +21,11 @@ Use = Literal["produce", "follow", "consume"]
 
 NETWORK_OUTPUT = "it is the network's output"
 """Why the channels of an output are frozen."""
+
+UNWRITTEN = "no layer writes it"
+"""Why what is concatenated with channels, and belongs to none, is frozen."""
+
+_BESIDE_NO_SPACE = "it is concatenated with a value that belongs to no channel space"
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class _Coupling:
         self._contractions: list[tuple[Contraction, Layout]] = []
         self._bound: dict[tuple[str, int], Layout | None] = {}
         self._blank: list[tuple[Node, Layout]] = []
+        self._unwritten: list[tuple[Node, Layout, Layout]] = []  # where it is joined, the whole, and its part
         self._declared: set[tuple[str, str, int]] = set()  # node, parameter, axis
         self._node: Node = next(iter(graph.nodes.values()))
         for node in graph.nodes.values():
@@ -95,11 +101,23 @@ class _Coupling:
             for item in self.values[name]:
                 for layout in item.values():
                     self.freeze(layout, NETWORK_OUTPUT)
+        self._hold_beside_unread()
         self._settle_contractions()
         self._hold_constants()
 
     def _at(self, node: Node) -> None:
         self._node, self.sets.place = node, f"node '{node.module or node.name}'"
+
+    def _hold_beside_unread(self) -> None:
+        """Channels stay beside what no layer writes, unless layers read both: else it is tokens, or pixels, that are joined."""
+        uses: dict[int, set[Use]] = {}
+        for bound in self.slots.values():
+            for segment in self.sets.resolve(bound.layout):
+                uses.setdefault(segment.var, set()).add(bound.use)
+        for node, joined, unwritten in self._unwritten:
+            self._at(node)
+            if any("produce" in uses.get(segment.var, {"produce"}) for segment in self.sets.resolve(unwritten)):
+                self.freeze(joined, _BESIDE_NO_SPACE)
 
     def _settle_contractions(self) -> None:
         """What products sum over is read by the weights of one side, or stays as it is."""
@@ -231,6 +249,22 @@ class _Coupling:
 
     def unify(self, layouts: list[Layout | None]) -> Layout | None:
         return self.sets.unify(layouts)
+
+    def join(self, layouts: Sequence[Layout | None], sizes: Sequence[Dim]) -> Layout | None:
+        unwritten = {i: size for i, size in enumerate(sizes) if layouts[i] is None}
+        if len(unwritten) == len(layouts):
+            return None
+        if not all(isinstance(size, int) for size in unwritten.values()):
+            for layout in layouts:
+                self.freeze(layout, _BESIDE_NO_SPACE)
+            return None
+        given = {i: (Segment(self.sets.new(int(size)), int(size)),) for i, size in unwritten.items()}
+        for own in given.values():
+            self.freeze(own, UNWRITTEN)
+        joined = tuple(segment for i, layout in enumerate(layouts) for segment in layout or given[i])
+        if given:
+            self._unwritten.append((self._node, joined, tuple(segment for own in given.values() for segment in own)))
+        return joined
 
     def divide(self, layout: Layout | None, lengths: Sequence[int], reason: str) -> list[Layout | None]:
         return self.sets.divide(layout, lengths, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.coupling import NETWORK_OUTPUT
+from gngraph.analysis.coupling import NETWORK_OUTPUT, UNWRITTEN
 from gngraph.ir import Graph
 from gngraph.ops import lookup
 
@@ -37,8 +37,8 @@ def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
 
     These are the two that are most free, the first ones where several are alike: of a convolution what it writes and reads, and not
     its kernel; of experts in one weight, these too, and not the number of experts. Inner are weights that neither read the input of
-    the network, nor write its output, nor are looked up by number, nor have a single entry along one of the two, as those of a
-    depthwise convolution do.
+    the network, be it beside channels, nor write its output, nor are looked up by number, nor have a single entry along one of the
+    two, as those of a depthwise convolution do.
 
     >>> import torch, gngraph
     >>> layers = [torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)]
@@ -60,7 +60,8 @@ def share_free_both_ways(graph: Graph, spaces: ChannelSpaces) -> float:
         axes = sorted(range(len(shape)), key=degrees.__getitem__, reverse=True)[:2]
         if any(shape[axis] == 1 or _is_outer(graph, spaces, name, axis) for axis in axes):
             continue
-        total += parameter.data.numel()
+        inner = [length - _unwritten(spaces, name, axis) for axis, length in enumerate(shape)]
+        total += math.prod(inner)
         both += math.prod(free[axis] if axis in axes else length for axis, length in enumerate(shape))
     return both / total if total else 1.0
 
@@ -69,6 +70,14 @@ def _free(spaces: ChannelSpaces, param: str, axis: int) -> int:
     """Entries of an axis that lie on free spaces."""
     slots = spaces.axes.get((param, axis), ())
     return sum(spaces[name].size * slot.inner for name, slot in slots if spaces[name].frozen is None)
+
+
+def _unwritten(spaces: ChannelSpaces, param: str, axis: int) -> int:
+    """Entries of an axis that read what no layer writes."""
+    slots = spaces.axes.get((param, axis), ())
+    return sum(
+        spaces[name].size * slot.inner for name, slot in slots if (spaces[name].frozen or "").startswith(UNWRITTEN)
+    )
 
 
 def _is_outer(graph: Graph, spaces: ChannelSpaces, param: str, axis: int) -> bool:

@@ -138,7 +138,7 @@ def _unflatten(importer: Importer, fx_node: fx.Node) -> Node | None:
     if len(args) != 2 or not isinstance(args[0], int) or not isinstance(type_, TensorType):
         return None
     sizes, dim = read_shape([importer.attr(args[1])]), args[0] % len(type_.shape)
-    if sizes is None or isinstance(type_.shape[dim], str) or not _are_sizes(importer, refs_in(sizes)):
+    if sizes is None or not _are_sizes(importer, refs_in(sizes)):
         return None
     kept: list[Attr] = [None] * len(type_.shape)
     kept[dim : dim + 1] = sizes

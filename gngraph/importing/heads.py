@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from gngraph.ir import BATCH, Graph, Node
+from gngraph.ir import BATCH, Dim, Graph, Node
 from gngraph.ops import Layout, Segment, lookup, operands_of
 from gngraph.ops.added_products import ADDED_PRODUCTS
 from gngraph.ops.reshape import carrying, flatten_span, inside, sparing
@@ -163,6 +163,9 @@ class _Followed:
 
     def unify(self, layouts: list[Layout | None]) -> Layout | None:
         return tuple(segment for layout in layouts for segment in layout or ())
+
+    def join(self, layouts: Sequence[Layout | None], sizes: Sequence[Dim]) -> Layout | None:
+        return self.unify(list(layouts))
 
     def divide(self, layout: Layout | None, lengths: Sequence[int], reason: str) -> list[Layout | None]:
         return [layout] * len(lengths)

@@ -14,7 +14,7 @@ from gngraph.ir import Dim, Node, Ref, TensorType, Type
 from gngraph.ops.dtypes import fractional, joined, promoted
 from gngraph.ops.rules import broadcast_axes, broadcast_shape, broadcast_type
 from gngraph.ops.sizes import hold_size
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.starts import OF_OPERAND, added, multiplied
 from gngraph.ops.traits import Claim, of_each, with_all
 
@@ -204,12 +204,7 @@ def _cat_channels(rules: ChannelRules, operands: Operands) -> None:
         if axis != dim:
             rules.set(axis, rules.unify(layouts))
             continue
-        if all(layout is not None for layout in layouts):
-            joined: Layout = tuple(segment for layout in layouts if layout is not None for segment in layout)
-            rules.set(axis, joined)
-        else:
-            for layout in layouts:
-                rules.freeze(layout, "it is concatenated with a value that belongs to no channel space")
+        rules.set(axis, rules.join(layouts, [operands.tensor(i).shape[axis] for i in parts]))
 
 
 def _emit_cat(emitter: Emitter, node: Node) -> fx.Node:

@@ -58,6 +58,7 @@ _ACTIVATIONS: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = 
     ("fill", None, torch.fill, (), "value"),
     ("zeros_like", None, torch.zeros_like, (), ""),
     ("ones_like", None, torch.ones_like, (), ""),
+    ("full_like", None, torch.full_like, (), "fill_value"),
 ]
 _NONNEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid", "exp", "abs", "square", "sqrt", "zeros_like", "ones_like")
 _LINEAR: list[tuple[str, Any, Callable[..., Any], tuple[Any, ...], str]] = [

@@ -80,6 +80,9 @@ class ChannelRules(Protocol):
     def unify(self, layouts: list[Layout | None]) -> Layout | None:
         """One layout for axes that must agree entry by entry; freezes them where they cannot."""
 
+    def join(self, layouts: Sequence[Layout | None], sizes: Sequence[Dim]) -> Layout | None:
+        """Axes of `sizes` one behind another; those of no space stay as they are, where layers read them beside the others."""
+
     def divide(self, layout: Layout | None, lengths: Sequence[int], reason: str) -> list[Layout | None]:
         """Stretches of `lengths` of `layout`, in order; freezes it, for `reason`, where one would end inside a channel."""
 

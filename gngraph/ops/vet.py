@@ -49,6 +49,8 @@ _LEAST = {"eps": 0, "padding": 0, "output_padding": 0} | dict.fromkeys(
 _OF_NUMBERS = ("operator", "_operator", "math", "builtins")
 """Modules whose functions of numbers alone can take any time: `9**9**9`."""
 _A_MODULE = nn.Module()
+_LOWERED = fx.GraphModule(nn.Module(), fx.Graph())
+"""What a graph is lowered to has attributes of its own, such as `graph` and `code`, beside those of every module."""
 _BUILTINS = frozenset({"abs", "bool", "float", "getattr", "int", "len", "max", "min", "round", "sum"})
 _ATTRIBUTES = frozenset({"H", "T", "data", "device", "dtype", "imag", "is_cuda", "mH", "mT", "ndim", "real", "shape"})
 
@@ -99,6 +101,9 @@ def _path(path: str, what: str) -> None:
             )
         if hasattr(_A_MODULE, part):
             raise IRError(f"{what} {path[:80]!r} has the name '{part}', which would hide what every nn.Module has")
+    first = path.partition(".")[0]
+    if hasattr(_LOWERED, first):
+        raise IRError(f"{what} {path[:80]!r} has the name '{first}', which torch.fx keeps for itself; give it another")
 
 
 def _vet_call(node: Node) -> None:

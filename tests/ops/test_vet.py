@@ -113,6 +113,8 @@ def test_attributes_are_read_from_a_list() -> None:
         (" : f32[8,3,3,3]", ' : f32[8,3,3,3] aliases (@"a\\nb" at 0)', "has a name with characters"),
         ('@"layer-0.conv.weight"', '@"layer-0.training.weight"', "would hide what every nn.Module has"),
         ('@"layer-0.conv.weight"', '@"_modules.weight"', "would hide what every nn.Module has"),
+        ('@"layer-0.conv.weight"', '@"code.weight"', "which torch.fx keeps for itself"),
+        ('@"layer-0.conv.weight"', '@"meta"', "which torch.fx keeps for itself"),
         ("dilation=(1, 1)", "dilation=(0, 1)", "it must be at least 1 and finite"),
         ("stride=(1, 1)", "stride=(0, 1)", "it must be at least 1 and finite"),
         ('module "layer-0.conv"', 'module "a\\\\"', "has a name with characters"),
