@@ -182,6 +182,7 @@ ELEMENTWISE: dict[str, Case] = {
     "threshold": module(lambda: nn.Threshold(0.1, 0.3)),
     "shrinks": module(lambda: nn.Sequential(nn.Hardshrink(0.2), nn.Softshrink(0.1))),
     "zeros and ones": function(lambda y: torch.where(y > 0, torch.zeros_like(y), y) + torch.ones_like(y)),
+    "between two": function(lambda y: torch.lerp(y, y.tanh(), 0.3).lerp(y.exp(), y.sigmoid())),
     "full": function(lambda y: y * torch.full_like(y, 0.5)),
     "scaled by a size": function(lambda y: y.relu() * y.shape[1] ** -0.5 / (y.shape[1] // 2)),
     "clamps": function(lambda y: y.clamp(-1.0, 0.5) + torch.clamp(y, min=0.2) + y.clip(max=0.1)),
@@ -315,6 +316,9 @@ class Places(nn.Module):
 SHAPES: dict[str, Case] = {
     "a computed bias": Case(
         lambda: Between(lambda m, y: m.part(y), 2, part=ComputedBias()), (3, 6, 6), {"first": 8, "part_query": 2}
+    ),
+    "in channels last": function(
+        lambda y: y.contiguous(memory_format=torch.channels_last).tanh().to(memory_format=torch.contiguous_format)
     ),
     "samples unflattened behind others": function(
         lambda y: torch.unflatten(y.transpose(0, 1).flatten(0, 1).tanh(), 0, (8, -1)).transpose(0, 1), free=0

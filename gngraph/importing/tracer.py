@@ -20,6 +20,7 @@ from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
+from gngraph.ops.memory_format import LAST_FORMATS, METHODS, in_format
 from gngraph.ops.spec import traced_by_name
 
 _SHAPED = ("view", "reshape", "expand", torch.reshape)
@@ -244,11 +245,7 @@ class Tracer(fx.Tracer):
             )
         if kind == "call_function":
             target = _PUBLIC.get(target, target)
-        # how values lie in memory is for the lowering to say, and changes no number
-        args = tuple(arg for arg in args if not isinstance(arg, torch.memory_format))
-        kwargs = {key: arg for key, arg in kwargs.items() if not isinstance(arg, torch.memory_format)}
-        if target == "to" and len(args) == 1 and not kwargs:
-            target = "contiguous"
+        kind, target, args, kwargs = _formatted(kind, target, args, kwargs)
         if target == "__setitem__":  # of a tensor that the forward makes by itself
             kind, target = "call_function", operator.setitem
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
@@ -342,6 +339,21 @@ class Tracer(fx.Tracer):
             raise fx.proxy.TraceError(f"Python asks for the value of '{obj.node.name}', which {error}") from error
         finally:
             self._asking = False
+
+
+def _formatted(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, Any, Any]:
+    """A call without the memory formats that it asks for; one that asks for channels last alone is an op, as kernels go by it."""
+    asked = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.memory_format)]
+    if not asked:
+        return kind, target, args, kwargs
+    args = tuple(arg for arg in args if not isinstance(arg, torch.memory_format))
+    kwargs = {key: arg for key, arg in kwargs.items() if not isinstance(arg, torch.memory_format)}
+    if target not in METHODS or len(args) > 1 or kwargs:
+        return kind, target, args, kwargs
+    name = next((name for name, format in LAST_FORMATS.items() if format in asked), None)
+    if name is None:
+        return kind, "clone" if target == "clone" else "contiguous", args, kwargs
+    return "call_function", in_format, (*args, name, target), {}
 
 
 def reason_of(error: Exception) -> str:

@@ -113,6 +113,30 @@ register(
 )
 
 
+def _linear_lerp(node: Node, positions: frozenset[int]) -> bool:
+    """In both ends, and in the weight alone."""
+    return 2 not in positions or len(positions) == 1
+
+
+def _emit_lerp(emitter: Emitter, node: Node) -> fx.Node:
+    values = [emitter.value(name) for name in node.inputs[: 2 if "literal1" in node.attrs else 3]]
+    return emitter.call(torch.lerp, *values, *(emitter.resolve(node.attrs[key]) for key in node.attrs))
+
+
+_LERP = Call(signature("input a b"), operands=("input", "a", "b"))  # a weight may be a number, as operands named so may
+register(
+    OpSpec(
+        "lerp",
+        broadcast_type,
+        _arithmetic_axes,
+        _emit_lerp,
+        channelwise=True,
+        linear=_linear_lerp,
+        functions=dict.fromkeys((torch.lerp, "lerp", "lerp_"), _LERP),
+    )
+)
+
+
 def _infer_comparison(operands: Operands) -> Type:
     return TensorType("bool", broadcast_shape(operands))
 

@@ -87,10 +87,7 @@ class ChannelRules(Protocol):
         """Stretches of `lengths` of `layout`, in order; freezes it, for `reason`, where one would end inside a channel."""
 
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
-        """The layout of an axis whose every entry stands for `entries` consecutive ones of `layout`, of channels that own fewer.
-
-        These are bundled, to change together alone. None, with the axis frozen because of `reason`, where they cannot be.
-        """
+        """The layout of an axis whose entries hold `entries` of `layout` each, bundled; else it freezes, for `reason`."""
 
     def blank(self, size: int) -> Layout:
         """A layout of `size` channels of a value that no parameter writes, and that has the same entry for each of them."""

@@ -207,3 +207,21 @@ def test_sizes_that_a_module_of_torch_fx_does_not_run_for_print_nothing(capfd: p
     module = torch.fx.symbolic_trace(Net(lambda net, x: net.inner(x).transpose(1, 2).reshape(-1, 8, 2, 2)))
     from_torch(module, torch.randn(2, 4, 5))
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["to", "contiguous", "clone"])
+def test_kernels_go_by_the_format_that_a_forward_asks_for(method: str) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = getattr(x, method)(memory_format=torch.channels_last)
+        out: Tensor = net.second(net.first(x).relu()).mean((2, 3))
+        return out
+
+    torch.manual_seed(0)
+    net, x = Net(forward), torch.randn(2, 3, 9, 8)
+    graph = from_torch(net, x)
+    values = {name: parameter.data for name, parameter in graph.params.items()}
+    written = execute(to_source(graph))["Net"]()
+    written.load_state_dict(net.state_dict())
+    for other in (to_torch(graph), to_torch(parse(format_graph(graph)).with_params(values)), written.eval()):
+        assert [node.op for node in from_torch(other, x).nodes.values()] == [node.op for node in graph.nodes.values()]
+        torch.testing.assert_close(other(x), net.eval()(x), rtol=0, atol=0)
