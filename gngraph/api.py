@@ -17,7 +17,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.data.inputs import in_order
 from gngraph.environment import Environment
 from gngraph.errors import GnGraphError, OptionError, path_text
-from gngraph.importing.from_torch import from_torch
+from gngraph.importing.from_samples import from_samples
 from gngraph.ir import Graph
 from gngraph.ir.inputs import named_by_data
 from gngraph.options import ExtendOptions, FrontOptions, GrowOptions, ReshapeOptions, ShrinkOptions, taking
@@ -102,7 +102,7 @@ def grow_front(
     own = FrontOptions.of(options, **keywords)
     folder = None if out is None else Path(path_text(out))
     problem = problem_for(data)
-    graph = network if isinstance(network, Graph) else from_torch(network, first_samples(problem.train, 2)[0])
+    graph = network if isinstance(network, Graph) else from_samples(network, first_samples(problem.train, 2)[0])
     check_fit(graph, problem)
     source = {NAMED: data} if isinstance(data, str) else None
     runs = FrontRuns(own, graph, problem, folder, source, None if source is None else {NAMED: source})
@@ -314,7 +314,7 @@ def _grown(
     from gngraph.growth.loop import grow_by
 
     problem = problem_for(data)
-    graph = network if isinstance(network, Graph) else from_torch(network, first_samples(problem.train, 2)[0])
+    graph = network if isinstance(network, Graph) else from_samples(network, first_samples(problem.train, 2)[0])
     check_fit(graph, problem)
     source = {NAMED: data} if isinstance(data, str) else None
     given = None if source is None else {NAMED: source}

@@ -83,10 +83,11 @@ def load(
     if given is None and input_shape is None:
         raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
     from gngraph.importing.examples import example_for
+    from gngraph.importing.from_samples import from_samples
     from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it
 
     if given is None and input_shape is not None:
-        given = example_for(module, input_shape)
+        return from_samples(module, example_for(module, input_shape), output=output, train_only=train_only)
     return from_torch(module, given, output=output, train_only=train_only)
 
 

@@ -22,6 +22,7 @@ from gngraph.errors import DataError, OptionError, PassError, UnsupportedModelEr
 from gngraph.growth.history import Record, morphism_entries
 from gngraph.growth.jobs import scope_of
 from gngraph.growth.schedule import require_memory, require_room, round_budgets
+from gngraph.importing.from_samples import from_samples
 from gngraph.importing.from_torch import from_torch
 from gngraph.inplace import (
     Saved,
@@ -37,6 +38,7 @@ from gngraph.inplace import (
     unwrapped,
 )
 from gngraph.ir import Graph
+from gngraph.ir.inputs import with_shared
 from gngraph.options import GrowerOptions, taking
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.surgery import Rewritten
@@ -177,12 +179,14 @@ class Grower:
         self._module = unwrapped(model)
         self._device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
         self._problem = _problem(data, loss, output, self._device)
-        self._inputs = _example(example_inputs) or _sampled(self._module, self._problem)
+        self._inputs = _example(example_inputs)
         self.history: list[GrowthStep] = []
         self._foreseen: _Foreseen | None = None
         self._saved: tuple[Saved, Graph] | None = None
         with self._undisturbed():
-            graph = from_torch(twin_of(self._module), self._inputs)
+            twin, samples = twin_of(self._module), () if self._inputs else _sampled(self._module, self._problem)
+            graph = from_samples(twin, samples) if samples else from_torch(twin, self._inputs)
+            self._inputs = self._inputs or with_shared(graph, samples)
             check_fit(graph, self._problem)
             differs = outputs_differ(self._module, graph, self._inputs)
             if differs is not None:

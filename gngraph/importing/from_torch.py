@@ -49,9 +49,9 @@ def from_torch(
     and the module checks that they are the same; arguments without an example keep their defaults.
 
     What all samples share, such as `generate_square_subsequent_mask(T)`, positions or a temperature, is told by running the module
-    with another number of samples. It keeps its sizes. The graph keeps the example's values of it, for data sets, which give
-    samples alone. A mask is added as it is given: torch's transformers, which look whether it is the causal one, differ from that
-    in the last bits.
+    with another number of samples, and with another one among them. It keeps its sizes. The graph keeps the example's values of it,
+    for data sets, which give samples alone. A mask is added as it is given: torch's transformers, which look whether it is the
+    causal one, differ from that in the last bits.
 
     What wraps modules for a training loop is taken off, and state_dict names are those of what is inside: DataParallel,
     DistributedDataParallel, compiled and averaged modules.
@@ -67,9 +67,10 @@ def from_torch(
     Args:
         module: any nn.Module that torch.fx can trace. Its training mode does not matter.
         example_inputs: a tensor, a tuple or list of the positional arguments of `forward`, or a dictionary of its keyword
-            arguments, as in {"batch": {"image": x}}; axis 0 of a tensor is the batch, or axis 1 where the module takes no other
-            number of samples otherwise, but of what all samples share, such as a mask for all of them. They give the shapes, and
-            the graph is run on them to prove that it computes bit for bit what the module computes in eval mode.
+            arguments, as in {"batch": {"image": x}}; axis 0 of a tensor is the batch, or axis 1 where outputs depend on each other
+            along axis 0, as on tokens in front of the samples, but not of what all samples share, such as a mask for all of them.
+            They give the shapes, and the graph is run on them to prove that it computes bit for bit what the module computes in
+            eval mode.
         output: the tensor that the graph gives, of a module that returns a record, a dictionary or a named tuple.
         train_only: what to do when the module returns more in train mode than in eval mode (auxiliary heads).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from types import MappingProxyType
 
 import torch
@@ -23,6 +23,9 @@ Sizes = Mapping[InputAxis, int]
 """Of axes that are to be of another size than in the example."""
 
 AS_GIVEN: Sizes = MappingProxyType({})
+
+_LAST_BITS = 1e-6
+"""Of the largest number of an output: by less it does not depend on a sample."""
 
 _MISSING, _TRIED = 2, 64
 """Most inputs that are as long as there are samples and shared nevertheless, and most choices of these that are tried."""
@@ -111,18 +114,20 @@ def input_node(name: str, inputs: ExampleInputs, i: int, params: dict[str, Param
     return Node(name, "input", (), {SHARED_VALUE: held}, {**attrs, **decided}, TensorType(dtype, shape))
 
 
-Returning = Callable[[Sequence[torch.Tensor]], Sequence[torch.Size]]
-"""The shapes of what a network returns, in order."""
+Returning = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+"""What a network returns, in order."""
 
 
 def told_by_samples(
-    given: ExampleInputs, names: Sequence[str], name: str, outputs: Sequence[torch.Size], run: Returning
+    given: ExampleInputs, names: Sequence[str], name: str, outputs: Sequence[torch.Tensor], run: Returning
 ) -> ExampleInputs:
-    """Example inputs with their axes of samples, found by running the network with another number of samples.
+    """Example inputs with their axes of samples, found by running the network with more samples, and with another one among them.
 
-    Those of samples have as many entries as one another; a network runs for more of them, and gives as many more. Where all inputs
-    are as long, all are of samples, unless the network does not run so, as where a mask has as many rows as there are samples.
-    Samples along second axes, behind tokens, are looked for last.
+    Those of samples have as many entries as one another; a network runs for more of them, and gives as many more, each of which
+    depends on one sample alone. Tokens depend on each other. So samples lie along the first axes of all inputs where outputs do not
+    depend on each other there, else along all the second ones, behind tokens, where it is so; else along first or second axes of
+    some inputs, of which all samples share the others. Where outputs depend on each other everywhere, as those of a batch whose
+    statistics norms go by, their number alone tells. Cost: two runs, and some more where it is not the first axes.
 
     Args:
         given: the inputs, batch first.
@@ -136,27 +141,49 @@ def told_by_samples(
     """
     lengths = {i: len(x) for i, x in enumerate(given.tensors) if x.dim()}
     alike = len(set(lengths.values())) < 2
-    if len(lengths) < 2 or (alike and _runs(given, run) is not None):
+    first = _tried(given, outputs, run, 0) if alike else _Trial()
+    if first.apart or not lengths:
         return given
+    behind = _along_second(given)
+    if behind is not None and _tried(behind, outputs, run, 1).apart:
+        others = (own for some in _candidates(given, 0) for own in some if _tried(own, outputs, run, 0).apart)
+        if len(list(islice(others, 2))) < 2:
+            return behind
+    if len(lengths) < 2:
+        return given
+    found = given if first.runs else None
     for last in (0, 1):
         for some in _candidates(given, last):
-            fitting = [own for own in some if _grow(outputs, _runs(own, run), own, last)]
-            if len(fitting) == 1:
-                return fitting[0]
-            if fitting:
-                one, other = (_named(own, names) for own in fitting[:2])
+            if found is given:  # what there is as much of as of all others is not shared
+                some = [own for own in some if own.axes.count(None) == given.axes.count(None)]
+            trials = [(own, _tried(own, outputs, run, last)) for own in some]
+            fitting = [own for own, trial in trials if trial.grows]
+            apart = [own for own, trial in trials if trial.apart]
+            if len(apart) == 1:
+                return apart[0]
+            if found is None and len(fitting) > 1:
+                one, other = (_named(own, names) for own in (apart or fitting)[:2])
                 raise UnsupportedModelError(
                     f"{one} of '{name}' may be its inputs that have an entry for each sample, and so may {other}: it runs for more "
                     f"of either; give as many samples of all, and let what they share have another length"
                 )
-    if alike:
-        return given
+            found = found or next(iter(fitting), None)
+    if found is not None:
+        return found
     told = ", ".join(f"'{names[i]}' {count}" for i, count in lengths.items())
     raise UnsupportedModelError(
         f"the inputs of '{name}' have different lengths ({told}), and with more entries along the first or second axes of none of "
         f"them does it run, and give as much more: samples lie along one of these of each input that has them; wrap the network in "
         f"a module whose forward takes and gives them so"
     )
+
+
+def _along_second(given: ExampleInputs) -> ExampleInputs | None:
+    """Inputs that all have the samples along their second axes; None where they cannot."""
+    sizes = {x.shape[1] if x.dim() > 1 else None for x in given.tensors if x.dim()}
+    if len(sizes) != 1 or None in sizes:
+        return None
+    return ExampleInputs(given.tensors, tuple(1 if x.dim() else None for x in given.tensors))
 
 
 def _candidates(given: ExampleInputs, last: int) -> Iterator[list[ExampleInputs]]:
@@ -188,25 +215,94 @@ def _named(inputs: ExampleInputs, names: Sequence[str]) -> str:
     return ", ".join(f"'{names[i]}'" for i, axis in enumerate(inputs.axes) if axis is not None)
 
 
-def _runs(inputs: ExampleInputs, run: Returning) -> Sequence[torch.Size] | None:
-    """What `run` gives for another number of samples; None where the network does not run so."""
+@dataclass(frozen=True)
+class _Trial:
+    """What a network does with more samples.
+
+    Attributes:
+        runs: whether it runs.
+        grows: whether some output has as many more entries.
+        apart: whether each of these depends on one sample alone.
+    """
+
+    runs: bool = False
+    grows: bool = False
+    apart: bool = False
+
+
+def _tried(inputs: ExampleInputs, before: Sequence[torch.Tensor], run: Returning, last: int) -> _Trial:
+    """How a network takes more samples, told by outputs that grow along an axis up to the `last`."""
+    longer = _longer(inputs)
+    after = _returned(run, longer)
+    if after is None:
+        return _Trial()
+    axes = _growing(before, after, inputs.count, longer.count, last)
+    if not axes:
+        return _Trial(runs=True)
+    middle = longer.count // 2
+    changed = _returned(run, _with_another(longer, middle))
+    others = [i for i in range(longer.count) if i != middle]
+    apart = changed is not None and all(
+        _same(*(_of_samples(x[i], axis, longer.count, others) for x in (after, changed))) for i, axis in axes.items()
+    )
+    return _Trial(True, True, apart)
+
+
+def _returned(run: Returning, inputs: ExampleInputs) -> Sequence[torch.Tensor] | None:
+    """What `run` gives; None where the network does not run so."""
     try:
-        return run(_longer(inputs).tensors)
+        return run(inputs.tensors)
     except Exception:  # whatever the user's own module raises for such inputs
         return None
 
 
 def _longer(inputs: ExampleInputs) -> ExampleInputs:
-    """More samples, as many as no axis of the inputs has entries."""
+    """More samples, three at least, as many as no axis of the inputs has entries."""
     sizes, old = {size for x in inputs.tensors for size in x.shape}, inputs.count
-    count = next(n for n in range(old + 1, old + 2 + len(sizes)) if n not in sizes)
+    count = next(n for n in range(max(3, old + 1), old + 4 + len(sizes)) if n not in sizes)
     return inputs.rows([i % old for i in range(count)])
 
 
-def _grow(before: Sequence[torch.Size], after: Sequence[torch.Size] | None, inputs: ExampleInputs, last: int) -> bool:
-    """Whether some output has as many more entries as there are more samples, along an axis up to the `last`."""
-    if after is None or [len(shape) for shape in before] != [len(shape) for shape in after]:
-        return False
-    old, new = inputs.count, _longer(inputs).count
-    pairs = (pair for a, b in zip(before, after, strict=True) for pair in zip(a[: last + 1], b, strict=False))
-    return any(a % old == 0 and b == a // old * new for a, b in pairs)
+def _with_another(inputs: ExampleInputs, row: int) -> ExampleInputs:
+    """The same samples but for one, of other values: numbers that are drawn, and its own whole numbers in another order."""
+    generator, found = torch.Generator().manual_seed(0), list[torch.Tensor]()
+    for x, axis in zip(inputs.tensors, inputs.axes, strict=True):
+        if axis is not None:
+            x = x.clone()
+            own = x.select(axis, row)
+            if own.is_floating_point() or own.is_complex():
+                other = own + torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
+            else:
+                other = own.flatten().roll(1).view_as(own)
+                if torch.equal(other, own):
+                    other = ~own if own.dtype is torch.bool else own + 1
+            own.copy_(other)
+        found.append(x)
+    return ExampleInputs(tuple(found), inputs.axes)
+
+
+def _growing(
+    before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], old: int, new: int, last: int
+) -> dict[int, int]:
+    """Number of each output that has as many more entries as there are more samples -> the axis, up to the `last`."""
+    if [x.dim() for x in before] != [x.dim() for x in after]:
+        return {}
+    found: dict[int, int] = {}
+    for i, (a, b) in enumerate(zip(before, after, strict=True)):
+        for axis, (was, now) in enumerate(zip(a.shape[: last + 1], b.shape, strict=False)):
+            if was % old == 0 and now == was // old * new:
+                found.setdefault(i, axis)
+    return found
+
+
+def _of_samples(x: torch.Tensor, axis: int, count: int, rows: Sequence[int]) -> torch.Tensor:
+    """What an output has of some of the samples, of each as many entries along the axis."""
+    found = torch.unflatten(x, axis, (count, -1)).index_select(axis, torch.tensor(rows, device=x.device))
+    return found if found.is_floating_point() or found.is_complex() else found.double()
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether numbers agree but for the last bits, in which they may differ where rows are computed in another order."""
+    finite = a[a.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=_LAST_BITS * largest, equal_nan=True)

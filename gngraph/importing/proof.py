@@ -33,6 +33,10 @@ from gngraph.ir import Graph
 from gngraph.ir.types import dtype_name
 
 
+class NotRunningError(UnsupportedModelError):
+    """A module does not run on its example inputs."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a module returns in eval mode.
@@ -62,7 +66,7 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
         result = _run_once(twin.train(False), example)
     except Exception as error:
         shapes = ", ".join(f"{tuple(x.shape)}, {dtype_name(x.dtype)}" for x in example.tensors)
-        raise UnsupportedModelError(
+        raise NotRunningError(
             f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason_of(error)}; "
             f"give an input of the right shape and type"
         ) from error
@@ -80,12 +84,11 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
 def _told_by_samples(module: nn.Module, example: Example, outputs: Sequence[torch.Tensor]) -> Example:
     """An example with the axes of samples, of a module in eval mode and what it returns for it."""
 
-    def run(values: Sequence[torch.Tensor]) -> list[torch.Size]:
+    def run(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         found = _run_once(module, replace(example, tensors=tuple(values)))
-        return [x.shape for x in tensors_in(taken(found, example.output))]
+        return [x.detach() for x in tensors_in(taken(found, example.output))]
 
-    shapes = [x.shape for x in outputs]
-    inputs = told_by_samples(example.inputs, example.names, type(module).__name__, shapes, run)
+    inputs = told_by_samples(example.inputs, example.names, type(module).__name__, outputs, run)
     return replace(example, axes=inputs.axes)
 
 
