@@ -138,6 +138,30 @@ class NanoAttention(nn.Module):
         return cast(Tensor, self.resid_dropout(self.c_proj(y)))
 
 
+class ReadOffAttention(nn.Module):
+    """minGPT's with every number read off the stream, as many write it from memory: pieces, heads and scale."""
+
+    def __init__(self, pieces: str, scale: str) -> None:
+        super().__init__()
+        self.c_attn, self.c_proj, self.n_head = nn.Linear(16, 48), nn.Linear(16, 16), 4
+        self.pieces, self.scale = pieces, scale
+        self.register_buffer("bias", torch.tril(torch.ones(LENGTH, LENGTH)).view(1, 1, LENGTH, LENGTH))
+        self.bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        qkv, size = self.c_attn(x), C // self.n_head
+        q, k, v = qkv.split([C, C, C], -1) if self.pieces == "listed" else qkv.split(C, dim=2)
+        q, k, v = (y.view(B, T, self.n_head, size).transpose(1, 2) for y in (q, k, v))
+        if self.scale == "fused":
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0 / math.sqrt(size))
+        else:
+            scale = k.size(-1) ** -0.5 if self.scale == "power" else 1.0 / math.sqrt(C // self.n_head)
+            att = (q @ k.transpose(-2, -1) * scale).masked_fill(self.bias[:, :, :T, :T] == 0, float("-inf"))
+            y = F.softmax(att, dim=-1) @ v
+        return cast(Tensor, self.c_proj(y.transpose(1, 2).contiguous().view(B, T, C)))
+
+
 class FusedGroups(nn.Module):
     """Grouped queries by torch's own option, from one projection of queries and one of keys and values."""
 

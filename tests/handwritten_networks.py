@@ -19,6 +19,7 @@ from tests.handwritten_language import (
     Heads,
     Language,
     NanoAttention,
+    ReadOffAttention,
     RelativeBias,
     RMSNorm,
     StateSpace,
@@ -340,6 +341,13 @@ NETWORKS: dict[str, Written] = {
     "llama by hand": Written(lambda: Language(GroupedQueries, RMSNorm), (LENGTH,)),
     "nanogpt": Written(lambda: Language(lambda: NanoAttention(flash=False), tied=True), (LENGTH,)),
     "nanogpt, fused": Written(lambda: Language(lambda: NanoAttention(flash=True)), (LENGTH,)),
+    "mingpt, pieces of the stream's size": Written(
+        lambda: Language(lambda: ReadOffAttention("one", "root")), (LENGTH,)
+    ),
+    "mingpt, a list of them": Written(lambda: Language(lambda: ReadOffAttention("listed", "power")), (LENGTH,)),
+    "mingpt, fused by a scale of its own": Written(
+        lambda: Language(lambda: ReadOffAttention("one", "fused")), (LENGTH,)
+    ),
     "grouped queries by torch": Written(lambda: Language(FusedGroups), (LENGTH,)),
     "a module for every head": Written(lambda: Language(Heads), (LENGTH,)),
     "relative biases": Written(lambda: Language(RelativeBias), (LENGTH,)),

@@ -154,10 +154,13 @@ def _attention(importer: ProductImporter, fx_node: fx.Node) -> Node | None:
     if not bound["enable_gqa"]:  # of as many heads of keys as of queries, as most are
         del bound["enable_gqa"]
     attrs = {name: importer.attr(value) for name, value in bound.items()}
-    if isinstance(attrs["attn_mask"], Ref):
-        inputs.append(attrs["attn_mask"].name)
+    read = ("attn_mask", "scale")
+    inputs += [attrs[key].name for key in read if isinstance(attrs[key], Ref)]
     if not all(
-        attrs[key] is None or isinstance(attrs[key], (bool, int, float, Flag)) for key in attrs if key != "attn_mask"
+        attrs[key] is None
+        or isinstance(attrs[key], (bool, int, float, Flag))
+        or (key in read and isinstance(attrs[key], Ref))
+        for key in attrs
     ):
         return None
     return Node(fx_node.name, "attention", tuple(inputs), {}, attrs)

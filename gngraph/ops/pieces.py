@@ -11,10 +11,10 @@ import torch
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Attr, Dim, Node, Ref, Slice, TensorType, TupleType, Type
+from gngraph.ir import Attr, Dim, Listed, Node, Ref, Slice, TensorType, TupleType, Type
 from gngraph.ir.types import attr_at
 from gngraph.ops.rules import emit_simple, freeze_inputs, freeze_sizes
-from gngraph.ops.sizes import hold_size, known_size, scaled
+from gngraph.ops.sizes import hold_size, known_size, known_sizes, scaled
 from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
@@ -31,12 +31,12 @@ def _listed(node: Node) -> AttrPath | None:
     """Where the sizes of all pieces stand in the attributes; None where one number gives them."""
     if PIECES in node.attrs:
         return (PIECES,)
-    return ("sizes",) if node.op == "split" and not isinstance(node.attrs["sizes"], int) else None
+    return ("sizes",) if node.op == "split" and not isinstance(node.attrs["sizes"], int | Ref) else None
 
 
-def _counted_out(node: Node, length: int) -> list[int]:
-    """Lengths of the pieces of an axis as the one number gives them."""
-    size = node.attrs["sizes"] if node.op == "split" else -(-length // int(node.attrs["chunks"]))
+def _counted_out(node: Node, length: int, size: int) -> list[int]:
+    """Lengths of the pieces of an axis as one number gives them, that of the chunks or the `size` of the pieces."""
+    size = size if node.op == "split" else -(-length // int(node.attrs["chunks"]))
     return [min(size, length - start) for start in range(0, length, size)]
 
 
@@ -46,11 +46,15 @@ def _lengths(operands: Operands) -> list[int]:
     if isinstance(length, str):
         raise IRError(f"node '{node.name}' ({node.op}) takes the batch axis apart")
     path = _listed(node)
-    if path is None:
-        return _counted_out(node, length)
-    lengths: list[int] = list(attr_at(node.attrs, path))
+    given = node.attrs.get("sizes", length) if path is None else attr_at(node.attrs, path)
+    sizes = [size for size in known_sizes(given, operands) if isinstance(size, int)]
+    if len(sizes) < len(known_sizes(given, operands)):
+        raise IRError(f"node '{node.name}' ({node.op}) takes an axis apart in pieces of sizes that are not known")
+    lengths = sizes if path is not None else _counted_out(node, length, sizes[0])
     if sum(lengths) != length:
         raise IRError(f"node '{node.name}' ({node.op}) takes {length} entries apart in pieces of {lengths}")
+    if isinstance(given, Ref) and len(set(lengths)) > 1:
+        raise IRError(f"node '{node.name}' ({node.op}) leaves pieces of unequal size by a size that it reads")
     return lengths
 
 
@@ -69,6 +73,14 @@ def listing_pieces(operands: Operands) -> Node:
     return replace(node, attrs={**node.attrs, PIECES: tuple(lengths)}) if len(set(lengths)) > 1 else node
 
 
+def _size_paths(node: Node, count: int) -> list[AttrPath]:
+    """Where the sizes of pieces stand: of each, or of all in one number; a chunk has none."""
+    listed = _listed(node)
+    if listed is not None:
+        return [(*listed, i) for i in range(count)]
+    return [("sizes",)] if node.op == "split" else []
+
+
 def _infer_pieces(operands: Operands) -> Type:
     x, dim = operands.tensor(), _dim(operands)
     return TupleType(tuple(TensorType(x.dtype, (*x.shape[:dim], n, *x.shape[dim + 1 :])) for n in _lengths(operands)))
@@ -85,11 +97,9 @@ def _pieces_channels(rules: ChannelRules, operands: Operands) -> None:
         if pieces[0] is not None and listed is None:
             piece = rules.unify(pieces)
             pieces = [piece] * len(lengths)
-            if node.op == "split":
-                rules.measure(("sizes",), piece)
-        elif pieces[0] is not None and listed is not None:
-            for i, piece in enumerate(pieces):
-                rules.measure((*listed, i), piece)
+    for piece, path in zip(pieces, _size_paths(node, len(lengths)), strict=False):
+        if piece is not None or isinstance(attr_at(node.attrs, path), Ref):
+            hold_size(rules, operands, path, piece)
     for item in range(len(lengths)):
         for axis in range(len(operands.tensor().shape)):
             rules.set(axis, pieces[item] if axis == dim else rules.layout(0, axis), item)
@@ -98,12 +108,13 @@ def _pieces_channels(rules: ChannelRules, operands: Operands) -> None:
 def _emit_pieces(emitter: Emitter, node: Node) -> fx.Node:
     """As it was called, unless its pieces have come to be other ones than that call gives."""
     x, listed = emitter.value(node.inputs[0]), list(node.attrs.get(PIECES, ()))
-    if listed and _counted_out(node, sum(listed)) != listed:
+    if listed and _counted_out(node, sum(listed), node.attrs.get("sizes", 1)) != listed:
         return emitter.call(torch.split, x, listed, dim=node.attrs["dim"])
     if node.op == "chunk":
         return emitter.call(torch.chunk, x, node.attrs["chunks"], dim=node.attrs["dim"])
     sizes: Attr = node.attrs["sizes"]
-    return emitter.call(torch.split, x, sizes if isinstance(sizes, int) else list(sizes), dim=node.attrs["dim"])
+    own = Listed(sizes) if isinstance(sizes, tuple) else sizes
+    return emitter.call(torch.split, x, emitter.resolve(own), dim=node.attrs["dim"])
 
 
 _CHUNK = Call(signature("input chunks dim=0"))
@@ -121,7 +132,7 @@ register(
 )
 
 
-_SPLIT = Call(signature("input sizes dim=0"))
+_SPLIT = Call(signature("input sizes dim=0"), sizes=("sizes",))
 register(
     OpSpec(
         "split",

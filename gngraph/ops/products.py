@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, Ref, TensorType, Type
-from gngraph.ops.sizes import scaled, sizes_of
+from gngraph.ops.sizes import hold_size, scaled, sizes_of
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
 from gngraph.ops.starts import within
 from gngraph.ops.traits import of_each
@@ -268,12 +268,13 @@ def _attention_channels(rules: ChannelRules, operands: Operands) -> None:
             layouts[1:] = [None if layout is None else scaled(layout, times) for layout in layouts[1:]]
         elif isinstance(operands.tensor().shape[axis], int):
             layouts = [own for i, own in enumerate(layouts) if not _is_broadcast(rules, operands, i, axis)]
-        if len(operands.inputs) > 3:
+        if isinstance(operands.node.attrs["attn_mask"], Ref):
             mask = operands.tensor(3)
             own = axis - rank + len(mask.shape)
             if own >= 0 and mask.shape[own] != 1:
                 layouts.append(rules.layout(3, own))
         rules.set(axis, rules.unify(layouts))
+    hold_size(rules, operands, ("scale",), None)
     rules.contract([(0, rank - 1), (1, rank - 1)], "queries and keys are compared along it")
     for i in (1, 2):
         rules.freeze(rules.layout(i, rank - 2), "it is attended over")
