@@ -19,7 +19,7 @@ class HeadSizes(Pass):
     """Let the size of heads change, and not their number: the same entries of all heads of an attention are a channel.
 
     What the graph computes stays; the channel spaces of a later pass, or run, are others. Queries, keys and values that one
-    reshape takes out of one axis (`view(n, t, 3, heads, size)`) stay as large as they are.
+    reshape takes apart (`view(n, t, 3, heads, size)`) share their size.
     """
 
     name: ClassVar[str] = "head-sizes"

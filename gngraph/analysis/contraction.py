@@ -7,11 +7,13 @@ from the product, through what keeps proportions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
-from gngraph.ir import Graph, Node, Ref, Slice, TensorType, TupleType
+from gngraph.analysis.boxes import TAKING_APART, Bounds, Box, Origin, common, handed, origin, taken, within
+from gngraph.ir import Graph, Node, TensorType
 from gngraph.ops import Layout, lookup
 
 
@@ -119,7 +121,7 @@ def _of_sides(
         for place in (first, 1 - first):
             side, other = contraction.sides[place], contraction.sides[1 - place]
             own = _Passed(axes)
-            if side.value != other.value and own.follow(side.value, side.axis):
+            if side.value != other.value and own.follow(contraction.node, side.value, side.axis) is not None:
                 break
         else:
             return None
@@ -140,49 +142,47 @@ class _Passed:
 
     Attributes:
         axes: of the graph.
-        ranges: node -> what lies on the way of its value, or of what it takes apart: an axis, first entry and end.
+        boxes: (value, its reader on the way) -> what the reader sees of the value that lies on the way.
         beside: values that something on the way is multiplied by.
-        weights: what was found.
+        weights: what was found, and the nodes that multiply by it.
     """
 
     axes: Axes
-    ranges: dict[str, set[tuple[int, int, int]]] = field(default_factory=dict)
+    boxes: dict[tuple[str, str], set[Box]] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
-    weights: set[AxisStretch] = field(default_factory=set)
+    weights: dict[AxisStretch, set[str]] = field(default_factory=dict)
 
     def add(self, other: _Passed) -> None:
         """All that another passed as well."""
-        for name, ranges in other.ranges.items():
-            self.ranges.setdefault(name, set()).update(ranges)
+        for edge, boxes in other.boxes.items():
+            self.boxes.setdefault(edge, set()).update(boxes)
+        for stretch, nodes in other.weights.items():
+            self.weights.setdefault(stretch, set()).update(nodes)
         self.beside |= other.beside
-        self.weights |= other.weights
 
-    def follow(self, name: str, axis: int, bounds: tuple[int, int] | None = None) -> bool:
-        """Whether a stretch of an axis is in proportion to weights, which are noted.
+    def follow(self, reader: str, name: str, axis: int, box: Box | None = None) -> Box | None:
+        """The box of a value that is in proportion to weights along an axis, which are noted; None where it is not.
 
         Args:
-            name: a value.
+            reader: node that sees the value.
+            name: the value.
             axis: of it.
-            bounds: first entry and end; None for the whole axis.
+            box: of it, that is asked for; None for the whole. What is given is the whole of axes along which all entries are
+                in proportion to the same weights, such as positions.
         """
         graph, node = self.axes.graph, self.axes.graph.nodes[name]
         if not isinstance(node.type, TensorType) or name in graph.outputs or axis not in self.axes.values[name][0]:
-            return False
-        length = node.type.shape[axis]
-        if not isinstance(length, int):
-            return False
-        bounds = bounds or (0, length)
-        self.ranges.setdefault(name, set()).add((axis, *bounds))
+            return None
+        if not isinstance(node.type.shape[axis], int):
+            return None
+        box = box or (None,) * len(node.type.shape)
         if node.params:
-            return self._note(node, axis, length, bounds)
-        taken = _taken(graph, node)
-        if taken is not None and taken.axis == axis:
-            if node.op == "getitem":
-                self.ranges.setdefault(node.inputs[0], set()).add((axis, *taken.moved(bounds)))
-            return self.follow(taken.value, axis, taken.moved(bounds))
-        if node.op == "reshape":
-            return bounds == (0, length) and self._of_heads(node, axis)
-        return self._through(node, axis, bounds)
+            found = self._of_weights(node, axis, box)
+        else:
+            found = self._behind(node, axis, box)
+        if found is not None:
+            self.boxes.setdefault((name, reader), set()).add(found)
+        return found
 
     def alone(self, chosen: Mapping[tuple[str, str], str]) -> bool:
         """Whether nothing but the products sees what was passed.
@@ -191,83 +191,96 @@ class _Passed:
             chosen: product, and the value of it from which was followed -> what is on its other side.
         """
         graph = self.axes.graph
-        apart = self.beside.union(chosen.values())
-        readers = {node for stretch in self.weights for node, _ in graph.readers(stretch.param)}
+        values: dict[str, set[Box]] = {}
+        for (name, _), boxes in self.boxes.items():
+            values.setdefault(name, set()).update(boxes)
         return (
-            self.ranges.keys().isdisjoint(apart)
-            and all(node in self.ranges or lookup(graph.nodes[node].op).of_sizes for node in readers)
+            values.keys().isdisjoint(self.beside.union(chosen.values()))
             and all(
-                (user, name) in chosen or self._sees_nothing(graph.nodes[user], ranges)
-                for name, ranges in self.ranges.items()
-                for user in graph.users(name)
+                node in multiplied or lookup(graph.nodes[node].op).of_sizes
+                for stretch, multiplied in self.weights.items()
+                for node, _ in graph.readers(stretch.param)
+            )
+            and all(
+                (reader.name, name) in chosen or self._lies_on_the_way(name, reader, boxes)
+                for name, boxes in values.items()
+                for reader in self._readers(name)
             )
         )
 
-    def _sees_nothing(self, user: Node, ranges: Iterable[tuple[int, int, int]]) -> bool:
-        """Whether a node lies on the way itself, or reads sizes, or another stretch alone."""
-        taken = _taken(self.axes.graph, user)
-        if user.name in self.ranges or lookup(user.op).of_sizes:
-            return True
-        return taken is not None and all(
-            axis == taken.axis and (end <= taken.start or taken.end <= start) for axis, start, end in ranges
-        )
+    def _readers(self, name: str) -> Iterator[Node]:
+        """The nodes that read a value, or an item of it where it is taken apart."""
+        graph = self.axes.graph
+        for user in graph.users(name):
+            pieces = graph.nodes[user].op in TAKING_APART
+            yield from (graph.nodes[reader] for reader in (graph.users(user) if pieces else (user,)))
 
-    def _note(self, node: Node, axis: int, length: int, bounds: tuple[int, int]) -> bool:
-        """Whether a node multiplies by weights that have an entry for each of an axis, which are noted."""
+    def _lies_on_the_way(self, name: str, reader: Node, boxes: Iterable[Box]) -> bool:
+        """Whether all that a node sees of some boxes of a value is passed through it, or it reads sizes alone."""
+        if lookup(reader.op).of_sizes:
+            return True
+        part = taken(self.axes.graph, reader)
+        seen = [box if part is None else common(box, part.box) for box in boxes]
+        passed = self.boxes.get((name, reader.name), ())
+        return all(box is None or any(within(box, other) for other in passed) for box in seen)
+
+    def _of_weights(self, node: Node, axis: int, box: Box) -> Box | None:
+        """As of `follow`, for a node that multiplies by weights with an entry for each of an axis, which are noted."""
         roles = [role for role in _factors(node) if role in node.params]
-        layout = self.axes.values[node.name][0][axis]
+        layout, length = self.axes.values[node.name][0][axis], int(node.shape[axis])
         for role in roles:
             param = node.params[role]
             held = self.axes.graph.params[param]
             places = [own for (name, own), other in self.axes.params.items() if name == param and other == layout]
-            if held.kind != "parameter" or len(places) != 1 or held.data.shape[places[0]] != length:
-                return False
-            self.weights.add(AxisStretch(param, places[0], *bounds))
-        return bool(roles)
+            start, end = box[axis] or (0, length)
+            whole = {start, end} <= {0, *accumulate(segment.length for segment in layout)}  # channels, and not entries of such
+            if held.kind != "parameter" or len(places) != 1 or held.data.shape[places[0]] != length or not whole:
+                return None
+            stretch = AxisStretch(param, places[0], start, end)
+            self.weights.setdefault(stretch, set()).add(node.name)
+        for bias in node.inputs[1:] if lookup(node.op).apply is not None else ():  # one that the forward computes
+            if self.follow(node.name, bias, 0, (box[axis],)) is None:
+                return None
+        return tuple(bounds if i == axis else None for i, bounds in enumerate(box)) if roles else None
 
-    def _through(self, node: Node, axis: int, bounds: tuple[int, int]) -> bool:
-        """Whether a node keeps proportions of what it reads, which is followed."""
+    def _behind(self, node: Node, axis: int, box: Box) -> Box | None:
+        """As of `follow`, by what a node reads."""
+        known: list[Mapping[int, Bounds | None]] = []
+        for value, place, boxes, axes in self._origins(node, axis, box):
+            for part in boxes:
+                before = self.follow(node.name, value, place, part)
+                if before is None:
+                    return None
+                known.append({own: before[other] for own, other in axes.items()})
+        told = [all(of_one.get(i) is not None for of_one in known) for i in range(len(box))]
+        return tuple(bounds if told[i] else None for i, bounds in enumerate(box)) if known else None
+
+    def _origins(self, node: Node, axis: int, box: Box) -> Iterable[Origin]:
+        """Where a box lay before, in all that a node keeps proportions of; nothing where it keeps none."""
         graph, layout = self.axes.graph, self.axes.values[node.name][0][axis]
-        item = node.attrs["index"] if node.op == "getitem" else 0
+        joins = node.op == "cat" and node.attrs["dim"] % len(box) == axis
+        if joins or node.op == "reshape" or taken(graph, node) is not None:
+            before = origin(graph, node, axis, box)
+            return () if before is None else (before,)
         sources: dict[str, int] = {}
         for name in dict.fromkeys(node.inputs):
-            source = graph.nodes[name]
-            if not isinstance(source.type, TensorType) and node.op != "getitem":
-                continue
-            own = [place for place, other in self.axes.values[name][item].items() if other == layout]
-            if len(own) > 1:
-                return False
-            if own:
-                sources[name] = own[0]
+            if isinstance(graph.nodes[name].type, TensorType):
+                own = [place for place, other in self.axes.values[name][0].items() if other == layout]
+                if len(own) > 1:
+                    return ()
+                sources |= dict.fromkeys([name], *own) if own else {}
         spec, changed = lookup(node.op), tuple(sources)
         if not changed or shifts(graph, node, changed):
-            return False
-        if node.op == "getitem":
-            return self._of_tuple(node.inputs[0], sources[node.inputs[0]], item, bounds)
-        if spec.is_linear(node, changed):
-            return all(self.follow(name, place, bounds) for name, place in sources.items())
-        for name, place in sources.items():
-            if spec.is_linear(node, (name,)) and node.inputs.count(name) == 1:
-                self.beside |= set(changed) - {name}
-                return self.follow(name, place, bounds)
-        return False
+            return ()
+        if not spec.is_linear(node, changed):
+            able = [name for name in changed if spec.is_linear(node, (name,)) and node.inputs.count(name) == 1]
+            self.beside |= set(changed).difference(able[:1])
+            changed = tuple(able[:1])
+        return [handed(graph, node, axis, name, sources[name], box) for name in changed]
 
-    def _of_heads(self, node: Node, axis: int) -> bool:
-        """Whether the same entries of all heads, which a reshape takes out of one axis, are in proportion to weights."""
-        layout = self.axes.values[node.name][0][axis]
-        for place, whole in self.axes.values[node.inputs[0]][0].items():
-            if whole == layout * (len(whole) // len(layout)):
-                return self.follow(node.inputs[0], place)
-        return False
 
-    def _of_tuple(self, name: str, axis: int, item: int, bounds: tuple[int, int]) -> bool:
-        """Whether an item of a tuple is in proportion to weights: of one whose every item has all entries of an axis."""
-        node = self.axes.graph.nodes[name]
-        layout = self.axes.values[name][item][axis]
-        places = [own for own, other in self.axes.values[node.inputs[0]][0].items() if other == layout]
-        self.ranges.setdefault(name, set()).add((places[0] if places else axis, *bounds))
-        whole = lookup(node.op).channelwise and lookup(node.op).is_linear(node, node.inputs) and not node.params
-        return whole and len(places) == 1 and self.follow(node.inputs[0], places[0], bounds)
+_PRODUCTS = ("addmm", "einsum", "matmul", "transposed_linear")
+"""Ops whose value is in proportion to their weight and bias, beside layers that are given another weight by `OpSpec.apply`."""
 
 
 def _factors(node: Node) -> tuple[str, ...]:
@@ -278,42 +291,5 @@ def _factors(node: Node) -> tuple[str, ...]:
             return (statistics.scale, statistics.shift) if statistics.scale in node.params else ()
     if node.op == "parameter":
         return ("value",)
-    plain = (spec.apply is not None and spec.computed is None) or node.op in ("matmul", "einsum")
+    plain = (spec.apply is not None and spec.computed is None) or node.op in _PRODUCTS
     return ("weight", "bias") if plain and node.params.keys() <= {"weight", "bias"} else ()
-
-
-class _Taken(NamedTuple):
-    """A node that takes the entries `start` to `end` - 1 of an axis of a value."""
-
-    value: str
-    axis: int
-    start: int
-    end: int
-
-    def moved(self, bounds: tuple[int, int]) -> tuple[int, int]:
-        """A stretch of what is taken, in the value."""
-        return bounds[0] + self.start, bounds[1] + self.start
-
-
-def _taken(graph: Graph, node: Node) -> _Taken | None:
-    """What a node takes of a value along one axis, leaving all others as they are; None for any other node."""
-    if node.op == "getitem":
-        pieces = graph.nodes[node.inputs[0]]
-        if pieces.op not in ("chunk", "split") or not isinstance(pieces.type, TupleType):
-            return None
-        axis = pieces.attrs["dim"] % len(node.shape)
-        before = pieces.type.items[: node.attrs["index"]]
-        start = sum(int(item.shape[axis]) for item in before if isinstance(item, TensorType))
-        return _Taken(pieces.inputs[0], axis, start, start + int(node.shape[axis]))
-    if node.op != "index":
-        return None
-    parts = [(i, entry) for i, entry in enumerate(node.attrs["index"]) if entry != Slice(None, None, None)]
-    axis, part = parts[0] if len(parts) == 1 else (0, None)
-    length = graph.nodes[node.inputs[0]].shape[axis]
-    if not isinstance(part, Slice) or part.step not in (None, 1) or not isinstance(length, int):
-        return None
-    bounds = (part.start, part.stop)
-    if any(isinstance(bound, Ref) for bound in bounds):
-        return None
-    start, end, _ = slice(*bounds).indices(length)
-    return _Taken(node.inputs[0], axis, start, end)

@@ -293,6 +293,9 @@ class _Coupling:
     def freeze(self, layout: Layout | None, reason: str) -> None:
         self.sets.freeze(layout, reason)
 
+    def held(self, layout: Layout | None) -> bool:
+        return self.sets.frozen(layout)
+
     def count(self, axis: int) -> None:
         self.counted[self._node.name] = (*self.counted.get(self._node.name, ()), axis)
 

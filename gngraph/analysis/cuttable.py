@@ -68,6 +68,10 @@ class Cuttable:
         for segment in self.resolve(layout or ()):
             self.reasons.setdefault(segment.var, f"{reason} ({self.place})")
 
+    def frozen(self, layout: Layout | None) -> bool:
+        """Whether every variable of `layout` is frozen."""
+        return all(segment.var in self.reasons for segment in self.resolve(layout or ()))
+
     def unify(self, layouts: Sequence[Layout | None]) -> Layout | None:
         """One layout for axes that must agree entry by entry; freezes them where they cannot."""
         known = [self.resolve(layout) for layout in layouts if layout is not None]

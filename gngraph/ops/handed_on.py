@@ -82,6 +82,9 @@ class _Followed:
 
     def freeze(self, layout: Layout | None, reason: str) -> None: ...
 
+    def held(self, layout: Layout | None) -> bool:
+        return False
+
     def count(self, axis: int) -> None: ...
 
     def only_counted(self, axis: int) -> bool:

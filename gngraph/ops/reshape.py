@@ -28,8 +28,9 @@ REPETITIONS = 256
 def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) -> Layout | None:
     """Layout of the row-major product of `axes` of the first input; where samples are among them, that of one sample.
 
-    The first axis with channels, of more than one where there are such, keeps them: entries behind it become entries of each
-    channel, constant axes in front repeat its layout. A second axis with channels would interleave, and is frozen.
+    The first axis with channels that may change, of more than one where there are such, keeps them: entries behind it become
+    entries of each channel, constant axes in front repeat its layout. A second axis with channels would interleave, and is
+    frozen.
 
     Args:
         rules: of the analysis under way.
@@ -41,7 +42,8 @@ def merged_layout(rules: ChannelRules, operands: Operands, axes: Sequence[int]) 
     found = [axis for axis in axes if rules.layout(0, axis) is not None and shape[axis] != BATCH]
     if not found:
         return None
-    first = next((axis for axis in found if shape[axis] != 1), found[0])
+    able = [axis for axis in found if shape[axis] != 1] or found
+    first = next((axis for axis in able if not rules.held(rules.layout(0, axis))), able[0])
     for axis in found:
         if axis != first:
             rules.freeze(rules.layout(0, axis), "it is flattened together with another axis with channels")
@@ -197,6 +199,15 @@ def regrouping(operands: Operands) -> tuple[tuple[int, int, int], ...]:
         chosen += [i for i in real if isinstance(entries[behind[i]], Ref)]
         result.append((len(before), len(behind), [*chosen, real[1] if parts else real[0]][0]))
     return tuple(result)
+
+
+def regrouped(operands: Operands) -> list[tuple[range, range]]:
+    """The axes before and behind of each group of a reshape; none where its axes do not fall into groups.
+
+    Args:
+        operands: the reshape.
+    """
+    return [(before, behind) for before, behind, _ in _regrouped(operands, _reshaped(operands))]
 
 
 def carrying(operands: Operands, axis: int) -> tuple[Attr, range]:

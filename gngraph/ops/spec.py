@@ -113,6 +113,9 @@ class ChannelRules(Protocol):
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
 
+    def held(self, layout: Layout | None) -> bool:
+        """Whether it is known by now that no channel of `layout` may change."""
+
     def set(self, axis: int, layout: Layout | None, item: int = 0) -> None:
         """Axis `axis` of the value (of item `item`, where the value is a tuple) has this `layout`."""
 

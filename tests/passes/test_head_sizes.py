@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import pytest
 import torch
@@ -15,8 +15,9 @@ import gngraph
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.equivalence import outputs64
 from gngraph.ir import Graph, format_graph
+from gngraph.lowering.to_torch import to_torch
 from gngraph.rewrite.morphing import morph
-from gngraph.rewrite.morphism import NewChannel, PruneChannel
+from gngraph.rewrite.morphism import NewChannel, PruneChannel, SplitChannel
 from gngraph.zoo import build_seed
 from tests.local_errors import relative
 from tests.morphism_errors import errors_of
@@ -38,17 +39,38 @@ class Attending(nn.Module):
         return out
 
 
-class Together(Attending):
-    """Queries, keys and values by one reshape of one axis."""
+class Together(nn.Module):
+    """Queries, keys and values by one matrix, from [N, 5, 18] by a function, with a table that tells how far tokens are apart."""
 
-    def __init__(self) -> None:
-        super().__init__(F.scaled_dot_product_attention)
-        self.q = nn.Linear(6, 18)
+    def __init__(self, parts: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(6, 18), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.far, self.parts = nn.Parameter(torch.randn(2, 5, 5)), parts
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.q(x).view(len(x), 5, 3, 2, 3).permute(2, 0, 3, 1, 4).unbind(0)
-        out: Tensor = self.head(self.out(self.call(q, k, v).transpose(1, 2).flatten(2)).mean(1))
+        q, k, v = self.parts(self.qkv(x))
+        y = ((q @ k.transpose(-2, -1) * 3**-0.5 + self.far).softmax(-1) @ v).transpose(1, 2).reshape(len(x), 5, 6)
+        out: Tensor = self.head((x + self.out(y)).relu().mean(1))
         return out
+
+
+def beside_samples(y: Tensor) -> Sequence[Tensor]:
+    parts = (part.transpose(1, 2).reshape(-1, 5, 3) for part in y.view(len(y), 5, 2, 3, 3).unbind(3))
+    return [part.view(len(y), 2, 5, 3) for part in parts]
+
+
+def by_number(y: Tensor) -> Sequence[Tensor]:
+    return [y[:, :, i].transpose(1, 2) for i in range(3)]
+
+
+PARTS: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {
+    "parts, heads, entries": lambda y: y.view(len(y), 5, 3, 2, 3).permute(2, 0, 3, 1, 4).unbind(0),
+    "parts by number": lambda y: by_number(y.reshape(-1, 5, 3, 2, 3)),
+    "heads, parts, entries": lambda y: y.view(len(y), 5, 2, 3, 3).transpose(1, 2).unbind(3),
+    "parts of heads": lambda y: y.view(len(y), 5, 6, 3).transpose(1, 2).chunk(3, 1),
+    "parts of entries": lambda y: y.view(len(y), 5, 2, 9).transpose(1, 2).chunk(3, -1),
+    "beside samples": beside_samples,
+}
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -76,6 +98,7 @@ FREE: dict[str, Callable[[], nn.Module]] = {
     "keys that several queries share": lambda: Attending(copied, heads=1),
     "gpt": lambda: build_seed("gpt", width=0.5, classes=11, input_shape=(6,)),
     "vit": lambda: build_seed("vit", width=0.5, classes=5, input_shape=(3, 8, 8)),
+    **{name: partial(Together, parts) for name, parts in PARTS.items()},
 }
 
 
@@ -103,7 +126,9 @@ def test_sizes_come_and_go_exactly(name: str) -> None:
     _, graph = prepared(name)
     spaces, names = ChannelSpaces.of(graph), sizes_of(graph)
     blocks = 4 if name in ("gpt", "vit") else 1
-    assert len(names) == 2 * blocks and {spaces[space].size for space in names} == {32 if blocks == 4 else 3}
+    assert len(names) == (1 if name in PARTS else 2) * blocks and {spaces[space].size for space in names} == {
+        32 if blocks == 4 else 3
+    }
     for space in names[:2]:
         errors = errors_of(graph, spaces, space, 1)
         assert max(errors.split, errors.new, errors.masked, errors.values) <= 1e-12
@@ -123,7 +148,7 @@ def test_whole_heads_come_back(name: str) -> None:
     assert format_graph(gngraph.PassManager("whole-heads").run(graph).graph) == format_graph(before)
 
 
-@pytest.mark.parametrize("make", [lambda: Attending(turned), Together])
+@pytest.mark.parametrize("make", [lambda: Attending(turned)])
 def test_sizes_that_hang_together_with_something_else_stay(make: Callable[[], nn.Module]) -> None:
     graph = gngraph.PassManager("head-sizes").run(gngraph.from_torch(make().eval(), torch.randn(2, 5, 6))).graph
     spaces = ChannelSpaces.of(graph)
@@ -131,6 +156,17 @@ def test_sizes_that_hang_together_with_something_else_stay(make: Callable[[], nn
     for space in spaces.free:
         errors = errors_of(graph.to(torch.float64), spaces, space.name, 0)
         assert max(errors.split, errors.new) <= 1e-12
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_written_of_other_sizes_is_read_again(name: str) -> None:
+    _, graph = prepared(name)
+    names = sizes_of(graph)
+    new = morph(graph, ChannelSpaces.of(graph), [NewChannel(names[0]), SplitChannel(names[0], 1)]).graph
+    example = torch.randn(2, 5, 6, dtype=torch.float64)
+    again = gngraph.PassManager("head-sizes").run(gngraph.from_torch(to_torch(new), example)).graph
+    assert ChannelSpaces.of(again)[names[0]].size == 5
+    assert torch.equal(outputs64(again, (example,))[0], outputs64(new, (example,))[0])
 
 
 def test_a_shrink_takes_sizes() -> None:
@@ -142,3 +178,13 @@ def test_a_shrink_takes_sizes() -> None:
     shapes = {name: tuple(p.data.shape) for name, p in made.params.items()}
     assert shapes["q.weight"] == shapes["k.weight"] and shapes["q.weight"][0] % 2 == 0
     assert shapes["q.weight"][0] + shapes["v.weight"][0] < 12
+
+
+def test_a_shrink_takes_sizes_that_one_matrix_writes() -> None:
+    torch.manual_seed(0)
+    module = Together(PARTS["parts, heads, entries"])
+    graph = gngraph.PassManager("head-sizes").run(gngraph.from_torch(module, torch.randn(2, 5, 6))).graph
+    data = (torch.randn(64, 5, 6), torch.randint(0, 4, (64,)))
+    made = gngraph.shrink(graph, data, to=0.7, params_to=0.7, epochs=0, only=("qkv",)).graph
+    assert made.params["qkv.weight"].data.shape[0] in (6, 12)
+    assert made.params["qkv.weight"].data.shape[0] == 3 * made.params["out.weight"].data.shape[1]
