@@ -19,7 +19,8 @@ class HeadSizes(Pass):
     """Let the size of heads change, and not their number: the same entries of all heads of an attention are a channel.
 
     What the graph computes stays; the channel spaces of a later pass, or run, are others. Queries, keys and values that one
-    reshape takes apart (`view(n, t, 3, heads, size)`) share their size.
+    reshape takes apart (`view(n, t, 3, heads, size)`) share their size. Where rotary positions turn queries and keys, a channel is
+    the pair of entries that is turned.
     """
 
     name: ClassVar[str] = "head-sizes"

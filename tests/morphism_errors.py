@@ -91,7 +91,7 @@ class _ValueMask(fx.Interpreter):
 
 def _calls(graph: Graph, slot: Slot) -> Iterator[tuple[str, int]]:
     """The nodes that read values by a weight, each with the position of the input that it reads."""
-    for product, side in slot.across:
+    for product, side, _ in slot.across:
         yield product, graph.nodes[product].inputs.index(side.value)
     for name, role in graph.readers(slot.param):
         node = graph.nodes[name]

@@ -45,8 +45,8 @@ class Taken(NamedTuple):
     axes: tuple[int | None, ...]
 
 
-def origin(graph: Graph, node: Node, axis: int, box: Box) -> Origin | None:
-    """Where a box of what a node takes of a value, or lays out anew, lay before: in one value, else None.
+def origins(graph: Graph, node: Node, axis: int, box: Box) -> list[Origin]:
+    """Where a box of what a node takes of a value, lays out anew, or joins lay before; none where that is not known.
 
     Args:
         graph: has the node.
@@ -61,14 +61,14 @@ def origin(graph: Graph, node: Node, axis: int, box: Box) -> Origin | None:
     part = taken(graph, node)
     before = part.axes[axis] if part is not None else None
     if part is None or before is None:
-        return None
+        return []
     found = list(part.box)
     for bounds, own in zip(box, part.axes, strict=True):
         if bounds is not None and own is not None:
             start, _ = part.box[own] or (0, 0)
             found[own] = (bounds[0] + start, bounds[1] + start)
     axes = {place: own for place, own in enumerate(part.axes) if own is not None}
-    return Origin(part.value, before, [tuple(found)], axes)
+    return [Origin(part.value, before, [tuple(found)], axes)]
 
 
 def handed(graph: Graph, node: Node, axis: int, source: str, place: int, box: Box) -> Origin:
@@ -91,6 +91,11 @@ def handed(graph: Graph, node: Node, axis: int, source: str, place: int, box: Bo
         if len(places) == 1 and shape[places[0]] == node.shape[own]:
             axes[own] = places[0]
     return Origin(source, place, [_moved(box, axes, len(shape))], axes)
+
+
+def goes_on(graph: Graph, node: Node, axis: int) -> bool:
+    """Whether what lies along an axis of a node's value lies along one of what it reads first, as behind a norm."""
+    return any(found.operand == 0 for found in handed_on(_operands(graph, node), 0, axis))
 
 
 def taken(graph: Graph, node: Node) -> Taken | None:
@@ -158,7 +163,7 @@ def _indexed(graph: Graph, node: Node) -> Taken | None:
     return Taken(node.inputs[0], (*box, *(None for _ in rest)), (*axes, *rest))
 
 
-def _reshaped(graph: Graph, node: Node, axis: int, box: Box) -> Origin | None:
+def _reshaped(graph: Graph, node: Node, axis: int, box: Box) -> list[Origin]:
     """Stretches of one axis, where a reshape spreads that over several, and axes that it leaves as they are."""
     old, axes = graph.nodes[node.inputs[0]].shape, dict[int, int]()
     own: int | None = None
@@ -173,23 +178,26 @@ def _reshaped(graph: Graph, node: Node, axis: int, box: Box) -> Origin | None:
         elif len(real) == 1:
             axes |= {i: real[0] for i in behind if node.shape[i] == old[real[0]]}
     if own is None:
-        return None
+        return []
     others = {place: before for place, before in axes.items() if before != own}
     whole = _moved(box, others, len(old))
     boxes = [tuple(bounds if i == own else part for i, part in enumerate(whole)) for bounds in stretches]
-    return Origin(node.inputs[0], own, boxes, axes)
+    return [Origin(node.inputs[0], own, boxes, axes)]
 
 
-def _joined(graph: Graph, node: Node, axis: int, box: Box) -> Origin | None:
-    """A part of what is joined along `axis`, which the box lies in."""
-    start, end = box[axis] or (0, int(node.shape[axis]))
+def _joined(graph: Graph, node: Node, axis: int, box: Box) -> list[Origin]:
+    """The parts of what is joined along `axis` which the box lies in."""
+    first, last = box[axis] or (0, int(node.shape[axis]))
+    found: list[Origin] = []
+    before = 0
     for name in node.inputs:
         length = int(graph.nodes[name].shape[axis])
-        if start >= 0 and end <= length:
+        start, end = max(first - before, 0), min(last - before, length)
+        if start < end:
             part = tuple((start, end) if i == axis else bounds for i, bounds in enumerate(box))
-            return Origin(name, axis, [part], {i: i for i in range(len(box))})
-        start, end = start - length, end - length
-    return None
+            found.append(Origin(name, axis, [part], {i: i for i in range(len(box))}))
+        before += length
+    return found
 
 
 def _moved(box: Box, axes: Mapping[int, int], rank: int) -> Box:

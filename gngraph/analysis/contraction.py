@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from gngraph.analysis.boxes import TAKING_APART, Bounds, Box, Origin, common, handed, origin, taken, within
+from gngraph.analysis.boxes import TAKING_APART, Bounds, Box, Origin, common, goes_on, handed, origins, taken, within
 from gngraph.ir import Graph, Node, TensorType
 from gngraph.ops import Layout, lookup
 
@@ -25,10 +25,18 @@ class Side(NamedTuple):
 
 
 class Across(NamedTuple):
-    """A product that sums over what a parameter writes, and the side of it that the parameter so reads."""
+    """A product that sums over what a parameter writes, and the side of it that the parameter so reads.
+
+    Attributes:
+        node: the product.
+        side: what the parameter reads.
+        alike: whether all channels are made of the parameter in the same way, so that what one reads can be rebuilt from others;
+            they are not where each is multiplied by a number of its own, as by a rotary position.
+    """
 
     node: str
     side: Side
+    alike: bool
 
 
 class AxisStretch(NamedTuple):
@@ -127,8 +135,11 @@ def _of_sides(
             return None
         chosen[contraction.node, side.value] = other.value
         passed.add(own)
-        for stretch in own.weights:
-            found.setdefault(stretch, []).append(Across(contraction.node, other))
+        stretches = own.stretches(int(axes.graph.nodes[other.value].shape[other.axis]))
+        if stretches is None:
+            return None
+        for stretch in stretches:
+            found.setdefault(stretch, []).append(Across(contraction.node, other, own.alike))
     groups = {tuple(places) for places in found.values()}
     products = [place for group in groups for place in group]
     if not passed.alone(chosen) or len(set(products)) < len(products):  # several groups of weights would share one
@@ -145,12 +156,14 @@ class _Passed:
         boxes: (value, its reader on the way) -> what the reader sees of the value that lies on the way.
         beside: values that something on the way is multiplied by.
         weights: what was found, and the nodes that multiply by it.
+        alike: whether all channels are made of the weights in the same way.
     """
 
     axes: Axes
     boxes: dict[tuple[str, str], set[Box]] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
     weights: dict[AxisStretch, set[str]] = field(default_factory=dict)
+    alike: bool = True
 
     def add(self, other: _Passed) -> None:
         """All that another passed as well."""
@@ -159,6 +172,29 @@ class _Passed:
         for stretch, nodes in other.weights.items():
             self.weights.setdefault(stretch, set()).update(nodes)
         self.beside |= other.beside
+        self.alike = self.alike and other.alike
+
+    def stretches(self, length: int) -> list[AxisStretch] | None:
+        """The weights that were found, without gaps; None where one of those is no whole number of sides of `length` entries.
+
+        A channel may be read by several stretches, such as the halves of queries that a position turns.
+        """
+        found: list[AxisStretch] = []
+        for stretch in sorted(self.weights):
+            last = found[-1] if found else None
+            if last is not None and last[:2] == stretch[:2] and stretch.start <= last.end:
+                found[-1] = last._replace(end=max(last.end, stretch.end))
+            else:
+                found.append(stretch)
+        whole = all(
+            (end - start) % length == 0 and self._of_channels(param, axis, start, end)
+            for param, axis, start, end in found
+        )
+        return found if whole else None
+
+    def _of_channels(self, param: str, axis: int, start: int, end: int) -> bool:
+        """Whether a stretch of weights has channels, and not some of the entries of one."""
+        return {start, end} <= {0, *accumulate(segment.length for segment in self.axes.params[param, axis])}
 
     def follow(self, reader: str, name: str, axis: int, box: Box | None = None) -> Box | None:
         """The box of a value that is in proportion to weights along an axis, which are noted; None where it is not.
@@ -232,12 +268,11 @@ class _Passed:
             param = node.params[role]
             held = self.axes.graph.params[param]
             places = [own for (name, own), other in self.axes.params.items() if name == param and other == layout]
-            start, end = box[axis] or (0, length)
-            whole = {start, end} <= {0, *accumulate(segment.length for segment in layout)}  # channels, and not entries of such
-            if held.kind != "parameter" or len(places) != 1 or held.data.shape[places[0]] != length or not whole:
+            if held.kind != "parameter" or len(places) != 1 or held.data.shape[places[0]] != length:
                 return None
-            stretch = AxisStretch(param, places[0], start, end)
+            stretch = AxisStretch(param, places[0], *(box[axis] or (0, length)))
             self.weights.setdefault(stretch, set()).add(node.name)
+        self.alike = self.alike and not goes_on(self.axes.graph, node, axis)  # as through a norm, entry by entry
         for bias in node.inputs[1:] if lookup(node.op).apply is not None else ():  # one that the forward computes
             if self.follow(node.name, bias, 0, (box[axis],)) is None:
                 return None
@@ -245,38 +280,48 @@ class _Passed:
 
     def _behind(self, node: Node, axis: int, box: Box) -> Box | None:
         """As of `follow`, by what a node reads."""
+        for before, beside in self._ways(node, axis, box):
+            way = _Passed(self.axes, beside=set(beside), alike=not beside)
+            found = way._from(node, before, box)
+            if found is not None:
+                self.add(way)
+                return found
+        return None
+
+    def _from(self, node: Node, before: Iterable[Origin], box: Box) -> Box | None:
+        """As of `follow`, for a box of a node's value that lay elsewhere before."""
         known: list[Mapping[int, Bounds | None]] = []
-        for value, place, boxes, axes in self._origins(node, axis, box):
+        for value, place, boxes, axes in before:
             for part in boxes:
-                before = self.follow(node.name, value, place, part)
-                if before is None:
+                found = self.follow(node.name, value, place, part)
+                if found is None:
                     return None
-                known.append({own: before[other] for own, other in axes.items()})
+                known.append({own: found[other] for own, other in axes.items()})
         told = [all(of_one.get(i) is not None for of_one in known) for i in range(len(box))]
         return tuple(bounds if told[i] else None for i, bounds in enumerate(box)) if known else None
 
-    def _origins(self, node: Node, axis: int, box: Box) -> Iterable[Origin]:
-        """Where a box lay before, in all that a node keeps proportions of; nothing where it keeps none."""
+    def _ways(self, node: Node, axis: int, box: Box) -> Iterator[tuple[Sequence[Origin], Sequence[str]]]:
+        """Where a box lay before in all that a node keeps proportions of, and what it multiplies that by; or in what else."""
         graph, layout = self.axes.graph, self.axes.values[node.name][0][axis]
         joins = node.op == "cat" and node.attrs["dim"] % len(box) == axis
         if joins or node.op == "reshape" or taken(graph, node) is not None:
-            before = origin(graph, node, axis, box)
-            return () if before is None else (before,)
+            yield origins(graph, node, axis, box), ()
+            return
         sources: dict[str, int] = {}
         for name in dict.fromkeys(node.inputs):
             if isinstance(graph.nodes[name].type, TensorType):
                 own = [place for place, other in self.axes.values[name][0].items() if other == layout]
                 if len(own) > 1:
-                    return ()
+                    return
                 sources |= dict.fromkeys([name], *own) if own else {}
         spec, changed = lookup(node.op), tuple(sources)
         if not changed or shifts(graph, node, changed):
-            return ()
-        if not spec.is_linear(node, changed):
-            able = [name for name in changed if spec.is_linear(node, (name,)) and node.inputs.count(name) == 1]
-            self.beside |= set(changed).difference(able[:1])
-            changed = tuple(able[:1])
-        return [handed(graph, node, axis, name, sources[name], box) for name in changed]
+            return
+        together = spec.is_linear(node, changed)
+        alone = [(name,) for name in changed if spec.is_linear(node, (name,)) and node.inputs.count(name) == 1]
+        for followed in [changed] if together else alone:
+            before = [handed(graph, node, axis, name, sources[name], box) for name in followed]
+            yield before, [name for name in changed if name not in followed]
 
 
 _PRODUCTS = ("addmm", "einsum", "matmul", "transposed_linear")

@@ -157,7 +157,7 @@ def read_sites(graph: Graph, spaces: ChannelSpaces) -> Iterator[ReadSite]:
 def _across(space: ChannelSpace, slot: Slot, bands: Mapping[tuple[str, str], tuple[Band, ...]]) -> Iterator[ReadSite]:
     """The edges into products that sum over a space, of the first of the slots that read it so."""
     alike = [other for other in space.slots if (other.across, other.start) == (slot.across, slot.start)]
-    for node, side in slot.across if alike[0] == slot else ():
+    for node, side, _ in slot.across if alike[0] == slot else ():
         own = tuple(b for b in bands[side.value, space.name] if (b.axis, b.start) == (side.axis, slot.start))
         yield ReadSite(space.name, Edge(side.value, node), slot, own, tuple(alike[1:]))
 

@@ -19,22 +19,34 @@ from gngraph.scoring.gauss_newton import GaussNewton
 class Compared(nn.Module):
     """Products of queries and keys, of which there may be two, as they are."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.stem, self.kind = nn.Linear(3, 5), kind
+        angles = torch.arange(4.0, dtype=torch.float64).unsqueeze(1) * torch.tensor([1.0, 0.3], dtype=torch.float64)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
         self.q, self.k, self.other, self.both = (nn.Linear(5, n) for n in (4, 4, 4, 8))
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.stem(x))
         q, k = self.both(x).chunk(2, -1) if self.kind == "packed" else (self.q(x), self.k(x))
+        if self.kind == "turned":
+            q, k = self.turned(q), self.turned(k)
         scores = q @ k.transpose(1, 2)
         if self.kind == "shared":
             scores = scores + torch.relu(self.other(x)) @ k.transpose(1, 2)
         flat: Tensor = scores.flatten(1)
         return flat
 
+    def turned(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], -1)
 
-@pytest.mark.parametrize("kind", ["apart", "packed", "shared"])
+
+@pytest.mark.parametrize("kind", ["apart", "packed", "shared", "turned"])
 def test_removals_are_predicted_exactly(kind: str) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(64, 4, 3, dtype=torch.float64), torch.randn(64, 16, dtype=torch.float64)
@@ -51,7 +63,8 @@ def test_removals_are_predicted_exactly(kind: str) -> None:
 
     (name,) = (space.name for space in spaces.free if any(slot.across for slot in space.slots))
     found = [(i, c.morphism) for i, c in enumerate(scores.candidates) if c.morphism.space == name]
-    assert [m.kind for _, m in found if m.kind in ("prune", "merge")] == ["prune"] * 4 + ["merge"] * 4
+    size = 2 if kind == "turned" else 4
+    assert [m.kind for _, m in found if m.kind in ("prune", "merge")] == ["prune"] * size + ["merge"] * size
     assert not any(m.kind == "new" for _, m in found)
     assert any(name in note and "sums over them" in note for note in scores.notes)
     assert kind != "packed" or any("'both'" in note and "not split" in note for note in scores.notes)

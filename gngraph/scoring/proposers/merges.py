@@ -131,7 +131,12 @@ class Merging:
         for site in sites:
             slots.setdefault(site.slot, []).append(site)
         tied = context.spaces[self.space].tied
-        self.reads = [_Read(context.graph, own, self.channels, slot.param in tied) for slot, own in slots.items()]
+        self.reads = [
+            _Read(
+                context.graph, own, self.channels, slot.param in tied or not all(place.alike for place in slot.across)
+            )
+            for slot, own in slots.items()
+        ]
         self._seen = 0
         self._sources: torch.Tensor | None = None
 
@@ -204,13 +209,14 @@ class Merging:
 class _Read:
     """One slot of a weight that reads the space: what it reads, and the least-squares problems of its combinations.
 
-    What is tied to a table that writes the space stays as it is, and rebuilds nothing.
+    What is tied to a table that writes the space stays as it is, and rebuilds nothing; nor do weights behind which each channel
+    is multiplied by a number of its own, as by a rotary position.
 
     Moments and equations are float64; C channels of I entries each, T of them to be rebuilt from K sources.
     """
 
-    def __init__(self, graph: Graph, sites: Sequence[ReadSite], channels: torch.Tensor, tied: bool) -> None:
-        self.tied = tied
+    def __init__(self, graph: Graph, sites: Sequence[ReadSite], channels: torch.Tensor, held: bool) -> None:
+        self.held = held
         self.slot, self.beside = sites[0].slot, sites[0].beside
         self.reader = sites[0].edge.reader
         self.stretches: list[tuple[Edge, Band]] = [(site.edge, band) for site in sites for band in site.bands]
@@ -285,7 +291,7 @@ class _Read:
         """What is added to what is read in place of each channel, [T, C]: b of the others, and -1 of the channel itself."""
         size, rows = len(self.second), torch.arange(len(self.channels))
         b = self.second.new_zeros(len(rows), size)
-        if sources is not None and isinstance(self.equations, torch.Tensor) and not self.tied:
+        if sources is not None and isinstance(self.equations, torch.Tensor) and not self.held:
             columns = torch.cat([self.channels.to(sources).unsqueeze(1), sources], 1)
             prior = self.covariance()[columns.unsqueeze(2), columns.unsqueeze(1)]
             share = (
