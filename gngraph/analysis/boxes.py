@@ -94,7 +94,13 @@ def handed(graph: Graph, node: Node, axis: int, source: str, place: int, box: Bo
 
 
 def goes_on(graph: Graph, node: Node, axis: int) -> bool:
-    """Whether what lies along an axis of a node's value lies along one of what it reads first, as behind a norm."""
+    """Whether what lies along an axis of a node's value lies along one of what it reads first, as behind a norm.
+
+    Args:
+        graph: has the node.
+        node: any.
+        axis: of its value, counted from 0.
+    """
     return any(found.operand == 0 for found in handed_on(_operands(graph, node), 0, axis))
 
 
