@@ -216,8 +216,7 @@ class OpSpec:
         infer: type rule.
         channels: channel rule: how axes of inputs, parameters and the value are coupled.
         emit: lowering to torch.fx.
-        positions: how often each entry of the parameter "weight" is multiplied for one sample, as a product of factors; FLOPs
-            are twice that.
+        positions: how often each entry of "weight" is multiplied for one sample, a product of factors; FLOPs are twice that.
         products: multiplications of values with values for one sample, each a product of factors; FLOPs are twice their sum.
         apply: the layer without its bias for another weight, as a function of (node, input, weight), or None.
         computed: set where a layer computes that weight.
@@ -231,15 +230,13 @@ class OpSpec:
         evaluated: the node that one is whose module stays in eval mode while the network trains; None where it is the same.
         of_part: whether it is a layer that multiplies by a part of its parameter "weight", beside which others may be read too.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
-        reads: which of the inputs a node's weight of some role reads; `OWN_STATE`, `PASSED_BY` or `OF_SEVERAL` where it is none of
-            them alone, and None where it reads nothing.
+        reads: which input a node's weight of some role reads; `OWN_STATE`, `PASSED_BY`, `OF_SEVERAL`, or None where it reads none.
         stepwise: for ops some weights of which read their own state: the value step by step (`gngraph.ops.stepwise`).
         looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         starts: how parameters start that no `reset_parameters` draws, by role (`gngraph.ops.starts`).
-        modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
-            path, such as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a
-            network does.
+        modules: module classes that are this op, each with what reads the attributes. A class may stand here by its path, such
+            as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a network does.
         functions: functions (or method names) that are this op; a function may stand here by its path.
         call: how the modules are called, where other arguments than values, which become attributes, are taken.
     """
