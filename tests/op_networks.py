@@ -317,6 +317,10 @@ SHAPES: dict[str, Case] = {
     "a computed bias": Case(
         lambda: Between(lambda m, y: m.part(y), 2, part=ComputedBias()), (3, 6, 6), {"first": 8, "part_query": 2}
     ),
+    "pooled by its own size": function(lambda y: y * F.avg_pool2d(y, y.size()[2:]) + F.max_pool2d(y, y.shape[3], stride=1)),
+    "averaged to the size of another": function(lambda y: y + F.adaptive_avg_pool2d(y.tanh(), (y.shape[2], y.shape[3]))),
+    "channels between zeros": function(lambda y: F.pad(y, (0, 0, 1, 1, 2, 3))[..., 1:-1, :], behind=13),
+    "channels behind ones": function(lambda y: F.pad(y, (0, 0, 0, 0, 2, 0), value=1.0).tanh(), behind=10),
     "in channels last": function(
         lambda y: y.contiguous(memory_format=torch.channels_last).tanh().to(memory_format=torch.contiguous_format)
     ),
@@ -362,7 +366,10 @@ SHAPES: dict[str, Case] = {
     "reflections": module(lambda: nn.Sequential(nn.ReflectionPad2d(1), nn.ReplicationPad2d((0, 1, 2, 0)), nn.CircularPad2d(1))),
     "padding by its function": function(lambda y: F.pad(F.pad(y, (1, 2)), (0, 0, -1, 1), mode="constant", value=1.0)),
     "padding to even sizes": function(lambda y: F.pad(y, (0, y.size(3) % 4, 0, 1), mode="reflect")),
-    "padded channels": function(lambda y: F.pad(y, (0, 0, 0, 0, 1, 1)), free=0, behind=10),
+    "channels padded by copies": function(
+        lambda y: F.pad(y.unsqueeze(1), (0, 0, 0, 0, 1, 1), mode="replicate").squeeze(1), free=0, behind=10
+    ),
+    "padded channels": function(lambda y: F.pad(y, (0, 0, 0, 0, 1, 1)), behind=10),
     "pixel shuffle": module(lambda: nn.PixelShuffle(2), 2, 2),
     "pixel unshuffle": module(lambda: nn.PixelUnshuffle(2), 8, 32),
     "pixel shuffles by functions": function(lambda y: F.pixel_shuffle(F.pixel_unshuffle(y, 2), 2)),

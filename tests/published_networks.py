@@ -108,6 +108,21 @@ class Unequal(nn.Module):
         return torch.cat([a, self.second(a + b), c], 1)
 
 
+class PaddedShortcut(nn.Module):
+    """The ResNet of CIFAR: a shortcut takes every second position, and zeros for the channels that are new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.Conv2d(16, 16, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(16)])
+        self.narrow = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norms[1](self.second(F.relu(self.norms[0](self.first(x)))))
+        y += F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 16 // 4, 16 // 4), "constant", 0)
+        return x + F.max_pool2d(self.narrow(F.relu(y)), kernel_size=y.size()[2:])
+
+
 class BesideSamples(nn.Module):
     """Attention whose heads go with the samples along one axis, in one of the spellings of the repositories.
 
@@ -195,6 +210,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "heads beside samples, fused": lambda: Net(BesideSamples(fused)),
     "windows around blocks": lambda: Net(Halo()),
     "spatial attention": lambda: Net(SpatialAttention()),
+    "zeros around a shortcut": lambda: Net(PaddedShortcut()),
     "a chunk of unequal parts": lambda: Net(Unequal(lambda x: x.chunk(3, dim=1))),
     "a split with a rest": lambda: Net(Unequal(lambda x: torch.split(x, 3, dim=1))),
 }

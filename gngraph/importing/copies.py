@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.examples import read_as
@@ -72,6 +73,12 @@ class Guard:
                         tensor.copy_(other[name] if buffer is None else buffer)
                         changed += [name] if place == 0 else []
         return changed
+
+    def updated(self) -> str | None:
+        """A parameter that a forward has changed past what is traced, as `for p in teacher.parameters(): p.mul_(0.99)` does."""
+        module, own = self._both
+        held = ((name, x) for name, x in own.items() if isinstance(x, nn.Parameter) and not (x.is_meta or is_lazy(x)))
+        return next((name for name, x in held if not _equal(x, module[name])), None)
 
 
 def _version(tensor: torch.Tensor) -> int:

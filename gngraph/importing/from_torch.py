@@ -97,7 +97,7 @@ def from_torch(
                 expected, example = expected_of(own, example, output)
             changed = guard.restore()  # the graph is made of what that run began with
             own = own if example.is_flat else reading_leaves(own, example)
-            graph = _imported(own, example, expected, drop=train_only == "drop")
+            graph = _imported(own, example, expected, guard, drop=train_only == "drop")
         except GnGraphError:
             raise
         except Exception as error:  # whatever a forward does that nobody has thought of
@@ -117,10 +117,12 @@ def from_torch(
     return graph
 
 
-def _imported(module: nn.Module, example: Example, expected: Expected, *, drop: bool) -> Graph:
+def _imported(module: nn.Module, example: Example, expected: Expected, guard: Guard, *, drop: bool) -> Graph:
     """The graph of a module that is the import's own, with its tensors, and whose forward takes those of the example one by one."""
     name, known, inputs = type(module).__name__, dict[Any, Any](), example.inputs
     evaluated, trained = (trace(module, example, known, training=training) for training in (False, True))
+    if (updated := guard.updated()) is not None:
+        raise UnsupportedModelError(changes_in_forward(name, updated))
     for path in sorted(evaluated.unlike):
         if spec_of_module(evaluated.root.get_submodule(path)) is not None:
             raise UnsupportedModelError(

@@ -10,19 +10,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from gngraph.errors import IRError
-from gngraph.ir import Dim, Node, TensorType, Type
+from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
-from gngraph.ops.rules import emit_simple, freeze_axes, read_attrs, spread
+from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, spread
+from gngraph.ops.sizes import known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
+
+
+def _sizes(operands: Operands, name: str, rank: int) -> tuple[int, ...]:
+    """Those of an attribute, one for each of `rank` axes, be they read off values."""
+    sizes = known_sizes(operands.node.attrs[name], operands)
+    found = tuple(size for size in (sizes * rank if len(sizes) == 1 else sizes) if isinstance(size, int))
+    if len(found) != rank:
+        raise IRError(
+            f"node '{operands.node.name}' ({operands.node.op}) takes a {name} that is not known when the network is traced"
+        )
+    return found
 
 
 def _window(operands: Operands) -> TensorType:
     node, x = operands.node, operands.tensor()
     rank = int(node.op[-2])
-    kernel = spread(node.attrs["kernel_size"], rank)
-    stride = node.attrs["stride"]
-    stride = kernel if stride in (None, ()) else spread(stride, rank)
+    kernel = _sizes(operands, "kernel_size", rank)
+    stride = kernel if node.attrs["stride"] in (None, ()) else _sizes(operands, "stride", rank)
     padding, dilation = spread(node.attrs.get("padding", 0), rank), spread(node.attrs.get("dilation", 1), rank)
     shape: list[Dim] = list(x.shape[:-rank])
     for i, size in enumerate(x.shape[-rank:]):
@@ -48,8 +59,8 @@ def _powers(operands: Operands) -> Type:
 def _adaptive(operands: Operands) -> Type:
     node, x = operands.node, operands.tensor()
     rank = int(node.op[-2])
-    sizes = node.attrs["output_size"]
-    sizes = (sizes,) * rank if sizes is None or isinstance(sizes, int) else sizes
+    sizes: tuple[Attr, ...] = known_sizes(node.attrs["output_size"], operands)
+    sizes = sizes * rank if len(sizes) == 1 else sizes
     kept = [old if new is None else new for old, new in zip(x.shape[-rank:], sizes, strict=True)]
     return TensorType(x.dtype, (*x.shape[:-rank], *kept))
 
@@ -57,6 +68,7 @@ def _adaptive(operands: Operands) -> Type:
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     rank, spatial = len(operands.tensor().shape), int(operands.node.op[-2])
     freeze_axes(rules, operands, set(range(rank - spatial, rank)), "it is pooled over")
+    freeze_sizes(rules, operands, "a pooling takes its size")
 
 
 def _keeps_sign(node: Node, positions: frozenset[int]) -> bool:
@@ -88,7 +100,10 @@ _POOLS: list[_Entry] = [
 
 for _name, _module, _function, _others, _infer, _linear, _options in _POOLS:
     _attrs = tuple(item.partition("=")[0] for item in _options.split())
-    _call = Call(signature(f"input {_options} return_indices=False" if "max" in _name else f"input {_options}"))
+    _call = Call(
+        signature(f"input {_options} return_indices=False" if "max" in _name else f"input {_options}"),
+        sizes=("kernel_size", "stride", "output_size"),
+    )
     register(
         OpSpec(
             _name,

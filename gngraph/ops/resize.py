@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs
-from gngraph.ops.sizes import known_size, known_sizes
+from gngraph.ops.sizes import hold_size, known_size, known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
@@ -101,7 +101,22 @@ def _infer_pad(operands: Operands) -> Type:
 
 
 def _pad_channels(rules: ChannelRules, operands: Operands) -> None:
-    freeze_axes(rules, operands, set(_padded(operands)), "it is padded by entries of no channel")
+    """Channels of a constant, as many as are wanted, lie beside those that are padded with it; others are copies, which stay."""
+    rank, pad = len(operands.tensor().shape), operands.node.attrs["pad"]
+    for axis in range(rank):
+        layout, at = rules.layout(0, axis), 2 * (rank - 1 - axis)
+        around = pad[at : at + 2]
+        if layout is not None and any(entry != 0 for entry in around):
+            if operands.node.attrs["mode"] == "constant" and all(
+                isinstance(entry, int) and entry >= 0 for entry in around
+            ):
+                before, behind = (rules.blank(entry) if entry else () for entry in around)
+                hold_size(rules, operands, ("pad", at), before)
+                hold_size(rules, operands, ("pad", at + 1), behind)
+                layout = (*before, *layout, *behind)
+            else:
+                rules.freeze(layout, "it is padded by entries of no channel")
+        rules.set(axis, layout)
     freeze_sizes(rules, operands, "a padding is computed from its size")
 
 

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, OpaqueType, TensorType, Type
+from gngraph.ir.types import refs_in
 from gngraph.ops.dtypes import promoted
 from gngraph.ops.spec import ChannelRules, Emitter, Operands, ReadAttrs
 
@@ -144,7 +145,8 @@ def emit_simple(
     """Lowering for an op without parameters: a module where the source had one, else a call; attributes by keyword."""
 
     def emit(emitter: Emitter, node: Node) -> fx.Node:
-        inputs = [emitter.value(name) for name in node.inputs]
+        sizes = {*refs_in(tuple(node.attrs.values()))}
+        inputs = [emitter.value(name) for name in node.inputs if name not in sizes]
         if node.module is not None and make is not None:
             return emitter.module(lambda: make(**node.attrs), *inputs)
         return emitter.call(function, *inputs, **{name: emitter.resolve(attr) for name, attr in node.attrs.items()})

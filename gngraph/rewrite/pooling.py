@@ -17,8 +17,9 @@ from gngraph.rewrite.structure import InsertPool, MovePool, RemovePool, StrideTo
 
 
 def pools_of(graph: Graph) -> tuple[str, ...]:
-    """Names of the nodes that pool within windows, in order; not those that pool all of a map."""
-    return tuple(node.name for node in graph.nodes.values() if "kernel_size" in node.attrs and _channelwise(node))
+    """Names of the nodes that pool within windows, in order; not those that pool all of a map, or by sizes that they read."""
+    pools = [node for node in graph.nodes.values() if "kernel_size" in node.attrs and len(node.inputs) == 1]
+    return tuple(node.name for node in pools if _channelwise(node))
 
 
 def not_pooled(graph: Graph, spaces: ChannelSpaces, value: str, size: int) -> str | None:

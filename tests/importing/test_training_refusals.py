@@ -119,6 +119,16 @@ class Follower(Body):
         return head(self, self.a(x) + y)
 
 
+class Past(Body):
+    """An encoder that follows another past all that is traced, while it trains."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            for slow, fast in zip(self.b.parameters(), self.a.parameters(), strict=False):
+                slow.data = slow.data * 0.9 + fast.detach().mean() * 0.1
+        return head(self, self.b(self.a(x)))
+
+
 def gated() -> nn.Module:
     """What lies behind a gate of zeros has no gradient yet."""
     module = Body(lambda s, x: head(s, s.a(x) + s.gate * Rounded.apply(s.a(x) * s.inner)))
@@ -226,6 +236,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "average of its own": (lambda: OwnAverage(head), "something else whenever it runs in train mode|cannot be traced"),
     "average that is assigned": (lambda: Average(True), "changes 'mean' in its forward .node"),
     "average in place": (lambda: Average(False), "changes 'mean' in its forward .node"),
+    "encoder that follows past a trace": (lambda: Past(head), "changes 'b.weight' in its forward, an update"),
     "momentum encoder": (lambda: Momentum(head), "changes 'b.weight' in its forward .node"),
     "random": (lambda: draw(random.random), "draws random numbers by 'random'"),
     "numpy": (lambda: draw(np.random.rand), "draws random numbers by 'numpy.random'"),
