@@ -324,6 +324,7 @@ JOBS: Mapping[str, Mapping[str, Method]] = {
 REPEATED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "search": {
         "gngraph": ("scratch", "equal", "uniform"),
+        "gngraph-structure": ("scratch",),
         **dict.fromkeys(
             ("gngraph-all-layers", "gngraph-new", "gngraph-exact", "equal-worths", "fresh"), ("scratch", "equal")
         ),

@@ -11,7 +11,7 @@ from gngraph.analysis.cost import Budget
 from gngraph.errors import BudgetError
 from gngraph.growth.jobs import Task
 from gngraph.ir import Graph
-from gngraph.options.runs import Depth
+from gngraph.options.runs import Depth, Structure
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.scoring.selection import Selection
 from gngraph.search.lookahead import Lookahead
@@ -138,19 +138,20 @@ def plain(design: str, run: Run) -> Graph:
     return run.scratch(run.design(design))
 
 
-def grown(strategy: Strategy | Lookahead, run: Run, depth: Depth = "keep") -> Graph:
+def grown(strategy: Strategy | Lookahead, run: Run, depth: Depth = "keep", structure: Structure = "keep") -> Graph:
     """A small seed, grown in rounds to the budget and trained on, for as many epochs as a plain design.
 
     Args:
         strategy: what a round grows.
         run: whose budget is filled, and which pays.
         depth: whether layers may go first.
+        structure: whether what they are may change first.
     """
     settings, budget = run.settings, run.budget
     small = Budget(*(side and max(1, int(side * settings.start)) for side in (budget.max_params, budget.max_flops)))
     seed = run.design(settings.design, small)
     rest = settings.epochs - settings.rounds * settings.round_epochs
-    options = run.growing(settings.rounds, settings.round_epochs, rest, depth)
+    options = run.growing(settings.rounds, settings.round_epochs, rest, depth, structure)
     return run.grow(Task(strategy, budget, options), seed).graph
 
 
@@ -173,6 +174,7 @@ SEARCH: Mapping[str, Method] = {
     **{name: partial(plain, name) for name in DESIGNS},
     **{name: partial(grown, strategy, depth="search") for name, strategy in OWN.items()},
     "gngraph-all-layers": partial(grown, OWN["gngraph"]),
+    "gngraph-structure": partial(grown, OWN["gngraph"], depth="search", structure="search"),
     "gngraph-lookahead": partial(grown, Lookahead(), depth="search"),
     **{name: partial(grown, strategy) for name, strategy in OTHERS.items()},
     **{f"random-{number}": partial(of_size_space, number) for number in range(1, RANDOM + 1)},

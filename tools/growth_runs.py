@@ -21,7 +21,7 @@ from gngraph.growth.jobs import Task
 from gngraph.growth.result import GrowthResult
 from gngraph.ir import Graph
 from gngraph.options import RunOptions, TrainOptions
-from gngraph.options.runs import Depth, Final
+from gngraph.options.runs import Depth, Final, Structure
 from gngraph.running.batchnorm import BATCHES
 from gngraph.running.evaluation import evaluate
 from gngraph.running.problem import Problem
@@ -231,11 +231,13 @@ class Run:
         self.meter.seconds += time.perf_counter() - started
         return trained.graph
 
-    def growing(self, rounds: int, epochs: int, final_epochs: int, depth: Depth = "keep") -> RunOptions:
+    def growing(
+        self, rounds: int, epochs: int, final_epochs: int, depth: Depth = "keep", structure: Structure = "keep"
+    ) -> RunOptions:
         """How a growth run goes on."""
         return RunOptions(
             rounds=rounds, epochs=epochs, final_epochs=final_epochs, final=self.settings.final,
-            perturb=self.settings.perturb, depth=depth,
+            perturb=self.settings.perturb, depth=depth, structure=structure,
             train=self.settings.options() if self.settings.job == "search" else self.settings.tuning_options(),
         )  # fmt: skip
 
