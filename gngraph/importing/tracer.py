@@ -238,6 +238,8 @@ class Tracer(fx.Tracer):
             raise UnsupportedModelError(
                 f"{self.here()} hooks a gradient ({target}) in its forward, which a graph would train without; leave the hook out"
             )
+        if target == "requires_grad_" and isinstance(args[0], fx.Proxy) and args[0].node.op != "get_attr":
+            return args[0]  # asked of a state that a forward makes: what gradients it has nobody reads
         if target in _GRADIENTS:
             raise UnsupportedModelError(
                 f"{self.here()} computes gradients in its forward, which a graph cannot hold; write the derivative out with "

@@ -133,6 +133,11 @@ def laid_out(s: Any, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.contiguous_format).flatten(1)  # type: ignore[no-any-return]
 
 
+def state_with_gradients(s: Any, x: Tensor) -> Tensor:
+    state = torch.zeros(len(x), 1).requires_grad_()
+    return s.l(x) + state.detach()  # type: ignore[no-any-return]
+
+
 def decided_by_a_mask(s: Any, x: Tensor) -> Tensor:
     mask = torch.zeros(x.shape[1])
     mask[0] = 1
@@ -140,7 +145,7 @@ def decided_by_a_mask(s: Any, x: Tensor) -> Tensor:
 
 
 CALLS = (
-    *(marked, grid, counted, laid_out, decided_by_a_mask),
+    *(marked, grid, counted, laid_out, state_with_gradients, decided_by_a_mask),
     *(parts, parts_changed, masked_parts, numbered_parts, seen_through_a_view),
     *(whole_read_afterwards, two_parts_changed, part_without),
     *(lowest, number_as_tensor, by_device, outside),
