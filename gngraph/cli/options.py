@@ -56,7 +56,7 @@ class ModelOptions(Options):
 
         return load(
             model,
-            input_shape=self.input_shape or (data.input_shape if data else None),
+            input_shape=self.input_shape or (data.input_shape or None if data else None),
             arch=self.arch,
             width=self.width,
             classes=self.classes or (data.outputs if data and of_library(model) else None),
@@ -162,7 +162,7 @@ class DataOptions(Options):
 
         download = Download.IF_MISSING if self.download else Download.NEVER
         own = trained.get("preprocess") if isinstance(trained, dict) and self.normalize == "auto" else None
-        own = None if tokens else own
+        own = None if tokens or (isinstance(own, dict) and "inputs" in own) else own
         chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
         return load_data(
             self._named(self.data or ""),
@@ -215,7 +215,7 @@ class DataOptions(Options):
         normalize = Recorded(own) if isinstance(own, Preprocess) else normalization(self.normalize)
         found = load_data(
             self._named(path),
-            input_shape=data.input_shape,
+            input_shape=data.input_shape or None,
             root=self.data_root,
             normalize=normalize,
             tokens=isinstance(own, Tokens),
@@ -239,12 +239,12 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     from gngraph.analysis.fit import check_fit
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive, load
-    from gngraph.ir.inputs import input_shape_of, reads_tokens
+    from gngraph.ir.inputs import reads_tokens
     from gngraph.running.problem import WITHHELD, knows_withheld
 
     graph = load(model, input_shape=how.input_shape) if is_archive(model) else None
     if graph is not None:
-        data = what.load(input_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
+        data = what.load(_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
         _check_tokens(data, recorded_inputs(model))
     else:
         data = what.load(_shape_for(model, how))
@@ -254,6 +254,14 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
     graph = graph if graph is not None else how.open(model, data)
     check_fit(graph, problem)
     return graph, problem
+
+
+def _shape_of(graph: Graph) -> tuple[int, ...] | None:
+    """The shape that samples are brought to for a network; None where it has several inputs, which are taken as they are."""
+    from gngraph.ir.inputs import input_shapes_of
+
+    shapes = list(input_shapes_of(graph).values())
+    return shapes[0] if len(shapes) == 1 else None
 
 
 def _shape_for(model: str, how: ModelOptions) -> tuple[int, ...] | None:
@@ -273,14 +281,14 @@ def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, pr
     """
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive
-    from gngraph.ir.inputs import input_shape_of, reads_tokens
+    from gngraph.ir.inputs import reads_tokens
     from gngraph.running.problem import WITHHELD
 
     unseen = WITHHELD if problem.unseen == WITHHELD else what.unseen
     archive = is_archive(model)
     return {
         "command": replace(what, unseen=unseen).as_dict(),
-        "shape": input_shape_of(graph) if archive else _shape_for(model, how),
+        "shape": _shape_of(graph) if archive else _shape_for(model, how),
         "trained": recorded_inputs(model) if archive else None,
         "tokens": reads_tokens(graph),
     }
@@ -314,11 +322,11 @@ def _check_tokens(data: Data, trained: Any) -> None:
 
 def describe_setting(graph: Graph, problem: Problem) -> str:
     """What a command works on, how samples become inputs, and how good the network is before anything is done."""
-    from gngraph.ir.inputs import input_shape_of
+    from gngraph.ir.inputs import input_shapes_of
     from gngraph.report.words import percent, perplexity
     from gngraph.running.finite import standing
 
-    shape = shape_text(input_shape_of(graph))
+    shape = " and ".join(shape_text(own) or "one number" for own in input_shapes_of(graph).values())
     samples = f"{len(problem.samples):,} training {_and_test(problem)}samples of {shape}"
     found = standing(graph, problem)
     notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from gngraph.data.augment import Augment
 from gngraph.data.dataset import HeldDataset, LoadedDataset, Sample, SampleBatch, SampleDataset, moved
-from gngraph.data.inputs import each, parted
+from gngraph.data.inputs import parted
 from gngraph.errors import DataError
 
 
@@ -128,13 +128,13 @@ def _collate(samples: Sequence[Sample]) -> Sample:
 
 def _require_tensors(x: Any) -> None:
     """Refuse inputs that are no tensors, or hold others than tensors."""
-    parts = each(x) if isinstance(x, Tensor | tuple | dict) else (x,)
-    wrong = next((part for part in parts if not isinstance(part, Tensor)), None)
-    if wrong is not None or not parts:
-        raise DataError(
-            f"samples cannot be joined into a batch (an input is a '{type(wrong).__name__}'): each must be (x, y), with tensors of "
-            f"the same shapes in all"
-        )
+    parts = x if isinstance(x, dict) else dict(enumerate(x)) if isinstance(x, tuple) else {0: x}
+    for name, part in parts.items():
+        if not isinstance(part, Tensor):
+            raise DataError(
+                f"samples cannot be joined into a batch (input '{name}' becomes a '{type(part).__name__}'): give tensors of "
+                f"the same shapes in all samples, and leave out what is none"
+            )
 
 
 def _on_device(dataset: object) -> bool:

@@ -8,6 +8,9 @@ from torch import Tensor
 from gngraph.data.dataset import ArrayDataset, Data, SampleDataset
 from gngraph.errors import DataError
 
+IGNORED = {"segmentation": 255, "next-token": -100}
+"""Label of a position that does not count, by the loss."""
+
 
 def shape_text(shape: tuple[int | str, ...]) -> str:
     """Writes a sample shape as the command line reads it.
@@ -123,13 +126,17 @@ def _validate_part(where: str, samples: SampleDataset, data: Data, outputs: int)
         shapes = {"next-token": ((), data.input_shape), "segmentation": (data.input_shape[1:],)}.get(
             data.loss or "", ((),)
         )
+        if data.loss == "next-token" and not data.input_shape:  # of several inputs
+            shapes = (tuple(labels.shape[1:]),)
         masks = data.loss == "segmentation"
         if labels.dtype != (torch.uint8 if masks else torch.int64) or tuple(labels.shape[1:]) not in shapes:
             raise DataError(
                 f"labels of '{where}' are {labels.dtype} of shape '{shape_text(tuple(labels.shape))}': class labels "
                 f"are int64, one a sample"
             )
-        check_labels(where, labels, min(outputs, len(data.classes)), labels != 255 if masks else None)
+        ignored = IGNORED.get(data.loss or "")
+        counted = None if ignored is None else labels != ignored
+        check_labels(where, labels, min(outputs, len(data.classes)), counted)
         return
     if labels.ndim != 2 or labels.shape[1] != outputs:
         raise DataError(

@@ -14,6 +14,7 @@ from gngraph.data.batches import MapDataset, batches
 from gngraph.data.dataset import ArrayDataset, HeldDataset, Sample, SampleBatch, SampleDataset
 from gngraph.data.inputs import parted
 from gngraph.data.preprocess import Preprocess
+from gngraph.data.several import SeveralDataset
 from gngraph.errors import DataError
 
 _READ = 256  # samples at a time while a data set is read whole
@@ -43,6 +44,8 @@ def as_tensors(dataset: MapDataset, device: torch.device) -> HeldDataset | None:
         return dataset
     if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
         return HeldDataset(*parted(dataset.tensors))
+    if isinstance(dataset, SeveralDataset):
+        return HeldDataset(dataset.inputs, dataset.labels)
     if isinstance(dataset, ArrayDataset) and (device.type == "cpu" or repeats(dataset)):
         return HeldDataset(dataset.raw, dataset.labels, dataset.preprocess)
     return None
@@ -53,7 +56,7 @@ def repeats(dataset: MapDataset) -> bool:
 
     One of the user's own may draw them anew, as one does that augments.
     """
-    known = isinstance(dataset, HeldDataset) or type(dataset) is TensorDataset
+    known = isinstance(dataset, HeldDataset | SeveralDataset) or type(dataset) is TensorDataset
     return known or (isinstance(dataset, SampleDataset) and isinstance(dataset.preprocess, Preprocess))
 
 

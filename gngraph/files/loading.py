@@ -81,7 +81,10 @@ def load(
     else:
         module = load_module(source, arch=arch, width=width, classes=classes, input_shape=input_shape, trust=trust)
     if given is None and input_shape is None:
-        raise ModelFileError(f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32")
+        raise ModelFileError(
+            f"'{source}' does not say what its inputs look like; pass --input-shape, such as 3x32x32, or have the "
+            f"factory give example inputs beside the module"
+        )
     from gngraph.importing.examples import example_for
     from gngraph.importing.from_samples import from_samples
     from gngraph.importing.from_torch import from_torch  # here, for an archive needs none of it

@@ -29,7 +29,7 @@ def augmentation_for(given: tuple[Any, ...], data: Any, samples: MapDataset, los
         return None
     found = data.preprocess if isinstance(data, Data) else None
     stored = found if isinstance(found, Preprocess) and found.scale == LARGEST_BYTE and len(found.shape) == 3 else None
-    shape = data.input_shape if isinstance(data, Data) else _shape(samples)
+    shape = data.input_shape if isinstance(data, Data) and data.input_shape else _shape(samples)
     targets = _targets(loss)
     classes = _classes(data, samples) if targets == "classes" else None
     return augmentation(given, Setting(shape, stored, loss.name, targets, classes, getattr(data, "augment", None)))

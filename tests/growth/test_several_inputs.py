@@ -216,7 +216,7 @@ def test_a_network_is_given_its_inputs_in_its_own_order() -> None:
         (lambda i, m, y: {"image": i, "meta": m}, "one of them must be called label, labels, target"),
         (lambda i, m, y: ((i, m[:5]), y), "inputs of '60' samples and of '5'"),
         (lambda i, m, y: ((i, m / 0), y), "'x.1' holds"),
-        (lambda i, m, y: Samples(*zip(i, map(str, m), y, strict=True)), "an input is a 'tuple'|an input is a 'str'"),
+        (lambda i, m, y: Samples(*zip(i, map(str, m), y, strict=True)), "input '1' becomes a 'tuple'"),
         (lambda i, m, y: Samples(*zip(i, strict=True)), "a sample is 1 entry"),
     ],
 )

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from gngraph.calling import CallError, called
 from gngraph.data.dataset import Data
+from gngraph.data.inputs import parted
+from gngraph.data.several import from_several
 from gngraph.data.sources.npz import ARRAYS, from_parts
 from gngraph.data.sources.request import Request
 from gngraph.errors import DataError
 
 _FORMS = (
-    "a gngraph.data.Data, (x, y), (x_train, y_train, x_test, y_test), ((x_train, y_train), (x_test, y_test)), or a dictionary of "
-    f"such arrays ({', '.join(ARRAYS)})"
+    "a gngraph.data.Data, (x, y), ((x, x), y) or (x, x, y) of several inputs, (x_train, y_train, x_test, y_test), "
+    f"((x_train, y_train), (x_test, y_test)), or a dictionary of such arrays ({', '.join(ARRAYS)})"
 )
 
 
@@ -35,7 +37,19 @@ def load_function(request: Request) -> Data:
         ) from error
     if isinstance(made, Data):
         return made
+    if _is_several(made):
+        x, y = parted(made)
+        return from_several(text, {"train": (x, y)}, val_split=request.val_split)
     return from_parts(text, f"what '{text}' returned", _arrays(text, made), request)
+
+
+def _is_several(made: Any) -> bool:
+    """Whether what was returned is (x, x, y), or ((x, x), y) where the inputs may have names."""
+    if not isinstance(made, tuple | list) or len(made) not in (2, 3):
+        return False
+    return len(made) == 3 or (
+        isinstance(made[0], tuple | list | Mapping) and not isinstance(made[1], tuple | list | Mapping)
+    )
 
 
 def _arrays(text: str, made: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from numpy.lib.npyio import NpzFile
 
 from gngraph.data.arrays import Array, divided, from_arrays, further
 from gngraph.data.dataset import Data
+from gngraph.data.inputs import parted
+from gngraph.data.several import from_several, parts_of_several
 from gngraph.data.sources.request import Request
 from gngraph.data.tokens import are_positions, from_tokens
 from gngraph.errors import DataError
@@ -38,8 +40,10 @@ def load_npz(request: Request) -> Data:
     """
     path = Path(request.spec).expanduser()
     with _open(path) as archive:
-        wanted = [name for name in (*ARRAYS, _CLASSES) if name in archive.files]
-        _require(f"'{path}'", archive.files)
+        several = parts_of_several([name for name in archive.files if name != _CLASSES])
+        wanted = [name for name in (*ARRAYS, _CLASSES) if name in archive.files] if not several else archive.files
+        if not several:
+            _require(f"'{path}'", archive.files)
         found = {name: _read(archive, path, name) for name in wanted}
     return from_parts(path.name, f"'{path}'", found, request)
 
@@ -56,6 +60,8 @@ def from_parts(name: str, where: str, found: Mapping[str, Array], request: Reque
     Raises:
         DataError: an array is missing, or has a shape that cannot be used.
     """
+    if several := parts_of_several([name for name in found if name != _CLASSES]):
+        return _of_several(name, where, found, several, request)
     _require(where, list(found))
     parts = [found[part] for part in (*_TRAIN, *_TEST) if part in found]
     if request.tokens or are_positions(*parts[:2]):
@@ -81,6 +87,17 @@ def from_parts(name: str, where: str, found: Mapping[str, Array], request: Reque
     except DataError as error:
         raise DataError(f"in {where}, {error}") from error
     return replace(data, notes=notes, validation=validation)
+
+
+def _of_several(
+    name: str, where: str, found: Mapping[str, Array], several: Mapping[str, Mapping[str, str]], request: Request
+) -> Data:
+    classes = _class_names(where, found[_CLASSES]) if _CLASSES in found else None
+    try:
+        parts = {part: parted({own: found[array] for own, array in names.items()}) for part, names in several.items()}
+        return from_several(name, parts, classes=classes, val_split=request.val_split)
+    except DataError as error:
+        raise DataError(f"in {where}, {error}") from error
 
 
 def _of_tokens(name: str, where: str, found: Mapping[str, Array], parts: Sequence[Array], request: Request) -> Data:
