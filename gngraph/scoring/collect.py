@@ -173,8 +173,6 @@ class Collector:
         self._plain = {e for e in edges if not e.of_state and (not e.reader or self._single(e))}
         readers = {edge.reader for edge in edges if edge.of_state}
         self._stepwise = {name: Stepwise(graph, graph.nodes[name]) for name in readers}
-        for name, layer in self._stepwise.items():
-            self.replay.lowered.module.set_submodule(graph.nodes[name].module or "", layer)
 
     def _single(self, edge: Edge) -> bool:
         reads = self.graph.nodes[edge.reader].inputs.count(edge.value)
@@ -300,6 +298,8 @@ class Collector:
                     original[key] = env[key]
                     env[key] = _tracked(env[key])
                     held[edge] = env[key]
+                if name in self._stepwise:  # each call of a module that is called several times reads states of its own
+                    lowered.module.set_submodule(self.graph.nodes[name].module or "", self._stepwise[name])
                 for step in lowered.steps[name]:
                     env[step] = interpreter.run_node(step)
                 env.update(original)
