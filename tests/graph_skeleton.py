@@ -11,14 +11,16 @@ def skeleton(graph: Graph) -> list[str]:
     """The graph without what lowering does not keep.
 
     Names of values, scopes, dtypes, which a cast leaves as recorded, channel axes of reshapes, which import chooses by sizes, the
-    casts by which lowering keeps the dtype of numbers that are made of whole ones, and how often a parameter is read as a value.
+    casts by which lowering keeps the dtype of numbers that are made of whole ones, and how often, and before what, a parameter is
+    read as a value.
     """
     number: dict[str, str] = {}
     for name, node in graph.nodes.items():
         if node.op == "parameter":
             number[name] = f"@{node.params['value']}"
             continue
-        number[name] = number[node.inputs[0]] if _keeps_dtype(graph, node) else f"v{len(set(number.values()))}"
+        values = {own for own in number.values() if own.startswith("v")}
+        number[name] = number[node.inputs[0]] if _keeps_dtype(graph, node) else f"v{len(values)}"
     params = [f"{name} {p.kind} {p.trainable} {p.aliases} {tuple(p.data.shape)}" for name, p in graph.params.items()]
     nodes = []
     for n in graph.nodes.values():

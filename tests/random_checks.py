@@ -40,11 +40,12 @@ from tests.local_errors import Found, KeptValues, relative
 from tests.morphism_errors import value_masked
 from tests.random_morphisms import merge_weights, morphisms_of
 from tests.random_networks import Built, build, numbers_of, token_numbers_of
-from tests.random_structure import Changed, change_of, structure_of
+from tests.random_structure import Changed, change_of, of_other_heads, structure_of
 from tests.removal_errors import removal_error
 
 BAR = 1e-10  # largest relative error of outputs in float64
 STRUCTURE = 0.4  # share of the sets of morphisms behind which what a layer is changes as well
+HEADS = 0.3  # share of the sets of morphisms before which sizes of heads take the place of heads, or heads that of their sizes
 CHANGES = 0.3  # share of those behind which the function changes, by a skip connection of scale 1 or another stride
 
 
@@ -137,9 +138,15 @@ def check_pair(network: Sequence[int], steps: Sequence[int]) -> Tally:
         state = _checked(built, graph)
         tally.see(state)
         _check_lowering(built, graph)
-        draw = random.Random(network[0])
+        draw, heads = random.Random(network[0]), random.Random(f"heads {network[0]}")
         tally.worst = max(_check_all(built, state, draw), _check_one(built, state, draw))
         for number in steps:
+            others = of_other_heads(graph) if heads.random() < HEADS else None
+            if others is not None:
+                name, graph = others
+                state, error = _handed_over(built, state, graph, heads)
+                tally.worst = max(tally.worst, error)
+                tally.kinds[name] += 1
             morphisms = morphisms_of(number, graph, state.spaces)
             if not morphisms:
                 break
@@ -235,6 +242,14 @@ def _stepped(built: Built, state: _State, morphisms: Sequence[Morphism]) -> tupl
             if other.size != widths[space.name] and len(members) == len(found[place]):
                 raise PairError(f"'{space.name}' has {other.size} channels, not {widths[space.name]}")
     return new, error
+
+
+def _handed_over(built: Built, state: _State, graph: Graph, draw: random.Random) -> tuple[_State, float]:
+    """A graph other axes of which carry channels, checked, and the largest error of all and of one of its free spaces."""
+    new = _checked(built, graph)
+    if not _equal(new.outputs, state.outputs):
+        raise PairError("what carries channels changes the outputs")
+    return new, max(_check_all(built, new, draw), _check_one(built, new, draw))
 
 
 def _restructured(built: Built, state: _State, morphism: StructureMorphism) -> tuple[_State, float]:

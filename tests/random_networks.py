@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.random_attention_blocks import ATTENTION
 from tests.random_blocks import Block, Shape, T, raw, width
 from tests.random_map_blocks import MAPS
 from tests.random_regrouped_blocks import REGROUPED
@@ -30,7 +31,7 @@ VOCABULARY = 7
 
 BLOCKS = {
     "map": {**MAPS, **REGROUPED},
-    "tokens": {**TOKENS, **TOKEN_WEIGHTS},
+    "tokens": {**TOKENS, **ATTENTION, **TOKEN_WEIGHTS},
     "features": {**FEATURES, **FEATURE_WEIGHTS},
 }
 """Kind of value -> blocks that read it."""

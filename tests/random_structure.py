@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from gngraph.analysis.channels import ChannelSpaces
+from gngraph.importing.heads import with_head_sizes, with_heads
 from gngraph.ir import Graph
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import lower
@@ -65,6 +66,15 @@ def _normed(graph: Graph, layer: str, draw: random.Random) -> InsertNorm:
     generator = torch.Generator().manual_seed(draw.randrange(2**31))
     mean, variance = torch.randn(2, int(graph.nodes[layer].shape[1]), generator=generator, dtype=torch.float64)
     return InsertNorm(layer, mean, variance.square() + 0.1)
+
+
+def of_other_heads(graph: Graph) -> tuple[str, Graph] | None:
+    """The pass that hands channels of attention over, to sizes of heads or back to heads, and what it makes; None without such."""
+    for name, hand_over in (("head-sizes", with_head_sizes), ("whole-heads", with_heads)):
+        other = hand_over(graph)
+        if dict(other.nodes) != dict(graph.nodes):
+            return name, other
+    return None
 
 
 def change_of(graph: Graph, spaces: ChannelSpaces, draw: random.Random) -> InsertSkip | Restride | None:

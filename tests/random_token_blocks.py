@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.random_blocks import ADAPTIVE, MAX_POOL, Block, Make, Shape, T, activation, conv, divisor, raw, width
+from tests.random_blocks import ADAPTIVE, MAX_POOL, Block, Make, Shape, T, activation, conv, raw, width
 
 
 def linear(draw: random.Random, inputs: int, outputs: int) -> nn.Linear:
@@ -142,146 +142,6 @@ def reordered(draw: random.Random, shape: Shape) -> nn.Module:
     return Block(lambda m, x: function(x))
 
 
-def attention(draw: random.Random, shape: Shape) -> nn.Module:
-    """Self-attention by hand: one projection or three, heads by view, weights by matmul and softmax or by SDPA."""
-    (tokens, c), heads, each = shape, draw.randint(1, 3), draw.randint(1, 3)
-    inside = heads * each
-    fused, causal = draw.random() < 0.4, draw.random() < 0.3
-    first, divided = draw.choice(("computed", "flattened", "counted")), draw.random() < 0.5
-
-    def core(m: Any, q: T, k: T, v: T) -> T:
-        if fused:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        scores = q @ k.transpose(-2, -1) * each**-0.5
-        if causal:
-            scores = scores.masked_fill(m.mask == 0, float("-inf"))
-        return torch.matmul(scores.softmax(dim=-1), v)
-
-    def joined(m: Any, x: T) -> Any:
-        qkv = m.qkv(x).reshape(x.shape[0], tokens, 3, heads, each).permute(2, 0, 3, 1, 4)
-        return m.out(core(m, qkv[0], qkv[1], qkv[2]).transpose(1, 2).reshape(x.shape[0], tokens, inside))
-
-    def unbound(m: Any, x: T) -> Any:
-        b, t = x.size(0), x.size(1)
-        q, k, v = m.qkv(x).view(b, t, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        return m.out(core(m, q, k, v).transpose(1, 2).flatten(2))
-
-    def chunked(m: Any, x: T) -> Any:
-        b, t, _ = x.shape
-        q, k, v = m.qkv(x).chunk(3, dim=-1)
-        q, k, v = (y.view(b, t, heads, each).transpose(1, 2) for y in (q, k, v))
-        return m.out(core(m, q, k, v).transpose(1, 2).contiguous().view(b, t, inside))
-
-    def beside_samples(m: Any, x: T) -> Any:
-        b, t, _ = x.shape
-        q, k, v = (y.view(b, t, heads, each).transpose(1, 2) for y in m.qkv(x).chunk(3, dim=-1))
-        if first == "computed":
-            q, k, v = (y.reshape(b * heads, t, each) for y in (q, k, v))
-        else:
-            q, k, v = (y.flatten(0, 1) if first == "flattened" else y.reshape(-1, t, each) for y in (q, k, v))
-        y = core(m, q, k, v)
-        y = y.view(y.shape[0] // heads, heads, t, each) if divided else y.view(b, heads, t, each)
-        return m.out(y.transpose(1, 2).reshape(b, t, inside))
-
-    def tokens_first(m: Any, x: T) -> Any:
-        b, t, _ = x.shape
-        y = m.qkv(x).transpose(0, 1)
-        q, k, v = (p.contiguous().view(t, b * heads, each).transpose(0, 1) for p in y.chunk(3, dim=-1))
-        y = core(m, q, k, v).transpose(0, 1).contiguous().view(t, b, inside).transpose(0, 1)
-        return m.out(y)
-
-    def one_head(m: Any, x: T) -> Any:
-        q, k, v = m.qkv(x).split(inside, dim=2)
-        return m.out(core(m, q, k, v))
-
-    mask = torch.tril(torch.ones(tokens, tokens))
-    run = draw.choice((joined, unbound, chunked, beside_samples, tokens_first, one_head))
-    return Block(run, qkv=linear(draw, c, 3 * inside), out=linear(draw, inside, width(draw)), mask=mask)
-
-
-def separate_attention(draw: random.Random, shape: Shape) -> nn.Module:
-    """Query, key and value by layers of their own, of which key and value read the mean token as well."""
-    (tokens, c), heads, each, value = shape, draw.randint(1, 3), draw.randint(1, 3), draw.randint(1, 3)
-
-    def run(m: Any, x: T) -> Any:
-        y = torch.cat([x, x.mean(1, keepdim=True)], 1)
-        q = m.q(x).view(-1, tokens, heads, each).transpose(1, 2)
-        k = m.k(y).view(-1, tokens + 1, heads, each).permute(0, 2, 3, 1)
-        v = m.v(y).view(-1, tokens + 1, heads, value).transpose(1, 2)
-        weights = torch.softmax(torch.matmul(q, k) / math.sqrt(each), -1)
-        return x + m.out((weights @ v).transpose(1, 2).reshape(-1, tokens, heads * value))
-
-    def by_einsum(m: Any, x: T) -> Any:
-        q, k = (layer(x).unflatten(-1, (heads, each)) for layer in (m.q, m.k))
-        v = m.v(x).unflatten(2, (heads, value))
-        weights = torch.einsum("bqhd,bkhd->bhqk", q, k).softmax(-1)
-        return x + m.out(torch.einsum("bhqk,bkhd->bqhd", weights, v).flatten(2))
-
-    return Block(
-        draw.choice((run, by_einsum)), q=linear(draw, c, heads * each), k=linear(draw, c, heads * each),
-        v=linear(draw, c, heads * value), out=linear(draw, heads * value, c),
-    )  # fmt: skip
-
-
-def shared_heads(draw: random.Random, shape: Shape) -> nn.Module:
-    """Several query heads for each head of keys and values."""
-    (tokens, c), kept, times, each = shape, draw.randint(1, 2), draw.randint(1, 2), draw.randint(1, 3)
-
-    def run(m: Any, x: T) -> Any:
-        q = m.q(x).view(-1, tokens, kept * times, each).transpose(1, 2)
-        k, v = (layer(x).view(-1, tokens, kept, each).transpose(1, 2) for layer in (m.k, m.v))
-        if draw_expand:
-            k, v = (
-                y.unsqueeze(2).expand(-1, -1, times, -1, -1).reshape(-1, kept * times, tokens, each) for y in (k, v)
-            )
-        else:
-            k, v = (y.repeat_interleave(times, dim=1) for y in (k, v))
-        return m.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, tokens, kept * times * each))
-
-    draw_expand = draw.random() < 0.5
-    return Block(
-        run, q=linear(draw, c, kept * times * each), k=linear(draw, c, kept * each), v=linear(draw, c, kept * each),
-        out=linear(draw, kept * times * each, width(draw)),
-    )  # fmt: skip
-
-
-def single_head(draw: random.Random, shape: Shape) -> nn.Module:
-    """One head with layers of its own, whose queries and keys are summed over, as they are or behind something."""
-    (tokens, c), each, value = shape, draw.randint(1, 4), draw.randint(1, 3)
-    fused, by_einsum, scaled = draw.random() < 0.3, draw.random() < 0.3, draw.randrange(4)
-    before: Callable[[], nn.Module] = draw.choice(
-        (nn.Identity, nn.Identity, nn.ReLU, nn.Tanh, lambda: nn.LayerNorm(each), lambda: nn.RMSNorm(each))
-    )
-
-    def weights(m: Any, q: T, k: T) -> T:
-        y = torch.einsum("btd,bsd->bts", q, k) if by_einsum else q @ k.transpose(-2, -1)
-        y = y * k.shape[-1] ** -0.5 if scaled == 0 else y / math.sqrt(k.size(-1)) if scaled == 1 else y * each**-0.5
-        return y + torch.einsum("btd,sd->bts", q, m.places) if scaled == 3 else y
-
-    def run(m: Any, x: T) -> Any:
-        q, k = m.before_q(m.q(x)), m.before_k(m.k(x))
-        k = k + m.places if scaled == 2 else k
-        if fused:
-            return m.out(F.scaled_dot_product_attention(q, k, m.v(x)))
-        return m.out(weights(m, q, k).softmax(-1) @ m.v(x))
-
-    def shared(m: Any, x: T) -> Any:
-        k = m.k(x)
-        return m.out((weights(m, m.q(x), k) + weights(m, m.other(x), k)).softmax(-1) @ m.v(x))
-
-    return Block(
-        draw.choice((run, run, shared)), q=linear(draw, c, each), k=linear(draw, c, each), v=linear(draw, c, value),
-        other=linear(draw, c, each), before_q=before(), before_k=before(), places=raw(tokens, each),
-        out=linear(draw, value, width(draw)),
-    )  # fmt: skip
-
-
-def multihead(draw: random.Random, shape: Shape) -> nn.Module:
-    heads = divisor(draw, shape[-1])
-    layer = nn.MultiheadAttention(shape[-1], heads, batch_first=True, bias=draw.random() < 0.7)
-    return Block(lambda m, x: x + m.attention(x, x, x, need_weights=False)[0], attention=layer)
-
-
 def recurrent(draw: random.Random, shape: Shape) -> nn.Module:
     make: Any = draw.choice((nn.LSTM, nn.GRU, nn.RNN))
     layers, both = draw.choice((1, 1, 2)), draw.random() < 0.3
@@ -319,8 +179,7 @@ TOKENS: dict[str, Make] = {
     f.__name__: f
     for f in (
         dense, residual_mlp, gated_mlp, raw_linear, einsum, bilinear, layer_norm, token_norm, mixer, token_convolution, positions,
-        class_token, reordered, attention, separate_attention,
-        shared_heads, single_head, multihead, recurrent, tied, autoencoder, twice, joined_features,
+        class_token, reordered, recurrent, tied, autoencoder, twice, joined_features,
     )
 }  # fmt: skip
 """Name -> block on tokens."""

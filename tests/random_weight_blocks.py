@@ -137,32 +137,6 @@ def single_heads(draw: random.Random, shape: Shape) -> nn.Module:
     return Block(lambda m, x: x + m.out(torch.cat([one(x) for one in m.heads], -1)), heads=heads, out=out)
 
 
-def rotary(draw: random.Random, shape: Shape) -> nn.Module:
-    """Pairs that are turned by their places, by halves or by neighbours, with a table of positions by number."""
-    (tokens, c), heads, pairs, halves = shape, draw.randint(1, 2), draw.randint(1, 2), draw.random() < 0.5
-    each = 2 * pairs
-    angles = torch.outer(torch.arange(tokens).float(), torch.rand(pairs) + 0.1)
-    angles = torch.cat([angles, angles], -1) if halves else angles.repeat_interleave(2, -1)
-
-    def turned(x: T) -> T:
-        if halves:
-            return torch.cat((-x[..., pairs:], x[..., :pairs]), -1)
-        return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
-
-    def run(m: Any, x: T) -> Any:
-        y = x + m.places(torch.arange(x.shape[1], device=x.device))
-        q, k, v = (layer(y).view(-1, tokens, heads, each).transpose(1, 2) for layer in (m.q, m.k, m.v))
-        q, k = (z * m.cos + turned(z) * m.sin for z in (q, k))
-        return x + m.out(
-            (torch.softmax(q @ k.transpose(2, 3), -1) @ v).transpose(1, 2).reshape(-1, tokens, heads * each)
-        )
-
-    q, k, v = (nn.Linear(c, heads * each, bias=draw.random() < 0.5) for _ in range(3))
-    return Block(
-        run, q=q, k=k, v=v, out=nn.Linear(heads * each, c), places=nn.Embedding(tokens, c), cos=angles.cos(), sin=angles.sin()
-    )  # fmt: skip
-
-
 def sizes_alone(draw: random.Random, shape: Shape) -> nn.Module:
     """What is only asked for its size: a first feature, a last one, all entries."""
     functions: tuple[Callable[[T], T], ...] = (
@@ -230,7 +204,7 @@ def rows_of_one(draw: random.Random, shape: Shape) -> nn.Module:
 TOKEN_WEIGHTS: dict[str, Make] = {
     f.__name__: f
     for f in (
-        adapter, scaled, scaled_convolution, normalised, computed_bias, windows, fused_groups, single_heads, rotary, sizes_alone,
+        adapter, scaled, scaled_convolution, normalised, computed_bias, windows, fused_groups, single_heads, sizes_alone,
         repeated, crossed, rows_of_one,
     )
 }  # fmt: skip
