@@ -205,7 +205,7 @@ def _speeds(graph: Graph, run: Any, name: str) -> dict[str, list[Speed]]:
 
     own = running(reading_inputs(graph).cpu().eval())
     return {
-        label: [speed(what, random_inputs(graph, batch)) for batch in _BATCHES]
+        label: [speed(what, random_inputs(graph, count), count) for count in _BATCHES]
         for label, what in ((name, run), ("torch", own))
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ switched off for the comparison. float16 has 11 bits, and rounds at every layer.
 outputs are large; how good it is, accuracy says.
 """
 
-_CALIBRATION = 32  # samples of a piece that is read to calibrate
+CALIBRATION = 32
+"""Samples of a piece that is read to calibrate."""
 
 
 def convert(path: Path, precision: Precision, samples: Sequence[Batch]) -> None:
@@ -30,7 +31,7 @@ def convert(path: Path, precision: Precision, samples: Sequence[Batch]) -> None:
     Args:
         path: of a float32 file; it is replaced in place.
         precision: which.
-        samples: real inputs, of which int8 takes the ranges of every value.
+        samples: real inputs, `CALIBRATION` samples a piece, of which int8 takes the ranges of every value.
 
     Raises:
         GnGraphError: int8 was asked for without samples.
@@ -64,10 +65,11 @@ def _to_int8(path: Path, samples: Sequence[Batch]) -> None:
         """The samples, in pieces."""
 
         def __init__(self) -> None:
-            self.pieces = _pieces(names, samples)
+            self.pieces = iter(samples)
 
         def get_next(self) -> dict[str, Any] | None:
-            return next(self.pieces, None)
+            piece = next(self.pieces, None)
+            return None if piece is None else {name: x.numpy() for name, x in zip(names, piece, strict=True)}
 
     logger = logging.getLogger()
     level = logger.level
@@ -87,9 +89,3 @@ def _to_int8(path: Path, samples: Sequence[Batch]) -> None:
             )
     finally:
         logger.setLevel(level)
-
-
-def _pieces(names: Sequence[str], samples: Sequence[Batch]) -> Iterator[dict[str, Any]]:
-    for batch in samples:
-        for start in range(0, len(batch[0]), _CALIBRATION):
-            yield {name: x[start : start + _CALIBRATION].numpy() for name, x in zip(names, batch, strict=True)}

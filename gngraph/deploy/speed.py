@@ -30,12 +30,13 @@ class Speed:
         return f"{self.median:.3g} ms (p95 {self.p95:.3g}) for {self.batch}"
 
 
-def speed(run: Run, batch: Batch) -> Speed:
+def speed(run: Run, batch: Batch, samples: int) -> Speed:
     """Measures a batch.
 
     Args:
         run: what is measured.
         batch: its inputs.
+        samples: how many they have.
     """
     spent, times = 0.0, list[float]()
     while len(times) < _FEWEST or (spent < _SECONDS and len(times) < _MOST):
@@ -44,4 +45,4 @@ def speed(run: Run, batch: Batch) -> Speed:
         times.append(time.perf_counter() - started)
         spent += times[-1]
     settled = sorted(times[len(times) // 10 :])
-    return Speed(len(batch[0]), 1e3 * statistics.median(settled), 1e3 * settled[int(0.95 * (len(settled) - 1) + 0.5)])
+    return Speed(samples, 1e3 * statistics.median(settled), 1e3 * settled[int(0.95 * (len(settled) - 1) + 0.5)])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gngraph.deploy.parity import Batch, Parity, Run, compared, random_inputs, running
-from gngraph.deploy.precision import TOLERANCES, Precision, convert
+from gngraph.deploy.precision import CALIBRATION, TOLERANCES, Precision, convert
 from gngraph.deploy.provenance import provenance, version
 from gngraph.deploy.refusals import refusals
 from gngraph.errors import GnGraphError, path_text
@@ -108,7 +108,7 @@ def export_onnx(
         with refusals(f"graph '{graph.name}' cannot be written as ONNX", "write it as source or as an archive instead"):
             shorter = _shorter(graph, module)
             dynamic = _export(graph, module, written, opset, bool(shorter))
-            convert(written, precision, real)
+            convert(written, precision, [] if samples is None else _pieces(graph, samples))
             found, nodes = _finish(graph, written, {"precision": precision, **(metadata or {})})
             session = _session(written)
         run = _computing(graph, session)
@@ -187,6 +187,13 @@ def _check_samples(graph: Graph, samples: Tensor | tuple[Tensor, ...]) -> None:
         found = TensorType(dtype_name(one.dtype), (BATCH, *one.shape[1:]))
         if found != taken:
             raise GnGraphError(f"samples are of type '{found}', but graph '{graph.name}' takes '{taken}'")
+
+
+def _pieces(graph: Graph, samples: Tensor | tuple[Tensor, ...]) -> list[Batch]:
+    """Real inputs in pieces of samples, beside what these share."""
+    given = samples if isinstance(samples, tuple) else (samples,)
+    starts = range(0, len(given[0]), CALIBRATION)
+    return [with_shared(graph, tuple(x[start : start + CALIBRATION] for x in given)) for start in starts]
 
 
 def _shorter(graph: Graph, module: nn.Module) -> list[Batch]:

@@ -49,7 +49,7 @@ def from_torch(
     and the module checks that they are the same; arguments without an example keep their defaults.
 
     What all samples share, such as `generate_square_subsequent_mask(T)`, positions or a temperature, is told by running the module
-    with another number of samples, and with another one among them. It keeps its sizes. The graph keeps the example's values of it,
+    with another number of samples, and with others among them. It keeps its sizes. The graph keeps the example's values of it,
     for data sets, which give samples alone. A mask is added as it is given: torch's transformers, which look whether it is the
     causal one, differ from that in the last bits.
 

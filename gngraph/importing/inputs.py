@@ -121,13 +121,13 @@ Returning = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 def told_by_samples(
     given: ExampleInputs, names: Sequence[str], name: str, outputs: Sequence[torch.Tensor], run: Returning
 ) -> ExampleInputs:
-    """Example inputs with their axes of samples, found by running the network with more samples, and with another one among them.
+    """Example inputs with their axes of samples, found by running the network with more samples, and with others among them.
 
     Those of samples have as many entries as one another; a network runs for more of them, and gives as many more, each of which
     depends on one sample alone. Tokens depend on each other. So samples lie along the first axes of all inputs where outputs do not
     depend on each other there, else along all the second ones, behind tokens, where it is so; else along first or second axes of
     some inputs, of which all samples share the others. Where outputs depend on each other everywhere, as those of a batch whose
-    statistics norms go by, their number alone tells. Cost: two runs, and some more where it is not the first axes.
+    statistics norms go by, their number alone tells. Cost: three runs, and some more where it is not the first axes.
 
     Args:
         given: the inputs, batch first.
@@ -154,7 +154,7 @@ def told_by_samples(
     found = given if first.runs else None
     for last in (0, 1):
         for some in _candidates(given, last):
-            if found is given:  # what there is as much of as of all others is not shared
+            if first.grows:  # what there is as much of as of all others is not shared
                 some = [own for own in some if own.axes.count(None) == given.axes.count(None)]
             trials = [(own, _tried(own, outputs, run, last)) for own in some]
             fitting = [own for own, trial in trials if trial.grows]
@@ -239,13 +239,17 @@ def _tried(inputs: ExampleInputs, before: Sequence[torch.Tensor], run: Returning
     axes = _growing(before, after, inputs.count, longer.count, last)
     if not axes:
         return _Trial(runs=True)
-    middle = longer.count // 2
-    changed = _returned(run, _with_another(longer, middle))
-    others = [i for i in range(longer.count) if i != middle]
-    apart = changed is not None and all(
-        _same(*(_of_samples(x[i], axis, longer.count, others) for x in (after, changed))) for i, axis in axes.items()
-    )
-    return _Trial(True, True, apart)
+    middle = [longer.count // 2]
+    others = [i for i in range(longer.count) if i not in middle]
+
+    def kept(rows: Sequence[int], gone: Sequence[int]) -> bool:
+        """Whether outputs of some samples stay where others change."""
+        changed = _returned(run, _with_others(longer, gone))
+        return changed is not None and all(
+            _same(*(_of_samples(x[i], axis, longer.count, rows) for x in (after, changed))) for i, axis in axes.items()
+        )
+
+    return _Trial(True, True, kept(others, middle) and kept(middle, others))  # all may depend on the first alone
 
 
 def _returned(run: Returning, inputs: ExampleInputs) -> Sequence[torch.Tensor] | None:
@@ -263,22 +267,27 @@ def _longer(inputs: ExampleInputs) -> ExampleInputs:
     return inputs.rows([i % old for i in range(count)])
 
 
-def _with_another(inputs: ExampleInputs, row: int) -> ExampleInputs:
-    """The same samples but for one, of other values: numbers that are drawn, and its own whole numbers in another order."""
+def _with_others(inputs: ExampleInputs, rows: Sequence[int]) -> ExampleInputs:
+    """The same samples but for some, of other values: numbers that are drawn, and whole numbers of another sample."""
     generator, found = torch.Generator().manual_seed(0), list[torch.Tensor]()
     for x, axis in zip(inputs.tensors, inputs.axes, strict=True):
         if axis is not None:
-            x = x.clone()
-            own = x.select(axis, row)
-            if own.is_floating_point() or own.is_complex():
-                other = own + torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
-            else:
-                other = own.flatten().roll(1).view_as(own)
-                if torch.equal(other, own):
-                    other = ~own if own.dtype is torch.bool else own + 1
-            own.copy_(other)
+            samples, x = x.unbind(axis), x.clone()
+            for row in rows:
+                x.select(axis, row).copy_(_another(samples, row, generator))
         found.append(x)
     return ExampleInputs(tuple(found), inputs.axes)
+
+
+def _another(samples: Sequence[torch.Tensor], row: int, generator: torch.Generator) -> torch.Tensor:
+    """Another sample than that of a row; a network may have no more words than there are in the example."""
+    own = samples[row]
+    if own.is_floating_point() or own.is_complex():
+        return own + torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
+    for other in (*samples, own.flatten().roll(1).view_as(own)):
+        if not torch.equal(other, own):
+            return other
+    return ~own if own.dtype is torch.bool else own + 1
 
 
 def _growing(

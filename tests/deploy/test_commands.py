@@ -9,7 +9,7 @@ import pytest
 
 from gngraph.files.archive import save
 from tests.command_line import Commands
-from tests.deploy.test_formats import calibrated
+from tests.deploy.test_formats import calibrated, weighed
 
 
 def test_a_deployed_file_is_timed_calibrated_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,3 +31,12 @@ def test_a_deployed_file_is_timed_calibrated_and_verified(tmp_path: Path, capsys
     assert "name the data (--data)" in gngraph.refused(
         "export", model, "--onnx", onnx, "--precision", "int8", "--force"
     )
+
+
+def test_what_is_timed_are_batches_of_samples_wherever_these_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(weighed(), tmp_path / "model.gng")
+    shown = Commands(capsys).ok("export", tmp_path / "model.gng", "--onnx", tmp_path / "net.onnx", "--json")
+    batches = [own["batch"] for several in json.loads(shown)["files"][0]["milliseconds"].values() for own in several]
+    assert batches == 2 * [1, 32]

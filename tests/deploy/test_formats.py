@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gngraph.deploy.parity import random_inputs, running
+from gngraph.deploy.precision import CALIBRATION
 from gngraph.deploy.speed import speed
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.deploy.to_pt2 import export_pt2
@@ -57,6 +59,29 @@ def test_fewer_bits_take_less_room_and_are_near(tmp_path: Path) -> None:
         export_onnx(graph, tmp_path / "int8.onnx", precision="int8")
 
 
+class Weighed(nn.Module):
+    """A mean over tokens in front of the samples, with weights that all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, weights: Tensor, x: Tensor) -> Tensor:
+        return cast(Tensor, self.out((torch.relu(self.hidden(x)) * weights).mean(0)))
+
+
+def weighed() -> Graph:
+    torch.manual_seed(0)
+    return from_torch(Weighed(), (torch.rand(40, 1, 1), torch.randn(40, 3, 4)))
+
+
+def test_integers_are_calibrated_by_pieces_of_samples_wherever_these_lie(tmp_path: Path) -> None:
+    graph, samples = weighed(), torch.randn(2 * CALIBRATION + 1, 40, 4)
+    assert [str(graph.nodes[name].type) for name in graph.inputs] == ["f32[40,1,1]", "f32[40,N,4]"]
+    report = export_onnx(graph, tmp_path / "net.onnx", samples=samples, precision="int8")
+    assert report.parity.max_abs_difference < 0.1 * report.parity.max_abs_output
+
+
 def test_a_file_of_another_network_does_not_pass(tmp_path: Path) -> None:
     graph = calibrated()
     name = next(name for name, p in graph.params.items() if p.kind == "parameter")
@@ -77,5 +102,5 @@ def test_a_file_of_another_network_does_not_pass(tmp_path: Path) -> None:
 
 def test_milliseconds_of_a_batch() -> None:
     graph = calibrated()
-    found = speed(running(to_torch(graph).eval()), random_inputs(graph, 4))
+    found = speed(running(to_torch(graph).eval()), random_inputs(graph, 4), 4)
     assert found.batch == 4 and 0 < found.median <= found.p95

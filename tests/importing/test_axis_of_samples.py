@@ -67,6 +67,25 @@ class Attending(nn.Module):
         return cast(Tensor, self.out(self.layer(x)))
 
 
+class FromStart(nn.Module):
+    """Tracks, whose places are told by where they begin, in front of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(8, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.out(torch.relu(self.hidden(x - self.start(x)))))
+
+    def start(self, x: Tensor) -> Tensor:
+        return x[:1]
+
+
+class FromEnd(FromStart):
+    def start(self, x: Tensor) -> Tensor:
+        return x[-1:]
+
+
 class OfEach(nn.Module):
     """Nothing depends on anything else: samples come first."""
 
@@ -88,6 +107,17 @@ class OfBatch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.out(self.norm(self.hidden(x))))
+
+
+class Words(nn.Module):
+    """A word of each, without others beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(WORDS, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.out(torch.relu(self.words(x))))
 
 
 class First(nn.Module):
@@ -125,6 +155,18 @@ class Masked(nn.Module):
         return cast(Tensor, self.out(self.transformer(self.words(src), self.words(tgt), src_mask, tgt_mask)))
 
 
+class Weighed(nn.Module):
+    """A mean of tokens with weights of their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(8, 10), nn.Linear(10, 3)
+
+    def forward(self, weights: Tensor, x: Tensor) -> Tensor:
+        weights = weights.view(len(x), 1, 1)
+        return cast(Tensor, self.out((torch.relu(self.hidden(x)) * weights).mean(0)))
+
+
 class Contrasted(nn.Module):
     """Every picture with every text: all samples depend on each other."""
 
@@ -149,6 +191,8 @@ def kinds(graph: gngraph.Graph) -> list[str]:
         (Backwards, 0, f"f32[{{}},N,{WORDS}]"),
         (Mean, 0, "f32[N,3]"),
         (Attending, 8, "f32[{},N,3]"),
+        (FromStart, 8, "f32[{},N,3]"),
+        (FromEnd, 8, "f32[{},N,3]"),
     ],
 )
 def test_of_a_single_input_it_is_told(
@@ -182,11 +226,22 @@ def test_of_two_texts_it_is_told_whatever_their_lengths(src: int, tgt: int, coun
     assert kinds(masked) == [*expected, f"f32[{src},{src}]", f"f32[{tgt},{tgt}]", f"f32[{tgt},N,{WORDS}]"]
 
 
+def test_what_samples_share_may_be_as_long_as_the_tokens_in_front() -> None:
+    for given in ((torch.rand(6, 1), torch.randn(6, 3, 8)), (torch.rand(6, 1, 1), torch.randn(6, 3, 8))):
+        graph = from_torch(Weighed(), given)
+        assert kinds(graph)[1:] == ["f32[6,N,8]", "f32[N,3]"]
+
+
 def test_where_all_samples_depend_on_each_other_their_number_tells() -> None:
     assert kinds(from_torch(Contrasted(), (torch.randn(4, 8), torch.randn(4, 8))))[:2] == ["f32[N,8]", "f32[N,8]"]
 
 
-def test_two_runs_tell_of_samples_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("last", [[3, WORDS - 1], [WORDS - 1, 3], [WORDS - 1, WORDS - 1]])
+def test_words_are_changed_to_those_that_a_table_has(last: list[int]) -> None:
+    assert kinds(from_torch(Words(), torch.tensor(last).unsqueeze(1))) == ["i64[N,1]", "f32[N,1,3]"]
+
+
+def test_three_runs_tell_of_samples_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, expected = list[int](), told_by_samples
 
     def counted(given: Any, names: Any, name: Any, outputs: Any, run: Any) -> Any:
@@ -198,7 +253,7 @@ def test_two_runs_tell_of_samples_in_front(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("gngraph.importing.proof.told_by_samples", counted)
     from_torch(First(), torch.randn(3, 5, 8))
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 def test_by_samples_of_data_a_module_with_tokens_in_front_is_called_as_it_is() -> None:
