@@ -31,7 +31,7 @@ def from_samples(
         UnsupportedModelError: as `from_torch` does.
 
     >>> import torch
-    >>> from_samples(torch.nn.TransformerEncoderLayer(8, 2, 8), torch.randn(2, 5, 8)).nodes["src"].type
+    >>> print(from_samples(torch.nn.TransformerEncoderLayer(8, 2, 8), torch.randn(2, 5, 8)).nodes["src"].type)
     f32[5,N,8]
     """
     named: dict[Any, Tensor] = (

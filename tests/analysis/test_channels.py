@@ -97,16 +97,16 @@ class AddedToInput(nn.Module):
         return self.head(x + self.conv(x))  # type: ignore[no-any-return]
 
 
-class PaddedChannels(nn.Module):
-    """The parameter-free shortcut of the CIFAR ResNets: channels padded with zeros."""
+class CutChannels(nn.Module):
+    """A shortcut without parameters that leaves the first and the last channel out, by a padding below zero."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.wide, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 1), nn.Conv2d(6, 2, 1)
+        self.conv, self.narrow, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x)
-        return self.head(nn.functional.pad(x, (0, 0, 0, 0, 1, 1)) + self.wide(x))  # type: ignore[no-any-return]
+        return self.head(nn.functional.pad(x, (0, 0, 0, 0, -1, -1)) + self.narrow(x))  # type: ignore[no-any-return]
 
 
 class TransposedTie(nn.Module):
@@ -176,7 +176,7 @@ class WidthOfTheImage(nn.Module):
     ("module", "shape", "space", "words"),
     [
         (AddedToInput(), (3, 8, 8), "conv", "combined with a value of fixed size (node 'add')"),
-        (PaddedChannels(), (3, 8, 8), "conv", "(node 'pad')"),
+        (CutChannels(), (3, 8, 8), "conv", "(node 'pad')"),
         (TransposedTie(), (6,), "encoder", "(node "),
         (WidthOfTheImage(), (3, 8, 8), "along", "it is convolved over (node 'head')"),
     ],
