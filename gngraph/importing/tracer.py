@@ -247,12 +247,13 @@ class Tracer(fx.Tracer):
             )
         if kind == "call_function":
             target = _PUBLIC.get(target, target)
-        kind, target, args, kwargs = _formatted(kind, target, args, kwargs)
+        kind, target, args, kwargs, last = _formatted(kind, target, args, kwargs)
         if target == "__setitem__":  # of a tensor that the forward makes by itself
             kind, target = "call_function", operator.setitem
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
             args = (args[0], tuple(self.iter(args[1])))
-        return super().create_proxy(kind, target, args, kwargs, *more, **options)
+        value = super().create_proxy(kind, target, args, kwargs, *more, **options)
+        return value if last is None else super().create_proxy("call_function", in_format, (value, last, "to"), {})
 
     def _is_shape(self, obj: fx.Proxy) -> bool:
         try:
@@ -343,19 +344,24 @@ class Tracer(fx.Tracer):
             self._asking = False
 
 
-def _formatted(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any, Any, Any]:
-    """A call without the memory formats that it asks for; one that asks for channels last alone is an op, as kernels go by it."""
+def _formatted(
+    kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, Any, Any, Any, str | None]:
+    """A call without the memory formats that it asks for, and channels last where it asks for it and does something else.
+
+    One that asks for channels last alone is an op, as kernels go by it.
+    """
     asked = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.memory_format)]
     if not asked:
-        return kind, target, args, kwargs
+        return kind, target, args, kwargs, None
     args = tuple(arg for arg in args if not isinstance(arg, torch.memory_format))
     kwargs = {key: arg for key, arg in kwargs.items() if not isinstance(arg, torch.memory_format)}
-    if target not in METHODS or len(args) > 1 or kwargs:
-        return kind, target, args, kwargs
     name = next((name for name, format in LAST_FORMATS.items() if format in asked), None)
+    if target not in METHODS or len(args) > 1 or kwargs:
+        return kind, target, args, kwargs, name if kind == "call_method" else None
     if name is None:
-        return kind, "clone" if target == "clone" else "contiguous", args, kwargs
-    return "call_function", in_format, (*args, name, target), {}
+        return kind, "clone" if target == "clone" else "contiguous", args, kwargs, None
+    return "call_function", in_format, (*args, name, target), {}, None
 
 
 def reason_of(error: Exception) -> str:

@@ -209,10 +209,12 @@ def test_sizes_that_a_module_of_torch_fx_does_not_run_for_print_nothing(capfd: p
     assert not capfd.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["to", "contiguous", "clone"])
-def test_kernels_go_by_the_format_that_a_forward_asks_for(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "further"), [("to", ()), ("contiguous", ()), ("clone", ()), ("to", (torch.float32,)), ("float", ())]
+)
+def test_kernels_go_by_the_format_that_a_forward_asks_for(method: str, further: tuple[Any, ...]) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
-        x = getattr(x, method)(memory_format=torch.channels_last)
+        x = getattr(x, method)(*further, memory_format=torch.channels_last)
         out: Tensor = net.second(net.first(x).relu()).mean((2, 3))
         return out
 
