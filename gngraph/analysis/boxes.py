@@ -93,15 +93,17 @@ def handed(graph: Graph, node: Node, axis: int, source: str, place: int, box: Bo
     return Origin(source, place, [_moved(box, axes, len(shape))], axes)
 
 
-def goes_on(graph: Graph, node: Node, axis: int) -> bool:
-    """Whether what lies along an axis of a node's value lies along one of what it reads first, as behind a norm.
+def sources(graph: Graph, node: Node, axis: int) -> set[tuple[str, int]]:
+    """What a node reads that lies along an axis of its value, entry by entry: values, each with an axis of it.
+
+    Of a product of two values that is what one side keeps, be the other side as long.
 
     Args:
         graph: has the node.
         node: any.
         axis: of its value, counted from 0.
     """
-    return any(found.operand == 0 for found in handed_on(_operands(graph, node), 0, axis))
+    return {(node.inputs[found.operand], found.axis) for found in handed_on(_operands(graph, node), 0, axis)}
 
 
 def taken(graph: Graph, node: Node) -> Taken | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-from gngraph.analysis.boxes import TAKING_APART, Bounds, Box, Origin, common, goes_on, handed, origins, taken, within
+from gngraph.analysis.boxes import TAKING_APART, Bounds, Box, Origin, common, handed, origins, sources, taken, within
 from gngraph.ir import Graph, Node, TensorType
 from gngraph.ops import Layout, lookup
 
@@ -272,7 +272,8 @@ class _Passed:
                 return None
             stretch = AxisStretch(param, places[0], *(box[axis] or (0, length)))
             self.weights.setdefault(stretch, set()).add(node.name)
-        self.alike = self.alike and not goes_on(self.axes.graph, node, axis)  # as through a norm, entry by entry
+        through = bool(node.inputs) and any(name == node.inputs[0] for name, _ in sources(self.axes.graph, node, axis))
+        self.alike = self.alike and not through  # as through a norm, entry by entry
         for bias in node.inputs[1:] if lookup(node.op).apply is not None else ():  # one that the forward computes
             if self.follow(node.name, bias, 0, (box[axis],)) is None:
                 return None
@@ -307,21 +308,20 @@ class _Passed:
         if joins or node.op == "reshape" or taken(graph, node) is not None:
             yield origins(graph, node, axis, box), ()
             return
-        sources: dict[str, int] = {}
-        for name in dict.fromkeys(node.inputs):
-            if isinstance(graph.nodes[name].type, TensorType):
-                own = [place for place, other in self.axes.values[name][0].items() if other == layout]
-                if len(own) > 1:
+        before: dict[str, int] = {}
+        for name, place in sources(graph, node, axis):
+            if isinstance(graph.nodes[name].type, TensorType) and self.axes.values[name][0].get(place) == layout:
+                if name in before:
                     return
-                sources |= dict.fromkeys([name], *own) if own else {}
-        spec, changed = lookup(node.op), tuple(sources)
+                before[name] = place
+        spec, changed = lookup(node.op), tuple(name for name in dict.fromkeys(node.inputs) if name in before)
         if not changed or shifts(graph, node, changed):
             return
         together = spec.is_linear(node, changed)
         alone = [(name,) for name in changed if spec.is_linear(node, (name,)) and node.inputs.count(name) == 1]
         for followed in [changed] if together else alone:
-            before = [handed(graph, node, axis, name, sources[name], box) for name in followed]
-            yield before, [name for name in changed if name not in followed]
+            places = [handed(graph, node, axis, name, before[name], box) for name in followed]
+            yield places, [name for name in changed if name not in followed]
 
 
 _PRODUCTS = ("addmm", "einsum", "matmul", "transposed_linear")

@@ -96,6 +96,24 @@ def _of_one_reshape(m: Any, x: Tensor) -> Tensor:
     return out
 
 
+def _linearly(m: Any, x: Tensor) -> Tensor:
+    q, k, v = m.qkv(x).view(len(x), T, 3, D).unbind(2)
+    out: Tensor = m.o(q @ (v.mT @ k).mT)
+    return out
+
+
+def _linearly_with_bent_keys(m: Any, x: Tensor) -> Tensor:
+    q, k, v = m.qkv(x).view(len(x), T, 3, D).unbind(2)
+    out: Tensor = m.o(q @ (k.softmax(1).mT @ v))
+    return out
+
+
+def _linearly_with_both_bent(m: Any, x: Tensor) -> Tensor:
+    q, k, v = m.qkv(x).view(len(x), T, 3, D).unbind(2)
+    out: Tensor = m.o((F.elu(q) + 1) @ (k.softmax(1).mT @ v))
+    return out
+
+
 def _of_entries(m: Any, x: Tensor) -> Tensor:
     y = m.qkv(x).unflatten(-1, (D, 3)).permute(3, 0, 1, 2)
     out: Tensor = m.o(F.softmax(y[0] @ y[1].mT, -1) @ y[-1])
@@ -175,6 +193,8 @@ FREE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "shared": (_shared, ("k.weight", "k.bias", "o.weight", "places")),
     "with a table": (_with_table, ("k.weight", "k.bias", "places")),
     "of one reshape": (_of_one_reshape, ("qkv.weight", "o.weight", "qkv.bias")),
+    "linearly": (_linearly, ("qkv.weight", "o.weight", "qkv.bias")),
+    "linearly, with bent keys": (_linearly_with_bent_keys, ("qkv.weight", "o.weight", "qkv.bias")),
     "with a joined bias": (_with_joined_bias, ("k.bias", "qk.weight")),
     "transposed": (_transposed, ("k.bias", "k.weight")),
     "turned": (_turned, ("k.weight", "k.bias")),
@@ -186,6 +206,7 @@ FROZEN = {
     "gram": _gram,
     "read elsewhere": _read_elsewhere,
     "maps": _maps,
+    "linearly, with both bent": _linearly_with_both_bent,
     "of a constant": _of_constant,
     "with a constant bias": _with_constant_bias,
     "mixed": _mixed,
