@@ -80,6 +80,22 @@ def test_what_an_archive_lacks_is_told(tmp_path: Path, changed: dict[str, Any], 
         load_data(str(tmp_path / "parts.npz"))
 
 
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("src_test", "the test part has 'tgt', 'labels', but the training part 'tgt', 'src', 'labels': give it as many"),
+        ("labels_test", "the test part has 'tgt', 'src', but the training part"),
+        ("labels_train", "or several inputs by their names and a target called label, labels, target, targets, y"),
+    ],
+)
+def test_an_array_that_a_part_has_not_is_told_by_its_name(tmp_path: Path, gone: str, message: str) -> None:
+    parts = {f"{name}_{part}": own for part in ("train", "test") for name, own in arrays().items()}
+    del parts[gone]
+    np.savez(tmp_path / "parts.npz", **parts)
+    with pytest.raises(DataError, match=message):
+        load_data(str(tmp_path / "parts.npz"))
+
+
 def test_all_that_a_function_returns_is_the_same_on_the_command_line(
     mine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.lib.npyio import NpzFile
 
 from gngraph.data.arrays import Array, divided, from_arrays, further
 from gngraph.data.dataset import Data
-from gngraph.data.inputs import parted
+from gngraph.data.inputs import TARGETS, parted
 from gngraph.data.several import from_several, parts_of_several
 from gngraph.data.sources.request import Request
 from gngraph.data.tokens import are_positions, from_tokens
@@ -93,6 +93,11 @@ def _of_several(
     name: str, where: str, found: Mapping[str, Array], several: Mapping[str, Mapping[str, str]], request: Request
 ) -> Data:
     classes = _class_names(where, found[_CLASSES]) if _CLASSES in found else None
+    for part, names in several.items():
+        if names.keys() != several["train"].keys():
+            raise DataError(
+                f"in {where}, the {part} part has {_quoted(names)}, but the training part {_quoted(several['train'])}: give it as many"
+            )
     try:
         parts = {part: parted({own: found[array] for own, array in names.items()}) for part, names in several.items()}
         return from_several(name, parts, classes=classes, val_split=request.val_split)
@@ -118,7 +123,7 @@ def _require(where: str, names: Sequence[str]) -> None:
         raise DataError(
             f"{where} lacks {_quoted(missing)}: it holds {_quoted(names)}, and needed are "
             f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, {_quoted(_VALIDATION)} for a validation part, "
-            f"and '{_CLASSES}' for class names)"
+            f"and '{_CLASSES}' for class names), or several inputs by their names and a target called {', '.join(TARGETS)}"
         )
 
 
@@ -177,5 +182,5 @@ def _class_names(where: str, array: Array) -> list[str]:
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array]
 
 
-def _quoted(names: Sequence[str]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "nothing"
