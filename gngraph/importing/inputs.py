@@ -268,7 +268,7 @@ def _longer(inputs: ExampleInputs) -> ExampleInputs:
 
 
 def _with_others(inputs: ExampleInputs, rows: Sequence[int]) -> ExampleInputs:
-    """The same samples but for some, of other values: numbers that are drawn, and whole numbers of another sample."""
+    """The same samples but for some, of other values."""
     generator, found = torch.Generator().manual_seed(0), list[torch.Tensor]()
     for x, axis in zip(inputs.tensors, inputs.axes, strict=True):
         if axis is not None:
@@ -280,13 +280,16 @@ def _with_others(inputs: ExampleInputs, rows: Sequence[int]) -> ExampleInputs:
 
 
 def _another(samples: Sequence[torch.Tensor], row: int, generator: torch.Generator) -> torch.Tensor:
-    """Another sample than that of a row; a network may have no more words than there are in the example."""
+    """Another sample than that of a row, of the example as far as may be: not all numbers need be words that a network has."""
     own = samples[row]
-    if own.is_floating_point() or own.is_complex():
-        return own + torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
-    for other in (*samples, own.flatten().roll(1).view_as(own)):
+    for other in samples:
         if not torch.equal(other, own):
             return other
+    if own.is_floating_point() or own.is_complex():
+        return own + torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
+    turned = own.flatten().roll(1).view_as(own)
+    if not torch.equal(turned, own):
+        return turned
     return ~own if own.dtype is torch.bool else own + 1
 
 

@@ -83,7 +83,7 @@ def test_what_an_archive_lacks_is_told(tmp_path: Path, changed: dict[str, Any], 
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("src_test", "the test part has 'tgt', 'labels', but the training part 'tgt', 'src', 'labels': give it as many"),
+        ("src_test", "the test part has 'tgt', 'labels', but the training part 'tgt', 'src', 'labels': give"),
         ("labels_test", "the test part has 'tgt', 'src', but the training part"),
         ("labels_train", "or several inputs by their names and a target called label, labels, target, targets, y"),
     ],

@@ -241,6 +241,16 @@ def test_words_are_changed_to_those_that_a_table_has(last: list[int]) -> None:
     assert kinds(from_torch(Words(), torch.tensor(last).unsqueeze(1))) == ["i64[N,1]", "f32[N,1,3]"]
 
 
+def test_words_may_be_stored_beside_other_numbers() -> None:
+    class Mixed(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            words = self.words(x[..., 0].long()) * x[..., 1:]
+            return cast(Tensor, self.out(torch.relu(self.hidden(words)).mean(0)))
+
+    x = torch.tensor([[[0.0, 0.5], [WORDS - 1.0, 2.0]]]).repeat(5, 1, 1)
+    assert kinds(from_torch(Mixed(), x)) == ["f32[5,N,2]", "f32[N,3]"]
+
+
 def test_three_runs_tell_of_samples_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, expected = list[int](), told_by_samples
 

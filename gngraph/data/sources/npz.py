@@ -96,7 +96,8 @@ def _of_several(
     for part, names in several.items():
         if names.keys() != several["train"].keys():
             raise DataError(
-                f"in {where}, the {part} part has {_quoted(names)}, but the training part {_quoted(several['train'])}: give it as many"
+                f"in {where}, the {part} part has {_quoted(names)}, but the training part {_quoted(several['train'])}: give it "
+                f"these arrays"
             )
     try:
         parts = {part: parted({own: found[array] for own, array in names.items()}) for part, names in several.items()}
