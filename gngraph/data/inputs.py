@@ -29,7 +29,7 @@ def count_of(x: SampleInputs) -> int:
 
 
 def in_order(x: SampleInputs, names: Sequence[str]) -> Tensor | tuple[Tensor, ...]:
-    """SampleInputs in the order in which a network takes them.
+    """Inputs in the order in which a network takes them.
 
     Args:
         x: of samples; the names of a dictionary are among `names`.
@@ -54,7 +54,7 @@ def in_order(x: SampleInputs, names: Sequence[str]) -> Tensor | tuple[Tensor, ..
 
 
 def parted(sample: Any) -> tuple[Any, Any]:
-    """SampleInputs and targets of one sample, or of many whose tensors are stacked.
+    """Inputs and targets of one sample, or of many whose tensors are stacked.
 
     Args:
         sample: (x, y), where x may hold several inputs; (x, x, ..., y); or a dictionary, of whose entries one is called as
