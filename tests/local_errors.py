@@ -142,7 +142,7 @@ def _unread(graph: Graph, name: str) -> bool:
 
 
 def relative(a: Any, b: Any) -> float:
-    """Largest |a - b| / max |b| over the tensors of two values; infinity where they differ in shape or are not finite.
+    """Largest |a - b| / max |b| over the tensors of two values; infinity where they differ in shape, or one alone is not finite.
 
     Values below `LEAST_SIZE` are compared as if they were as large: they may be nothing but the rounding of what cancels.
     """
@@ -155,7 +155,8 @@ def relative(a: Any, b: Any) -> float:
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
     if torch.equal(a, b):
         return 0.0
-    a, b = a.double(), b.double()
+    masked = a.isinf() & (a == b)  # the mask of what no token attends to
+    a, b = a.double().masked_fill(masked, 0.0), b.double().masked_fill(masked, 0.0)
     error = float((a - b).abs().max() / b.abs().max().clamp(min=LEAST_SIZE))
     return error if error == error else float("inf")
 

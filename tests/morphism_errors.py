@@ -41,7 +41,8 @@ class _ValueMask(fx.Interpreter):
 
     def __init__(self, graph: Graph, spaces: ChannelSpaces, space: str, channel: int, kept: Mapping[str, torch.Tensor]):
         lowered = lower(graph)
-        super().__init__(lowered.module)
+        # kept, for of the several steps of a call the last may not read what is patched
+        super().__init__(lowered.module, garbage_collect_values=False)
         self.steps: dict[fx.Node, tuple[Node, dict[str, list[int]]]] = {}
         self.params = {name: p.data for name, p in graph.params.items()}
         for slot in spaces[space].slots:
