@@ -307,9 +307,8 @@ class _Naming:
         counts = Counter[str]()
         taken: set[str] = set()
         written = {var: next((s for s in own if s.role is Role.PRODUCE), None) for var, own in self.slots.items()}
-        for var in sorted(
-            written, key=lambda var: written[var] is None
-        ):  # what no layer writes is named behind what they write
+        # what no layer writes is named behind what they write
+        for var in sorted(written, key=lambda var: written[var] is None):
             writer = written[var] or self.slots[var][0]
             node = self.graph.nodes[writer.node]
             holder = writer.param.rpartition(".")[0] if lookup(node.op).is_layer else ""

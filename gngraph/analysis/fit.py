@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch.utils.data import Dataset, Subset
 from gngraph.curvature import CrossEntropy, Loss, Outputs, leaves, parts_of
 from gngraph.data import Augment, Data, MapDataset, Sample, batches, labels_of, load_data
 from gngraph.data.checks import check_labels, shape_text
-from gngraph.data.inputs import SampleInputs, each, in_order
+from gngraph.data.inputs import SampleInputs, each, in_order, quoted
 from gngraph.data.tokens import Tokens
 from gngraph.errors import DataError, GnGraphError
 from gngraph.ir import Graph
@@ -76,17 +75,17 @@ def _in_order(graph: Graph, name: str, given: SampleInputs) -> SampleInputs:
     if len(parts) != len(takes) or (isinstance(given, dict) and given.keys() != takes.keys()):
         held = values_of_shared(graph)
         shared = (
-            f"; what all samples share, {_quoted(held)}, it has from the example that it was imported with"
+            f"; what all samples share, {quoted(held)}, it has from the example that it was imported with"
             if held
             else ""
         )
         told = (
-            _quoted(given)
+            quoted(given)
             if isinstance(given, dict)
             else f"{len(parts)} input{'s' if len(parts) > 1 else ''} without names"
         )
         raise DataError(
-            f"network '{graph.name}' takes {_quoted(takes)} of each sample, but {name} has {told}: give a sample as "
+            f"network '{graph.name}' takes {quoted(takes)} of each sample, but {name} has {told}: give a sample as "
             f"(x, y), as ((x, x), y) with as many inputs, or as a dictionary by these names and a target{shared}"
         )
     x = in_order(given, tuple(takes))
@@ -104,10 +103,6 @@ def _in_order(graph: Graph, name: str, given: SampleInputs) -> SampleInputs:
             f"'{shape_text(sample)}'; make the network for that shape (gngraph seed --input-shape {shape_text(sample)})"
         )
     return x
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
 
 
 def _check_augmented(network: str, augment: Augment, x: Any, y: Any, outputs: Outputs, loss: Loss) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor
@@ -14,6 +14,18 @@ SampleInputs = Any
 
 TARGETS = ("label", "labels", "target", "targets", "y")
 """Names of what a network is to say, among the columns of a table or the entries of a sample."""
+
+
+def quoted(names: Iterable[Any]) -> str:
+    """Names as a message lists them.
+
+    >>> quoted(["src", "tgt"]), quoted([])
+    ("'src', 'tgt'", 'nothing')
+
+    Args:
+        names: in order.
+    """
+    return ", ".join(f"'{name}'" for name in names) or "nothing"
 
 
 def each(x: SampleInputs) -> tuple[Tensor, ...]:
@@ -47,7 +59,7 @@ def in_order(x: SampleInputs, names: Sequence[str]) -> Tensor | tuple[Tensor, ..
         return cast("Tensor | tuple[Tensor, ...]", x)
     if sorted(x) != sorted(names):
         raise DataError(
-            f"samples have the inputs {_quoted(x)}, but the network takes {_quoted(names)}: name them as its forward does, "
+            f"samples have the inputs {quoted(x)}, but the network takes {quoted(names)}: name them as its forward does, "
             f"and leave out what it does not take"
         )
     return x[names[0]] if len(names) == 1 else tuple(x[name] for name in names)
@@ -71,7 +83,7 @@ def parted(sample: Any) -> tuple[Any, Any]:
         x = {str(name): part for name, part in sample.items() if name != target}
         if target is None or not x:
             raise DataError(
-                f"a sample has the entries {_quoted(sample)}: one of them must be called {', '.join(TARGETS)}, for the target, and "
+                f"a sample has the entries {quoted(sample)}: one of them must be called {', '.join(TARGETS)}, for the target, and "
                 f"the others as the inputs of the network"
             )
         return next(iter(x.values())) if len(x) == 1 else x, sample[target]
@@ -85,7 +97,3 @@ def parted(sample: Any) -> tuple[Any, Any]:
     if isinstance(own, Mapping):
         return {str(name): part for name, part in own.items()}, y
     return (tuple(own) if isinstance(own, tuple | list) else own), y
-
-
-def _quoted(names: Any) -> str:
-    return ", ".join(f"'{name}'" for name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.lib.npyio import NpzFile
 
 from gngraph.data.arrays import Array, divided, from_arrays, further
 from gngraph.data.dataset import Data
-from gngraph.data.inputs import TARGETS, parted
+from gngraph.data.inputs import TARGETS, parted, quoted
 from gngraph.data.several import from_several, parts_of_several
 from gngraph.data.sources.request import Request
 from gngraph.data.tokens import are_positions, from_tokens
@@ -96,7 +96,7 @@ def _of_several(
     for part, names in several.items():
         if names.keys() != several["train"].keys():
             raise DataError(
-                f"in {where}, the {part} part has {_quoted(names)}, but the training part {_quoted(several['train'])}: give it "
+                f"in {where}, the {part} part has {quoted(names)}, but the training part {quoted(several['train'])}: give it "
                 f"these arrays"
             )
     try:
@@ -122,8 +122,8 @@ def _require(where: str, names: Sequence[str]) -> None:
     missing = [part for parts in (_TRAIN, *begun) for part in parts if part not in names]
     if missing:
         raise DataError(
-            f"{where} lacks {_quoted(missing)}: it holds {_quoted(names)}, and needed are "
-            f"{_quoted(_TRAIN)} ({_quoted(_TEST)} for a test part, {_quoted(_VALIDATION)} for a validation part, "
+            f"{where} lacks {quoted(missing)}: it holds {quoted(names)}, and needed are "
+            f"{quoted(_TRAIN)} ({quoted(_TEST)} for a test part, {quoted(_VALIDATION)} for a validation part, "
             f"and '{_CLASSES}' for class names), or several inputs by their names and a target called {', '.join(TARGETS)}"
         )
 
@@ -181,7 +181,3 @@ def _class_names(where: str, array: Array) -> list[str]:
             f"'{_CLASSES}' in {where} has dtype '{array.dtype}' and {array.ndim} axes: it must be a list of text"
         )
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array]
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "nothing"
