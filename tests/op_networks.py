@@ -351,6 +351,14 @@ SHAPES: dict[str, Case] = {
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
     "addcmul": function(lambda y: torch.addcmul(y, torch.multiply(y, y.tanh()), y.mean((2, 3), keepdim=True), value=0.5)),
     "softmax to a dtype": function(lambda y: y * torch.softmax(y, dim=2, dtype=torch.float32)),
+    "channels that a kernel spans": Case(
+        lambda: Between(lambda m, y: m.part(y.tanh().permute(0, 2, 3, 1)), part=nn.Conv2d(6, 8, (3, 8), stride=(1, 5))),
+        (3, 6, 6),
+        {"first": 8, "part": 8},
+    ),
+    "channels that a kernel spans row by row": images(
+        lambda m, y: m.part(y.tanh().permute(0, 2, 3, 1)), behind=6, part=lambda: nn.Conv2d(6, 6, (1, 8), groups=6)
+    ),
     "casts": function(lambda y: y.to(torch.float64).tanh().to(y.dtype) + y.float().type_as(y)),
     "decoder": Case(Decoder, (3, 6, 6), {"first": 8, "up": 2}),
     "decoder by functions": Case(

@@ -15,7 +15,7 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Layout, Operands, OpSpec, lookup, register, signature
 from gngraph.ops.starts import convolved, of_layer
 
 _MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -86,8 +86,22 @@ def single_positions(node: Node, weight: tuple[Dim, ...]) -> list[int]:
     return [2 + i for i in range(rank) if (weight[2 + i], stride[i], pad[i]) == (1, 1, 0)]
 
 
+def spanned_positions(node: Node, size: tuple[Dim, ...], weight: tuple[Dim, ...]) -> list[int]:
+    """The axes of what a convolution reads that its kernel spans from end to end, which it so sums over as a linear layer does.
+
+    Args:
+        node: a convolution.
+        size: shape of what it reads.
+        weight: shape of its weight.
+    """
+    rank, padding = len(weight) - 2, node.attrs.get("padding", 0)
+    pad = spread(padding, rank) if not isinstance(padding, str) else (0 if padding == "valid" else 1,) * rank
+    dilation = spread(node.attrs.get("dilation", 1), rank)
+    return [2 + i for i in range(rank) if (size[2 + i], pad[i], dilation[i]) == (weight[2 + i], 0, 1) and size[2 + i] != 1]
+
+
 def hold_positions(rules: ChannelRules, operands: Operands, weight: tuple[Dim, ...]) -> None:
-    """What is convolved over stays as it is, but for axes whose every position goes by itself.
+    """What is convolved over stays as it is, but for axes whose every position goes by itself, and those that a kernel reads whole.
 
     Args:
         rules: of the analysis under way.
@@ -95,9 +109,13 @@ def hold_positions(rules: ChannelRules, operands: Operands, weight: tuple[Dim, .
         weight: shape of its weight.
     """
     single = single_positions(operands.node, weight)
+    plain = lookup(operands.node.op).computed is None and "weight" in operands.params
+    spanned = spanned_positions(operands.node, operands.tensor().shape, weight) if plain else []
     for axis in range(2, len(operands.tensor().shape)):
         if axis in single:
             rules.set(axis, rules.layout(0, axis))
+        elif axis in spanned:
+            rules.consume("weight", axis, rules.layout(0, axis))
         else:
             rules.freeze(rules.layout(0, axis), "it is convolved over")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from gngraph.analysis.channels import ChannelSpace, Role
+from gngraph.analysis.channels import ChannelSpace, Role, Slot
 from gngraph.errors import PassError
 from gngraph.ir import Graph
 from gngraph.ops import lookup
@@ -41,6 +41,19 @@ def fold_target(graph: Graph, node: str) -> tuple[str, float] | None:
     return None
 
 
+def summed_reads(weight: torch.Tensor, slot: Slot, start: int, entries: int) -> torch.Tensor:
+    """What a layer makes of entries that are 1 everywhere, [out, entries]: of a kernel, the sum.
+
+    Args:
+        weight: of the layer, [out, ...].
+        slot: where it reads the entries.
+        start: the first of them on the slot's axis.
+        entries: how many.
+    """
+    part = weight.narrow(slot.axis, start, entries).movedim(slot.axis, 1)
+    return part.flatten(2).sum(2) if part.dim() > 2 else part
+
+
 def mean_shift(
     graph: Graph, space: ChannelSpace, channel: int, means: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
@@ -63,9 +76,7 @@ def mean_shift(
             continue
         param, sign = target
         weight = graph.params[slot.param].data
-        start = slot.offset + channel * slot.inner
-        part = weight.narrow(slot.axis, start, slot.inner).flatten(2) if weight.dim() > 2 else None
-        summed = part.sum(2) if part is not None else weight.narrow(slot.axis, start, slot.inner)
+        summed = summed_reads(weight, slot, slot.offset + channel * slot.inner, slot.inner)
         mean = means[slot.node].narrow(0, used[slot.node], slot.inner)
         used[slot.node] += slot.inner
         delta = sign * (summed @ mean.to(summed))

@@ -21,6 +21,7 @@ BENT = [
     "comparisons", "filled where another is small", "reciprocals", "added to itself", "stacked", "copies", "softmin over positions",
     "softmax by functions", "interpolation to the size of another", "adaptive maxima", "power averages", "norms",
     "a standardised weight", "statistics in pairs", "extrema", "largest positions", "place of the largest",
+    "channels that a kernel spans", "channels that a kernel spans row by row",
 ]  # fmt: skip
 """Cases with one non-linearity on each way from the first convolution to the last."""
 

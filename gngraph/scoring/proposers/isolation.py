@@ -61,6 +61,8 @@ def obstacle(graph: Graph, spaces: ChannelSpaces, name: str) -> str | None:
             return f"'{layer.module or layer.name}' ({layer.op}) sums over them"
         if slot.role is Role.CONSUME and (not lookup(layer.op).is_dense(layer) or len(graph.readers(slot.param)) > 1):
             return f"'{layer.module or layer.name}' ({layer.op}), which reads it, is grouped or shares its weight"
+        if slot.role is Role.CONSUME and slot.axis > 1:
+            return f"'{layer.module or layer.name}' ({layer.op}) reads them along its kernel"
     return None
 
 

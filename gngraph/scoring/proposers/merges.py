@@ -24,7 +24,7 @@ from gngraph.scoring.counting import WithoutChannel
 from gngraph.scoring.damping import damped, mean_eigenvalue
 from gngraph.scoring.options import ScoringOptions
 from gngraph.scoring.proposer import Context
-from gngraph.scoring.proposers.prunes import over_positions, summed_weight
+from gngraph.scoring.proposers.prunes import over_positions, summed_weight, written_axis
 from gngraph.scoring.samples_first import with_samples_first
 from gngraph.scoring.sites import Band, Edge, ReadSite, reads_by_space
 
@@ -177,7 +177,7 @@ class Merging:
                 s = s + (entries(batch.gradient[edge], band, 1)[:, self.channels] * change).flatten(2).sum(2)
                 q = q + (entries(batch.factors[edge], band, 2)[:, :, self.channels] * change).flatten(3).sum(3)
             if read.summed is not None:
-                edge, axis = Edge(read.reader), read.stretches[0][1].axis
+                edge, axis = Edge(read.reader), read.written
                 kept = torch.einsum("oti,ti->ot", read.summed[:, self.channels], read.constant(b).to(batch.losses))
                 s = s + over_positions(batch.gradient[edge], axis, 1) @ kept
                 q = q + over_positions(batch.factors[edge], axis, 2) @ kept
@@ -220,7 +220,7 @@ class _Read:
         self.slot, self.beside = sites[0].slot, sites[0].beside
         self.reader = sites[0].edge.reader
         self.stretches: list[tuple[Edge, Band]] = [(site.edge, band) for site in sites for band in site.bands]
-        self.summed = summed_weight(graph, sites[0])
+        self.summed, self.written = summed_weight(graph, sites[0]), written_axis(graph, self.reader)
         self.channels = channels
         size, inner = self.stretches[0][1].size, self.slot.inner
         zeros = graph.params[self.slot.param].data.new_zeros

@@ -9,7 +9,8 @@ import torch
 
 from gngraph.analysis.cost import Cost, CostModel
 from gngraph.ir import Graph
-from gngraph.rewrite.folding import fold_target
+from gngraph.ops import lookup
+from gngraph.rewrite.folding import fold_target, summed_reads
 from gngraph.rewrite.morphism import PruneChannel
 from gngraph.scoring.collect import Collected, per_channel
 from gngraph.scoring.counting import WithoutChannel
@@ -99,7 +100,7 @@ class Removal:
         s: torch.Tensor | float = 0.0
         q: torch.Tensor | float = 0.0
         for read, total in zip(self.reads, self._totals, strict=True):
-            edge, band = read.site.edge, read.site.bands[0]
+            edge = read.site.edge
             first, second = (g[edge] * batch.read(edge) for g in (batch.gradient, batch.factors))
             for group in read.site.bands:
                 s = s - per_channel(first, group, 1)
@@ -108,8 +109,9 @@ class Removal:
                 continue
             kept = torch.einsum("oci,ci->oc", read.summed, total / self._count)
             g, v = batch.gradient[Edge(edge.reader)], batch.factors[Edge(edge.reader)]
-            s = s + over_positions(g, band.axis, 1) @ kept
-            q = q + over_positions(v, band.axis, 2) @ kept
+            axis = written_axis(self.graph, edge.reader)
+            s = s + over_positions(g, axis, 1) @ kept
+            q = q + over_positions(v, axis, 2) @ kept
         for first, second in self.uncounted.effects(batch):
             s, q = s + first, q + second
         assert isinstance(s, torch.Tensor) and isinstance(q, torch.Tensor)
@@ -128,11 +130,15 @@ def over_positions(gradient: torch.Tensor, axis: int, lead: int) -> torch.Tensor
     return moved.flatten(lead + 1).sum(-1) if moved.dim() > lead + 1 else moved
 
 
+def written_axis(graph: Graph, layer: str) -> int:
+    """The axis of a layer's value along which its outputs lie; what it reads may lie along another, as where a kernel spans it."""
+    return lookup(graph.nodes[layer].op).channel_axis % len(graph.nodes[layer].shape)
+
+
 def summed_weight(graph: Graph, site: ReadSite) -> torch.Tensor | None:
     """Weights that read each channel, summed over the kernel, [out, C, inner]; None where the reader keeps no constant."""
     if fold_target(graph, site.edge.reader) is None:
         return None
     weight, slot, band = graph.params[site.slot.param].data, site.slot, site.bands[0]
-    part = weight.narrow(slot.axis, slot.offset, band.size * band.inner)
-    part = part.flatten(2).sum(2) if part.dim() > 2 else part
+    part = summed_reads(weight, slot, slot.offset, band.size * band.inner)
     return part.reshape(part.shape[0], band.size, band.inner)
