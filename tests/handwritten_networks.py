@@ -25,10 +25,11 @@ from tests.handwritten_language import (
     StateSpace,
     SwiGLU,
 )
+from tests.handwritten_pairs import Correlation, Factors, Towers, WordPictures
 
 
 class Written(NamedTuple):
-    """A network, and the shape of one input: words where that is `(LENGTH,)`."""
+    """A network, and the shape of one input: words, or numbers of things, where that is a single axis."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -366,6 +367,10 @@ NETWORKS: dict[str, Written] = {
     "recurrent": Written(Recurrent, (LENGTH,)),
     "the last word": Written(LastWord, (LENGTH,)),
     "mixture of experts": Written(Mixture, (7, 5)),
+    "two towers": Written(Towers, (2,)),
+    "matrix factorisation": Written(Factors, (3,)),
+    "words as pictures": Written(WordPictures, (LENGTH,)),
+    "stereo matching": Written(lambda: Correlation(3, 3), (6, 8, 8)),
 }
 """Name -> network."""
 
@@ -374,5 +379,5 @@ def built(name: str) -> tuple[nn.Module, Tensor]:
     """A network of one seed, and two samples."""
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
-    words = shape == (LENGTH,)
+    words = len(shape) == 1
     return make(), torch.randint(0, WORDS, (2, *shape)) if words else torch.randn(2, *shape)

@@ -351,6 +351,7 @@ SHAPES: dict[str, Case] = {
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
     "addcmul": function(lambda y: torch.addcmul(y, torch.multiply(y, y.tanh()), y.mean((2, 3), keepdim=True), value=0.5)),
     "softmax to a dtype": function(lambda y: y * torch.softmax(y, dim=2, dtype=torch.float32)),
+    "axes of one entry": function(lambda y: torch.squeeze(y.tanh().mean((2, 3), True))[:, :, None, None] + y[None, :, :, None].squeeze((0, 3))),
     "channels that a kernel spans": Case(
         lambda: Between(lambda m, y: m.part(y.tanh().permute(0, 2, 3, 1)), part=nn.Conv2d(6, 8, (3, 8), stride=(1, 5))),
         (3, 6, 6),

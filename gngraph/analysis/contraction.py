@@ -56,11 +56,15 @@ class Contraction:
         node: the product.
         sides: what it sums over.
         reason: why the channels are frozen where neither side is in proportion to weights of its own.
+        place: node that sums, which the reason names: the product itself, or what alone reads it.
+        mean: axis over which `place` takes a mean of the products, which then counts the channels; None where it sums.
     """
 
     node: str
     sides: tuple[Side, Side]
     reason: str
+    place: str
+    mean: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,42 @@ def stretch_of(stretches: Iterable[AxisStretch], axis: int, start: int) -> AxisS
         start: where channels begin on that axis.
     """
     return next((s for s in stretches if s.axis == axis and s.start <= start < s.end), None)
+
+
+def factors_of(graph: Graph, reader: Node, axis: int) -> tuple[str, tuple[Side, Side]] | None:
+    """The product of two values, entry by entry, that a node alone reads, be it laid out anew on the way.
+
+    Args:
+        graph: has the node.
+        reader: reads one value.
+        axis: of that value, along which both factors have all entries.
+
+    Returns:
+        The product and its two sides along the axis; None where what is read is anything else.
+    """
+    product = graph.nodes[reader.inputs[0]]
+    while lookup(product.op).rearranges and graph.users(product.name) == (reader.name,):
+        places = sources(graph, product, axis)
+        if len(places) != 1 or product.name in graph.outputs:
+            return None
+        ((name, axis),) = places
+        reader, product = product, graph.nodes[name]
+    spec, factors = lookup(product.op), dict.fromkeys(product.inputs)
+    if len(factors) != 2 or len(product.inputs) != 2 or product.params or not spec.channelwise:
+        return None
+    if graph.users(product.name) != (reader.name,) or product.name in graph.outputs:
+        return None
+    if spec.is_linear(product, factors) or not all(spec.is_linear(product, (name,)) for name in factors):
+        return None
+    sides: list[Side] = []
+    for name in factors:
+        type_ = graph.nodes[name].type
+        shape = type_.shape if isinstance(type_, TensorType) else ()
+        own = axis - len(product.shape) + len(shape)
+        if own < 0 or shape[own] != product.shape[axis]:
+            return None
+        sides.append(Side(name, own))
+    return product.name, (sides[0], sides[1])
 
 
 def shifts(graph: Graph, node: Node, changed: Iterable[str]) -> bool:
@@ -336,5 +376,5 @@ def _factors(node: Node) -> tuple[str, ...]:
             return (statistics.scale, statistics.shift) if statistics.scale in node.params else ()
     if node.op == "parameter":
         return ("value",)
-    plain = (spec.apply is not None and spec.computed is None) or node.op in _PRODUCTS
+    plain = (spec.apply is not None and spec.computed is None) or spec.looked_up is not None or node.op in _PRODUCTS
     return ("weight", "bias") if plain and node.params.keys() <= {"weight", "bias"} else ()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gngraph.analysis.contraction import Across, Axes, AxisStretch, Contraction, Side, read_across, stretch_of
+from gngraph.analysis.contraction import Across, Axes, AxisStretch, Contraction, Side, factors_of, read_across, stretch_of
 from gngraph.analysis.cuttable import Cuttable
 from gngraph.ir import Dim, Graph, Node, TensorType, TupleType, Type
 from gngraph.ops import Layout, Operands, Segment, lookup, operands_of
@@ -131,8 +131,11 @@ class _Coupling:
             for stretch, places in (found or {}).items():
                 self.across.setdefault(stretch.param, {})[stretch] = places
             for contraction, layout in group if found is None else ():
-                self._at(self.graph.nodes[contraction.node])
-                self.freeze(layout, contraction.reason)
+                self._at(self.graph.nodes[contraction.place])
+                if contraction.mean is not None:
+                    self.count(contraction.mean)
+                else:
+                    self.freeze(layout, contraction.reason)
 
     def _axes(self) -> Axes:
         resolve = self.sets.resolve
@@ -288,7 +291,17 @@ class _Coupling:
                 self.freeze(own, reason)
             return
         first, second = (Side(self._node.inputs[operand], axis) for operand, axis in axes)
-        self._contractions.append((Contraction(self._node.name, (first, second), reason), layout))
+        name = self._node.name
+        self._contractions.append((Contraction(name, (first, second), reason, name), layout))
+
+    def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
+        found, layout = factors_of(self.graph, self._node, axis), self.layout(0, axis)
+        if found is None or layout is None:
+            return False
+        product, sides = found
+        contraction = Contraction(product, sides, reason, self._node.name, axis if mean else None)
+        self._contractions.append((contraction, layout))
+        return True
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         self.sets.freeze(layout, reason)

@@ -17,6 +17,7 @@ from gngraph.ir.types import refs_in
 from gngraph.ops.assign import assigned
 from gngraph.ops.pieces import read_index
 from gngraph.ops.reshape import read_shape, regrouping
+from gngraph.ops.shape import squeezed_whole
 from gngraph.ops.sizes import ARITHMETIC, FRACTIONS, PROPERTIES, ROUNDED_UP
 from gngraph.ops.spec import operands_of
 
@@ -59,6 +60,8 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         return _sized(importer, fx_node, target, "sizes", {})
     if target in ("permute", torch.permute):
         return _permute(importer, fx_node)
+    if target in ("squeeze", torch.squeeze) and len(fx_node.args) + len(fx_node.kwargs) == 1:
+        return _squeeze(importer, fx_node)
     if target in _TRANSPOSES or (target is getattr and fx_node.args[1] in _TRANSPOSES):
         return _transpose(importer, fx_node)
     if target is assigned:
@@ -158,6 +161,14 @@ def _permute(importer: Importer, fx_node: fx.Node) -> Node | None:
     if dims is None or any(refs_in(dims)):
         return None
     return Node(fx_node.name, "permute", (importer.value(fx_node.args[0]),), {}, {"dims": dims})
+
+
+def _squeeze(importer: Importer, fx_node: fx.Node) -> Node | None:
+    """All axes of a single entry, by their numbers, so that channels are none of them when a single one is left."""
+    source = importer.value(fx_node.args[0])
+    type_ = importer.nodes[source].type
+    axes = squeezed_whole(type_) if isinstance(type_, TensorType) else None
+    return None if axes is None else Node(fx_node.name, "squeeze", (source,), {}, {"dim": axes})
 
 
 def _transpose(importer: Importer, fx_node: fx.Node) -> Node | None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gngraph.ir import BATCH, Graph, Node
-from gngraph.ops import operands_of
+from gngraph.ops import lookup, operands_of
 from gngraph.ops.added_products import ADDED_PRODUCTS
 from gngraph.ops.handed_on import HandedOn, handed_on
+from gngraph.ops.pointwise import SOFTMAXES
+from gngraph.ops.reductions import REDUCTIONS, reduced_axes
 from gngraph.ops.reshape import carrying, flatten_span, inside, sparing
 from gngraph.ops.spec import Operands
 
@@ -89,22 +91,32 @@ def _merged(graph: Graph, operands: Operands, axes: range) -> list[int]:
 
 
 def _counting_parts(graph: Graph) -> Iterator[tuple[Node, int]]:
-    """Reshapes, each with an axis of which single entries are taken, as of one that counts queries, keys and values."""
-    waiting: list[_Axis] = []
+    """Reshapes, each with an axis of which single entries are taken, as of one that counts queries, keys and values, or over which
+    a node adds up or normalises, as over the branches that a gate weighs; of the latter no size that the forward computes.
+    """
+    waiting: list[tuple[_Axis, bool]] = []
     for node in graph.nodes.values():
         if node.op == "unbind":
-            waiting.append((node.inputs[0], 0, node.attrs["dim"] % len(graph.nodes[node.inputs[0]].shape)))
+            waiting.append(((node.inputs[0], 0, node.attrs["dim"] % len(graph.nodes[node.inputs[0]].shape)), True))
         elif node.op == "index":
             entries = [entry for entry in node.attrs["index"] if entry is not None]
-            waiting += [(node.inputs[0], 0, axis) for axis, entry in enumerate(entries) if isinstance(entry, int)]
+            taken = [axis for axis, entry in enumerate(entries) if isinstance(entry, int)]
+            waiting += [((node.inputs[0], 0, axis), True) for axis in taken]
+        elif node.op in (*REDUCTIONS, *SOFTMAXES) and node.attrs.get("dim") is not None:
+            waiting += [((node.inputs[0], 0, axis), False) for axis in reduced_axes(_operands(graph, node))]
+    seen = set[tuple[_Axis, bool]]()
     while waiting:
-        name, item, axis = waiting.pop()
+        place = (name, item, axis), single = waiting.pop()
         node = graph.nodes[name]
+        if place in seen:
+            continue
+        seen.add(place)
         if node.op == "reshape" and node.attrs["regroup"]:
-            yield node, axis
-        elif node.op in ("transpose", "permute"):
+            if single or isinstance(node.attrs["shape"][axis], int):
+                yield node, axis
+        elif node.op in ("transpose", "permute") or (not single and lookup(node.op).channelwise and node.inputs):
             sources = handed_on(_operands(graph, node), item, axis)
-            waiting += [(node.inputs[index], part, own) for index, part, own in sources]
+            waiting += [((node.inputs[index], part, own), single) for index, part, own in sources]
 
 
 def _kept_by_products(graph: Graph, node: Node) -> Iterator[_Axis]:

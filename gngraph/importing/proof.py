@@ -159,6 +159,11 @@ def _check_outputs(claim: Imported, expected: Expected) -> nn.Module:
                     f"'{name}' draws random numbers in eval mode, where every run must give the same outputs; draw only while "
                     f"training (if self.training)"
                 )
+            if a.shape != b.shape and claim.inputs.count == 1:
+                raise UnsupportedModelError(
+                    f"'{name}' gives {tuple(b.shape)} for one sample where several have {tuple(a.shape)} each, as behind "
+                    f"squeeze() without an axis; give an example of two samples, or let it name the axis"
+                )
             why = "; ".join(claim.suspects) or "this is a defect of gngraph or a forward with side effects"
             raise UnsupportedModelError(
                 f"the traced graph of '{name}' does not reproduce the module's outputs bit for bit; {why}"

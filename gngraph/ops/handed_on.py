@@ -80,6 +80,9 @@ class _Followed:
 
     def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None: ...
 
+    def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
+        return False
+
     def freeze(self, layout: Layout | None, reason: str) -> None: ...
 
     def held(self, layout: Layout | None) -> bool:

@@ -229,6 +229,9 @@ def _softmax_channels(rules: ChannelRules, operands: Operands) -> None:
     freeze_axes(rules, operands, axes, f"{operands.node.op} normalises across it")
 
 
+SOFTMAXES = ("softmax", "log_softmax", "softmin")
+"""Ops that normalise across the axis of their attribute "dim"."""
+
 for _name, _make, _fn, _functions in (
     ("softmax", nn.Softmax, F.softmax, (torch.softmax, "softmax")),
     ("log_softmax", nn.LogSoftmax, F.log_softmax, (torch.log_softmax, "log_softmax")),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,7 +52,10 @@ def _infer(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     dims, keep = reduced_axes(operands), bool(operands.node.attrs.get("keepdim"))
     items = len(operands.node.type.items) if isinstance(operands.node.type, TupleType) else 1
-    statistics = lookup(operands.node.op).counts
+    op = operands.node.op
+    statistics = lookup(op).counts
+    sized = all(isinstance(operands.tensor().shape[axis], int) for axis in dims)
+    alone = op in SUMS and sized and sum(rules.layout(0, axis) is not None for axis in dims) == 1
     counts = statistics is not None and 0 not in dims  # over samples there is no statistic of one
     if statistics is not None and statistics.extremum:
         segments = [segment for axis in dims for segment in rules.layout(0, axis) or ()]
@@ -60,15 +64,30 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     position = 0
     for axis in range(len(operands.tensor().shape)):
         if axis in dims:
-            if counts and isinstance(operands.tensor().shape[axis], int):
+            reason = f"{op} reduces over it"
+            if alone and rules.sum_factors(axis, reason, mean=counts):
+                pass
+            elif counts and isinstance(operands.tensor().shape[axis], int):
                 rules.count(axis)
             else:
-                rules.freeze(rules.layout(0, axis), f"{operands.node.op} reduces over it")
+                rules.freeze(rules.layout(0, axis), reason)
             position += keep
         else:
             for item in range(items):
                 rules.set(position, rules.layout(0, axis), item)
             position += 1
+
+
+def with_number(node: Node, entries: int, name: str) -> tuple[Node, Node]:
+    """A mean as a sum, called `name`, that is divided by the number of entries that the mean was taken over.
+
+    Args:
+        node: a mean.
+        entries: how many.
+        name: of the sum.
+    """
+    summed = replace(node, name=name, op="sum", module=None)
+    return summed, Node(node.name, "div", (name,), {}, {"literal1": entries}, scope=node.scope, type=node.type)
 
 
 def _options(node: Node, optional: tuple[str, ...]) -> dict[str, Attr]:
@@ -82,6 +101,9 @@ def _options(node: Node, optional: tuple[str, ...]) -> dict[str, Attr]:
 def _emit(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[[Emitter, Node], fx.Node]:
     return lambda emitter, node: emitter.call(function, emitter.value(node.inputs[0]), **_options(node, optional))
 
+
+SUMS = ("sum", "mean")
+"""Ops that add up what they reduce over."""
 
 _PLAIN = "input dim=None keepdim=False"
 _SPREAD = "input dim=None unbiased=True keepdim=False correction=None"
@@ -106,6 +128,8 @@ _REDUCTIONS: list[tuple[str, Callable[..., Any], tuple[Callable[..., Any] | str,
 ]
 VALUES_ALONE = {"max": "max_values", "min": "min_values"}
 """Op of two values -> the op of the first of them alone, where nothing reads at which entries they stand."""
+REDUCTIONS = (*(name for name, *_ in _REDUCTIONS), *VALUES_ALONE.values())
+"""Ops that reduce the axes of their attribute "dim"."""
 
 _COUNTS = {
     "mean": ChannelStatistics(norm=False),

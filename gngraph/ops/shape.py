@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from gngraph.ir import Node, TensorType, Type
-from gngraph.ops.rules import emit_simple, freeze_axes
+from gngraph.ops.rules import emit_simple
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
@@ -94,19 +94,29 @@ register(
 )
 
 
+def squeezed_whole(x: TensorType) -> tuple[int, ...]:
+    """The axes that `x.squeeze()` takes away, of several samples."""
+    return tuple(axis for axis, size in enumerate(x.shape) if size == 1)
+
+
+def _squeezed(operands: Operands) -> tuple[list[int], list[int]]:
+    """The axes that are taken away where they have a single entry, and those that stay."""
+    dim, shape = operands.node.attrs["dim"], operands.tensor().shape
+    named = [int(axis) % len(shape) for axis in (dim if isinstance(dim, tuple) else (dim,))]
+    return named, [axis for axis, size in enumerate(shape) if axis not in named or size != 1]
+
+
 def _infer_squeeze(operands: Operands) -> Type:
-    x, dim = operands.tensor(), _axis(operands, 0)
-    if x.shape[dim] != 1:
-        return x
-    return TensorType(x.dtype, (*x.shape[:dim], *x.shape[dim + 1 :]))
+    x = operands.tensor()
+    return TensorType(x.dtype, tuple(x.shape[axis] for axis in _squeezed(operands)[1]))
 
 
 def _squeeze_channels(rules: ChannelRules, operands: Operands) -> None:
-    dim, shape = _axis(operands, 0), operands.tensor().shape
-    freeze_axes(rules, operands, {dim}, "squeeze depends on its size")
-    for axis in range(len(shape)):
-        if axis != dim or shape[dim] != 1:
-            rules.set(axis - (axis > dim and shape[dim] == 1), rules.layout(0, axis))
+    named, kept = _squeezed(operands)
+    for axis in named:
+        rules.freeze(rules.layout(0, axis), "squeeze depends on its size")
+    for place, axis in enumerate(kept):
+        rules.set(place, rules.layout(0, axis))
 
 
 register(

@@ -41,8 +41,7 @@ Fresh = Literal["random", "zeros", "ones", "copied"]
 class Segment(NamedTuple):
     """`size` channels of the space variable `var`, each of which owns `inner` consecutive entries of the axis.
 
-    In the layout of a size (a number that a forward computes with) `inner` may be a `Fraction`: C // 2 grows by 1/2 with each
-    channel of C.
+    In the layout of a size that a forward computes `inner` may be a `Fraction`: C // 2 grows by 1/2 with each channel of C.
     """
 
     var: int
@@ -58,8 +57,7 @@ class Segment(NamedTuple):
 class ChannelRules(Protocol):
     """What a channel rule may say about a node; implemented by the channel-space analysis.
 
-    A rule reads the layouts of the inputs' axes, declares how parameters and the value are laid out, and freezes what it
-    does not understand. Axes are counted from 0. None stands for an axis that belongs to no space.
+    What it does not understand it freezes. Axes are counted from 0; None stands for an axis that belongs to no space.
     """
 
     def layout(self, operand: int, axis: int) -> Layout | None:
@@ -109,6 +107,9 @@ class ChannelRules(Protocol):
 
     def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None:
         """It sums over products along two `axes` (input, axis): one side's weights read the other, or both freeze for `reason`."""
+
+    def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
+        """Whether it sums, or averages, products of two values along `axis`; as of `contract`, but a mean else counts."""
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
@@ -235,8 +236,7 @@ class OpSpec:
         looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         starts: how parameters start that no `reset_parameters` draws, by role (`gngraph.ops.starts`).
-        modules: module classes that are this op, each with what reads the attributes. A class may stand here by its path, such
-            as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a network does.
+        modules: classes that are this op, or paths of such, which import no library; each with what reads the attributes.
         functions: functions (or method names) that are this op; a function may stand here by its path.
         call: how the modules are called, where other arguments than values, which become attributes, are taken.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,9 +13,10 @@ from gngraph.analysis.channels import ChannelSpaces, Role, Slot
 from gngraph.errors import IRError
 from gngraph.ir import Draft, Graph, Node, OpaqueType
 from gngraph.ir.types import refs_in, with_integer, with_values
-from gngraph.ops import draft_of, lookup
+from gngraph.ops import draft_of, lookup, operands_of
 from gngraph.ops.norm_across import of_one_group
 from gngraph.ops.products import with_scale
+from gngraph.ops.reductions import reduced_axes, with_number
 from gngraph.ops.sizes import settled
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.computed_weights import computing, give_weight, plain_weights
@@ -176,6 +178,15 @@ def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Map
             last, entries = len(query.shape) - 1, int(query.shape[-1])
             if _length(spaces, query.name, last, widths) != _length(spaces, query.name, last, before):
                 draft.put(with_scale(draft.node(node.name), entries))
+        if node.op == "mean" and node.name not in spaces.counted:  # of products that one side reads
+            source = graph.nodes[node.inputs[0]]
+            axes = reduced_axes(operands_of(node, (source.type,), {}))
+            changed = (_length(spaces, source.name, a, widths) != _length(spaces, source.name, a, before) for a in axes)
+            if any(changed):
+                entries = math.prod(int(source.shape[axis]) for axis in axes)
+                summed, divided = with_number(draft.node(node.name), entries, draft.fresh_name(f"{node.name}_sum"))
+                draft.add(summed, after=summed.inputs[0])
+                draft.put(divided)
     if unread:
         draft.remove_unread(node.name for node in graph.nodes.values() if isinstance(node.type, OpaqueType))
 

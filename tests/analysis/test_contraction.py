@@ -182,6 +182,29 @@ def _read_beyond(m: Any, x: Tensor) -> Tensor:
     return _attend(m, x, scores + torch.tanh(twice[..., 2:]) @ torch.tanh(half[..., 2:]).mT)
 
 
+def _added_up(m: Any, x: Tensor) -> Tensor:
+    return _attend(m, x, (m.q(x).unsqueeze(2) * m.k(x).unsqueeze(1)).sum(-1))
+
+
+def _averaged(m: Any, x: Tensor) -> Tensor:
+    products = m.q(x).unsqueeze(2) * m.k(x).unsqueeze(1)
+    return _attend(m, x, torch.mean(products.transpose(1, 3), dim=1).mT)
+
+
+def _added_up_with_a_table(m: Any, x: Tensor) -> Tensor:
+    return _attend(m, x, (m.q(x).unsqueeze(2) * F.embedding(m.far % T, m.places)).sum(dim=-1))
+
+
+def _added_up_and_read(m: Any, x: Tensor) -> Tensor:
+    products = m.q(x).unsqueeze(2) * m.k(x).unsqueeze(1)
+    return _attend(m, x, products.sum(-1) * products.tanh().amax(-1))
+
+
+def _squares_added_up(m: Any, x: Tensor) -> Tensor:
+    q = m.q(x)
+    return _attend(m, x, (q * q).sum(-1, keepdim=True) * m.k(x)[..., :1].mT)
+
+
 FREE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "by its size": (_by_size, ("k.weight", "k.bias")),
     "by a root": (_by_root, ("k.weight", "k.bias")),
@@ -199,6 +222,9 @@ FREE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "transposed": (_transposed, ("k.bias", "k.weight")),
     "turned": (_turned, ("k.weight", "k.bias")),
     "scan": (_scan, ("k.weight", "k.bias")),
+    "added up": (_added_up, ("k.weight", "k.bias")),
+    "averaged": (_averaged, ("k.weight", "k.bias")),
+    "added up with a table": (_added_up_with_a_table, ("places",)),
 }
 """A network -> the parameters that read what is summed over."""
 
@@ -213,6 +239,8 @@ FROZEN = {
     "of entries of a channel": _of_entries,
     "read as a whole": _read_as_a_whole,
     "read beyond": _read_beyond,
+    "added up and read": _added_up_and_read,
+    "squares added up": _squares_added_up,
 }
 
 

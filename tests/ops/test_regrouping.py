@@ -52,6 +52,15 @@ CASES: dict[str, tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor], nn.Mod
         nn.Conv2d(3, 4, 1), lambda y: y.view(y.size(0), y.size(1) // 4, 4, y.size(2), y.size(3)), nn.Conv3d(1, 2, 1),
         (3, 2, 2), 1,
     ),
+    "beside branches that a gate weighs": (
+        nn.Linear(3, 12), lambda y: (y.view(-1, 2, 6) * y.tanh().view(-1, 2, 6).softmax(1)).sum(1), nn.Linear(6, 2), (3,), 6,
+    ),
+    "beside parts of which the largest counts": (
+        nn.Linear(3, 12), lambda y: y.view(-1, 3, 4).max(1).values, nn.Linear(4, 2), (3,), 4,
+    ),
+    "beside parts that are averaged": (
+        nn.Conv2d(3, 12, 1), lambda y: y.unflatten(1, (2, 6)).mean(dim=1), nn.Conv2d(6, 2, 1), (3, 2, 2), 6,
+    ),
 }  # fmt: skip
 
 

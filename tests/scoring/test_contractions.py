@@ -35,6 +35,9 @@ class Compared(nn.Module):
         q, k = self.both(x).chunk(2, -1) if self.kind == "packed" else (self.q(x), self.k(x))
         if self.kind == "turned":
             q, k = self.turned(q), self.turned(k)
+        if self.kind in ("summed", "averaged"):
+            products = q.unsqueeze(2) * k.unsqueeze(1)
+            return (products.sum(-1) if self.kind == "summed" else products.mean(-1)).flatten(1)
         scores = q @ k.transpose(1, 2)
         if self.kind == "shared":
             scores = scores + torch.relu(self.other(x)) @ k.transpose(1, 2)
@@ -46,7 +49,7 @@ class Compared(nn.Module):
         return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], -1)
 
 
-@pytest.mark.parametrize("kind", ["apart", "packed", "shared", "turned"])
+@pytest.mark.parametrize("kind", ["apart", "packed", "shared", "turned", "summed", "averaged"])
 def test_removals_are_predicted_exactly(kind: str) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(64, 4, 3, dtype=torch.float64), torch.randn(64, 16, dtype=torch.float64)
