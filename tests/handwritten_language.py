@@ -57,6 +57,25 @@ class GroupedQueries(nn.Module):
         return cast(Tensor, self.wo(y))
 
 
+class ComplexPositions(GroupedQueries):
+    """Llama's attention as Meta wrote it: pairs of neighbours are complex numbers, which positions turn."""
+
+    def turned(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        table = torch.stack((self.cos, self.sin), dim=-1)[: x.shape[1], : self.head_dim // 2]
+        freqs = torch.view_as_complex(table).view(1, x.shape[1], 1, pairs.shape[-1])
+        return torch.view_as_real(pairs * freqs).flatten(3).type_as(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q = self.turned(self.wq(x).view(b, t, self.n_heads, self.head_dim)).transpose(1, 2)
+        k = self.turned(self.wk(x).view(b, t, self.n_kv, self.head_dim)).transpose(1, 2)
+        v = self.wv(x).view(b, t, self.n_kv, self.head_dim).transpose(1, 2)
+        k, v = (y[:, :, None].expand(b, self.n_kv, self.n_rep, t, self.head_dim).flatten(1, 2) for y in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return cast(Tensor, self.wo(y.transpose(1, 2).contiguous().view(b, t, -1)))
+
+
 class SwiGLU(nn.Module):
     def __init__(self, width: int = 16, hidden: int = 20) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from tests.handwritten_language import (
     LENGTH,
     WORDS,
     Alibi,
+    ComplexPositions,
     FusedGroups,
     GroupedQueries,
     Heads,
@@ -340,6 +341,7 @@ class Mixture(nn.Module):
 
 NETWORKS: dict[str, Written] = {
     "llama by hand": Written(lambda: Language(GroupedQueries, RMSNorm), (LENGTH,)),
+    "llama by complex numbers": Written(lambda: Language(ComplexPositions, RMSNorm), (LENGTH,)),
     "nanogpt": Written(lambda: Language(lambda: NanoAttention(flash=False), tied=True), (LENGTH,)),
     "nanogpt, fused": Written(lambda: Language(lambda: NanoAttention(flash=True)), (LENGTH,)),
     "mingpt, pieces of the stream's size": Written(

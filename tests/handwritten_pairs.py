@@ -22,7 +22,7 @@ class Towers(nn.Module):
         self.item = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 10))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.user(self.users(x[:, 0])) * self.item(self.items(x[:, 1]))).sum(-1)
+        return cast(Tensor, (self.user(self.users(x[:, 0])) * self.item(self.items(x[:, 1]))).sum(-1))
 
 
 class Factors(nn.Module):

@@ -163,6 +163,12 @@ def _parts_within_heads(y: Tensor) -> Tensor:
     return (z[..., 0, :] * z[..., 1, :].tanh()).flatten(2).mT.reshape(-1, 4, 6, 6)
 
 
+def _turned_pairs(y: Tensor) -> Tensor:
+    """Pairs of neighbours in a row, turned by each other."""
+    pairs = torch.view_as_complex(y.reshape(-1, 8, 6, 3, 2))
+    return torch.view_as_real(pairs * pairs).flatten(3)
+
+
 def _served(y: Tensor, z: Tensor) -> Tensor:
     """Two heads of queries for each head of keys and values."""
     q, k = y.view(-1, 4, 2, 36).mT, z.view(-1, 2, 2, 36).mT
@@ -351,7 +357,10 @@ SHAPES: dict[str, Case] = {
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
     "addcmul": function(lambda y: torch.addcmul(y, torch.multiply(y, y.tanh()), y.mean((2, 3), keepdim=True), value=0.5)),
     "softmax to a dtype": function(lambda y: y * torch.softmax(y, dim=2, dtype=torch.float32)),
-    "axes of one entry": function(lambda y: torch.squeeze(y.tanh().mean((2, 3), True))[:, :, None, None] + y[None, :, :, None].squeeze((0, 3))),
+    "axes of one entry": function(
+        lambda y: torch.squeeze(y.tanh().mean((2, 3), True))[:, :, None, None] + y[None, :, :, None].squeeze((0, 3))
+    ),
+    "complex numbers": function(_turned_pairs),
     "channels that a kernel spans": Case(
         lambda: Between(lambda m, y: m.part(y.tanh().permute(0, 2, 3, 1)), part=nn.Conv2d(6, 8, (3, 8), stride=(1, 5))),
         (3, 6, 6),

@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gngraph.analysis.contraction import Across, Axes, AxisStretch, Contraction, Side, factors_of, read_across, stretch_of
+from gngraph.analysis.contraction import (
+    Across,
+    Axes,
+    AxisStretch,
+    Contraction,
+    Side,
+    factors_of,
+    read_across,
+    stretch_of,
+)
 from gngraph.analysis.cuttable import Cuttable
 from gngraph.ir import Dim, Graph, Node, TensorType, TupleType, Type
 from gngraph.ops import Layout, Operands, Segment, lookup, operands_of

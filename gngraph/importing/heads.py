@@ -91,8 +91,10 @@ def _merged(graph: Graph, operands: Operands, axes: range) -> list[int]:
 
 
 def _counting_parts(graph: Graph) -> Iterator[tuple[Node, int]]:
-    """Reshapes, each with an axis of which single entries are taken, as of one that counts queries, keys and values, or over which
-    a node adds up or normalises, as over the branches that a gate weighs; of the latter no size that the forward computes.
+    """Reshapes, each with an axis of which single entries are taken, or over which a node adds up or normalises.
+
+    As of one that counts queries, keys and values, or the branches that a gate weighs; of the latter none whose size the forward
+    computes, for that axis carries the channels in any case.
     """
     waiting: list[tuple[_Axis, bool]] = []
     for node in graph.nodes.values():

@@ -15,7 +15,19 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Layout, Operands, OpSpec, lookup, register, signature
+from gngraph.ops.spec import (
+    Call,
+    ChannelRules,
+    Emitter,
+    Factor,
+    Fresh,
+    Layout,
+    Operands,
+    OpSpec,
+    lookup,
+    register,
+    signature,
+)
 from gngraph.ops.starts import convolved, of_layer
 
 _MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -97,7 +109,9 @@ def spanned_positions(node: Node, size: tuple[Dim, ...], weight: tuple[Dim, ...]
     rank, padding = len(weight) - 2, node.attrs.get("padding", 0)
     pad = spread(padding, rank) if not isinstance(padding, str) else (0 if padding == "valid" else 1,) * rank
     dilation = spread(node.attrs.get("dilation", 1), rank)
-    return [2 + i for i in range(rank) if (size[2 + i], pad[i], dilation[i]) == (weight[2 + i], 0, 1) and size[2 + i] != 1]
+    return [
+        2 + i for i in range(rank) if (size[2 + i], pad[i], dilation[i]) == (weight[2 + i], 0, 1) and size[2 + i] != 1
+    ]
 
 
 def hold_positions(rules: ChannelRules, operands: Operands, weight: tuple[Dim, ...]) -> None:

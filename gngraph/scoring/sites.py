@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces, Role, Slot
 from gngraph.ir import Graph, Node, OpaqueType, TensorType, TupleType
+from gngraph.ir.types import dtype_of
 from gngraph.ops import lookup
 from gngraph.ops.stepwise import OF_SEVERAL, OWN_STATE, PASSED_BY
 
@@ -216,6 +217,11 @@ def _is_discrete(node: Node) -> bool:
     return isinstance(node.type, TensorType) and (node.type.dtype == "bool" or node.type.dtype[0] in "iu")
 
 
+def _is_complex(node: Node) -> bool:
+    """Whether the value is of complex numbers, whose gradients are none of a real value; pairs are followed up to them."""
+    return isinstance(node.type, TensorType) and dtype_of(node.type.dtype).is_complex
+
+
 def _is_product(node: Node, changed: Sequence[str]) -> bool:
     """Whether a node is linear in one of the inputs that change, but not in all of them together."""
     spec = lookup(node.op)
@@ -280,7 +286,7 @@ def _walk(
             linear = linear and straight
             segment.append(name)
             (moved if straight else tuples).add(name)
-        elif not spec.channelwise or (name, space) not in bands:
+        elif not spec.channelwise or (name, space) not in bands or _is_complex(node):
             taps += [(Edge(source, name), bands[source, space]) for source in sources if (source, space) in bands]
             if not (straight or name in readers or isinstance(node.type, OpaqueType)):
                 opaque = opaque or name

@@ -59,7 +59,7 @@ CASES: dict[str, tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor], nn.Mod
         nn.Linear(3, 12), lambda y: y.view(-1, 3, 4).max(1).values, nn.Linear(4, 2), (3,), 4,
     ),
     "beside parts that are averaged": (
-        nn.Conv2d(3, 12, 1), lambda y: y.unflatten(1, (2, 6)).mean(dim=1), nn.Conv2d(6, 2, 1), (3, 2, 2), 6,
+        nn.Conv2d(3, 12, 1), lambda y: torch.unflatten(y, 1, (2, 6)).mean(dim=1), nn.Conv2d(6, 2, 1), (3, 2, 2), 6,
     ),
 }  # fmt: skip
 

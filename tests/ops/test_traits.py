@@ -285,12 +285,17 @@ def _check_channels(node: Node, spaces: ChannelSpaces, runner: Runner) -> None:
                 for i in dict.fromkeys(node.inputs)
                 if isinstance(runner.values[i], Tensor) and floating(runner.values[i])
             ]
-            before = runner.values[node.name].detach().double()
+            before = _parts(runner.values[node.name])
             found = runner.run(node.name, {i: _changed(spaces, i, space.name, runner.values[i]) for i in inputs})
             others = _changed(spaces, node.name, space.name, torch.zeros_like(before)) == 0
-            assert float((found.detach().double() - before)[others].abs().max()) < 1e-10, (
+            assert float((_parts(found) - before)[others].abs().max()) < 1e-10, (
                 f"{node.op} mixes the channels of '{space.name}'"
             )
+
+
+def _parts(value: Tensor) -> Tensor:
+    """A value as real numbers, of which a complex one has two along a last axis of their own."""
+    return (torch.view_as_real(value) if value.is_complex() else value).detach().double()
 
 
 def _changed(spaces: ChannelSpaces, value: str, space: str, tensor: Tensor) -> Tensor:

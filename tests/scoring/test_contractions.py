@@ -37,8 +37,9 @@ class Compared(nn.Module):
             q, k = self.turned(q), self.turned(k)
         if self.kind in ("summed", "averaged"):
             products = q.unsqueeze(2) * k.unsqueeze(1)
-            return (products.sum(-1) if self.kind == "summed" else products.mean(-1)).flatten(1)
-        scores = q @ k.transpose(1, 2)
+            scores = products.sum(-1) if self.kind == "summed" else products.mean(-1)
+        else:
+            scores = q @ k.transpose(1, 2)
         if self.kind == "shared":
             scores = scores + torch.relu(self.other(x)) @ k.transpose(1, 2)
         flat: Tensor = scores.flatten(1)
