@@ -109,7 +109,7 @@ class ChannelRules(Protocol):
         """It sums over products along two `axes` (input, axis): one side's weights read the other, or both freeze for `reason`."""
 
     def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
-        """Whether it sums, or averages, products of two values along `axis`; as of `contract`, but a mean else counts."""
+        """Whether it sums products of two values along `axis`: as of `contract`, for `reason`; of a `mean`, which else counts."""
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""

@@ -220,7 +220,8 @@ class _Read:
         self.slot, self.beside = sites[0].slot, sites[0].beside
         self.reader = sites[0].edge.reader
         self.stretches: list[tuple[Edge, Band]] = [(site.edge, band) for site in sites for band in site.bands]
-        self.summed, self.written = summed_weight(graph, sites[0]), written_axis(graph, self.reader)
+        self.summed = summed_weight(graph, sites[0])
+        self.written = written_axis(graph, self.reader) if self.summed is not None else 0
         self.channels = channels
         size, inner = self.stretches[0][1].size, self.slot.inner
         zeros = graph.params[self.slot.param].data.new_zeros
