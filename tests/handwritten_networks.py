@@ -27,6 +27,7 @@ from tests.handwritten_language import (
     SwiGLU,
 )
 from tests.handwritten_pairs import Correlation, Factors, Towers, WordPictures
+from tests.handwritten_public import Encoder, FieldNetwork, SwinIR, TemporalNetwork, TextTower, Vocoder
 
 
 class Written(NamedTuple):
@@ -373,6 +374,12 @@ NETWORKS: dict[str, Written] = {
     "matrix factorisation": Written(Factors, (3,)),
     "words as pictures": Written(WordPictures, (LENGTH,)),
     "stereo matching": Written(lambda: Correlation(3, 3), (6, 8, 8)),
+    "annotated transformer": Written(Encoder, (LENGTH,)),
+    "clip's text tower": Written(TextTower, (LENGTH,)),
+    "windows by int": Written(SwinIR, (3, 8, 8)),
+    "offsets in numpy": Written(FieldNetwork, (3,)),
+    "weights by hooks": Written(Vocoder, (5, 9)),
+    "layers of two names": Written(TemporalNetwork, (5, 9)),
 }
 """Name -> network."""
 

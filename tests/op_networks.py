@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.op_weights import ByNumbers, FormedSteps, Standardised, StandardisedSteps, normalised_steps, weights
+from tests.op_weights import (
+    ByNumbers,
+    FormedSteps,
+    Standardised,
+    StandardisedSteps,
+    normalised_steps,
+    transposed_steps,
+    weights,
+)
 from tests.recurrent_networks import Cells
 from tests.small_networks import calibrated
 
@@ -124,6 +132,10 @@ NORMS: dict[str, Case] = {
     "normalised weights": Case(
         lambda: Between(lambda m, y: m.part(y), 7, part=normalised_steps()), (3, 6, 6),
         {"first": 8, **{f"part.{at}.parametrizations.weight": n for at, n in (("0", 6), ("2.1", 4), ("5", 5), ("8", 7))}},
+    ),
+    "normalised weights of transposed convolutions": Case(
+        lambda: Between(lambda m, y: m.part(y), 6, part=transposed_steps()), (3, 6, 6),
+        {"first": 8, "conv_transpose2d": 6, "conv_transpose1d": 4, "conv_transpose3d": 2},
     ),
     "a standardised weight": Case(
         lambda: Between(lambda m, y: m.part(y.relu()), 4, part=Standardised(2, 8, 4)), (3, 6, 6), {"first": 8, "part": 4}

@@ -62,6 +62,18 @@ def normalised_steps() -> nn.Module:
     )
 
 
+def transposed_steps() -> nn.Module:
+    """The same of transposed convolutions of all ranks, where a length is that of a channel that is read, and of groups."""
+    lines = nn.Sequential(
+        nn.Flatten(2), weight_norm(nn.ConvTranspose1d(6, 4, 3, padding=1)), nn.Unflatten(2, (2, 3, 6))
+    )
+    return nn.Sequential(
+        *(weight_norm(nn.ConvTranspose2d(8, 6, 1)), nn.ReLU(), lines, nn.Tanh()),
+        *(weight_norm(nn.ConvTranspose3d(4, 6, 1, bias=False)), nn.Flatten(2), nn.Tanh()),
+        *(weight_norm(nn.ConvTranspose1d(6, 6, 1, groups=2)), nn.Unflatten(2, (6, 6))),
+    )
+
+
 class FormedSteps(nn.Module):
     """Weights that are put together of parameters, in convolutions of all ranks and a linear layer."""
 

@@ -13,7 +13,7 @@ from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
 from gngraph.importing.fx_added import added_layer
 from gngraph.importing.fx_calls import bind, dispatched, scopes
-from gngraph.importing.fx_computed import ComputedLayer, computed_layer, within_alone
+from gngraph.importing.fx_computed import ComputedLayer, computed_layer, read_alone, within_alone
 from gngraph.importing.fx_grouped import grouped_layer
 from gngraph.importing.fx_parts import part_layer
 from gngraph.importing.fx_products import product_node, transposed_parameter
@@ -98,7 +98,7 @@ class _Builder:
         self.env: dict[fx.Node, Attr] = {}
         self.reads: dict[fx.Node, str] = {}
         self.transposed: dict[fx.Node, str] = {}
-        shapes = {name: p.data.shape for name, p in self.params.items() if p.kind == "parameter" and not p.aliases}
+        shapes = read_alone(self.params, joint.graph)
         found = (
             (n, next(filter(None, (kind(n, shapes, joint.flags) for kind in _LAYERS)), None)) for n in joint.graph.nodes
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
+from torch.nn.utils.weight_norm import WeightNorm
 
 from gngraph.errors import UnsupportedModelError
 
@@ -51,9 +54,11 @@ def check_module(module: nn.Module) -> None:
         for name, tensor in (*child._parameters.items(), *child._buffers.items()):
             if tensor is not None:
                 _check_values(tensor, f"'{f'{path}.{name}'.strip('.')}'", where)
-        hooks = [name for name in _HOOKS if getattr(child, name, None)]
-        if hooks:
-            raise UnsupportedModelError(f"{where} has hooks ({hooks[0]}), which tracing would lose; remove them first")
+        for table in _HOOKS:
+            kinds = [type(hook) for hook in getattr(child, table, {}).values() if not is_traced(hook)]
+            if kinds:
+                named = table if kinds[0] in (FunctionType, MethodType) else f"{table}: {kinds[0].__name__}"
+                raise UnsupportedModelError(f"{where} has hooks ({named}), which tracing would lose; remove them first")
         for name, parameter in child.named_parameters(recurse=False):
             if any(getattr(parameter, table, None) for table in _GRADIENT_HOOKS):
                 raise UnsupportedModelError(
@@ -61,6 +66,15 @@ def check_module(module: nn.Module) -> None:
                     f"would train without; remove it, or freeze the parameter by requires_grad_(False) if that is what it is for"
                 )
     _refuse_shared_memory(module)
+
+
+def is_traced(hook: Any) -> bool:
+    """Whether a hook is part of what a module computes, as that of `torch.nn.utils.weight_norm`, by which its weight is made.
+
+    Args:
+        hook: of a module.
+    """
+    return type(hook) is WeightNorm
 
 
 def _refuse_shared_memory(module: nn.Module) -> None:

@@ -200,9 +200,16 @@ class MetaRun(CountingInterpreter):
 
     def fetch_attr(self, target: str) -> Any:
         """A tensor that the graph reads by its name."""
-        value: Any = self._source  # which has also the constants that were made on the way
-        for part in target.split("."):
-            held = vars(value)
-            tables = (held, *(held.get(table, {}) for table in ("_parameters", "_buffers", "_modules")))
-            value = next(table[part] for table in tables if part in table)
+        value = _attribute(self._source, target)  # which has also the constants that were made on the way
+        if isinstance(value, fx.Proxy):  # a forward has set it anew, as it does to bring a tensor to where its input is
+            value = _attribute(self.module, target)
         return meta_twin(value) if isinstance(value, torch.Tensor) else value
+
+
+def _attribute(module: nn.Module, target: str) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        held = vars(value)
+        tables = (held, *(held.get(table, {}) for table in ("_parameters", "_buffers", "_modules")))
+        value = next(table[part] for table in tables if part in table)
+    return value

@@ -15,14 +15,17 @@ from gngraph.errors import IRError
 from gngraph.importing.fx_calls import Flags, bind
 from gngraph.importing.fx_shapes import Importer
 from gngraph.importing.tracer import WITHOUT_GRADIENT
-from gngraph.ir import Attr, Node
+from gngraph.ir import Attr, Node, Parameter
 from gngraph.ops import lookup
+from gngraph.ops.conv import CONVOLUTIONS
+from gngraph.ops.conv_transpose import TRANSPOSED
 from gngraph.ops.formed import FORMED, formed_shape
 from gngraph.ops.standardised import STANDARDISED
 from gngraph.ops.weight_norm import NORMALISED, POSITIONS
 
-_LAYERS = {F.conv1d: "conv1d", F.conv2d: "conv2d", F.conv3d: "conv3d", F.linear: "linear"}
-_OPTIONS = ("stride", "padding", "dilation", "groups")
+_TRANSPOSED = {function: f"transposed_conv{rank}d" for rank, function in TRANSPOSED.items()}
+_LAYERS = {**{function: f"conv{rank}d" for rank, function in CONVOLUTIONS.items()}, F.linear: "linear", **_TRANSPOSED}
+_OPTIONS = ("stride", "padding", "output_padding", "dilation", "groups")
 _SIZED = ("reshape", "view")
 _RESHAPES = (*_SIZED, "flatten")
 _PRODUCTS = (operator.mul, torch.mul, "mul")
@@ -89,12 +92,30 @@ class _Weight:
             return None
 
 
+def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> dict[str, torch.Size]:
+    """The shapes of parameters, but for those of several names, one of which is that of a module that is one node.
+
+    Args:
+        params: by name.
+        traced: the graph.
+    """
+    leaves = {str(node.target) for node in traced.nodes if node.op == "call_module"}
+    found = {}
+    for name, parameter in params.items():
+        names = [name, *(alias for alias, _ in parameter.aliases)]
+        if parameter.kind == "parameter" and (
+            len(names) == 1 or leaves.isdisjoint(n.rpartition(".")[0] for n in names)
+        ):
+            found[name] = parameter.data.shape
+    return found
+
+
 def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> ComputedLayer | None:
     """The layer that a call is, if its weight is computed in a way that is known, and nothing else reads a part of it; else None.
 
     Args:
         fx_node: a call.
-        shapes: of the parameters that have one name, by it.
+        shapes: of parameters, from `read_alone`.
         flags: arguments that differ between the modes.
     """
     op = _LAYERS.get(fx_node.target) if callable(fx_node.target) else None
@@ -105,6 +126,8 @@ def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Fl
     weight = _standardised(made, shapes, flags) or _normalised(made) or _formed(made, shapes)
     if weight is None or (weight.kind == STANDARDISED and op == "linear"):
         return None
+    if op in _TRANSPOSED.values() and (weight.kind, weight.attrs) != (NORMALISED, {}):
+        return None
     params = {role: node for role, node in (*weight.params.items(), ("bias", layer["bias"])) if node is not None}
     held = {role: _shape(node, shapes) for role, node in params.items()}
     within = {n for n in weight.within if isinstance(n, fx.Node) and n.op != "get_attr"}
@@ -113,7 +136,8 @@ def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Fl
         return None
     if POSITIONS in held and held[POSITIONS] != _along(shape, weight.attrs["dim"]):
         return None
-    per_filter = [own for role, own in held.items() if role in ("bias", "gain") and own is not None]
+    filters = ("gain",) if op in _TRANSPOSED.values() else ("bias", "gain")
+    per_filter = [own for role, own in held.items() if role in filters and own is not None]
     if any(own[0] != own.numel() or own[0] != shape[0] for own in per_filter):
         return None
     if weight.kind == FORMED and layer.get("groups", 1) != 1:
@@ -169,7 +193,7 @@ def _formula(value: Any, shapes: Mapping[str, torch.Size], params: dict[str, Any
 
     Args:
         value: a call, the read of a parameter, or a number.
-        shapes: of the parameters that have one name.
+        shapes: of parameters, from `read_alone`.
         params: gets the parameters by role.
         within: gets the calls.
     """

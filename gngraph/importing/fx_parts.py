@@ -26,7 +26,7 @@ def part_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags)
 
     Args:
         fx_node: a call.
-        shapes: of the parameters that have one name, by it.
+        shapes: of parameters, from `read_alone`.
         flags: arguments that differ between the modes.
     """
     layer = bind(lookup("linear").functions[F.linear], fx_node, flags) if fx_node.target is F.linear else None

@@ -27,9 +27,13 @@ class Reached:
 
     Args:
         module: with all modules in it.
+
+    Attributes:
+        functions: those among them that are written in Python, but for torch's.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self.functions: list[FunctionType] = []
         self._generators: dict[str, Any] = {}
         self._put_back: list[Callable[[], None]] = []
         seen: set[int] = set()
@@ -38,6 +42,8 @@ class Reached:
             if isinstance(value, _PLAIN) or id(value) in seen or len(seen) > _LOOKED_AT:
                 continue
             seen.add(id(value))
+            if isinstance(value, FunctionType) and not _is_torchs(value):
+                self.functions.append(value)
             state = _state_of(value)
             if state is not None:
                 self._generators[f"{name} ({type(value).__module__}.{type(value).__name__})"] = value

@@ -22,6 +22,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.decided import Decided
 from gngraph.importing.examples import Example
+from gngraph.importing.for_python import recorded_int
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import random_streams
@@ -85,7 +86,13 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     tracer = Tracer(module, example.inputs, example.names, known)
     before, streams, reached = set(vars(root)), random_streams(), Reached(root)
     try:
-        with _recorded_factories(tracer), _followed_functions(tracer), _looked_into(), _noted_system() as system:
+        with (
+            _recorded_factories(tracer),
+            recorded_int(reached.functions, tracer.rounded),
+            _followed_functions(tracer),
+            _looked_into(),
+            _noted_system() as system,
+        ):
             graph = tracer.trace(root)
         for node in graph.nodes:
             if node.target is torch._assert and tracer.holds(node):
@@ -108,7 +115,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
             f"what torch records (F.dropout, torch.rand_like, torchvision's StochasticDepth), or do without while training"
         )
     assigned = dict(_taken_back(root, module))
-    _forget(graph, [look.node for look in tracer.looks if look.of != "count"])
+    _forget(graph, [*(look.node for look in tracer.looks if look.of != "count"), *tracer.quotients])
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     constants = {key: value for key, value in vars(root).items() if key in read - before}
     tensors = {key: value for key, value in constants.items() if isinstance(value, torch.Tensor)}
@@ -116,8 +123,12 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
 
 
 def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.Node]]:
-    """Buffers and parameters in whose place a value of the trace stands, each put back as it is in `module`."""
+    """Buffers and parameters in whose place a value of the trace stands, each put back as it is in `module`.
+
+    So are tensors in attributes, of which a graph may read what they were before (`self.mean = self.mean.to(x.device)`).
+    """
     original = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+    twins = dict(module.named_modules())
     for path, child in root.named_modules():
         for table in (child._buffers, child._parameters):
             for key, value in table.items():
@@ -125,6 +136,11 @@ def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.No
                 if isinstance(value, fx.Proxy):
                     table[key] = original.get(name)
                     yield name, value.node
+        own = vars(twins[path]) if path in twins else {}
+        attributes = vars(child)
+        for key in [key for key, value in attributes.items() if isinstance(value, fx.Proxy)]:
+            if isinstance(own.get(key), torch.Tensor):
+                attributes[key] = own[key]
 
 
 @contextmanager

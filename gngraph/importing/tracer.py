@@ -14,9 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.attention import written_out
+from gngraph.importing.checks import is_traced
 from gngraph.importing.concrete import Shadow, Undecided
 from gngraph.importing.decided import Decided, Look, LookedAtAs, decided_by
+from gngraph.importing.for_python import of_numpy, whole
 from gngraph.importing.inputs import ExampleInputs
+from gngraph.importing.proxies import Traceable
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
@@ -34,83 +37,6 @@ WITHOUT_GRADIENT = "without_gradient"
 """Set in the `meta` of nodes that are called where gradients are switched off."""
 
 
-class _Counted(fx.Proxy):
-    """A value whose items are counted, if it has any that do not depend on data, and which joins tuples as a shape does."""
-
-    tracer: Tracer
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-    def __index__(self) -> int:
-        number = self.tracer.number(self)
-        self.tracer.asked_at(sys._getframe(1))
-        return operator.index(number)
-
-    def __int__(self) -> int:
-        return int(self.tracer.number(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.number(self))
-
-    @classmethod
-    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """As fx does it with `orig_method`, `types`, `args` and `kwargs`; torch may have asked which of these are numbers."""
-        for proxy in (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, _Counted)):
-            proxy.tracer.recorded_at(sys._getframe(1))
-        return super().__torch_function__(orig_method, types, args, kwargs)
-
-    def __add__(self, other: Any) -> Any:
-        return (*self, *other) if isinstance(other, tuple) else _recorded("__add__")(self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return (*other, *self) if isinstance(other, tuple) else _recorded("__radd__")(self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return other * int(self) if isinstance(other, (tuple, list)) else _recorded("__rmul__")(self, other)
-
-
-def _recorded(name: str) -> Callable[..., Any]:
-    """An operator as fx records it."""
-    recorded: Callable[..., Any] = getattr(fx.Proxy, name)
-    return recorded
-
-
-def _changing(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """An assignment like `+=`, which fx would record as a new value: other names of the old one would not see it."""
-
-    def change(self: fx.Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {}, name)
-
-    return change
-
-
-class _Proxy(_Counted):
-    __iadd__ = _changing(operator.iadd, "add")
-    __isub__ = _changing(operator.isub, "sub")
-    __imul__ = _changing(operator.imul, "mul")
-    __itruediv__ = _changing(operator.itruediv, "truediv")
-    __ifloordiv__ = _changing(operator.ifloordiv, "floordiv")
-    __imod__ = _changing(operator.imod, "mod")
-    __ipow__ = _changing(operator.ipow, "pow")
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-    def __getattr__(self, k: str) -> _Attribute:
-        return _Attribute(self, k)
-
-    def reshape_as(self, other: Any) -> Any:
-        return self.reshape(other.size())
-
-    def view_as(self, other: Any) -> Any:
-        return self.view(other.size())
-
-
-class _Attribute(_Counted, fx.proxy.Attribute):
-    pass
-
-
 class Tracer(fx.Tracer):
     """Stops at modules and functions of the op table and looks into all others, also modules of torch.nn.
 
@@ -126,6 +52,7 @@ class Tracer(fx.Tracer):
     Attributes:
         functions: names of the autograd.Functions that were traced through, with the modules that call them.
         looks: what Python looked at.
+        quotients: what Python rounded to whole numbers.
     """
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
@@ -138,6 +65,7 @@ class Tracer(fx.Tracer):
         self.known = known
         self.functions: dict[str, str] = {}
         self.looks: list[Look] = []
+        self.quotients: list[fx.Node] = []
         self._shadow: Shadow | None = None
         self._asking = False
         self._forwards: dict[CodeType, str] | None = None
@@ -145,8 +73,9 @@ class Tracer(fx.Tracer):
         self._written_out: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node."""
-        return spec_of_module(m) is not None and m is not self._written_out
+        """Whether a module is one node, which it is not where a hook makes its weight."""
+        hooked = any(is_traced(hook) for hook in m._forward_pre_hooks.values())
+        return spec_of_module(m) is not None and m is not self._written_out and not hooked
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """The root and a placeholder an input for `root_fn`; an argument without an example keeps its default.
@@ -188,6 +117,7 @@ class Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """As fx does it with `a`, but a named tuple stays one, and a generator of random numbers is refused."""
+        a = of_numpy(a)
         if isinstance(a, torch.Generator):
             raise UnsupportedModelError(
                 f"{self.here()} draws random numbers by a torch.Generator of its own, whose state a graph does not hold; draw "
@@ -227,7 +157,7 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for a node's value while the forward runs."""
-        return _Proxy(node, self)
+        return Traceable(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """As fx does it, but a shape that is asked for by one value is taken apart into its sizes.
@@ -245,19 +175,26 @@ class Tracer(fx.Tracer):
                 f"{self.here()} computes gradients in its forward, which a graph cannot hold; write the derivative out with "
                 f"torch's functions"
             )
+        if target == "new_tensor" and not any(isinstance(x, fx.Proxy) for x in tree_leaves((args[1:], kwargs))):
+            return self._constant_like(args[0], args[1:], kwargs)
         if kind == "call_function":
             target = _PUBLIC.get(target, target)
         kind, target, args, kwargs, last = _formatted(kind, target, args, kwargs)
         if target == "__setitem__":  # of a tensor that the forward makes by itself
             kind, target = "call_function", operator.setitem
-        if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_shape(args[1]):
+        if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_a(args[1], tuple):
             args = (args[0], tuple(self.iter(args[1])))
         value = super().create_proxy(kind, target, args, kwargs, *more, **options)
         return value if last is None else super().create_proxy("call_function", in_format, (value, last, "to"), {})
 
-    def _is_shape(self, obj: fx.Proxy) -> bool:
+    def _constant_like(self, obj: Any, args: Sequence[Any], kwargs: Any) -> Any:
+        """A constant of the dtype of a value, and where that is."""
+        like = torch.empty(0, dtype=self.dtype(obj.dtype)).new_tensor(*args, **kwargs)
+        return like if kwargs else super().create_proxy("call_method", "type_as", (like, obj), {})
+
+    def _is_a(self, obj: fx.Proxy, kind: type) -> bool:
         try:
-            return issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), tuple)
+            return issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), kind)
         except fx.proxy.TraceError:
             return False
 
@@ -292,6 +229,17 @@ class Tracer(fx.Tracer):
                 raise
             counted: fx.Proxy = self.create_proxy("call_method", "size", (obj, 0), {})
             return counted
+
+    def rounded(self, obj: fx.Proxy) -> int | fx.Proxy:
+        """What Python's `int` gives: a number, or, where the number of samples enters, the value that will hold it."""
+        try:
+            return int(obj)  # type: ignore[call-overload, no-any-return]
+        except fx.proxy.TraceError:
+            found: fx.Proxy | None = whole(obj, lambda x: self._is_a(x, int))
+            if found is None:
+                raise
+            self.quotients.append(obj.node)
+            return found
 
     def holds(self, check: fx.Node) -> bool:
         """Whether an assertion is one on sizes, which holds for the example; it is as if it stood in Python."""

@@ -12,7 +12,20 @@ from gngraph.ops.rules import all_axes
 from gngraph.ops.spec import Emitter, Operands, OpSpec, register
 from gngraph.ops.traits import with_first
 
-CASTS = (".to", ".float", ".double", ".half", ".bfloat16", ".long", ".int", ".bool", ".type_as", ".cpu", ".cuda")
+CASTS = (
+    ".to",
+    ".type",
+    ".float",
+    ".double",
+    ".half",
+    ".bfloat16",
+    ".long",
+    ".int",
+    ".bool",
+    ".type_as",
+    ".cpu",
+    ".cuda",
+)
 """Methods, with a dot in front, that give the same entries in another dtype or on another device."""
 
 

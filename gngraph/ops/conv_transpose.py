@@ -19,10 +19,19 @@ from gngraph.ops.starts import of_layer, within
 
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
 _MODULES: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_FUNCTIONS: dict[int, Callable[..., Any]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+TRANSPOSED: dict[int, Callable[..., Any]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+"""Functions by the number of axes of the kernel."""
 
 
-def _infer(operands: Operands) -> Type:
+def infer_transposed(operands: Operands) -> Type:
+    """The type of a transposed convolution's value, from its input, its weight and its options.
+
+    Args:
+        operands: the node.
+
+    Raises:
+        IRError: they do not fit.
+    """
     node, x, weight = operands.node, operands.tensor(), operands.params["weight"].shape
     rank = len(weight) - 2
     if len(x.shape) != rank + 2:
@@ -45,11 +54,23 @@ def _infer(operands: Operands) -> Type:
     return TensorType(x.dtype, (x.shape[0], int(weight[1]) * node.attrs["groups"], *sizes))
 
 
-def _positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
+def transposed_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:
+    """How often the whole weight is applied: at every position of the input.
+
+    Args:
+        operands: the node.
+        result: its type, which is not looked at.
+    """
     return (*sizes_of(operands, 0, (0,)), math.prod(int(size) for size in operands.tensor().shape[2:]))
 
 
-def _channels(rules: ChannelRules, operands: Operands) -> None:
+def transposed_channels(rules: ChannelRules, operands: Operands) -> None:
+    """Channels are read along the weight's first axis and written along its second; whole groups where there are several.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+    """
     for axis in range(2, len(operands.tensor().shape)):
         rules.freeze(rules.layout(0, axis), "it is convolved over")
     for i, type_ in enumerate(operands.inputs[1:], start=1):  # the sizes asked for, of which only the last ones count
@@ -77,7 +98,8 @@ def _grouped(rules: ChannelRules, operands: Operands, layout: Layout | None) -> 
     if grouped is None:
         return None
     rules.measure(("groups",), grouped)
-    rules.follow("weight", 0, tuple(type(s)(s.var, s.size, s.inner * width) for s in grouped), "random")
+    for role in ("weight", "gain") if "gain" in operands.params else ("weight",):
+        rules.follow(role, 0, tuple(type(s)(s.var, s.size, s.inner * width) for s in grouped), "random")
     return tuple(type(s)(s.var, s.size, s.inner * written) for s in grouped)
 
 
@@ -87,7 +109,7 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     options = {key: node.attrs[key] for key in _OPTIONS}
     if node.module is None:
         bias = emitter.param(node.params["bias"]) if "bias" in node.params else None
-        return emitter.call(_FUNCTIONS[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
+        return emitter.call(TRANSPOSED[rank], x, emitter.param(node.params["weight"]), bias, groups=groups, **options)
 
     def build() -> nn.Module:
         has_bias = "bias" in node.params
@@ -105,16 +127,16 @@ for _rank in (1, 2, 3):
     register(
         OpSpec(
             f"transposed_conv{_rank}d",
-            _infer,
-            _channels,
+            infer_transposed,
+            transposed_channels,
             _emit,
-            positions=_positions,
+            positions=transposed_positions,
             linear=True,
             starts=of_layer(within(lambda node, weight: weight[0].numel())),
             modules={_MODULES[_rank]: _read},
             call=Call(signature("input output_size=None")),
             functions={
-                _FUNCTIONS[_rank]: Call(
+                TRANSPOSED[_rank]: Call(
                     signature("input weight bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1"),
                     params=("weight", "bias"),
                 )

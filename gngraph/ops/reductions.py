@@ -1,6 +1,6 @@
 """Ops that reduce whole axes to one number: statistics, extrema, norms.
 
-Means, variances and extrema of one axis count whichever channels there are; what others reduce over is frozen.
+Means, variances, deviations and extrema of one axis count whichever channels there are; what others reduce over is frozen.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ REDUCTIONS = (*(name for name, *_ in _REDUCTIONS), *VALUES_ALONE.values())
 
 _COUNTS = {
     "mean": ChannelStatistics(norm=False),
-    "var": ChannelStatistics(norm=False, square=True),
+    "var": ChannelStatistics(norm=False, power=2),
+    "std": ChannelStatistics(norm=False, power=1),
     "amax": ChannelStatistics(norm=False, extremum=1),
     "amin": ChannelStatistics(norm=False, extremum=-1),
     "max_values": ChannelStatistics(norm=False, extremum=1),

@@ -115,7 +115,7 @@ for _rank in CONVOLUTIONS:
             _emit,
             positions=convolution_positions,
             apply=convolve,
-            computed=ComputedWeight(_plain, _weight, _parameters),
+            computed=ComputedWeight(_plain, _weight, _parameters, centred=True),
             starts={**of_layer(convolved), "gain": alike(1.0)},
             linear=True,
         )

@@ -88,7 +88,7 @@ class ChannelStatistics:
 
     A norm gives (x - mean) / sqrt(variance + eps) * scale + shift, with mean and variance over its last axis, or over all but that
     of the samples; one that is not centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean,
-    one that is a square, or an extremum, which it takes over one axis.
+    a variance or its root, or an extremum, which it takes over one axis.
 
     Attributes:
         norm: whether it is a norm.
@@ -96,7 +96,7 @@ class ChannelStatistics:
         whole: whether a norm takes its statistics over all axes but that of the samples, with its channels along axis 1.
         scale, shift: roles of what a norm multiplies and adds, where the node has them.
         eps: name of a norm's attribute; None in it is the smallest step of the dtype.
-        square: whether what is reduced to is a variance, with the attribute "correction".
+        power: 2 where what is reduced to is a variance, with the attribute "correction", 1 where it is the root of one, else 0.
         extremum: 1 where what is reduced to is the largest entry, -1 where it is the smallest, else 0.
     """
 
@@ -106,7 +106,7 @@ class ChannelStatistics:
     scale: str = "weight"
     shift: str = "bias"
     eps: str = "eps"
-    square: bool = False
+    power: int = 0
     extremum: int = 0
 
     def axes(self, node: Node, rank: int) -> tuple[int, ...]:
@@ -127,9 +127,11 @@ class ComputedWeight:
             there are now, and what has become of the entries of "weight" by themselves. Roles that the node has not are
             buffers to be added.
         shared: roles of parameters that all filters share.
+        centred: whether filters have no mean.
     """
 
     plain: Callable[[Node], Node]
     weight: Callable[[Node, Mapping[str, torch.Tensor]], torch.Tensor]
     parameters: Callable[[Node, torch.Tensor, Mapping[str, torch.Tensor], torch.Tensor], dict[str, torch.Tensor]]
     shared: frozenset[str] = frozenset()
+    centred: bool = False

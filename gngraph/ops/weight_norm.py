@@ -1,6 +1,7 @@
 """Layers with normalised weights: a direction and lengths, as `torch.nn.utils.weight_norm` makes them.
 
 There is a length for each filter, or, in the attribute `dim`, an axis of a convolution's kernel that has one for each position.
+Of a transposed convolution, whose weight has what it reads first, there is one for each channel that it reads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, Type
 from gngraph.ops.conv import CONVOLUTIONS, convolution_channels, convolution_positions, convolve, infer_convolution
+from gngraph.ops.conv_transpose import TRANSPOSED, infer_transposed, transposed_channels, transposed_positions
 from gngraph.ops.linear import infer_linear, linear_channels, linear_positions
 from gngraph.ops.spec import Emitter, Operands, OpSpec, register
 from gngraph.ops.starts import convolved, of_layer, within
@@ -50,7 +52,8 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     weight = emitter.call(torch._weight_norm, direction, lengths, dim)
     x, bias = emitter.value(node.inputs[0]), emitter.param(node.params["bias"]) if "bias" in node.params else None
     rank = len(emitter.shape(node.params["weight"])) - 2
-    return emitter.call(CONVOLUTIONS[rank] if rank else F.linear, x, weight, bias, **_options(node))
+    functions = TRANSPOSED if node.op.startswith(f"{NORMALISED}transposed_") else CONVOLUTIONS
+    return emitter.call(functions[rank] if rank else F.linear, x, weight, bias, **_options(node))
 
 
 def _options(node: Node) -> dict[str, Attr]:
@@ -109,6 +112,19 @@ for _rank in CONVOLUTIONS:
             apply=convolve,
             computed=_COMPUTED,
             starts={**of_layer(convolved), "gain": _length, POSITIONS: _length},
+            linear=True,
+        )
+    )
+for _rank in TRANSPOSED:
+    register(
+        OpSpec(
+            f"{NORMALISED}transposed_conv{_rank}d",
+            _inferred(infer_transposed),
+            transposed_channels,
+            _emit,
+            positions=transposed_positions,
+            computed=_COMPUTED,
+            starts={**of_layer(within(lambda node, weight: weight[0].numel())), "gain": _length},
             linear=True,
         )
     )

@@ -226,7 +226,7 @@ def _reweighted(graph: Graph, spaces: ChannelSpaces, edits: Mapping[str, SpaceEd
         slot
         for name in edits
         for slot in spaces[name].slots
-        if slot.role is Role.CONSUME or name in spaces.counters or _shares(layers.get(slot.param))
+        if slot.axis or slot.role is Role.CONSUME or name in spaces.counters or _shares(layers.get(slot.param))
     ]
     return (given | {slot.param for slot in slots}).intersection(layers)
 
@@ -240,14 +240,16 @@ def _shares(layer: Node | None) -> bool:
 def _give_weight(
     draft: Draft, graph: Graph, param: str, weight: torch.Tensor, gathers: list[Gather], *, drawn: bool
 ) -> None:
-    """Let the layer of `param` compute a weight, the new filters of which have no mean where they are `drawn` at random."""
+    """Let the layer of `param` compute a weight, whose new filters have no mean where they are `drawn` and none has one."""
+    layer = computing(graph)[param]
+    computed = lookup(layer.op).computed
     filters = next((gather.index for gather in gathers if gather.axis == 0), torch.arange(len(weight)))
-    if drawn:
+    if drawn and computed is not None and computed.centred:
         rows = weight.flatten(1)
         new = (filters < 0).to(weight.device).unsqueeze(1)
         weight = torch.where(new, rows - rows.mean(1, keepdim=True), rows).view_as(weight)
     followed = _follow(graph.params[param].data, gathers)
-    give_weight(draft, graph, computing(graph)[param], weight, filters.clamp(min=0), followed)
+    give_weight(draft, graph, layer, weight, filters.clamp(min=0), followed)
 
 
 def _touched(spaces: ChannelSpaces, edits: Mapping[str, SpaceEdit]) -> set[tuple[str, int]]:

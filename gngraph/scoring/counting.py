@@ -107,7 +107,7 @@ class WithoutChannel:
     def _reduced(
         self, batch: Collected, counter: _Counter, counts: ChannelStatistics
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """That of a mean, a variance or an extremum over what stays."""
+        """That of a mean, a variance, its root or an extremum over what stays."""
         node, bands = counter.node, counter.bands
         x, axis = batch.values[node.inputs[0]], bands[0].axis
         axes = counts.axes(node, x.dim())
@@ -123,13 +123,14 @@ class WithoutChannel:
             return summed.sum(rest, keepdim=True) if rest else summed
 
         away = -owned(d) / (all_ - own)
-        if counts.square:
+        if counts.power:
             correction = node.attrs["correction"]
             correction = int(node.attrs.get("unbiased", True)) if correction is None else correction
             squares = d.square()
             total = squares.sum(tuple(axes), keepdim=True)
             stays = total - owned(squares) - (all_ - own) * away.square()
-            away = stays / (all_ - own - correction) - total / (all_ - correction)
+            after, before = stays.clamp(min=0.0) / (all_ - own - correction), total / (all_ - correction)
+            away = after - before if counts.power == 2 else after.sqrt() - before.sqrt()
         return _of_change(batch, counter, axes, away)
 
 

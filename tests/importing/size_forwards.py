@@ -236,7 +236,22 @@ SEQUENCES: dict[str, Forward] = {
 }
 """Forwards of N,L,5."""
 
+
+def _counted_windows(net: Any, x: torch.Tensor) -> Any:
+    """As Microsoft's Swin counts its samples: by how many windows there are."""
+    h = net.first(x)
+    height, width = h.shape[2:]
+    windows = (
+        h.view(-1, 8, height // 4, 4, width // 4, 4).transpose(3, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 8, 4, 4)
+    )
+    n = int(windows.shape[0] / (height * width / 4 / 4))
+    assert isinstance(8, int) and int("8") == 8
+    windows = windows.amax(1).view(n, height // 4, width // 4, 4, 4)
+    return windows.transpose(2, 3).reshape(int(n), 1, height, width)
+
+
 IMAGES: dict[str, Forward] = {
+    "counted windows": _counted_windows,
     "windows": _windows,
     "skip": _unet,
     "cropped": _cropped,

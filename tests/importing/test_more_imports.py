@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -386,3 +387,44 @@ def test_shapes_joined_with_tuples_and_taken_from_others() -> None:
 
     _, free = free_after_round_trip(Joined(), 3, 6, 6)
     assert free == {"a": 6}
+
+
+class Brought(nn.Module):
+    """Tensors in attributes that a forward brings to where its input is, and numbers and arrays of NumPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.a, self.b = torch.rand(3), nn.Linear(3, 4), nn.Linear(4, 2)
+        self.scale: Any = np.float32(0.5)
+        self.shift = np.arange(4) / 7
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = self.mean.to(device=x.device, dtype=x.dtype)
+        self.kept = self.a(x - self.mean)
+        if self.mean.dtype.is_floating_point:
+            self.kept = self.kept * self.scale / np.sqrt(2) + x.new_tensor(self.shift)
+        return cast(Tensor, self.b(torch.relu(self.kept) * x.new_tensor([1.0, 2.0, 3.0, 4.0], requires_grad=False)))
+
+
+def test_attributes_that_are_brought_along_and_numbers_of_numpy() -> None:
+    graph, free = free_after_round_trip(Brought(), 3)
+    assert free == {"a": 4} and not any(node.op == "foreign" for node in graph.nodes.values())
+
+
+def by_hook(module: nn.Module, **options: Any) -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return nn.utils.weight_norm(module, **options)
+
+
+def test_the_hook_of_weight_norm_is_part_of_what_its_module_computes() -> None:
+    network = nn.Sequential(by_hook(nn.Linear(3, 4)), nn.ReLU(), by_hook(nn.Linear(4, 2), dim=None))
+    graph, free = free_after_round_trip(network, 3)
+    assert free == {} and "0.weight_g" in graph.params
+    network[2] = nn.Linear(4, 2)
+    assert free_after_round_trip(network, 3)[1] == {"0": 4}
+
+
+def test_the_hook_that_is_lost_is_named() -> None:
+    with pytest.raises(UnsupportedModelError, match="_forward_pre_hooks: SpectralNorm"):
+        from_torch(nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 3))), torch.zeros(1, 3))

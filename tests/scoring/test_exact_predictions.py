@@ -196,7 +196,7 @@ class WhollyNormed(nn.Module):
 
 
 class Centred(nn.Module):
-    """Means and variances over the channels, and over positions with them, each read by itself."""
+    """Means, variances and deviations over the channels, and means over positions with them, each read by itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,6 +207,7 @@ class Centred(nn.Module):
         out: Tensor = (
             self.head(y) + y.mean(1, keepdim=True) + y.var(1).unsqueeze(1) + y.mean((1, 2, 3)).view(-1, 1, 1, 1)
         )
+        out = out + y.std(1, keepdim=True) - y.std(1, unbiased=False).unsqueeze(1)
         return out.flatten(1)
 
 

@@ -1,0 +1,95 @@
+"""What stands for the values of a forward while it is traced."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from gngraph.importing.tracer import Tracer
+
+
+class Counted(fx.Proxy):
+    """A value whose items are counted, if it has any that do not depend on data, and which joins tuples as a shape does."""
+
+    tracer: Tracer
+
+    def __len__(self) -> int:
+        return self.tracer.length(self)
+
+    def __index__(self) -> int:
+        number = self.tracer.number(self)
+        self.tracer.asked_at(sys._getframe(1))
+        return operator.index(number)
+
+    def __int__(self) -> int:
+        return int(self.tracer.number(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.number(self))
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """As fx does it with `orig_method`, `types`, `args` and `kwargs`; torch may have asked which of these are numbers."""
+        for proxy in (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Counted)):
+            proxy.tracer.recorded_at(sys._getframe(1))
+        return super().__torch_function__(orig_method, types, args, kwargs)
+
+    def __add__(self, other: Any) -> Any:
+        return (*self, *other) if isinstance(other, tuple) else _recorded("__add__")(self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return (*other, *self) if isinstance(other, tuple) else _recorded("__radd__")(self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return other * int(self) if isinstance(other, (tuple, list)) else _recorded("__rmul__")(self, other)
+
+
+def _recorded(name: str) -> Callable[..., Any]:
+    """An operator as fx records it."""
+    recorded: Callable[..., Any] = getattr(fx.Proxy, name)
+    return recorded
+
+
+def _changing(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """An assignment like `+=`, which fx would record as a new value: other names of the old one would not see it."""
+
+    def change(self: fx.Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name)
+
+    return change
+
+
+class Traceable(Counted):
+    """A value that assignments like `+=` and `x[i] = y` change."""
+
+    __iadd__ = _changing(operator.iadd, "add")
+    __isub__ = _changing(operator.isub, "sub")
+    __imul__ = _changing(operator.imul, "mul")
+    __itruediv__ = _changing(operator.itruediv, "truediv")
+    __ifloordiv__ = _changing(operator.ifloordiv, "floordiv")
+    __imod__ = _changing(operator.imod, "mod")
+    __ipow__ = _changing(operator.ipow, "pow")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __getattr__(self, k: str) -> Attribute:
+        return Attribute(self, k)
+
+    def reshape_as(self, other: Any) -> Any:
+        """In the shape of `other`, which only gives its sizes."""
+        return self.reshape(other.size())
+
+    def view_as(self, other: Any) -> Any:
+        """As `reshape_as`, in the same memory."""
+        return self.view(other.size())
+
+
+class Attribute(Counted, fx.proxy.Attribute):
+    """An attribute of a value, which may be a method that is called next."""
