@@ -5,22 +5,22 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-if TYPE_CHECKING:
-    from gngraph.importing.tracer import Tracer
-
 
 class Counted(fx.Proxy):
-    """A value whose items are counted, if it has any that do not depend on data, and which joins tuples as a shape does."""
+    """A value whose items are counted, if it has any that do not depend on data, and which joins tuples as a shape does.
 
-    tracer: Tracer
+    What is known of it the tracer says (`gngraph.importing.tracer.Tracer`).
+    """
+
+    tracer: Any
 
     def __len__(self) -> int:
-        return self.tracer.length(self)
+        return int(self.tracer.length(self))
 
     def __index__(self) -> int:
         number = self.tracer.number(self)
