@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from tests.op_functions import (
+    assigned_parts,
+    by_names_of_numpy,
+    noise_in_training,
+    parts_within_heads,
+    served,
+    turned_pairs,
+    without_part,
+)
 from tests.op_weights import (
     ByNumbers,
     FormedSteps,
@@ -158,33 +167,6 @@ class ComputedBias(nn.Module):
         bias = torch.cat([self.query, cast(Tensor, self.key), self.value])
         query, key, value = F.linear(x.permute(0, 2, 3, 1), self.weight, bias).permute(0, 3, 1, 2).chunk(3, 1)
         return query.tanh() * key + value
-
-
-def _without_part(y: Tensor) -> Tensor:
-    y = y.clone()
-    y[:, 2 : 2 + y.shape[1] // 2].zero_()
-    return y + y[:, : y.shape[1] // 2].mean(1, keepdim=True)
-
-
-def _by_names_of_numpy(y: Any) -> Any:
-    return y - y.mean(axis=(2, 3), keepdims=True) + y.softmax(dim=3).amax(axis=3, keepdims=True)
-
-
-def _parts_within_heads(y: Tensor) -> Tensor:
-    z = y.flatten(2).mT.reshape(-1, 36, 2, 2, 2)
-    return (z[..., 0, :] * z[..., 1, :].tanh()).flatten(2).mT.reshape(-1, 4, 6, 6)
-
-
-def _turned_pairs(y: Tensor) -> Tensor:
-    """Pairs of neighbours in a row, turned by each other."""
-    pairs = torch.view_as_complex(y.reshape(-1, 8, 6, 3, 2))
-    return torch.view_as_real(pairs * pairs).flatten(3)
-
-
-def _served(y: Tensor, z: Tensor) -> Tensor:
-    """Two heads of queries for each head of keys and values."""
-    q, k = y.view(-1, 4, 2, 36).mT, z.view(-1, 2, 2, 36).mT
-    return F.scaled_dot_product_attention(q, k, k, enable_gqa=True).mT.reshape(-1, 8, 6, 6)
 
 
 ELEMENTWISE: dict[str, Case] = {
@@ -350,7 +332,7 @@ SHAPES: dict[str, Case] = {
     ),
     "shaped as another": function(lambda y: y.flatten(2).tanh().reshape_as(y) + y.flatten(1).view_as(y)),
     "without a part": Case(
-        lambda: Between(lambda m, y: _without_part(y)), (3, 6, 6), {f"first{n}": 2 for n in ("", "#2", "#3", "#4")}
+        lambda: Between(lambda m, y: without_part(y)), (3, 6, 6), {f"first{n}": 2 for n in ("", "#2", "#3", "#4")}
     ),
     "gate": Case(lambda: Between(lambda m, y: m.part(y), part=Gate()), (3, 6, 6), {"first": 8, "part.down": 5}),
     "places": Case(Places, (4, 5), {"first": 6}),
@@ -360,19 +342,28 @@ SHAPES: dict[str, Case] = {
     "entries by several numbers": module(ByNumbers),
     "repeated entries": function(lambda y: y.repeat_interleave(2, dim=1) + torch.repeat_interleave(y, 2, 1).tanh(), behind=16),
     "repeated axes": function(lambda y: y.repeat(1, 2, 1, 2)[..., :6] + y.mean(1, True).repeat(1, 1, y.size(2) // 6, 1), behind=16),
-    "parts by number within heads": function(_parts_within_heads, 2, 4),
+    "parts by number within heads": function(parts_within_heads, 2, 4),
     "lists of one number": function(lambda y: y * y[..., [2], :].tanh() + y[:, :, [-1]] - y[:, :, :, [-2]]),
     "sizes alone": function(lambda y: y * y[:, -1].shape[1] + y[:, 0].size(2) / (y[:, -1].numel() // y.size(0)) ** 0.5),
-    "heads that serve several": images(lambda m, y: _served(y, m.key(y)), 2, key=lambda: nn.Conv2d(8, 4, 1)),
+    "heads that serve several": images(lambda m, y: served(y, m.key(y)), 2, key=lambda: nn.Conv2d(8, 4, 1)),
     "added to itself": function(lambda y: y + y.tanh()),
     "stacked": function(lambda y: torch.stack([y, y.tanh()], dim=1).mean(1)),
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
     "addcmul": function(lambda y: torch.addcmul(y, torch.multiply(y, y.tanh()), y.mean((2, 3), keepdim=True), value=0.5)),
     "softmax to a dtype": function(lambda y: y * torch.softmax(y, dim=2, dtype=torch.float32)),
+    "noise": function(lambda y: y + noise_in_training(y)),
+    "added products": function(
+        lambda y: y * torch.baddbmm(y[..., 2], y[..., 0], y.mean(1).tanh(), beta=0.5, alpha=2.0).unsqueeze(3)
+    ),
+    "gathered rows": function(
+        lambda y: torch.gather(y.tanh(), 2, y.argmax(2, True).expand(-1, y.size(1), -1, -1))
+        + y.gather(3, y.mean(1, True).argmin(3, True).repeat(1, y.size(1), 1, 1))
+    ),
+    "assigned rows and masks": function(assigned_parts),
     "axes of one entry": function(
         lambda y: torch.squeeze(y.tanh().mean((2, 3), True))[:, :, None, None] + y[None, :, :, None].squeeze((0, 3))
     ),
-    "complex numbers": function(_turned_pairs),
+    "complex numbers": function(turned_pairs),
     "channels that a kernel spans": Case(
         lambda: Between(lambda m, y: m.part(y.tanh().permute(0, 2, 3, 1)), part=nn.Conv2d(6, 8, (3, 8), stride=(1, 5))),
         (3, 6, 6),
@@ -417,7 +408,7 @@ POOLS: dict[str, Case] = {
 REDUCTIONS: dict[str, Case] = {
     "statistics": function(lambda y: (y - y.mean((2, 3), True)) / (y.std((2, 3), keepdim=True) + torch.var(y, 3, False, True))),
     "statistics in pairs": function(lambda y: sum(torch.var_mean(y, dim=(2, 3), correction=0, keepdim=True)) + y),
-    "names of numpy": function(_by_names_of_numpy),
+    "names of numpy": function(by_names_of_numpy),
     "extrema": function(lambda y: y.max(dim=3, keepdim=True)[0] - torch.min(y, 2, keepdim=True).values + y.amin((2, 3), True)),
     "norms": function(lambda y: y / y.norm(dim=(2, 3), keepdim=True) + torch.linalg.vector_norm(y, dim=2, keepdim=True)),
     "sums of exponentials": function(lambda y: y.logsumexp((2, 3), keepdim=True) * torch.norm(y, p=1, dim=3, keepdim=True)),
@@ -437,7 +428,7 @@ def assigned_rows(m: Between, y: Tensor) -> Tensor:
     return y
 
 
-CASES: dict[str, Case] = {"assigned": images(assigned_rows, 0), **NORMS, **ELEMENTWISE, **SHAPES, **POOLS, **REDUCTIONS}
+CASES: dict[str, Case] = {"assigned": images(assigned_rows), **NORMS, **ELEMENTWISE, **SHAPES, **POOLS, **REDUCTIONS}
 """Name -> case."""
 
 

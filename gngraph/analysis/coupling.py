@@ -173,7 +173,7 @@ class _Coupling:
             self._at(node)
             for segment in self.sets.resolve(layout):
                 if segment.var not in writers:
-                    self.freeze((segment,), "it is filled with one number, which is not learned")
+                    self.freeze((segment,), "it is filled with numbers that are not learned")
         for var, slots in writers.items():
             values = [raw for raw in slots if self.graph.nodes[raw.node].op == "parameter"]
             layers = [raw for raw in slots if raw not in values and self.graph.params[raw.param].kind != "parameter"]

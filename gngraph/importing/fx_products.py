@@ -25,6 +25,7 @@ _LAYERS: dict[Any, tuple[str, Call]] = {
     torch.addmm: ("linear", Call(signature("bias input weight beta=1 alpha=1"))),
 }
 """Layers by call, and the ops that they are with the transpose of a parameter for a weight."""
+_BADDBMM = Call(signature("input batch1 batch2 beta=1 alpha=1"), operands=("input", "batch1", "batch2"))
 
 
 class ProductImporter(Importer, Protocol):
@@ -63,6 +64,8 @@ def product_node(importer: ProductImporter, fx_node: fx.Node) -> Node | None:
         return _attention(importer, fx_node)
     if target in _MATMUL and not fx_node.kwargs:
         return _product(importer, fx_node, "matmul", list(fx_node.args), {})
+    if target in (torch.baddbmm, "baddbmm"):
+        return _added(importer, fx_node)
     if target is torch.einsum and not fx_node.kwargs and isinstance(fx_node.args[0], str):
         operands = list(fx_node.args[1:])
         if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
@@ -143,6 +146,16 @@ def _product(
         else:
             attrs["transposed"] = True
     node = Node(fx_node.name, op, inputs, params, attrs)
+    return node if importer.infers(node) else None
+
+
+def _added(importer: ProductImporter, fx_node: fx.Node) -> Node | None:
+    """Products that are added to a value, each times a number."""
+    bound = bind(_BADDBMM, fx_node, importer.flags)
+    if bound is None or not all(isinstance(bound[key], (int, float)) for key in ("beta", "alpha")):
+        return None
+    attrs: dict[str, Attr] = {key: bound.pop(key) for key in ("beta", "alpha")}
+    node = Node(fx_node.name, "baddbmm", tuple(importer.value(operand) for operand in bound.values()), {}, attrs)
     return node if importer.infers(node) else None
 
 

@@ -124,7 +124,7 @@ def _counting_parts(graph: Graph) -> Iterator[tuple[Node, int]]:
 def _kept_by_products(graph: Graph, node: Node) -> Iterator[_Axis]:
     """The axes that several factors of a product of values have, and the result too, where they are of a size that is known."""
     operands = _operands(graph, node)
-    if node.op not in ("attention", "matmul", "einsum", ADDED_PRODUCTS) or node.params:
+    if node.op not in ("attention", "matmul", "einsum", "baddbmm", ADDED_PRODUCTS) or node.params:
         return
     for axis in range(len(node.shape)):
         sources = list(handed_on(operands, 0, axis))

@@ -1,7 +1,7 @@
 """Products of matrices over samples and heads that are added to a mask, as `torch.baddbmm` gives them over samples times heads.
 
-That is how torch's attention module computes its weights where it is given a mask: the sum starts with the mask, so that adding it
-behind the product would differ in the last bits.
+Where heads are taken apart again behind it, the two are one op. That is how torch's attention module computes its weights where
+it is given a mask: the sum starts with the mask, so that adding it behind the product would differ in the last bits.
 """
 
 from __future__ import annotations
@@ -70,6 +70,48 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
 
 def _products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
     return ((*sizes_of(operands, 1, range(4)), *sizes_of(operands, 2, (3,))),)
+
+
+def _infer_baddbmm(operands: Operands) -> Type:
+    node, (added, a, b) = operands.node, (operands.tensor(i) for i in range(3))
+    if not len(a.shape) == len(b.shape) == 3 or (a.shape[0], a.shape[2]) != b.shape[:2]:
+        raise IRError(f"node '{node.name}' ({node.op}) multiplies '{a}' and '{b}'")
+    shape = (*a.shape[:2], b.shape[2])
+    if len(added.shape) > 3 or any(x not in (1, y) for x, y in zip(added.shape[::-1], shape[::-1], strict=False)):
+        raise IRError(f"node '{node.name}' ({node.op}) adds '{added}' to products of {shape}")
+    return TensorType(a.dtype, shape)
+
+
+def _baddbmm_channels(rules: ChannelRules, operands: Operands) -> None:
+    """Samples and heads, rows and columns go along; what is summed over one side writes and the other reads."""
+    added = operands.tensor(0).shape
+    for axis, factors in enumerate(((1, 2), (1,), (2,))):
+        layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
+        own = len(added) - 3 + axis
+        if own >= 0 and added[own] == operands.tensor(factors[0]).shape[axis]:
+            layouts.append(rules.layout(0, own))
+        elif own >= 0:
+            rules.freeze(rules.layout(0, own), "its single channel is broadcast")
+        rules.set(axis, rules.unify(layouts))
+    rules.contract([(1, 2), (2, 1)], f"{operands.node.op} sums over it")
+
+
+def _emit_baddbmm(emitter: Emitter, node: Node) -> fx.Node:
+    options = {key: emitter.resolve(node.attrs[key]) for key in ("beta", "alpha")}
+    return emitter.call(torch.baddbmm, *(emitter.value(name) for name in node.inputs), **options)
+
+
+# import reads its calls, for `alpha` is another one elsewhere
+register(
+    OpSpec(
+        "baddbmm",
+        _infer_baddbmm,
+        _baddbmm_channels,
+        _emit_baddbmm,
+        products=lambda operands: ((*sizes_of(operands, 1, range(3)), *sizes_of(operands, 2, (2,))),),
+        linear=lambda node, positions: not positions >= {1, 2},
+    )
+)
 
 
 # import makes it of the calls of `added_products`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import broadcast_dims
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.starts import looked_up
-from gngraph.ops.traits import of_first
+from gngraph.ops.traits import of_first, with_first
 
 _OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 
@@ -154,6 +155,57 @@ def _take_channels(rules: ChannelRules, operands: Operands) -> None:
                 rules.set(at + axis, rules.layout(index, axis))
             else:
                 rules.freeze(rules.layout(index, axis), "entries are taken by several numbers")
+
+
+def _infer_gather(operands: Operands) -> Type:
+    x, index, dim = operands.tensor(0), operands.tensor(1), operands.node.attrs["dim"]
+    fits = [
+        a == b or (isinstance(a, int) and isinstance(b, int) and a <= b)
+        for a, b in zip(index.shape, x.shape, strict=False)
+    ]
+    if len(x.shape) != len(index.shape) or not all(fit for i, fit in enumerate(fits) if i != dim % len(x.shape)):
+        raise IRError(f"node '{operands.node.name}' (gather) takes entries of '{x}' by '{index}'")
+    return TensorType(x.dtype, index.shape)
+
+
+def _gather_channels(rules: ChannelRules, operands: Operands) -> None:
+    """Beside the axis along which entries are taken channels go with those of the numbers."""
+    x, index = operands.tensor(0).shape, operands.tensor(1).shape
+    dim = operands.node.attrs["dim"] % len(x)
+    for axis in range(len(x)):
+        own = rules.layout(0, axis)
+        if axis == dim or x[axis] != index[axis]:
+            rules.freeze(own, "its entries are gathered by number")
+            rules.set(axis, rules.layout(1, axis))
+        else:
+            rules.set(axis, rules.unify([own, rules.layout(1, axis)]))
+
+
+def _emit_gather(emitter: Emitter, node: Node) -> fx.Node:
+    x, index = (emitter.value(name) for name in node.inputs)
+    return emitter.call(torch.gather, x, node.attrs["dim"], index)
+
+
+def _gathered(operands: Operands) -> tuple[int, Dim]:
+    shape = operands.tensor(0).shape
+    return 1, shape[operands.node.attrs["dim"] % len(shape)]
+
+
+register(
+    OpSpec(
+        "gather",
+        _infer_gather,
+        _gather_channels,
+        _emit_gather,
+        channelwise=True,
+        linear=of_first,
+        nonnegative=with_first,
+        looked_up=_gathered,
+        functions=dict.fromkeys(
+            (torch.gather, "gather"), Call(signature("input dim index"), operands=("input", "index"))
+        ),
+    )
+)
 
 
 def _emit_take(emitter: Emitter, node: Node) -> fx.Node:

@@ -1,4 +1,4 @@
-"""Tensors of one number that a forward makes, such as the first state of a recurrent layer: any width of them is as good."""
+"""Tensors of one number, or of random ones, that a forward makes, such as a first state or noise: any width of them is as good."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ from collections.abc import Iterator
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import BATCH, Attr, Dim, Node, TensorType, Type
+from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, TensorType, Type
 from gngraph.ops.foreign import resolve_function
 from gngraph.ops.sizes import hold_size, known_size, size_layout
 from gngraph.ops.spec import AttrPath, ChannelRules, Emitter, Operands, OpSpec, register
 
-FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full")
-"""Functions, and methods with a dot in front, that fill a tensor of a size with one number."""
+FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full", "torch.rand", "torch.randn")
+"""Functions, and methods with a dot in front, that fill a tensor of a size with one number, or with numbers drawn one by one."""
 
 EMPTY = ".new_empty"
 """The method of a tensor with whatever numbers, which a forward fills by itself; of sizes that are no widths."""
+
+
+def _shape(operands: Operands) -> tuple[int, tuple[Dim, ...]] | None:
+    """Which of the inputs is the shape of another value that the tensor gets, as in `torch.zeros(x.shape)`, and that; else None."""
+    start = 1 if str(operands.node.attrs["target"]).startswith(".") else 0
+    given = operands.node.attrs["args"][start : start + 1]
+    if not given or not isinstance(given[0], Ref):
+        return None
+    index = operands.node.inputs.index(given[0].name)
+    type_ = operands.inputs[index]
+    return (index, type_.value) if isinstance(type_, OpaqueType) and isinstance(type_.value, tuple) else None
 
 
 def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
@@ -32,6 +43,9 @@ def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
 def _infer(operands: Operands) -> Type:
     node = operands.node
     shape: list[Dim] = []
+    whole = _shape(operands)
+    if whole is not None and node.attrs["target"] != EMPTY:
+        return TensorType(node.attrs["dtype"].name, whole[1])
     for _, size in _sizes(node):
         known = known_size(size, operands)
         if known is None or isinstance(size, bool):
@@ -46,6 +60,11 @@ def _infer(operands: Operands) -> Type:
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     """An axis of a number may hold channels, whichever; one of a size follows that."""
+    whole = _shape(operands)
+    if whole is not None:
+        for axis in range(len(whole[1])):
+            rules.set(axis, rules.layout(whole[0], axis))
+        return
     for axis, (path, size) in enumerate(_sizes(operands.node)):
         if isinstance(size, int):
             layout = rules.blank(size) if size > 1 else None

@@ -8,7 +8,7 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.reshape import REPETITIONS
-from gngraph.ops.sizes import hold_size, known_size, product, scaled
+from gngraph.ops.sizes import hold_size, known_size, product, scaled, size_layout
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
 
@@ -66,8 +66,14 @@ def _repeat_channels(rules: ChannelRules, operands: Operands) -> None:
     entries = operands.node.attrs["sizes"]
     shift = len(entries) - len(operands.tensor().shape)
     for axis, entry in enumerate(entries):
-        hold_size(rules, operands, ("sizes", axis), None)
+        single = axis < shift or operands.tensor().shape[axis - shift] == 1
+        alike = size_layout(rules, operands, entry) if single else None  # in all copies of the only entry
+        hold_size(rules, operands, ("sizes", axis), alike)
         layout, times = rules.layout(0, axis - shift) if axis >= shift else None, known_size(entry, operands)
+        if alike is not None:
+            rules.freeze(layout, "its single channel is repeated")
+            rules.set(axis, alike)
+            continue
         among_samples = axis >= shift and isinstance(operands.tensor().shape[axis - shift], str) and times != 1
         if layout is not None and (among_samples or not isinstance(times, int) or len(layout) * times > REPETITIONS):
             rules.freeze(layout, f"it is repeated {times} times")

@@ -350,13 +350,13 @@ def _infer_expand(operands: Operands) -> Type:
 
 
 def _expand_channels(rules: ChannelRules, operands: Operands) -> None:
-    old, new = operands.tensor().shape, _expanded(operands)
+    node, old, new = operands.node, operands.tensor().shape, _expanded(operands)
     shift = len(new) - len(old)
     for axis, size in enumerate(new):
         layout = rules.layout(0, axis - shift) if axis >= shift else None
-        if layout is not None and old[axis - shift] != size:
+        if axis < shift or old[axis - shift] != size:
             rules.freeze(layout, "its single channel is expanded")
-            layout = None
+            layout = size_layout(rules, operands, node.attrs["sizes"][axis])  # alike in all that it is expanded to
         hold_size(rules, operands, ("sizes", axis), layout)
         rules.set(axis, layout)
 

@@ -205,6 +205,10 @@ def _squares_added_up(m: Any, x: Tensor) -> Tensor:
     return _attend(m, x, (q * q).sum(-1, keepdim=True) * m.k(x)[..., :1].mT)
 
 
+def _added_to_distances(m: Any, x: Tensor) -> Tensor:
+    return _attend(m, x, torch.baddbmm(m.cos[:, :1], m.q(x), m.k(x).mT, alpha=D**-0.5))
+
+
 FREE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "by its size": (_by_size, ("k.weight", "k.bias")),
     "by a root": (_by_root, ("k.weight", "k.bias")),
@@ -222,6 +226,7 @@ FREE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "transposed": (_transposed, ("k.bias", "k.weight")),
     "turned": (_turned, ("k.weight", "k.bias")),
     "scan": (_scan, ("k.weight", "k.bias")),
+    "added to distances": (_added_to_distances, ("k.weight", "k.bias")),
     "added up": (_added_up, ("k.weight", "k.bias")),
     "averaged": (_averaged, ("k.weight", "k.bias")),
     "added up with a table": (_added_up_with_a_table, ("places",)),

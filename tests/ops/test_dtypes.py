@@ -129,7 +129,10 @@ def test_types_of_every_dtype_are_torchs(op: str, attrs: dict[str, Any]) -> None
         graph = Graph("Net", {"x": Node("x", "input", type=type_of(x)), "node": node}, {}, ("x",), Ref("node"))
         return computed(lower(graph).module, x)
 
-    images = [torch.ones((2, *(4,) * axes)) for axes in (2, 3, 4)]
+    images = [torch.ones((2, *(4,) * axes)) for axes in (2, 3, 4)] + [
+        torch.ones(2, 2),
+        torch.ones(2, dtype=torch.complex64),
+    ]
     image = next(x for x in images if found(x) is not None)
     for dtype in DTYPES:
         value = found(image.to(dtype))
