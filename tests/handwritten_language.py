@@ -244,6 +244,32 @@ class RelativeBias(nn.Module):
         return cast(Tensor, self.to_out(out.permute(0, 2, 1, 3).reshape(b, n, -1)))
 
 
+class Disentangled(nn.Module):
+    """DeBERTa's attention: words ask for relative positions too, heads go with the samples, and a size is made a tensor."""
+
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.heads, self.places = heads, nn.Embedding(2 * LENGTH, width)
+        self.q, self.k, self.v, self.pos_k = (nn.Linear(width, width) for _ in range(4))
+        self.o = nn.Linear(width, width)
+
+    def split(self, x: Tensor) -> Tensor:
+        x = x.view(x.size(0), x.size(1), self.heads, -1).permute(0, 2, 1, 3)
+        return x.contiguous().view(-1, x.size(2), x.size(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        scale = torch.sqrt(torch.tensor(q.size(-1), dtype=torch.float) * 2)
+        scores = torch.bmm(q, k.transpose(1, 2) / scale.to(q.dtype))
+        table = self.split(self.pos_k(self.places.weight.unsqueeze(0))).repeat(q.size(0) // self.heads, 1, 1)
+        far = torch.arange(t).unsqueeze(1) - torch.arange(t).unsqueeze(0) + LENGTH
+        asked = torch.bmm(q, table.transpose(1, 2))
+        scores = scores + torch.gather(asked, dim=-1, index=far.unsqueeze(0).expand(q.size(0), t, t))
+        y = torch.bmm(scores.softmax(-1), v).view(-1, self.heads, t, v.size(-1)).permute(0, 2, 1, 3)
+        return cast(Tensor, self.o(y.contiguous().view(b, t, -1)))
+
+
 class Alibi(nn.Module):
     """Slopes by head on distances, which nothing learns."""
 

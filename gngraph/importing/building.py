@@ -44,7 +44,7 @@ from gngraph.ir.verify import verify
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.cast import CASTS
 from gngraph.ops.conv import specialise
-from gngraph.ops.filled import EMPTY, FILLS
+from gngraph.ops.filled import EMPTY, FILLS, NUMBER
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
 from gngraph.ops.norm_across import of_one_group
 from gngraph.ops.pieces import listing_pieces
@@ -261,7 +261,7 @@ class _Builder:
         kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
         known = self.record(fx_node)
-        op = "filled" if path in (*FILLS, EMPTY) else "cast" if path in CASTS else None
+        op = "filled" if path in (*FILLS, EMPTY, NUMBER) else "cast" if path in CASTS else None
         if op is not None and isinstance(known.type, TensorType):
             plain = tuple(self.flag(fx_node, i, self.attr(a)) for i, a in enumerate(fx_node.args))
             own = {"target": path, "args": plain, "kwargs": kwargs, "dtype": DType(known.type.dtype)}

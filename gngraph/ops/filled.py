@@ -15,6 +15,9 @@ from gngraph.ops.spec import AttrPath, ChannelRules, Emitter, Operands, OpSpec, 
 FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full", "torch.rand", "torch.randn")
 """Functions, and methods with a dot in front, that fill a tensor of a size with one number, or with numbers drawn one by one."""
 
+NUMBER = "torch.tensor"
+"""The function that makes a tensor of a number, which may be a size; it stays the number that it was."""
+
 EMPTY = ".new_empty"
 """The method of a tensor with whatever numbers, which a forward fills by itself; of sizes that are no widths."""
 
@@ -43,6 +46,11 @@ def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
 def _infer(operands: Operands) -> Type:
     node = operands.node
     shape: list[Dim] = []
+    if node.attrs["target"] == NUMBER:
+        number = node.attrs["args"][0] if len(node.attrs["args"]) == 1 else None
+        if known_size(number, operands) is None and not isinstance(number, float):
+            raise IRError(f"node '{node.name}' (filled) makes a tensor of what is no number")
+        return TensorType(node.attrs["dtype"].name, ())
     whole = _shape(operands)
     if whole is not None and node.attrs["target"] != EMPTY:
         return TensorType(node.attrs["dtype"].name, whole[1])
@@ -60,6 +68,9 @@ def _infer(operands: Operands) -> Type:
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     """An axis of a number may hold channels, whichever; one of a size follows that."""
+    if operands.node.attrs["target"] == NUMBER:
+        hold_size(rules, operands, ("args", 0), None)
+        return
     whole = _shape(operands)
     if whole is not None:
         for axis in range(len(whole[1])):
@@ -80,8 +91,10 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
 def _emit(emitter: Emitter, node: Node) -> fx.Node:
     args, kwargs = emitter.resolve(node.attrs["args"]), emitter.resolve(node.attrs["kwargs"])
     target = str(node.attrs["target"])
-    if target not in (*FILLS, EMPTY):
-        raise IRError(f"node '{node.name}' (filled) calls '{target}', which is none of {', '.join((*FILLS, EMPTY))}")
+    if target not in (*FILLS, EMPTY, NUMBER):
+        raise IRError(
+            f"node '{node.name}' (filled) calls '{target}', which is none of {', '.join((*FILLS, EMPTY, NUMBER))}"
+        )
     if target.startswith("."):
         return emitter.method(target[1:], *args, **kwargs)
     return emitter.call(resolve_function(target), *args, **kwargs)

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import Node, TensorType, Type
+from gngraph.ir import BATCH, Node, TensorType, Type
 from gngraph.ops.reshape import REPETITIONS
 from gngraph.ops.sizes import hold_size, known_size, product, scaled, size_layout
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
@@ -73,6 +73,9 @@ def _repeat_channels(rules: ChannelRules, operands: Operands) -> None:
         if alike is not None:
             rules.freeze(layout, "its single channel is repeated")
             rules.set(axis, alike)
+            continue
+        if layout is not None and times == BATCH and isinstance(operands.tensor().shape[axis - shift], int):
+            rules.set(axis, layout)  # of one sample
             continue
         among_samples = axis >= shift and isinstance(operands.tensor().shape[axis - shift], str) and times != 1
         if layout is not None and (among_samples or not isinstance(times, int) or len(layout) * times > REPETITIONS):
