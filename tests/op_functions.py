@@ -50,3 +50,54 @@ def served(y: Tensor, z: Tensor) -> Tensor:
     """Two heads of queries for each head of keys and values."""
     q, k = y.view(-1, 4, 2, 36).mT, z.view(-1, 2, 2, 36).mT
     return F.scaled_dot_product_attention(q, k, k, enable_gqa=True).mT.reshape(-1, 8, 6, 6)
+
+
+def functions_of_one(y: Tensor) -> Tensor:
+    """Element-wise functions of one value, and truth values."""
+    y = y.tanh() * 0.4 + 0.5
+    sums = [y.acos() + y.asin() + y.atan() + y.sinh() + y.cosh(), y.tan() + y.asinh() + y.atanh() + torch.acosh(y + 1)]
+    sums += [
+        torch.log2(y) + y.log10() + torch.exp2(y) + torch.sinc(y),
+        torch.erfc(y) + torch.erfinv(y) + torch.special.expit(y),
+    ]
+    sums += [
+        y.floor() + y.ceil() + torch.trunc(y) + torch.frac(y),
+        torch.round(y) + torch.logit(y, eps=1e-3),
+    ]
+    sums += [torch.nan_to_num(y, 1.0), y.clamp_min(0.4) + torch.clamp_max(y, 0.6), (~(y > 0.5)) + y.isnan() + y.isinf()]
+    return torch.where(torch.logical_not(y > 0.5) & torch.isfinite(y), sum(sums, y), y)
+
+
+def functions_of_two(y: Tensor) -> Tensor:
+    """Element-wise functions of two values, or of one and a number."""
+    z = y.exp() + 0.1
+    sums = [
+        torch.atan2(y, z) + torch.copysign(z, y) + torch.hypot(y, z),
+        torch.fmax(y, z) + torch.fmin(y, z * 0.5) + torch.fmod(y, z),
+    ]
+    sums += [
+        torch.logaddexp(y, z) + torch.logaddexp2(y, z) + torch.xlogy(y, z),
+        torch.heaviside(y, z) + y % 0.5 + y // z,
+    ]
+    chosen = ((y > 0) | (z < 1)) ^ (torch.logical_and(y > -1, z > 0.2) & torch.logical_or(y < 1, z < 2))
+    return sum(sums, torch.max(y, z) + torch.min(y, z)) * torch.logical_xor(chosen, y > z)
+
+
+def functions_along_rows(y: Tensor) -> Tensor:
+    """What runs along an axis, takes a triangle of two, or makes one number of an axis."""
+    y = y.tanh()
+    runs = y.cumsum(2) + torch.cumprod(y, 3) + torch.logcumsumexp(y, 2) + torch.cummax(y, 3)[0] * torch.cummin(y, 2)[1]
+    order = torch.sort(y, 2, descending=True)[0] * y.argsort(3) + y.tril() + torch.triu(y, 1)
+    return (
+        runs
+        + order
+        + y.prod(3, keepdim=True) * y.median(2, keepdim=True)[0] * (y > 0).any(3, True)
+        + (y > 0).all(2, True)
+    )
+
+
+def other_spellings(y: Tensor) -> Tensor:
+    """Axes that are moved, and stretches and entries that are taken, by functions that have others for a name."""
+    y = torch.movedim(y.tanh(), 1, -1).moveaxis((3, 1), (1, 2)).swapdims(2, 3)
+    rows = torch.index_select(y, 3, torch.tensor([0, 2, 1, 3, 5, 4])) * torch.broadcast_to(y[..., :1], (-1, -1, 6, 6))
+    return rows + y.narrow(3, 1, 1) * torch.select(y, 2, -1).unsqueeze(2)

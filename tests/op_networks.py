@@ -13,7 +13,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from tests.op_functions import (
     assigned_parts,
     by_names_of_numpy,
+    functions_along_rows,
+    functions_of_one,
+    functions_of_two,
     noise_in_training,
+    other_spellings,
     parts_within_heads,
     served,
     turned_pairs,
@@ -351,6 +355,10 @@ SHAPES: dict[str, Case] = {
     "words": Case(Words, (4,), {"words": 6, "embedding": 7, "bag": 5, "conv": 8}),
     "addcmul": function(lambda y: torch.addcmul(y, torch.multiply(y, y.tanh()), y.mean((2, 3), keepdim=True), value=0.5)),
     "softmax to a dtype": function(lambda y: y * torch.softmax(y, dim=2, dtype=torch.float32)),
+    "functions of one value": function(functions_of_one),
+    "functions of two values": function(functions_of_two),
+    "functions along rows": function(functions_along_rows),
+    "other spellings": function(other_spellings),
     "noise": function(lambda y: y + noise_in_training(y)),
     "added products": function(
         lambda y: y * torch.baddbmm(y[..., 2], y[..., 0], y.mean(1).tanh(), beta=0.5, alpha=2.0).unsqueeze(3)

@@ -374,7 +374,7 @@ def _checked(built: Built, graph: Graph) -> _State:
     """What holds of every graph: reasons, invariants, cost, and the round trips through text and archive."""
     spaces = ChannelSpaces.of(graph)
     for space in spaces:
-        if space.frozen is not None and "(node '" not in space.frozen and space.frozen != "no layer reads it":
+        if space.frozen is not None and "(node '" not in space.frozen:
             raise PairError(f"'{space.name}' is frozen without naming the node: {space.frozen}")
     verify(graph)
     text = format_graph(graph)

@@ -272,8 +272,16 @@ class _Naming:
     def _space(self, var: int, name: str) -> ChannelSpace:
         reason = self.sets.reasons.get(var)
         if reason is None and not any(slot.role is Role.CONSUME for slot in self.slots[var]):
-            reason = "no layer reads it"
+            reason = f"no layer reads it (node '{self._last(var)}')"
         return ChannelSpace(name, self.sets.sizes[var], tuple(self.slots[var]), reason)
+
+    def _last(self, var: int) -> str:
+        """The last node whose value holds a space, by the path of its module where it has one."""
+        for name, items in reversed(list(self.coupled.values.items())):
+            layouts = (layout for item in items for layout in item.values())
+            if any(segment.var == var for layout in layouts for segment in self.sets.resolve(layout)):
+                return self.graph.nodes[name].module or name
+        return self.slots[var][0].node
 
     def _measures(self) -> dict[str, tuple[Measure, ...]]:
         found: dict[str, tuple[Measure, ...]] = {}

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from gngraph.errors import IRError
+from gngraph.importing.fx_spellings import other_spelling
 from gngraph.ir import Attr, Node, OpaqueType, Ref, Slice, TensorType, TupleType
 from gngraph.ir.types import refs_in
 from gngraph.ops.assign import assigned
@@ -23,6 +24,9 @@ from gngraph.ops.spec import operands_of
 
 _FIELDS: dict[Any, int] = {"values": 0, "indices": 1}
 """Names of the items that reductions with positions return."""
+
+_SIZED = {"expand": "expand", "broadcast_to": "expand", torch.broadcast_to: "expand", "repeat": "repeat"}
+"""Ops that take as many sizes as there are axes, by their spellings."""
 
 _TRANSPOSES = ("t", torch.t, "T", "mT")
 """Spellings that name no axes: of a matrix, but for mT, which takes the last two axes."""
@@ -56,8 +60,10 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         return _reshape(importer, fx_node)
     if target in ("unflatten", torch.unflatten):
         return _unflatten(importer, fx_node)
-    if target in ("expand", "repeat"):
-        return _sized(importer, fx_node, target, "sizes", {})
+    if target in _SIZED:
+        return _sized(importer, fx_node, _SIZED[target], "sizes", {})
+    if (node := other_spelling(importer, fx_node)) is not None:
+        return node
     if target in ("permute", torch.permute):
         return _permute(importer, fx_node)
     if target in ("squeeze", torch.squeeze) and len(fx_node.args) + len(fx_node.kwargs) == 1:

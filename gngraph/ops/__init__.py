@@ -5,6 +5,7 @@ To add an op, register an `OpSpec` in the family's file (or in your own code) an
 
 from gngraph.ops import (
     added_products,
+    along,
     assign,
     attention,
     cast,
@@ -12,6 +13,7 @@ from gngraph.ops import (
     conv,
     conv_transpose,
     drawn,
+    elementwise,
     embedding,
     filled,
     foreign,
@@ -67,6 +69,7 @@ __all__ = [
     "Operands",
     "Segment",
     "added_products",
+    "along",
     "assign",
     "attention",
     "cast",
@@ -75,6 +78,7 @@ __all__ = [
     "conv_transpose",
     "draft_of",
     "drawn",
+    "elementwise",
     "embedding",
     "filled",
     "foreign",

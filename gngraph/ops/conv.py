@@ -131,7 +131,7 @@ def hold_positions(rules: ChannelRules, operands: Operands, weight: tuple[Dim, .
         elif axis in spanned:
             rules.consume("weight", axis, rules.layout(0, axis))
         else:
-            rules.freeze(rules.layout(0, axis), "it is convolved over")
+            rules.freeze(rules.layout(0, axis), "it is convolved over, which mixes neighbours")
 
 
 def convolution_channels(rules: ChannelRules, operands: Operands) -> None:

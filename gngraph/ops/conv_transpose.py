@@ -72,7 +72,7 @@ def transposed_channels(rules: ChannelRules, operands: Operands) -> None:
         operands: the node.
     """
     for axis in range(2, len(operands.tensor().shape)):
-        rules.freeze(rules.layout(0, axis), "it is convolved over")
+        rules.freeze(rules.layout(0, axis), "it is convolved over, which mixes neighbours")
     for i, type_ in enumerate(operands.inputs[1:], start=1):  # the sizes asked for, of which only the last ones count
         count = len(type_.value) if isinstance(type_, OpaqueType) and isinstance(type_.value, tuple) else 1
         for axis in range(2 if count > 2 else 0, count):

@@ -90,7 +90,11 @@ register(OpSpec(SHARED, _infer_parameter, _input_channels, _emit_parameter))
 
 
 def _foreign_channels(rules: ChannelRules, operands: Operands) -> None:
-    freeze_inputs(rules, operands, f"it is read by the foreign op '{operands.node.attrs['target']}'")
+    freeze_inputs(
+        rules,
+        operands,
+        f"it is read by '{operands.node.attrs['target']}', which is no op of the table; gngraph.ops.register teaches it one",
+    )
 
 
 def function_path(function: Callable[..., Any]) -> str | None:

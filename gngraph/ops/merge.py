@@ -30,7 +30,9 @@ _ARITHMETIC: list[tuple[str, Callable[..., Any], tuple[Any, ...], tuple[str, ...
 ]
 
 
-def _emit_arithmetic(function: Callable[..., Any]) -> Callable[[Emitter, Node], fx.Node]:
+def emit_arithmetic(function: Callable[..., Any]) -> Callable[[Emitter, Node], fx.Node]:
+    """Lowering for a function of two values, either of which may be a number."""
+
     def emit(emitter: Emitter, node: Node) -> fx.Node:
         values = iter(node.inputs)
         args = [
@@ -55,7 +57,7 @@ def _linear_quotient(node: Node, positions: frozenset[int]) -> bool:
     return positions <= {0} and "literal0" not in node.attrs
 
 
-def _arithmetic_axes(rules: ChannelRules, operands: Operands) -> None:
+def arithmetic_axes(rules: ChannelRules, operands: Operands) -> None:
     """As of other values that are brought together; a size that stands for a number goes on as the number that it was."""
     broadcast_axes(rules, operands)
     for name in ("literal0", "literal1"):
@@ -73,8 +75,8 @@ for _name, _operator, _others, _methods, _extra in _ARITHMETIC:
         OpSpec(
             _name,
             _infer_quotient if _name == "div" else broadcast_type,
-            _arithmetic_axes,
-            _emit_arithmetic(_operator),
+            arithmetic_axes,
+            emit_arithmetic(_operator),
             channelwise=True,
             linear=_LINEAR.get(_name, False),
             starts={OF_OPERAND: _STARTS[_name]} if _name in _STARTS else {},
@@ -128,7 +130,7 @@ register(
     OpSpec(
         "lerp",
         broadcast_type,
-        _arithmetic_axes,
+        arithmetic_axes,
         _emit_lerp,
         channelwise=True,
         linear=_linear_lerp,
@@ -155,7 +157,7 @@ for _name, (_operator, _function) in _COMPARISONS.items():
             _name,
             _infer_comparison,
             broadcast_axes,
-            _emit_arithmetic(_operator),
+            emit_arithmetic(_operator),
             channelwise=True,
             functions=dict.fromkeys((_operator, _function, _name), Call(signature("a b"), operands=("a", "b"))),
         )

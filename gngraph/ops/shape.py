@@ -58,7 +58,8 @@ register(
         nonnegative=with_first,
         rearranges=True,
         functions=dict.fromkeys(
-            (torch.transpose, torch.swapaxes, "transpose", "swapaxes"), Call(signature("input dim0 dim1"))
+            (torch.transpose, torch.swapaxes, torch.swapdims, "transpose", "swapaxes", "swapdims"),
+            Call(signature("input dim0 dim1")),
         ),
     )
 )

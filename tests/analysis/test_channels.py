@@ -178,7 +178,7 @@ class WidthOfTheImage(nn.Module):
         (AddedToInput(), (3, 8, 8), "conv", "combined with a value of fixed size (node 'add')"),
         (CutChannels(), (3, 8, 8), "conv", "(node 'pad')"),
         (TransposedTie(), (6,), "encoder", "(node "),
-        (WidthOfTheImage(), (3, 8, 8), "along", "it is convolved over (node 'head')"),
+        (WidthOfTheImage(), (3, 8, 8), "along", "it is convolved over, which mixes neighbours (node 'head')"),
     ],
 )
 def test_what_is_not_understood_is_frozen(module: nn.Module, shape: tuple[int, ...], space: str, words: str) -> None:

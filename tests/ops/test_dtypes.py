@@ -42,7 +42,7 @@ ARGUMENTS = {
     "kernel_size": 2, "output_size": 2, "norm_type": 2.0, "dim": 1, "dims": (1,), "k": 2, "shifts": 1, "dim0": 0, "dim1": 1,
     "chunks": 2, "sizes": 2, "threshold": 0.5, "value": 2.0, "min": 0, "pad": (1, 1), "upscale_factor": 2, "downscale_factor": 2,
     "groups": 2, "size": 3, "p": 0.5, "mode": "batch", "num_groups": 2, "normalized_shape": (4,), "training": False,
-    "repeats": 2, "dimension": 1, "step": 1, "fill_value": 2.0, "format": "channels_last", "method": "to",
+    "max": 2, "repeats": 2, "dimension": 1, "step": 1, "fill_value": 2.0, "format": "channels_last", "method": "to",
 }  # fmt: skip
 """What arguments without a default are called with; some with one, whose default does not compute."""
 BY_OP: dict[str, dict[str, Any]] = {
@@ -129,10 +129,8 @@ def test_types_of_every_dtype_are_torchs(op: str, attrs: dict[str, Any]) -> None
         graph = Graph("Net", {"x": Node("x", "input", type=type_of(x)), "node": node}, {}, ("x",), Ref("node"))
         return computed(lower(graph).module, x)
 
-    images = [torch.ones((2, *(4,) * axes)) for axes in (2, 3, 4)] + [
-        torch.ones(2, 2),
-        torch.ones(2, dtype=torch.complex64),
-    ]
+    images = [torch.ones((2, *(4,) * axes)) for axes in (2, 3, 4)]
+    images += [torch.ones(2, 2, dtype=dtype) for dtype in (torch.float32, torch.complex64, torch.bool)]
     image = next(x for x in images if found(x) is not None)
     for dtype in DTYPES:
         value = found(image.to(dtype))
