@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from tests.op_cases import Between, Case, function, images, module
 from tests.op_functions import (
     assigned_parts,
     by_names_of_numpy,
@@ -23,9 +23,11 @@ from tests.op_functions import (
     turned_pairs,
     without_part,
 )
+from tests.op_lines import LINES
 from tests.op_weights import (
     ByNumbers,
     FormedSteps,
+    MaskedSteps,
     Standardised,
     StandardisedSteps,
     normalised_steps,
@@ -34,58 +36,6 @@ from tests.op_weights import (
 )
 from tests.recurrent_networks import Cells
 from tests.small_networks import calibrated
-
-
-class Case(NamedTuple):
-    """A network, the shape of one input, its free spaces with their widths, and the calls in it that have no op."""
-
-    make: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    free: dict[str, int]
-    foreign: tuple[str, ...] = ()
-
-
-class Between(nn.Module):
-    """A convolution to 8 channels, a function of its result and of the module's parameters, and a convolution behind it."""
-
-    def __init__(
-        self, run: Callable[[Between, Tensor], Tensor], behind: int = 8, **parts: nn.Module | nn.Parameter
-    ) -> None:
-        super().__init__()
-        self.run = run
-        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(behind, 3, 1)
-        for name, part in parts.items():
-            if isinstance(part, nn.Parameter):
-                self.register_parameter(name, part)
-            else:
-                self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.last(self.run(self, self.first(x))))
-
-    def __getattr__(self, name: str) -> Any:
-        return super().__getattr__(name)
-
-
-def images(
-    run: Callable[[Between, Tensor], Tensor], free: int = 8, behind: int = 8, **parts: Callable[[], object]
-) -> Case:
-    """A case of `Between` on images of 6x6 whose first convolution has `free` channels that can change, or none."""
-
-    def make() -> nn.Module:
-        return Between(run, behind, **{name: cast(nn.Module, part()) for name, part in parts.items()})
-
-    return Case(make, (3, 6, 6), {"first": free} if free else {})
-
-
-def module(build: Callable[[], nn.Module], free: int = 8, behind: int = 8) -> Case:
-    """A case whose function is the module that `build` gives."""
-    return images(lambda m, y: m.part(y), free, behind, part=build)
-
-
-def function(run: Callable[[Tensor], Tensor], free: int = 8, behind: int = 8) -> Case:
-    """A case whose function has no parameters."""
-    return images(lambda m, y: run(y), free, behind)
 
 
 class FunctionalBatchNorm(nn.Module):
@@ -133,6 +83,10 @@ NORMS: dict[str, Case] = {
     "formed weights": Case(
         lambda: Between(lambda m, y: m.part(y), 6, part=FormedSteps()), (3, 6, 6),
         {"first": 8, "conv2d": 6, "conv1d": 4, "conv3d": 5, "linear": 7, "linear#2": 3, "linear_1": 6, "linear_1#2": 2},
+    ),
+    "masked and formed biases": Case(
+        lambda: Between(lambda m, y: m.part(y), 7, part=MaskedSteps()), (3, 6, 6),
+        {"first": 8, "conv2d": 6, "linear": 9, "linear_1": 7},
     ),
     "lengths of a kernel's positions": Case(
         lambda: Between(lambda m, y: m.part(y).tanh(), part=weight_norm(nn.Conv2d(8, 8, 3, padding=1, groups=2), dim=3)),
@@ -436,7 +390,10 @@ def assigned_rows(m: Between, y: Tensor) -> Tensor:
     return y
 
 
-CASES: dict[str, Case] = {"assigned": images(assigned_rows), **NORMS, **ELEMENTWISE, **SHAPES, **POOLS, **REDUCTIONS}
+CASES: dict[str, Case] = {
+    "assigned": images(assigned_rows),
+    **NORMS, **ELEMENTWISE, **SHAPES, **POOLS, **REDUCTIONS, **LINES,
+}  # fmt: skip
 """Name -> case."""
 
 

@@ -106,3 +106,30 @@ class ByNumbers(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         apart = y.permute(0, 2, 1, 3)[:, self.rows, :, self.others].amax(0)  # [N, 8]
         return y[:, :, self.rows, self.columns] + y[..., self.rows][:, :, :2] + apart[:, :, None, None]
+
+
+class MaskedSteps(nn.Module):
+    """Weights that are multiplied by masks, entry by entry, biases that are put together, and both by noise while training."""
+
+    mask: Tensor
+    kept: Tensor
+    noise: Tensor
+    drift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.weight, self.bias = weights(6, 8, 3, 3)(), weights(9, 6)(), weights(9)()
+        self.mean, self.sigma, self.shift, self.spread = weights(7, 9)(), weights(7, 9)(), weights(7)(), weights(7)()
+        self.register_buffer("mask", (torch.rand(6, 8, 3, 3) > 0.3).float())
+        self.register_buffer("kept", (torch.rand(9, 6) > 0.3).float())
+        self.register_buffer("noise", torch.randn(7, 9))
+        self.register_buffer("drift", torch.randn(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x.relu(), self.mask * self.flat * 0.3, padding=1).mean((2, 3))
+        x = F.linear(x, self.weight * self.kept, self.bias * 0.5).tanh()
+        weight: Tensor = self.mean
+        bias: Tensor = self.shift
+        if self.training:
+            weight, bias = weight + self.sigma * self.noise, bias + self.spread * self.drift
+        return F.linear(x, weight, bias)[:, :, None, None]

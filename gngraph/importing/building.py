@@ -22,6 +22,7 @@ from gngraph.importing.fx_shapes import rounded_up, shape_node
 from gngraph.importing.inputs import input_node
 from gngraph.importing.joining import Joined
 from gngraph.importing.norm_counters import COUNTER, counting
+from gngraph.importing.parameters import parameters_of
 from gngraph.importing.recorded_types import ForeignValue, record
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.tracer import WITHOUT_GRADIENT
@@ -93,7 +94,7 @@ class _Builder:
         counters = {node.meta[COUNTER] for node in joint.graph.nodes if COUNTER in node.meta}
         self.scopes = scopes(joint.graph, counters)
         self.flags = joint.flags
-        self.params, self.canonical = _parameters(module)
+        self.params, self.canonical = parameters_of(module)
         self.nodes: dict[str, Node] = {}
         self.env: dict[fx.Node, Attr] = {}
         self.reads: dict[fx.Node, str] = {}
@@ -370,31 +371,3 @@ class _Builder:
         raise UnsupportedModelError(
             f"'{type(self.module).__name__}' uses the constant '{arg!r}', which a graph cannot hold"
         )
-
-
-def _parameters(module: nn.Module) -> tuple[dict[str, Parameter], dict[str, str]]:
-    """Parameters by canonical name in state_dict order, as the module's own tensors, and the canonical name of every name."""
-    persistent = module.state_dict(keep_vars=True)
-    for key, value in persistent.items():
-        if not isinstance(value, torch.Tensor):
-            raise UnsupportedModelError(
-                f"the state_dict entry '{key}' is not a tensor; gngraph cannot carry extra state"
-            )
-    held = dict(module.named_parameters(remove_duplicate=False))
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    order = [*persistent, *(name for name in buffers if name not in persistent)]
-    params: dict[str, Parameter] = {}
-    canonical: dict[str, str] = {}
-    first: dict[int, str] = {}
-    for position, name in enumerate(order):
-        tensor = held.get(name, buffers.get(name))
-        assert tensor is not None
-        canonical[name] = first.setdefault(id(tensor), name)
-        if canonical[name] != name:
-            old = params[canonical[name]]
-            params[canonical[name]] = replace(old, aliases=(*old.aliases, (name, position)))
-        elif name in held:
-            params[name] = Parameter(tensor.detach(), "parameter", tensor.requires_grad)
-        else:
-            params[name] = Parameter(tensor.detach(), "buffer" if name in persistent else "constant", False)
-    return params, canonical

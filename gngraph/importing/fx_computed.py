@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from gngraph.ir import Attr, Node, Parameter
 from gngraph.ops import lookup
 from gngraph.ops.conv import CONVOLUTIONS
 from gngraph.ops.conv_transpose import TRANSPOSED
-from gngraph.ops.formed import FORMED, formed_shape
+from gngraph.ops.formed import BY_MODE, FORMED, formed_shape
+from gngraph.ops.modes import by_mode
 from gngraph.ops.standardised import STANDARDISED
 from gngraph.ops.weight_norm import NORMALISED, POSITIONS
 
@@ -36,6 +37,7 @@ _FORMING: Mapping[str, tuple[Any, ...]] = {
     "div": (operator.truediv, torch.div, "div"),
     "matmul": (operator.matmul, torch.matmul, torch.mm, "matmul", "mm"),
     "t": (torch.t, "t"),
+    BY_MODE: (by_mode,),
 }
 """Calls that form a weight, by what a formula names them."""
 
@@ -87,12 +89,18 @@ class _Weight:
         if self.kind != FORMED:
             return held["weight"]
         try:
-            return formed_shape(self.attrs["formula"], {role: shape or () for role, shape in held.items()})
+            return formed_shape(self.attrs["formula"], {role: tuple(shape or ()) for role, shape in held.items()})
         except IRError:
             return None
 
 
-def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> dict[str, torch.Size]:
+class Shapes(dict[str, torch.Size]):
+    """Shapes of parameters, by name; `buffers` has those of what is not learned."""
+
+    buffers: dict[str, torch.Size]
+
+
+def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> Shapes:
     """The shapes of parameters, but for those of several names, one of which is that of a module that is one node.
 
     Args:
@@ -100,7 +108,8 @@ def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> dict[str, t
         traced: the graph.
     """
     leaves = {str(node.target) for node in traced.nodes if node.op == "call_module"}
-    found = {}
+    found = Shapes()
+    found.buffers = {name: p.data.shape for name, p in params.items() if p.kind != "parameter" and not p.aliases}
     for name, parameter in params.items():
         names = [name, *(alias for alias, _ in parameter.aliases)]
         if parameter.kind == "parameter" and (
@@ -110,7 +119,7 @@ def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> dict[str, t
     return found
 
 
-def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> ComputedLayer | None:
+def computed_layer(fx_node: fx.Node, shapes: Shapes, flags: Flags) -> ComputedLayer | None:
     """The layer that a call is, if its weight is computed in a way that is known, and nothing else reads a part of it; else None.
 
     Args:
@@ -123,13 +132,15 @@ def computed_layer(fx_node: fx.Node, shapes: Mapping[str, torch.Size], flags: Fl
     if op is None or layer is None or not isinstance(layer["weight"], fx.Node):
         return None
     made = layer["weight"]
-    weight = _standardised(made, shapes, flags) or _normalised(made) or _formed(made, shapes)
+    weight = _standardised(made, shapes, flags) or _normalised(made) or _formed(made, shapes, layer["bias"])
     if weight is None or (weight.kind == STANDARDISED and op == "linear"):
         return None
     if op in _TRANSPOSED.values() and (weight.kind, weight.attrs) != (NORMALISED, {}):
         return None
-    params = {role: node for role, node in (*weight.params.items(), ("bias", layer["bias"])) if node is not None}
-    held = {role: _shape(node, shapes) for role, node in params.items()}
+    bias = () if "bias_formula" in weight.attrs else (("bias", layer["bias"]),)
+    params = {role: node for role, node in (*weight.params.items(), *bias) if node is not None}
+    known = shapes.buffers | shapes if weight.kind == FORMED else shapes
+    held = {role: _shape(node, known) for role, node in params.items()}
     within = {n for n in weight.within if isinstance(n, fx.Node) and n.op != "get_attr"}
     shape = weight.shape(held)
     if shape is None or None in held.values() or any(n.meta.get(WITHOUT_GRADIENT) for n in within):
@@ -178,17 +189,43 @@ def _normalised(made: fx.Node) -> _Weight | None:
     return _Weight(NORMALISED, {"weight": made.args[0], role: made.args[1]}, attrs, (made,))
 
 
-def _formed(made: fx.Node, shapes: Mapping[str, torch.Size]) -> _Weight | None:
-    """A weight that is put together of parameters: sums, multiples and products of matrices."""
+def _formed(made: fx.Node, shapes: Shapes, bias: Any) -> _Weight | None:
+    """A weight that is put together of parameters: sums, multiples and products of matrices; so may its bias be."""
     params: dict[str, Any] = {}
+    biases: dict[str, Any] = {}
     within: list[Any] = []
     formula = _formula(made, shapes, params, within)
-    if not isinstance(formula, tuple) or (formula[0] == "t" and isinstance(formula[1], str)):
+    attrs: dict[str, Any] = {"formula": formula}
+    if isinstance(bias, fx.Node) and bias.op != "get_attr":
+        attrs["bias_formula"] = _formula(bias, shapes, biases, within, "bias")
+    forms = isinstance(formula, tuple) and not (formula[0] == "t" and isinstance(formula[1], str))
+    if formula is None or None in attrs.values() or not (forms or (isinstance(formula, str) and biases)):
         return None
-    return _Weight(FORMED, params, {"formula": formula}, tuple(within))
+    learned = {role for role, node in (*params.items(), *biases.items()) if str(node.target) in shapes}
+    found = {name: _masked(form, learned) for name, form in attrs.items()}
+    return None if None in found.values() else _Weight(FORMED, params | biases, found, tuple(within))
 
 
-def _formula(value: Any, shapes: Mapping[str, torch.Size], params: dict[str, Any], within: list[Any]) -> Attr:
+def _masked(formula: Attr, learned: Collection[str]) -> Attr:
+    """A formula in which what is not learned is the second of two that are multiplied entry by entry; None where it is elsewhere.
+
+    Args:
+        formula: of roles and numbers.
+        learned: roles of what is.
+    """
+    if not isinstance(formula, tuple):
+        return formula if not isinstance(formula, str) or formula in learned else None
+    name, operands = formula[0], formula[1:]
+    held = [isinstance(operand, str) and operand not in learned for operand in operands]
+    if name == "mul" and True in held:
+        first, second = operands if held[1] else operands[::-1]
+        reads = _masked(first, learned)
+        return None if reads is None else (name, reads, second)
+    found = [_masked(operand, learned) for operand in operands]
+    return None if None in found else (name, *found)
+
+
+def _formula(value: Any, shapes: Shapes, params: dict[str, Any], within: list[Any], stem: str = "weight") -> Attr:
     """What a call computes, as `gngraph.ops.formed` writes it; None for anything else.
 
     Args:
@@ -196,13 +233,14 @@ def _formula(value: Any, shapes: Mapping[str, torch.Size], params: dict[str, Any
         shapes: of parameters, from `read_alone`.
         params: gets the parameters by role.
         within: gets the calls.
+        stem: what roles begin with.
     """
     if type(value) in (int, float) or not isinstance(value, fx.Node):
         return value if type(value) in (int, float) else None
     if value.op == "get_attr":
-        if str(value.target) not in shapes:
+        if str(value.target) not in {*shapes, *shapes.buffers}:
             return None
-        role = next((role for role, node in params.items() if node.target == value.target), f"weight{len(params)}")
+        role = next((role for role, node in params.items() if node.target == value.target), f"{stem}{len(params)}")
         params.setdefault(role, value)
         return role
     target, operands = value.target, value.args
@@ -211,7 +249,7 @@ def _formula(value: Any, shapes: Mapping[str, torch.Size], params: dict[str, Any
         name, operands = "t", operands[:1]
     if name is None or value.kwargs or len(operands) != (1 if name == "t" else 2):
         return None
-    found = [_formula(operand, shapes, params, within) for operand in operands]
+    found = [_formula(operand, shapes, params, within, stem) for operand in operands]
     within.append(value)
     return None if None in found else (name, *found)
 
@@ -221,7 +259,7 @@ def _along(shape: Sequence[int], dim: int) -> torch.Size:
     return torch.Size(size if axis == dim else 1 for axis, size in enumerate(shape))
 
 
-def _standardised(made: fx.Node, shapes: Mapping[str, torch.Size], flags: Flags) -> _Weight | None:
+def _standardised(made: fx.Node, shapes: Shapes, flags: Flags) -> _Weight | None:
     """What a batch norm gives of filters in a row, each less its mean and over its deviation, brought into the form that it had."""
     norm = _reshaped(made)
     given = None

@@ -16,7 +16,8 @@ from gngraph.ir import Attr, Flag, Node, Parameter, Ref, TensorType
 from gngraph.ops.products import ATTENTION, WEIGHT
 from gngraph.ops.spec import Call, signature
 
-_MATMUL = (operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__")
+_MATMUL = (operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__", torch.mv, "mv")
+_OUTER = (torch.outer, torch.ger, "outer", "ger")
 _TRANSPOSE = ("t", torch.t, "T", "mT")
 _SWAP = ("transpose", torch.transpose, "swapaxes", torch.swapaxes)
 _PERMUTE = ("permute", torch.permute)
@@ -66,6 +67,8 @@ def product_node(importer: ProductImporter, fx_node: fx.Node) -> Node | None:
         return _product(importer, fx_node, "matmul", list(fx_node.args), {})
     if target in (torch.baddbmm, "baddbmm"):
         return _added(importer, fx_node)
+    if target in _OUTER and not fx_node.kwargs:
+        return _product(importer, fx_node, "einsum", list(fx_node.args), {"equation": "i,j->ij"})
     if target is torch.einsum and not fx_node.kwargs and isinstance(fx_node.args[0], str):
         operands = list(fx_node.args[1:])
         if len(operands) == 1 and isinstance(operands[0], (tuple, list)):

@@ -98,9 +98,16 @@ class _Checker(Interpreter):
         result = super().run_node(n)
         for node in self.computed.get(n, ()):
             if not _has_type(result, node.type, self.batch):
+                called = node.attrs["target"] if node.op == "foreign" else node.op
+                gives = f"gives {_shown(result)} for a batch of {self.batch}"
+                why = f"; the type rule of '{node.op}' is wrong, or the forward does not treat samples alike"
+                if node.op == "foreign":
+                    why = (
+                        ": its size depends on the data, as those of nonzero(), x[mask] and torch.where(mask) do, or samples are "
+                        "not treated alike; take all entries and choose among them (torch.where(mask, a, b), x * mask)"
+                    )
                 raise UnsupportedModelError(
-                    f"node '{node.name}' ({node.op}) has the type '{node.type}', but gives {_shown(result)} for a batch of "
-                    f"{self.batch}; the type rule of '{node.op}' is wrong, or the forward does not treat samples alike"
+                    f"node '{node.name}' ({called}) has the type '{node.type}', but {gives}{why}"
                 )
         return result
 

@@ -31,6 +31,8 @@ from gngraph.ops import spec_of_function
 
 _FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
 _LIMITS = ("finfo", "iinfo")
+_SIZED_METHODS = ("expand", "new_empty", "new_full", "new_ones", "new_zeros")
+"""Methods of a tensor that a forward makes by itself, for which torch wants numbers."""
 DRAWS = ("normal", "rand", "randint", "randn", "randperm")
 """Functions of torch that draw random numbers without reading a value: recorded, so that a graph draws anew every time."""
 _READS = ("size", "dim", "ndimension", "is_floating_point", getattr, operator.getitem)
@@ -179,8 +181,22 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
 
         return call
 
+    def of_tensor(name: str) -> Callable[..., Any]:
+        method = getattr(torch.Tensor, name)
+
+        def call(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+                return tracer.create_proxy("call_method", name, (tensor, *args), kwargs)
+            return method(tensor, *args, **kwargs)
+
+        return call
+
     count = len
     with ExitStack() as stack:
+        for name in _SIZED_METHODS:  # which torch.Tensor itself inherits
+            method = of_tensor(name)
+            stack.callback(delattr, torch.Tensor, name)
+            setattr(torch.Tensor, name, method)
         for name in (*_FACTORIES, *DRAWS):
             stack.enter_context(_replaced(torch, name, recorded(name)))
         for name in _LIMITS:

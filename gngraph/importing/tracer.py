@@ -33,6 +33,7 @@ _GRADIENTS = ("backward", torch.autograd.grad, torch.autograd.backward)
 """Calls that compute gradients."""
 _PUBLIC = {torch._VF.meshgrid: torch.meshgrid}  # type: ignore[attr-defined]
 """Functions that torch calls behind its own, past which a list of values hides that they are traced."""
+_ITEMS = {"__getitem__": operator.getitem, "__setitem__": operator.setitem}
 WITHOUT_GRADIENT = "without_gradient"
 """Set in the `meta` of nodes that are called where gradients are switched off."""
 
@@ -180,8 +181,8 @@ class Tracer(fx.Tracer):
         if kind == "call_function":
             target = _PUBLIC.get(target, target)
         kind, target, args, kwargs, last = _formatted(kind, target, args, kwargs)
-        if target == "__setitem__":  # of a tensor that the forward makes by itself
-            kind, target = "call_function", operator.setitem
+        if target in _ITEMS:  # of a tensor that the forward makes by itself
+            kind, target = "call_function", _ITEMS[target]
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_a(args[1], tuple):
             args = (args[0], tuple(self.iter(args[1])))
         value = super().create_proxy(kind, target, args, kwargs, *more, **options)

@@ -8,7 +8,14 @@ from torch import fx
 
 
 class Interpreter(fx.Interpreter):
-    """An fx interpreter that hands lists on as lists, as generated code does: some functions write into theirs."""
+    """An fx interpreter that hands lists on as lists, as generated code does: some functions write into theirs.
+
+    Errors say what they say, without a trace of the graph behind it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.extra_traceback = False
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of a node."""

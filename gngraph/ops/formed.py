@@ -2,7 +2,8 @@
 
 The attribute `formula` says how: the role of a parameter, a number, or an operation with its operands, such as
 ("add", "weight0", ("mul", ("matmul", "weight1", "weight2"), 0.5)). Rows of what it gives write channels, and columns read them; a
-product of matrices has channels of its own between them.
+product of matrices has channels of its own between them. Of two that are multiplied entry by entry, as a weight by a mask, the
+first one writes and reads, and the second goes along. `bias_formula` says how a bias is formed of "bias0" and others.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
 }
 """Operations of a formula with two operands; "t" has one, which it transposes."""
 
+BY_MODE = "by_mode"
+"""Operation of a formula that gives the first operand in eval mode, and the second in train mode."""
+
 
 def parts_of(formula: Attr) -> Iterator[str]:
     """The roles of the parameters in a formula, as they stand there."""
@@ -67,14 +71,18 @@ def formed_shape(formula: Attr, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
         return shapes[formula]
     if isinstance(formula, tuple) and formula:
         name, operands = formula[0], [formed_shape(operand, shapes) for operand in formula[1:]]
+        if name in ("t", "matmul") and any(_masks(operand, shapes) for operand in formula[1:]):
+            name = ""  # what reads, and what has its entries, would not be told apart
         if name == "t" and [len(shape) for shape in operands] == [2]:
             return operands[0][::-1]
         if name == "matmul" and [len(s) for s in operands] == [2, 2] and operands[0][1] == operands[1][0]:
             return operands[0][0], operands[1][1]
-        if len(operands) == 2 and name in ("add", "sub") and operands[0] == operands[1]:
+        if len(operands) == 2 and name in ("add", "sub", BY_MODE) and operands[0] == operands[1]:
             return operands[0]
         if len(operands) == 2 and name in ("mul", "div") and () in (operands[1:] if name == "div" else operands):
             return max(operands, key=len)
+        if len(operands) == 2 and name == "mul" and operands[0] == operands[1]:
+            return operands[0]
     raise IRError(f"the weight of a layer is formed by {formula}, which does not fit parameters of {dict(shapes)}")
 
 
@@ -89,7 +97,19 @@ def _axes(formula: Attr, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Places
         return found[0][::-1]
     if formula[0] == "matmul":
         return found[0][0], found[1][1]
+    if formula[0] == "mul" and found[0][1] and found[1][1]:
+        return found[0]
     return found[0][0] + found[1][0], found[0][1] + found[1][1]
+
+
+def _masks(formula: Attr, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The roles of parameters that something is multiplied by, entry by entry."""
+    if not isinstance(formula, tuple):
+        return []
+    found = [role for operand in formula[1:] for role in _masks(operand, shapes)]
+    if formula[0] == "mul" and all(formed_shape(operand, shapes) for operand in formula[1:]):
+        found += parts_of(formula[2])
+    return found
 
 
 def _products(formula: Attr) -> Iterator[tuple[Attr, Attr]]:
@@ -102,7 +122,13 @@ def _products(formula: Attr) -> Iterator[tuple[Attr, Attr]]:
 
 
 def _whole(operands: Operands) -> dict[str, tuple[int, ...]]:
-    shapes = {role: type_.shape for role, type_ in operands.params.items() if role != "bias"}
+    shapes = {role: type_.shape for role, type_ in operands.params.items() if not role.startswith("bias")}
+    return {role: tuple(int(size) for size in shape) for role, shape in shapes.items()}
+
+
+def _biases(operands: Operands) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a bias is, or is formed of, by role."""
+    shapes = {role: type_.shape for role, type_ in operands.params.items() if role.startswith("bias")}
     return {role: tuple(int(size) for size in shape) for role, shape in shapes.items()}
 
 
@@ -116,8 +142,14 @@ def _with_weight(operands: Operands) -> Operands:
     shape = formed_shape(formula, shapes)
     if len(shape) != _RANKS[operands.node.op]:
         raise IRError(f"node '{operands.node.name}' ({operands.node.op}) forms a weight of shape {shape}")
-    weight = TensorType(next(type_.dtype for type_ in operands.params.values()), shape)
-    return Operands(operands.node, operands.inputs, {**operands.params, "weight": weight})
+    dtype, biases = next(type_.dtype for type_ in operands.params.values()), _biases(operands)
+    found = {**operands.params, "weight": TensorType(dtype, shape)}
+    if "bias_formula" in operands.node.attrs:
+        bias = formed_shape(operands.node.attrs["bias_formula"], biases)
+        if set(parts_of(operands.node.attrs["bias_formula"])) != set(biases) or bias != shape[:1]:
+            raise IRError(f"node '{operands.node.name}' ({operands.node.op}) forms a bias of shape {bias}")
+        found["bias"] = TensorType(dtype, bias)
+    return Operands(operands.node, operands.inputs, found)
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
@@ -132,12 +164,17 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     written = _written(rules, rows)
     for role, axis in columns:
         rules.consume(role, axis, rules.layout(0, features))
+    for role in dict.fromkeys(_masks(formula, shapes)):
+        if len(shapes[role]) > 1:
+            rules.follow(role, 0, written, "copied")
+            rules.follow(role, 1, rules.layout(0, features), "copied")
     for left, right in _products(formula):
         inner = _written(rules, _axes(right, shapes)[0])
         for role, axis in _axes(left, shapes)[1]:
             rules.consume(role, axis, inner)
-    if "bias" in operands.params:
-        rules.follow("bias", 0, written, "zeros")
+    for role, shape in _biases(operands).items():
+        if shape:
+            rules.follow(role, 0, written, "zeros")
     rules.set(features, written)
 
 
@@ -150,7 +187,7 @@ def _reads(node: Node, role: str) -> int | None:
     formula = node.attrs["formula"]
     matrices = dict.fromkeys(parts_of(formula), (1, 1))  # no node knows shapes: beside a scalar nothing reads alone
     columns = [own for own, _ in _axes(formula, matrices)[1]]
-    return 0 if columns == [role] else OF_SEVERAL
+    return 0 if columns == [role] and not _masks(formula, matrices) else OF_SEVERAL
 
 
 def _emit(emitter: Emitter, node: Node) -> fx.Node:
@@ -160,14 +197,16 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
         if not isinstance(formula, tuple):
             return formula
         operands = [formed(operand) for operand in formula[1:]]
+        if formula[0] == BY_MODE:
+            return emitter.call(operator.getitem, tuple(operands), emitter.training())
         return emitter.method("t", *operands) if formula[0] == "t" else emitter.call(OPERATIONS[formula[0]], *operands)
 
     formula = node.attrs["formula"]
     x, weight = emitter.value(node.inputs[0]), formed(formula)
-    bias = emitter.param(node.params["bias"]) if "bias" in node.params else None
+    bias = formed(node.attrs.get("bias_formula", "bias" if "bias" in node.params else None))
     if node.op == f"{FORMED}linear":
         return emitter.call(F.linear, x, weight, bias)
-    options = {key: value for key, value in node.attrs.items() if key != "formula"}
+    options = {key: value for key, value in node.attrs.items() if key not in ("formula", "bias_formula")}
     rank = max(len(emitter.shape(node.params[role])) for role in parts_of(formula)) - 2
     return emitter.call(CONVOLUTIONS[rank], x, weight, bias, **options)
 

@@ -50,16 +50,17 @@ def _shapes(operands: Operands) -> list[tuple[Dim, ...]]:
 
 def _matmul_terms(operands: Operands) -> _Terms:
     shapes = _shapes(operands)
-    if len(shapes) != 2 or min(len(shape) for shape in shapes) < 2:
-        raise IRError(f"node '{operands.node.name}' (matmul) needs two operands of at least two axes")
+    if len(shapes) != 2 or min(len(shape) for shape in shapes) < 1:
+        raise IRError(f"node '{operands.node.name}' (matmul) needs two operands of at least one axis")
     batches = [[f"batch{i}" for i in range(len(shape) - 2, 0, -1)] for shape in shapes]
-    terms = [(*batches[0], "row", "inner"), (*batches[1], "inner", "column")]
+    row, column = (("row",) if len(shapes[0]) > 1 else ()), (("column",) if len(shapes[1]) > 1 else ())  # of no vector
+    terms = [(*batches[0], *row, "inner"), (*batches[1], "inner", *column)]
     at = operands.node.attrs["weight_at"]
     if operands.node.attrs.get("transposed"):
         if at is None or len(terms[at]) != 2:
             raise IRError(f"node '{operands.node.name}' (matmul) can transpose only a raw parameter of two axes")
         terms[at] = terms[at][::-1]
-    return _Terms((terms[0], terms[1]), (*max(batches, key=len), "row", "column"), at)
+    return _Terms((terms[0], terms[1]), (*max(batches, key=len), *row, *column), at)
 
 
 def _einsum_terms(operands: Operands) -> _Terms:
@@ -219,7 +220,7 @@ def _read(node: Node, weight: torch.Tensor) -> int:
     """How many entries of a raw weight are multiplied and summed up in each entry of the value."""
     if node.op == "matmul":
         rows = (node.attrs["weight_at"] == 1) != bool(node.attrs.get("transposed"))
-        return weight.shape[-2 if rows else -1]
+        return weight.shape[-2 if rows and weight.dim() > 1 else -1]
     inputs, arrow, result = str(node.attrs["equation"]).replace(" ", "").partition("->")
     before, dots, after = inputs.split(",")[node.attrs["weight_at"]].partition("...")
     letters = (*before, *("" for _ in range(weight.dim() - len(before + after)) if dots), *after)

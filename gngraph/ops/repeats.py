@@ -67,9 +67,11 @@ def _repeat_channels(rules: ChannelRules, operands: Operands) -> None:
     shift = len(entries) - len(operands.tensor().shape)
     for axis, entry in enumerate(entries):
         single = axis < shift or operands.tensor().shape[axis - shift] == 1
-        alike = size_layout(rules, operands, entry) if single else None  # in all copies of the only entry
-        hold_size(rules, operands, ("sizes", axis), alike)
         layout, times = rules.layout(0, axis - shift) if axis >= shift else None, known_size(entry, operands)
+        alike = size_layout(rules, operands, entry) if single else None  # in all copies of the only entry
+        if single and alike is None and isinstance(times, int) and times > 1:
+            alike = rules.blank(times)
+        hold_size(rules, operands, ("sizes", axis), alike)
         if alike is not None:
             rules.freeze(layout, "its single channel is repeated")
             rules.set(axis, alike)

@@ -354,9 +354,10 @@ def _expand_channels(rules: ChannelRules, operands: Operands) -> None:
     shift = len(new) - len(old)
     for axis, size in enumerate(new):
         layout = rules.layout(0, axis - shift) if axis >= shift else None
-        if axis < shift or old[axis - shift] != size:
+        if (axis < shift or old[axis - shift] != size) and size != 1:
             rules.freeze(layout, "its single channel is expanded")
             layout = size_layout(rules, operands, node.attrs["sizes"][axis])  # alike in all that it is expanded to
+            layout = layout or (rules.blank(size) if isinstance(size, int) else None)
         hold_size(rules, operands, ("sizes", axis), layout)
         rules.set(axis, layout)
 

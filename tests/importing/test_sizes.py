@@ -228,3 +228,35 @@ def test_kernels_go_by_the_format_that_a_forward_asks_for(method: str, further: 
     for other in (to_torch(graph), to_torch(parse(format_graph(graph)).with_params(values)), written.eval()):
         assert [node.op for node in from_torch(other, x).nodes.values()] == [node.op for node in graph.nodes.values()]
         torch.testing.assert_close(other(x), net.eval()(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.inner(x) * torch.nonzero(x > 0).shape[0],
+        lambda net, x: net.inner(x) * torch.where(x > 0)[0].sum(),
+    ],
+)
+def test_sizes_that_depend_on_the_data_are_refused_with_what_to_do(forward: Forward) -> None:
+    with pytest.raises(UnsupportedModelError, match="its size depends on the data") as caught:
+        imported(forward)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.inner(x) + torch.arange(8.0).expand(x.shape[0], x.shape[1], -1),
+        lambda net, x: net.inner(x) + torch.ones(1).new_zeros(x.shape[0], 1, 8),
+        lambda net, x: net.inner(x) * torch.ones(1).new_full((x.shape[0], 1, 1), 0.5),
+        lambda net, x: net.inner(x) + torch.arange(16.0)[torch.arange(x.shape[1]), None],
+    ],
+)
+def test_tensors_of_the_forward_itself_take_sizes(forward: Forward) -> None:
+    graph, x = imported(forward), torch.randn(3, 12, 5)
+    torch.manual_seed(0)
+    network = Net(forward).eval()
+    with torch.no_grad():
+        made = to_torch(from_torch(network, torch.randn(2, 10, 5)))
+        assert 1 not in decided(graph) and torch.equal(made(x), network(x))
+    assert "expand" not in vars(Tensor) and "new_zeros" not in vars(Tensor)

@@ -1,0 +1,87 @@
+"""Patches of maps in rows, and maps of such: `F.unfold` and `F.fold`, where a channel has an entry for each place of the kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+
+from gngraph.errors import IRError
+from gngraph.ir import Dim, TensorType, Type
+from gngraph.ops.rules import emit_simple, read_attrs, spread
+from gngraph.ops.sizes import hold_size, known_sizes, scaled
+from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
+
+_OPTIONS = "kernel_size dilation=1 padding=0 stride=1"
+_NAMES = ("kernel_size", "dilation", "padding", "stride")
+
+
+def _kernel(operands: Operands) -> int:
+    """Places of the kernel."""
+    return math.prod(spread(operands.node.attrs["kernel_size"], 2))
+
+
+def _positions(operands: Operands, sizes: Sequence[Dim]) -> int:
+    """How many patches a map of these sizes has."""
+    kernel, dilation, padding, stride = (spread(operands.node.attrs[name], 2) for name in _NAMES)
+    counts = (
+        (int(n) + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, d, p, s in zip(sizes, kernel, dilation, padding, stride, strict=True)
+    )
+    return math.prod(counts)
+
+
+def _infer_unfold(operands: Operands) -> Type:
+    x = operands.tensor()
+    if len(x.shape) != 4:
+        raise IRError(f"node '{operands.node.name}' (unfold) needs maps of four axes with the batch, not '{x}'")
+    shape = (x.shape[0], int(x.shape[1]) * _kernel(operands), _positions(operands, x.shape[2:]))
+    return TensorType(x.dtype, shape)
+
+
+def _unfold_channels(rules: ChannelRules, operands: Operands) -> None:
+    for axis in (2, 3):
+        rules.freeze(rules.layout(0, axis), "patches are cut along it")
+    rules.set(0, rules.layout(0, 0))
+    rules.set(1, scaled(rules.layout(0, 1) or (), _kernel(operands)) or None)
+
+
+def _infer_fold(operands: Operands) -> Type:
+    x, known = operands.tensor(), known_sizes(operands.node.attrs["output_size"], operands)
+    sizes = [size for size in (known * 2 if len(known) == 1 else known) if isinstance(size, int)]
+    if len(sizes) != 2:
+        raise IRError(f"node '{operands.node.name}' (fold) gives a size that is not known when the network is traced")
+    if len(x.shape) != 3 or int(x.shape[1]) % _kernel(operands) or _positions(operands, sizes) != x.shape[2]:
+        raise IRError(f"node '{operands.node.name}' (fold) cannot put '{x}' together to maps of {sizes}")
+    return TensorType(x.dtype, (x.shape[0], int(x.shape[1]) // _kernel(operands), *sizes))
+
+
+def _fold_channels(rules: ChannelRules, operands: Operands) -> None:
+    rules.freeze(rules.layout(0, 2), "patches are put together along it")
+    rules.set(0, rules.layout(0, 0))
+    rules.set(1, rules.group(rules.layout(0, 1), _kernel(operands), "patches cut through its channels"))
+    sizes = operands.node.attrs["output_size"]
+    for i in range(2 if isinstance(sizes, tuple) else 0):
+        hold_size(rules, operands, ("output_size", i), None)
+
+
+_ALL: list[tuple[str, Any, Any, Any, str, Any]] = [
+    ("unfold", nn.Unfold, F.unfold, _infer_unfold, _OPTIONS, _unfold_channels),
+    ("fold", nn.Fold, F.fold, _infer_fold, f"output_size {_OPTIONS}", _fold_channels),
+]
+for _name, _module, _function, _infer, _text, _channels in _ALL:
+    register(
+        OpSpec(
+            _name,
+            _infer,
+            _channels,
+            emit_simple(_module, _function),
+            channelwise=True,
+            linear=True,
+            modules={_module: read_attrs(*(item.partition("=")[0] for item in _text.split()))},
+            functions={_function: Call(signature(f"input {_text}"), sizes=("output_size",))},
+        )
+    )

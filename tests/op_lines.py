@@ -1,0 +1,54 @@
+"""Cases of functions along lines and patches, of maps that are expanded over channels, and of products with vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.op_cases import Case, function, images
+from tests.op_weights import weights
+
+
+def _lines(y: Tensor) -> Tensor:
+    """Quantiles and differences of lines, and maps that are turned."""
+    middle = y.flatten(2).quantile(0.5, dim=-1)[:, :, None, None]
+    return y - middle - torch.diff(y, dim=-1).mean(-1, keepdim=True) + torch.rot90(y, 1, (2, 3))
+
+
+def _waves(y: Tensor) -> Tensor:
+    """Fourier transforms along lines and of maps."""
+    height, width = y.shape[2:]
+    lines: Tensor = torch.fft.irfft(torch.fft.rfft(y, dim=2), n=height, dim=2) + torch.fft.fft(y).abs()
+    maps = torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(height, width), norm="ortho")
+    every: Tensor = torch.fft.ifftn(torch.fft.fftn(y, dim=(2, 3)), s=(height, width)).abs()
+    total: Tensor = lines + maps + every
+    return total
+
+
+LINES: dict[str, Case] = {
+    "quantiles and differences": function(_lines),
+    "waves": function(_waves),
+    "the larger of two parts": images(
+        lambda m, y: torch.max(*m.wide(y).chunk(2, 1)), wide=lambda: nn.Conv2d(8, 16, 1)
+    )._replace(free={"first": 8, "wide": 8}),
+    "patches in rows": function(lambda y: F.fold(F.unfold(y, 2, stride=2), y.shape[2:], (2, 2), stride=2)),
+    "patches that are weighed": function(
+        lambda y: F.unfold(y, (3, 3), padding=1).view(-1, 8, 9, 36).mean(2).view(-1, 8, 6, 6)
+    ),
+    "patches by modules": images(
+        lambda m, y: m.fold(m.unfold(y)), unfold=lambda: nn.Unfold(3, stride=3), fold=lambda: nn.Fold(6, 3, stride=3)
+    ),
+    "a mean for every channel": function(
+        lambda y: y * y.mean(1, keepdim=True).expand(-1, 8, -1, -1) + y.amax(1, True).repeat(1, 8, 1, 1)
+    ),
+    "by a vector": images(
+        lambda m, y: y * torch.softmax((torch.tanh(m.up(y)).permute(0, 2, 3, 1) @ m.scale).flatten(1), 1).view(-1, 1, 6, 6),
+        up=lambda: nn.Conv2d(8, 5, 1), scale=weights(5),
+    )._replace(free={"first": 8, "up": 5}),
+    "outer products": images(
+        lambda m, y: y + torch.outer(torch.arange(6.0), m.scale).sin().t().unsqueeze(2) * torch.ger(m.shift, m.turns)[:, :, None],
+        scale=weights(8), shift=weights(8), turns=weights(6),
+    ),
+}  # fmt: skip
+"""Name -> case."""
