@@ -101,3 +101,15 @@ def other_spellings(y: Tensor) -> Tensor:
     y = torch.movedim(y.tanh(), 1, -1).moveaxis((3, 1), (1, 2)).swapdims(2, 3)
     rows = torch.index_select(y, 3, torch.tensor([0, 2, 1, 3, 5, 4])) * torch.broadcast_to(y[..., :1], (-1, -1, 6, 6))
     return rows + y.narrow(3, 1, 1) * torch.select(y, 2, -1).unsqueeze(2)
+
+
+def sampled_places(y: Tensor) -> Tensor:
+    """Maps that are sampled at computed places, and put back where the largest of them stood."""
+    theta = y.mean((1, 2, 3))[:, None, None] * torch.ones(1, 2, 3)
+    y = F.grid_sample(y, F.affine_grid(theta, list(y.size()), align_corners=False), align_corners=False)
+    pooled, places = F.max_pool2d(y, 2, return_indices=True)
+    y = F.max_unpool2d(pooled.tanh(), places, (2, 2), output_size=y.shape[-2:])
+    line, places = F.max_pool1d(y.flatten(2), 3, return_indices=True)
+    y = y + F.max_unpool1d(line, places, (3,)).view_as(y)
+    body, places = F.max_pool3d(y.unsqueeze(2), (1, 2, 3), return_indices=True)
+    return y + F.max_unpool3d(body, places, (1, 2, 3)).squeeze(2)

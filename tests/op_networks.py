@@ -19,6 +19,7 @@ from tests.op_functions import (
     noise_in_training,
     other_spellings,
     parts_within_heads,
+    sampled_places,
     served,
     turned_pairs,
     without_part,
@@ -313,6 +314,7 @@ SHAPES: dict[str, Case] = {
     "functions of two values": function(functions_of_two),
     "functions along rows": function(functions_along_rows),
     "other spellings": function(other_spellings),
+    "sampled places": function(sampled_places),
     "noise": function(lambda y: y + noise_in_training(y)),
     "added products": function(
         lambda y: y * torch.baddbmm(y[..., 2], y[..., 0], y.mean(1).tanh(), beta=0.5, alpha=2.0).unsqueeze(3)

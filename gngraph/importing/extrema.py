@@ -28,7 +28,7 @@ def with_values_alone(graph: Graph) -> Graph:
         return graph
     draft = draft_of(graph)
     for name, users in alone.items():
-        draft.put(replace(graph.nodes[name], op=VALUES_ALONE[graph.nodes[name].op]))
+        draft.put(replace(draft.node(name), op=VALUES_ALONE[graph.nodes[name].op]))  # it may read one from before
         for user in users:
             draft.replace_uses(user, name)
             draft.remove(user)

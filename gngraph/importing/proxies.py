@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx
@@ -33,6 +34,14 @@ class Counted(fx.Proxy):
     def __float__(self) -> float:
         return float(self.tracer.number(self))
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """What NumPy computes with a size, as `np.sqrt(k.size(-1))`, by Python's own function of the same name."""
+        function = _OF_NUMPY.get(ufunc.__name__)
+        if function is None or method != "__call__" or options:
+            return NotImplemented
+        numbers = tuple(x if isinstance(x, fx.Proxy) or not hasattr(x, "item") else x.item() for x in inputs)
+        return self.tracer.create_proxy("call_function", function, numbers, {})
+
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
         """As fx does it with `orig_method`, `types`, `args` and `kwargs`; torch may have asked which of these are numbers."""
@@ -48,6 +57,18 @@ class Counted(fx.Proxy):
 
     def __rmul__(self, other: Any) -> Any:
         return other * int(self) if isinstance(other, (tuple, list)) else _recorded("__rmul__")(self, other)
+
+
+_OF_NUMPY: Mapping[str, Callable[..., Any]] = {
+    "sqrt": math.sqrt,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "floor_divide": operator.floordiv,
+    "power": operator.pow,
+}
+"""Functions of NumPy by their names."""
 
 
 def _recorded(name: str) -> Callable[..., Any]:

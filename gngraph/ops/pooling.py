@@ -29,7 +29,8 @@ def _sizes(operands: Operands, name: str, rank: int) -> tuple[int, ...]:
     return found
 
 
-def _window(operands: Operands) -> TensorType:
+def window(operands: Operands) -> TensorType:
+    """Type of what a pooling gives, from its windows."""
     node, x = operands.node, operands.tensor()
     rank = int(node.op[-2])
     kernel = _sizes(operands, "kernel_size", rank)
@@ -52,7 +53,7 @@ def _window(operands: Operands) -> TensorType:
 
 def _powers(operands: Operands) -> Type:
     """As of a window, but roots of integers are fractions."""
-    pooled = _window(operands)
+    pooled = window(operands)
     return TensorType(fractional(pooled.dtype), pooled.shape)
 
 
@@ -81,12 +82,12 @@ _MAX = "kernel_size stride=None padding=0 dilation=1 ceil_mode=False"
 _AVG = "kernel_size stride=None padding=0 ceil_mode=False count_include_pad=True"
 _LP = "norm_type kernel_size stride=None ceil_mode=False"
 _POOLS: list[_Entry] = [
-    ("max_pool1d", nn.MaxPool1d, F.max_pool1d, (torch.max_pool1d,), _window, False, _MAX),
-    ("max_pool2d", nn.MaxPool2d, F.max_pool2d, (torch.max_pool2d,), _window, False, _MAX),
-    ("max_pool3d", nn.MaxPool3d, F.max_pool3d, (torch.max_pool3d,), _window, False, _MAX),
-    ("avg_pool1d", nn.AvgPool1d, F.avg_pool1d, (), _window, True, _AVG),
-    ("avg_pool2d", nn.AvgPool2d, F.avg_pool2d, (), _window, True, _AVG + " divisor_override=None"),
-    ("avg_pool3d", nn.AvgPool3d, F.avg_pool3d, (), _window, True, _AVG + " divisor_override=None"),
+    ("max_pool1d", nn.MaxPool1d, F.max_pool1d, (torch.max_pool1d,), window, False, _MAX),
+    ("max_pool2d", nn.MaxPool2d, F.max_pool2d, (torch.max_pool2d,), window, False, _MAX),
+    ("max_pool3d", nn.MaxPool3d, F.max_pool3d, (torch.max_pool3d,), window, False, _MAX),
+    ("avg_pool1d", nn.AvgPool1d, F.avg_pool1d, (), window, True, _AVG),
+    ("avg_pool2d", nn.AvgPool2d, F.avg_pool2d, (), window, True, _AVG + " divisor_override=None"),
+    ("avg_pool3d", nn.AvgPool3d, F.avg_pool3d, (), window, True, _AVG + " divisor_override=None"),
     ("adaptive_avg_pool1d", nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, (), _adaptive, True, "output_size"),
     ("adaptive_avg_pool2d", nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, (), _adaptive, True, "output_size"),
     ("adaptive_avg_pool3d", nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, (), _adaptive, True, "output_size"),

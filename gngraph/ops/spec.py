@@ -337,14 +337,13 @@ def spec_of_module(module: nn.Module) -> tuple[OpSpec, ReadAttrs] | None:
 
     A subclass counts as its registered base only while it inherits all of the base's behaviour in `forward`.
     """
-    kind = type(module)
-    if {"forward", "_conv_forward"} & set(vars(module)) or "parametrizations" in module._modules:
-        return None  # set on this very module, or whose weights are computed anew in every call
+    kind, here, calling = type(module), vars(module), {"forward", "_conv_forward", "__call__"}
+    if calling & set(here) or "parametrizations" in module._modules or here.get("return_indices"):
+        return None  # set on this very module, whose weights are computed anew in every call, or which gives two values
     for base in kind.__mro__:
         if (key := _key(base, _MODULES)) in _MODULES:
-            own = [name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)]
-            traced = {"forward", "_conv_forward", "__call__"} & set(own)
-            return None if traced else (_MODULES[key], _MODULES[key].modules[key])
+            own = {name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)}
+            return None if calling & own else (_MODULES[key], _MODULES[key].modules[key])
     return None
 
 

@@ -428,3 +428,22 @@ def test_the_hook_of_weight_norm_is_part_of_what_its_module_computes() -> None:
 def test_the_hook_that_is_lost_is_named() -> None:
     with pytest.raises(UnsupportedModelError, match="_forward_pre_hooks: SpectralNorm"):
         from_torch(nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 3))), torch.zeros(1, 3))
+
+
+class OwnTensors(nn.Module):
+    """Tensors that the forward makes, in sizes of what it reads, and NumPy's functions of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Linear(3, 4), nn.Linear(4, 2), torch.tensor([[0.5]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, y = x.size(0), self.a(x) / np.sqrt(x.size(1)) + np.float64(0.1) * x.size(1)
+        y = y * self.scale.expand(n, -1) + torch.eye(2).unsqueeze(0).expand(n, -1, -1)[:, 0, :1]
+        y = y + torch.ones(1).new_zeros(n, 1) + torch.arange(2).expand(n, 2).sum(1, keepdim=True)
+        largest = torch.stack([y, y * 2], 1).unsqueeze(1).max(2)[0].max(1)[0]
+        return cast(Tensor, self.b(torch.relu(largest)))
+
+
+def test_tensors_of_a_forward_take_sizes_of_values() -> None:
+    assert free_after_round_trip(OwnTensors(), 3)[1] == {"a": 4}
