@@ -379,6 +379,7 @@ REDUCTIONS: dict[str, Case] = {
     "largest positions": function(lambda y: torch.topk(y.flatten(2), 4)[0].reshape(-1, 8, 2, 2)),
     "place of the largest": function(lambda y: y * y.argmax(3, keepdim=True)),
     "maximum of the channels": function(lambda y: y * torch.amax(y, dim=1, keepdim=True)),
+    "norms of the channels": function(lambda y: y / y.norm(p=1, dim=1, keepdim=True) + y / y.exp().sum(1, keepdim=True)),
     "largest of the channels": function(lambda y: y.relu() * torch.max(y.relu(), 1, True)[0] - y.min(dim=1, keepdim=True).values),
     "which channel is the largest": function(lambda y: y * sum(torch.max(y, 1, True)) - sum(torch.min(y, 1, True)), free=0),
     "largest channels": function(lambda y: y.topk(4, dim=1)[0], free=0, behind=4),

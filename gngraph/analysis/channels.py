@@ -256,8 +256,9 @@ class _Naming:
             if all(segment.var in self.slots for segment in self.sets.resolve(layout))
         }
         axes = {key: tuple((self.names[var], slot) for var, slot in own) for key, own in self.axes.items()}
-        spaces = {name: self._space(var, name) for var, name in self.names.items()}
-        return ChannelSpaces(spaces, layouts, axes, self._measures(), self.coupled.counted, self._counters(layouts))
+        counters = self._counters(layouts)
+        spaces = {name: self._space(var, name, counters.get(name, ())) for var, name in self.names.items()}
+        return ChannelSpaces(spaces, layouts, axes, self._measures(), self.coupled.counted, counters)
 
     def _counters(
         self, layouts: Mapping[tuple[str, int], tuple[tuple[str, int, int], ...]]
@@ -269,10 +270,11 @@ class _Naming:
                     found.setdefault(name, {})[node] = None
         return {name: tuple(nodes) for name, nodes in found.items()}
 
-    def _space(self, var: int, name: str) -> ChannelSpace:
+    def _space(self, var: int, name: str, counters: tuple[str, ...]) -> ChannelSpace:
         reason = self.sets.reasons.get(var)
         if reason is None and not any(slot.role is Role.CONSUME for slot in self.slots[var]):
-            reason = f"no layer reads it (node '{self._last(var)}')"
+            counted = ", it is only counted" if counters else ""
+            reason = f"no layer reads it{counted} (node '{counters[0] if counters else self._last(var)}')"
         return ChannelSpace(name, self.sets.sizes[var], tuple(self.slots[var]), reason)
 
     def _last(self, var: int) -> str:

@@ -57,14 +57,14 @@ class Contraction:
         sides: what it sums over.
         reason: why the channels are frozen where neither side is in proportion to weights of its own.
         place: node that sums, which the reason names: the product itself, or what alone reads it.
-        mean: axis over which `place` takes a mean of the products, which then counts the channels; None where it sums.
+        counted: axis over which `place` else takes a statistic that counts the channels; None where it takes none.
     """
 
     node: str
     sides: tuple[Side, Side]
     reason: str
     place: str
-    mean: int | None = None
+    counted: int | None = None
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ class _Coupling:
                 self.across.setdefault(stretch.param, {})[stretch] = places
             for contraction, layout in group if found is None else ():
                 self._at(self.graph.nodes[contraction.place])
-                if contraction.mean is not None:
-                    self.count(contraction.mean)
+                if contraction.counted is not None:
+                    self.count(contraction.counted)
                 else:
                     self.freeze(layout, contraction.reason)
 
@@ -303,12 +303,12 @@ class _Coupling:
         name = self._node.name
         self._contractions.append((Contraction(name, (first, second), reason, name), layout))
 
-    def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
+    def sum_factors(self, axis: int, reason: str, *, counts: bool) -> bool:
         found, layout = factors_of(self.graph, self._node, axis), self.layout(0, axis)
         if found is None or layout is None:
             return False
         product, sides = found
-        contraction = Contraction(product, sides, reason, self._node.name, axis if mean else None)
+        contraction = Contraction(product, sides, reason, self._node.name, axis if counts else None)
         self._contractions.append((contraction, layout))
         return True
 

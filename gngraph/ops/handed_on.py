@@ -80,7 +80,7 @@ class _Followed:
 
     def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None: ...
 
-    def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
+    def sum_factors(self, axis: int, reason: str, *, counts: bool) -> bool:
         return False
 
     def freeze(self, layout: Layout | None, reason: str) -> None: ...

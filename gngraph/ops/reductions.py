@@ -1,6 +1,7 @@
 """Ops that reduce whole axes to one number: statistics, extrema, norms.
 
-Means, variances, deviations and extrema of one axis count whichever channels there are; what others reduce over is frozen.
+Means, sums, variances, deviations, p-norms and extrema of one axis count whichever channels there are; what others reduce over
+is frozen.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     sized = all(isinstance(operands.tensor().shape[axis], int) for axis in dims)
     alone = op in SUMS and sized and sum(rules.layout(0, axis) is not None for axis in dims) == 1
     counts = statistics is not None and 0 not in dims  # over samples there is no statistic of one
+    if statistics is not None and statistics.order:
+        counts = counts and statistics.order_of(operands.node) is not None
     if statistics is not None and statistics.extremum:
         segments = [segment for axis in dims for segment in rules.layout(0, axis) or ()]
         single = len({segment.var for segment in segments}) == sum(segment.inner for segment in segments)
@@ -65,7 +68,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
     for axis in range(len(operands.tensor().shape)):
         if axis in dims:
             reason = f"{op} reduces over it"
-            if alone and rules.sum_factors(axis, reason, mean=counts):
+            if alone and rules.sum_factors(axis, reason, counts=counts):
                 pass
             elif counts and isinstance(operands.tensor().shape[axis], int):
                 rules.count(axis)
@@ -137,6 +140,9 @@ REDUCTIONS = (*(name for name, *_ in _REDUCTIONS), *VALUES_ALONE.values())
 
 _COUNTS = {
     "mean": ChannelStatistics(norm=False),
+    "sum": ChannelStatistics(norm=False, total=True),
+    "norm": ChannelStatistics(norm=False, order="p"),
+    "vector_norm": ChannelStatistics(norm=False, order="ord"),
     "var": ChannelStatistics(norm=False, power=2),
     "std": ChannelStatistics(norm=False, power=1),
     "amax": ChannelStatistics(norm=False, extremum=1),

@@ -108,8 +108,8 @@ class ChannelRules(Protocol):
     def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None:
         """It sums over products along two `axes` (input, axis): one side's weights read the other, or both freeze for `reason`."""
 
-    def sum_factors(self, axis: int, reason: str, *, mean: bool) -> bool:
-        """Whether it sums products of two values along `axis`: as of `contract`, for `reason`; of a `mean`, which else counts."""
+    def sum_factors(self, axis: int, reason: str, *, counts: bool) -> bool:
+        """Whether it sums products of two values along `axis`: as of `contract`, for `reason`, but where it else `counts`."""
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""

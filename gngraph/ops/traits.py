@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ class ChannelStatistics:
 
     A norm gives (x - mean) / sqrt(variance + eps) * scale + shift, with mean and variance over its last axis, or over all but that
     of the samples; one that is not centred takes 0 for the mean. Any other op reduces its axes to the statistic itself: a mean,
-    a variance or its root, or an extremum, which it takes over one axis.
+    a sum, a variance or its root, a p-norm, or an extremum, which it takes over one axis.
 
     Attributes:
         norm: whether it is a norm.
@@ -97,6 +98,8 @@ class ChannelStatistics:
         scale, shift: roles of what a norm multiplies and adds, where the node has them.
         eps: name of a norm's attribute; None in it is the smallest step of the dtype.
         power: 2 where what is reduced to is a variance, with the attribute "correction", 1 where it is the root of one, else 0.
+        total: whether what is reduced to is a sum.
+        order: name of the attribute that is the p of a p-norm; "" where it is none.
         extremum: 1 where what is reduced to is the largest entry, -1 where it is the smallest, else 0.
     """
 
@@ -107,7 +110,14 @@ class ChannelStatistics:
     shift: str = "bias"
     eps: str = "eps"
     power: int = 0
+    total: bool = False
+    order: str = ""
     extremum: int = 0
+
+    def order_of(self, node: Node) -> float | None:
+        """The p of a p-norm that goes by sums, whichever entries there are; None for any other."""
+        order = {"fro": 2.0}.get(str(node.attrs.get(self.order)), node.attrs.get(self.order))
+        return float(order) if isinstance(order, int | float) and 0 < order < math.inf else None
 
     def axes(self, node: Node, rank: int) -> tuple[int, ...]:
         """The axes of a node's first input, of `rank` axes, over which it takes statistics, sorted."""

@@ -107,7 +107,7 @@ class WithoutChannel:
     def _reduced(
         self, batch: Collected, counter: _Counter, counts: ChannelStatistics
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """That of a mean, a variance, its root or an extremum over what stays."""
+        """That of a mean, a sum, a variance, its root, a p-norm or an extremum over what stays."""
         node, bands = counter.node, counter.bands
         x, axis = batch.values[node.inputs[0]], bands[0].axis
         axes = counts.axes(node, x.dim())
@@ -122,6 +122,14 @@ class WithoutChannel:
             summed = _own(value.movedim(axis, -1), bands).movedim(-1, axis)
             return summed.sum(rest, keepdim=True) if rest else summed
 
+        if counts.total:
+            return _of_change(batch, counter, axes, -owned(x))
+        order = counts.order_of(node) if counts.order else None
+        if order is not None:
+            powers = x.abs() ** order
+            total = powers.sum(tuple(axes), keepdim=True)
+            stays = (total - owned(powers)).clamp(min=0.0)
+            return _of_change(batch, counter, axes, stays ** (1 / order) - total ** (1 / order))
         away = -owned(d) / (all_ - own)
         if counts.power:
             correction = node.attrs["correction"]

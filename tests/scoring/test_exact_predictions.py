@@ -196,7 +196,7 @@ class WhollyNormed(nn.Module):
 
 
 class Centred(nn.Module):
-    """Means, variances and deviations over the channels, and means over positions with them, each read by itself."""
+    """Means, sums, variances, deviations and norms over the channels, and means over positions with them, each read by itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,8 @@ class Centred(nn.Module):
         out: Tensor = (
             self.head(y) + y.mean(1, keepdim=True) + y.var(1).unsqueeze(1) + y.mean((1, 2, 3)).view(-1, 1, 1, 1)
         )
-        out = out + y.std(1, keepdim=True) - y.std(1, unbiased=False).unsqueeze(1)
+        out = out + y.std(1, keepdim=True) - y.std(1, unbiased=False).unsqueeze(1) + y.sum((1, 2), keepdim=True) / 8
+        out = out + y.norm(dim=1, keepdim=True) - torch.linalg.vector_norm(y, 3, (1, 3), keepdim=True)
         return out.flatten(1)
 
 
