@@ -42,7 +42,7 @@ ARGUMENTS = {
     "kernel_size": 2, "output_size": 2, "norm_type": 2.0, "dim": 1, "dims": (1,), "k": 2, "shifts": 1, "dim0": 0, "dim1": 1,
     "chunks": 2, "sizes": 2, "threshold": 0.5, "value": 2.0, "min": 0, "pad": (1, 1), "upscale_factor": 2, "downscale_factor": 2,
     "groups": 2, "size": 3, "p": 0.5, "mode": "batch", "num_groups": 2, "normalized_shape": (4,), "training": False,
-    "max": 2, "repeats": 2, "dimension": 1, "step": 1, "fill_value": 2.0, "format": "channels_last", "method": "to",
+    "max": 2, "q": 0.5, "repeats": 2, "dimension": 1, "step": 1, "fill_value": 2.0, "format": "channels_last", "method": "to",
 }  # fmt: skip
 """What arguments without a default are called with; some with one, whose default does not compute."""
 BY_OP: dict[str, dict[str, Any]] = {
