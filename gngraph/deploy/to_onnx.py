@@ -230,10 +230,9 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
     inputs = random_inputs(graph, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own internals
-        torch.onnx.export(
+        program: Any = torch.onnx.export(
             module,
             inputs,
-            path,
             dynamo=True,
             input_names=list(graph.inputs),
             output_names=_output_names(graph),
@@ -242,6 +241,18 @@ def _write(graph: Graph, module: nn.Module, path: Path, opset: int | None, axes:
             opset_version=opset,
             verbose=False,
         )
+        _tell_apart(program)
+        program.save(path, external_data=False)
+
+
+def _tell_apart(program: Any) -> None:
+    """Give values inside other names where an output has theirs: torch's exporter has names of its own for those."""
+    outputs = list(program.model.graph.outputs)
+    names = {value.name for value in outputs}
+    for node in program.model.graph.all_nodes():
+        for value in node.outputs:
+            if value.name in names and not any(value is output for output in outputs):
+                value.name = f"{value.name}_inside"
 
 
 def _dynamic(shape: tuple[Dim, ...], axes: tuple[str, ...]) -> dict[int, str]:

@@ -36,17 +36,19 @@ def _positions(operands: Operands, sizes: Sequence[Dim]) -> int:
 
 def _infer_unfold(operands: Operands) -> Type:
     x = operands.tensor()
-    if len(x.shape) != 4:
-        raise IRError(f"node '{operands.node.name}' (unfold) needs maps of four axes with the batch, not '{x}'")
-    shape = (x.shape[0], int(x.shape[1]) * _kernel(operands), _positions(operands, x.shape[2:]))
-    return TensorType(x.dtype, shape)
+    if len(x.shape) not in (3, 4):
+        raise IRError(f"node '{operands.node.name}' (unfold) needs maps of channels, not '{x}'")
+    *batch, channels, height, width = x.shape
+    return TensorType(x.dtype, (*batch, int(channels) * _kernel(operands), _positions(operands, (height, width))))
 
 
 def _unfold_channels(rules: ChannelRules, operands: Operands) -> None:
-    for axis in (2, 3):
+    channels = len(operands.tensor().shape) - 3
+    for axis in (channels + 1, channels + 2):
         rules.freeze(rules.layout(0, axis), "patches are cut along it")
-    rules.set(0, rules.layout(0, 0))
-    rules.set(1, scaled(rules.layout(0, 1) or (), _kernel(operands)) or None)
+    for axis in range(channels):
+        rules.set(axis, rules.layout(0, axis))
+    rules.set(channels, scaled(rules.layout(0, channels) or (), _kernel(operands)) or None)
 
 
 def _infer_fold(operands: Operands) -> Type:
@@ -54,15 +56,19 @@ def _infer_fold(operands: Operands) -> Type:
     sizes = [size for size in (known * 2 if len(known) == 1 else known) if isinstance(size, int)]
     if len(sizes) != 2:
         raise IRError(f"node '{operands.node.name}' (fold) gives a size that is not known when the network is traced")
-    if len(x.shape) != 3 or int(x.shape[1]) % _kernel(operands) or _positions(operands, sizes) != x.shape[2]:
-        raise IRError(f"node '{operands.node.name}' (fold) cannot put '{x}' together to maps of {sizes}")
-    return TensorType(x.dtype, (x.shape[0], int(x.shape[1]) // _kernel(operands), *sizes))
+    *batch, entries, positions = x.shape
+    if len(batch) > 1 or int(entries) % _kernel(operands) or _positions(operands, sizes) != positions:
+        raise IRError(f"node '{operands.node.name}' (fold) cannot put '{x}' together to maps of {tuple(sizes)}")
+    return TensorType(x.dtype, (*batch, int(entries) // _kernel(operands), *sizes))
 
 
 def _fold_channels(rules: ChannelRules, operands: Operands) -> None:
-    rules.freeze(rules.layout(0, 2), "patches are put together along it")
-    rules.set(0, rules.layout(0, 0))
-    rules.set(1, rules.group(rules.layout(0, 1), _kernel(operands), "patches cut through its channels"))
+    channels = len(operands.tensor().shape) - 2
+    rules.freeze(rules.layout(0, channels + 1), "patches are put together along it")
+    for axis in range(channels):
+        rules.set(axis, rules.layout(0, axis))
+    layout = rules.group(rules.layout(0, channels), _kernel(operands), "patches cut through its channels")
+    rules.set(channels, layout)
     sizes = operands.node.attrs["output_size"]
     for i in range(2 if isinstance(sizes, tuple) else 0):
         hold_size(rules, operands, ("output_size", i), None)

@@ -8,7 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gngraph.deploy.precision import TOLERANCES
 from gngraph.deploy.to_onnx import export_onnx
@@ -93,3 +94,22 @@ def test_samples_fit_one_input_only(tmp_path: Path) -> None:
     graph = from_torch(Sum(), (torch.randn(1, 3), torch.randn(1, 3)))
     with pytest.raises(GnGraphError, match="2 inputs"):
         export_onnx(graph, tmp_path / "net.onnx", samples=torch.randn(2, 3))
+
+
+class ByFunction(nn.Module):
+    """A linear layer by its function, the value of which the exporter names as it names that of a module before."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(outputs, inputs)), nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_an_output_may_have_a_name_that_the_exporter_gives_a_value_inside(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), ByFunction(6, 5), nn.ReLU(), ByFunction(5, 3))
+    graph = from_torch(network, torch.randn(2, 8))
+    assert graph.outputs == ("linear_1",)
+    export_onnx(graph, tmp_path / "net.onnx")
+    assert [value.name for value in onnx.load(tmp_path / "net.onnx").graph.output] == ["linear_1"]

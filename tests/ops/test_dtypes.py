@@ -52,6 +52,7 @@ BY_OP: dict[str, dict[str, Any]] = {
     "clamp": {"min": 0.5},
     "pad": {"mode": "constant", "value": 0.0},
     "repeat_interleave": {"dim": 1},
+    "fold": {"output_size": 3},
 }
 
 
