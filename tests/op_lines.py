@@ -21,14 +21,27 @@ def _waves(y: Tensor) -> Tensor:
     height, width = y.shape[2:]
     lines: Tensor = torch.fft.irfft(torch.fft.rfft(y, dim=2), n=height, dim=2) + torch.fft.fft(y).abs()
     maps = torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(height, width), norm="ortho")
+    maps = maps + torch.fft.ifft2(torch.fft.fft2(y)).abs() + torch.fft.ifft(torch.fft.fft(y)).abs()
+    maps = maps + torch.fft.irfftn(torch.fft.rfftn(y, dim=(2, 3)), s=(height, width), dim=(2, 3))
     every: Tensor = torch.fft.ifftn(torch.fft.fftn(y, dim=(2, 3)), s=(height, width)).abs()
     total: Tensor = lines + maps + every
     return total
 
 
+def _entries(y: Tensor) -> Tensor:
+    """Functions of one entry that no other case has."""
+    return torch.cos(y) + torch.erf(y) + torch.expm1(y) + torch.reciprocal(y.exp()) + y.sign()
+
+
 LINES: dict[str, Case] = {
+    "functions of one entry": function(_entries),
     "quantiles and differences": function(_lines),
     "waves": function(_waves),
+    "heads that are repeated": images(
+        lambda m, y: m.wide(y)[:, None].flatten(3).unflatten(2, (4, 2)).unsqueeze(2).expand(-1, -1, 3, -1, -1, -1).mean((1, 2, 4))
+        .unsqueeze(2).expand(-1, -1, 2, -1).flatten(1, 2).unflatten(2, (6, 6)),
+        wide=lambda: nn.Conv2d(8, 8, 1),
+    )._replace(free={"first": 8, "wide": 4}),
     "the larger of two parts": images(
         lambda m, y: torch.max(*m.wide(y).chunk(2, 1)), wide=lambda: nn.Conv2d(8, 16, 1)
     )._replace(free={"first": 8, "wide": 8}),

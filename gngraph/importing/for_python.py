@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
@@ -77,6 +78,9 @@ def recorded_int(functions: Iterable[FunctionType], rounded: Callable[[fx.Proxy]
         def __instancecheck__(cls, instance: Any) -> bool:
             return isinstance(instance, int)
 
+        def __getattr__(cls, name: str) -> Any:
+            return getattr(int, name)
+
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, int)
 
@@ -88,8 +92,14 @@ def recorded_int(functions: Iterable[FunctionType], rounded: Callable[[fx.Proxy]
 
     stand_in = Kind("int", (), {})
     with ExitStack() as stack:
-        for place in {id(f.__globals__): f.__globals__ for f in functions if "int" in f.__code__.co_names}.values():
+        rounding = [f for f in functions if "int" in f.__code__.co_names and not _is_pythons(f)]
+        for place in {id(f.__globals__): f.__globals__ for f in rounding}.values():
             if "int" not in place:
                 place["int"] = stand_in
                 stack.callback(place.pop, "int", None)
         yield
+
+
+def _is_pythons(function: FunctionType) -> bool:
+    """Whether a function is of the standard library."""
+    return (function.__module__ or "").partition(".")[0] in sys.stdlib_module_names - {"__main__"}

@@ -94,13 +94,13 @@ class _Weight:
             return None
 
 
-class Shapes(dict[str, torch.Size]):
-    """Shapes of parameters, by name; `buffers` has those of what is not learned."""
+class WeightShapes(dict[str, torch.Size]):
+    """WeightShapes of parameters, by name; `buffers` has those of what is not learned."""
 
     buffers: dict[str, torch.Size]
 
 
-def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> Shapes:
+def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> WeightShapes:
     """The shapes of parameters, but for those of several names, one of which is that of a module that is one node.
 
     Args:
@@ -108,7 +108,7 @@ def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> Shapes:
         traced: the graph.
     """
     leaves = {str(node.target) for node in traced.nodes if node.op == "call_module"}
-    found = Shapes()
+    found = WeightShapes()
     found.buffers = {name: p.data.shape for name, p in params.items() if p.kind != "parameter" and not p.aliases}
     for name, parameter in params.items():
         names = [name, *(alias for alias, _ in parameter.aliases)]
@@ -119,7 +119,7 @@ def read_alone(params: Mapping[str, Parameter], traced: fx.Graph) -> Shapes:
     return found
 
 
-def computed_layer(fx_node: fx.Node, shapes: Shapes, flags: Flags) -> ComputedLayer | None:
+def computed_layer(fx_node: fx.Node, shapes: WeightShapes, flags: Flags) -> ComputedLayer | None:
     """The layer that a call is, if its weight is computed in a way that is known, and nothing else reads a part of it; else None.
 
     Args:
@@ -189,7 +189,7 @@ def _normalised(made: fx.Node) -> _Weight | None:
     return _Weight(NORMALISED, {"weight": made.args[0], role: made.args[1]}, attrs, (made,))
 
 
-def _formed(made: fx.Node, shapes: Shapes, bias: Any) -> _Weight | None:
+def _formed(made: fx.Node, shapes: WeightShapes, bias: Any) -> _Weight | None:
     """A weight that is put together of parameters: sums, multiples and products of matrices; so may its bias be."""
     params: dict[str, Any] = {}
     biases: dict[str, Any] = {}
@@ -225,7 +225,7 @@ def _masked(formula: Attr, learned: Collection[str]) -> Attr:
     return None if None in found else (name, *found)
 
 
-def _formula(value: Any, shapes: Shapes, params: dict[str, Any], within: list[Any], stem: str = "weight") -> Attr:
+def _formula(value: Any, shapes: WeightShapes, params: dict[str, Any], within: list[Any], stem: str = "weight") -> Attr:
     """What a call computes, as `gngraph.ops.formed` writes it; None for anything else.
 
     Args:
@@ -259,7 +259,7 @@ def _along(shape: Sequence[int], dim: int) -> torch.Size:
     return torch.Size(size if axis == dim else 1 for axis, size in enumerate(shape))
 
 
-def _standardised(made: fx.Node, shapes: Shapes, flags: Flags) -> _Weight | None:
+def _standardised(made: fx.Node, shapes: WeightShapes, flags: Flags) -> _Weight | None:
     """What a batch norm gives of filters in a row, each less its mean and over its deviation, brought into the form that it had."""
     norm = _reshaped(made)
     given = None

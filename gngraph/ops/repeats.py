@@ -65,11 +65,12 @@ def _repeat_channels(rules: ChannelRules, operands: Operands) -> None:
     """An axis that is repeated has its channels several times in a row."""
     entries = operands.node.attrs["sizes"]
     shift = len(entries) - len(operands.tensor().shape)
+    alone = all(rules.layout(0, axis - shift) is None for axis in range(shift, len(entries)) if entries[axis] == 1)
     for axis, entry in enumerate(entries):
         single = axis < shift or operands.tensor().shape[axis - shift] == 1
         layout, times = rules.layout(0, axis - shift) if axis >= shift else None, known_size(entry, operands)
         alike = size_layout(rules, operands, entry) if single else None  # in all copies of the only entry
-        if single and alike is None and isinstance(times, int) and times > 1:
+        if single and alike is None and isinstance(times, int) and times > 1 and alone:
             alike = rules.blank(times)
         hold_size(rules, operands, ("sizes", axis), alike)
         if alike is not None:

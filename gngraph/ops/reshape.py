@@ -352,12 +352,14 @@ def _infer_expand(operands: Operands) -> Type:
 def _expand_channels(rules: ChannelRules, operands: Operands) -> None:
     node, old, new = operands.node, operands.tensor().shape, _expanded(operands)
     shift = len(new) - len(old)
+    # heads that are repeated go along with their channels, and what they become has none of its own
+    alone = all(rules.layout(0, axis) is None for axis, size in enumerate(old) if new[axis + shift] == size)
     for axis, size in enumerate(new):
         layout = rules.layout(0, axis - shift) if axis >= shift else None
         if (axis < shift or old[axis - shift] != size) and size != 1:
             rules.freeze(layout, "its single channel is expanded")
             layout = size_layout(rules, operands, node.attrs["sizes"][axis])  # alike in all that it is expanded to
-            layout = layout or (rules.blank(size) if isinstance(size, int) else None)
+            layout = layout or (rules.blank(size) if isinstance(size, int) and alone else None)
         hold_size(rules, operands, ("sizes", axis), layout)
         rules.set(axis, layout)
 
