@@ -73,7 +73,7 @@ def is_inplace(target: Any, fx_node: fx.Node) -> bool:
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if fx_node.kwargs.get("inplace") is True or (name.endswith("_") and not name.endswith("__")):
         return True
-    if name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"):
+    if name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
         return True
     spec = spec_of_function(target)
     call = spec.call_of(target) if spec else None

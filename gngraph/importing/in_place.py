@@ -36,6 +36,9 @@ _PLAIN: dict[Any, Any] = {
     operator.ifloordiv: operator.floordiv,
     operator.imod: operator.mod,
     operator.ipow: operator.pow,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
     operator.setitem: assigned,
 }
 _DRAWS = ("bernoulli", "uniform", "normal", "exponential", "random", "cauchy", "log_normal", "geometric")

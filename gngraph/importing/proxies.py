@@ -96,6 +96,9 @@ class Traceable(Counted):
     __ifloordiv__ = _changing(operator.ifloordiv, "floordiv")
     __imod__ = _changing(operator.imod, "mod")
     __ipow__ = _changing(operator.ipow, "pow")
+    __iand__ = _changing(operator.iand, "and")
+    __ior__ = _changing(operator.ior, "or")
+    __ixor__ = _changing(operator.ixor, "xor")
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})

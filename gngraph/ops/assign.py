@@ -25,7 +25,10 @@ _REASON = "a part of it is assigned"
 
 
 def _assigned_channels(rules: ChannelRules, operands: Operands) -> None:
-    """Axes that are assigned to from end to end keep their channels, which what is assigned has too; a mask may stand in front."""
+    """Axes that are assigned to from end to end keep their channels, which what is assigned has too; a mask may stand in front.
+
+    Where one number is assigned, or what has no entries for those of the mask, channels along the mask go with those of the whole.
+    """
     x, value = operands.tensor().shape, operands.node.attrs["value"]
     kept = _kept_axes(operands, len(x))
     if kept is None:
@@ -43,10 +46,25 @@ def _assigned_channels(rules: ChannelRules, operands: Operands) -> None:
             rules.freeze(rules.layout(own, behind), _REASON if axis is None else "its single channel is broadcast")
         else:
             rules.unify([rules.layout(0, axis), rules.layout(own, behind)])
+    mask = _mask(operands)
+    covered = operands.tensor(mask).shape if mask is not None else ()
+    alike = mask is not None and (own is None or len(shape) < len(kept) or shape[len(shape) - len(kept)] == 1)
     for axis in range(len(x)):
-        if axis not in kept:
+        if mask is not None and axis < len(covered):
+            layouts = [rules.layout(0, axis), rules.layout(mask, axis)]
+            for layout in () if alike else layouts:
+                rules.freeze(layout, _REASON)
+            rules.unify(layouts)
+        elif axis not in kept:
             rules.freeze(rules.layout(0, axis), _REASON)
         rules.set(axis, rules.layout(0, axis))
+
+
+def _mask(operands: Operands) -> int | None:
+    """Which of the inputs is the mask that stands in front of an index; None where none does."""
+    index = operands.node.attrs["index"]
+    first = index[0] if isinstance(index, tuple) and index else index
+    return operands.node.inputs.index(first.name) if isinstance(first, Ref) else None
 
 
 def _kept_axes(operands: Operands, rank: int) -> list[int | None] | None:

@@ -173,12 +173,16 @@ def _gather_channels(rules: ChannelRules, operands: Operands) -> None:
     x, index = operands.tensor(0).shape, operands.tensor(1).shape
     dim = operands.node.attrs["dim"] % len(x)
     for axis in range(len(x)):
-        own = rules.layout(0, axis)
-        if axis == dim or x[axis] != index[axis]:
+        own, numbers = rules.layout(0, axis), rules.layout(1, axis)
+        if axis == dim:
             rules.freeze(own, "its entries are gathered by number")
-            rules.set(axis, rules.layout(1, axis))
+            rules.set(axis, numbers)
+        elif x[axis] != index[axis]:  # the first entries, as many as there are numbers
+            for layout in (own, numbers):
+                rules.freeze(layout, "its first entries alone are gathered")
+            rules.set(axis, numbers)
         else:
-            rules.set(axis, rules.unify([own, rules.layout(1, axis)]))
+            rules.set(axis, rules.unify([own, numbers]))
 
 
 def _emit_gather(emitter: Emitter, node: Node) -> fx.Node:

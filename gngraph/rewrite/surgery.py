@@ -178,11 +178,13 @@ def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Map
             last, entries = len(query.shape) - 1, int(query.shape[-1])
             if _length(spaces, query.name, last, widths) != _length(spaces, query.name, last, before):
                 draft.put(with_scale(draft.node(node.name), entries))
-        if node.op == "mean" and node.name not in spaces.counted:  # of products that one side reads
-            source = graph.nodes[node.inputs[0]]
+        if node.op == "mean":  # of products that one side reads, along an axis that is not counted
+            source, counted = graph.nodes[node.inputs[0]], spaces.counted.get(node.name, ())
             axes = reduced_axes(operands_of(node, (source.type,), {}))
-            changed = (_length(spaces, source.name, a, widths) != _length(spaces, source.name, a, before) for a in axes)
-            if any(changed):
+            lengths = (
+                [_length(spaces, source.name, a, sizes) for a in axes if a not in counted] for sizes in (before, widths)
+            )
+            if next(lengths) != next(lengths):
                 entries = math.prod(int(source.shape[axis]) for axis in axes)
                 summed, divided = with_number(draft.node(node.name), entries, draft.fresh_name(f"{node.name}_sum"))
                 draft.add(summed, after=summed.inputs[0])

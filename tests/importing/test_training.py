@@ -181,6 +181,17 @@ def changed_by_a_helper(s: Any, x: Tensor) -> Tensor:
     return head(s, y * short)
 
 
+def masks_changed(s: Any, x: Tensor) -> Tensor:
+    """So are `&=`, `|=` and `^=`, of truth values."""
+    y = s.a(x)
+    mask = y > 0.3
+    same = mask
+    mask &= y < 0.9
+    mask |= y < -1.0
+    mask ^= s.keep(y) > 0.5
+    return head(s, y * same)
+
+
 def read_detached(s: Any, x: Tensor) -> Tensor:
     """A detached name of a value that is changed in place passes no gradient."""
     y = s.a(x)
@@ -230,6 +241,7 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "function with its own derivative, by another name": lambda: Body(lambda s, x: head(s, square(s.a(x)))),
     "forward of an instance": patched,
     "changed by a helper": lambda: Body(changed_by_a_helper, keep=nn.Identity()),
+    "masks changed under two names": lambda: Body(masks_changed, keep=nn.Identity()),
     "detached and changed": lambda: Body(read_detached),
     "checkpoint": lambda: Body(
         lambda s, x: head(s, torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(s.a(y)), x, use_reentrant=True))
