@@ -34,8 +34,14 @@ AFFORDED = 0.16
 first, trains for some two thirds of that, so that it is a quarter of the run's training."""
 
 GAIN = 0.01
-"""Share of the loss by which a design must be better than the one that it is a step from; with every halving of the positions that
-its parameters are used at by `depth.MARGIN` more, for what is coarse learns soon, and gains less by a longer training."""
+"""Share of the loss by which a design must be better than the one that it is a step from."""
+
+ENOUGH = 40
+"""FLOPs for each parameter beyond which finer maps are worth nothing of their own."""
+
+COARSE = 0.1
+"""Share of the loss that every halving of the FLOPs for each parameter costs below `ENOUGH`: what is coarse learns soon, and gains
+less by a longer training."""
 
 LEADING = 6
 """Proposals that are tried before other depths are, those that decide what a layer costs; the rest follows, if it can be paid."""
@@ -80,9 +86,9 @@ class DesignTrial:
     losses: list[float] = field(default_factory=list)
 
     @property
-    def positions(self) -> float:
-        """FLOPs for each parameter."""
-        return max(1, self.flops) / max(1, self.params)
+    def coarseness(self) -> float:
+        """By how many halvings its FLOPs for each parameter are below `ENOUGH`."""
+        return max(0.0, math.log2(ENOUGH * max(1, self.params) / max(1, self.flops)))
 
     def record(self) -> dict[str, Any]:
         """As JSON, a loss that is not finite as None."""
@@ -125,10 +131,10 @@ def searched(
 ) -> FoundStructure:
     """Which changes of its layers a network of a budget does better with.
 
-    It begins at the depth that was found. Every proposal in turn, depths a sixth further and changes left out are tried on the best
-    so far, and taken where they help, until none of them does or `AFFORDED` is spent. The best `FINALISTS`, that depth without
-    changes among them, are trained twice as long from other weights, and the best of these is taken, where it is better in both
-    trials.
+    It begins at the best of the depths that were tried. Every proposal in turn, depths a sixth further and changes left out are
+    tried on the best so far, and taken where they help, until none of them does or `AFFORDED` is spent. `FINALISTS`, the depth
+    that was found without changes among them, are trained twice as long from other weights, and the best of these is taken, where
+    it helps then.
 
     Cost: `AFFORDED` of the training of the network of the budget for the whole run at most, those for the depth included; for each
     trial the passes' own analyses of the seed beside it.
@@ -193,8 +199,7 @@ class _Search:
         """What the search finds."""
         chosen = self.start
         if self._tried(self.start):
-            self._climb()
-            chosen = self._final()
+            chosen = self._final(self._climb())
         removed, trials = tuple(self.order[: chosen.removed]), tuple(self.trials.values())
         return FoundStructure(chosen.changes, removed, self.steps(chosen), trials, self.spent - self.before)
 
@@ -214,18 +219,19 @@ class _Search:
             self._steps[design] = made
         return self._steps[design]
 
-    def _climb(self) -> None:
-        """From the start by steps that help, each taken as soon as it is found, until none of all does.
+    def _climb(self) -> Design:
+        """From the best depth that was tried by steps that help, each taken as soon as it is found, until none of all does.
 
         What helped is tried once more at once: a start may be twice as coarse.
         """
-        best, steps, at, idle = self.start, self._steps_of(), 0, 0
+        best, steps, at, idle = min(self.trials, key=self._loss), self._steps_of(), 0, 0
         while idle < len(steps):
             design = steps[at](best)
             if design is not None and self._tried(design) and self._helps(design, best):
                 best, idle = design, 0
             else:
                 at, idle = (at + 1) % len(steps), idle + 1
+        return best
 
     def _steps_of(self) -> list[Callable[[Design], Design | None]]:
         """What makes another design of one, or None: a change more, in the order of the proposals; another depth; one fewer."""
@@ -235,26 +241,28 @@ class _Search:
         return [*more[:LEADING], *depths, *more[LEADING:], *fewer]
 
     def _at_depth(self, design: Design, gap: int) -> Design | None:
-        """With as many layers fewer; None without changes, since that depth was searched for."""
+        """With as many layers fewer; None where there are not so many."""
         removed = design.removed + gap
-        return replace(design, removed=removed) if design.changes and 0 <= removed <= len(self.order) else None
+        return replace(design, removed=removed) if 0 <= removed <= len(self.order) else None
 
-    def _final(self) -> Design:
-        """The best of those that did best, tried for longer; the start where none is better in both trials."""
-        changed = [d for d in self.trials if d.changes and self._helps(d, self.start)]
-        finalists = sorted(changed, key=self._loss)[: FINALISTS - 1]
-        if not finalists or not self._tried(self.start, 1):
-            return self.start
-        better = [d for d in finalists if self._tried(d, 1) and self._helps(d, self.start, 1)]
-        return min(better, key=lambda design: self._loss(design, 1), default=self.start)
+    def _final(self, reached: Design) -> Design:
+        """The start, what the climb reached and what did best beside, tried for longer: the simplest that no other helps over."""
+        others = sorted((design for design in self.trials if design not in (self.start, reached)), key=self._loss)
+        best = self.start
+        if not self._tried(best, 1):
+            return best
+        for design in sorted([reached, *others[: FINALISTS - 2]], key=lambda design: len(design.changes)):
+            if self._tried(design, 1) and self._helps(design, best, 1):
+                best = design
+        return best
 
     def _helps(self, design: Design, other: Design, trial: int = 0) -> bool:
-        halvings = math.log2(self.trials[other].positions / self.trials[design].positions)
-        margin = GAIN + depth.MARGIN * max(0.0, halvings)
-        return self._loss(design, trial) < (1 - margin) * self._loss(other, trial)
+        return self._loss(design, other, trial) < (1 - GAIN) * self._loss(other, other, trial)
 
-    def _loss(self, design: Design, trial: int = 0) -> float:
-        return self.trials[design].losses[trial]
+    def _loss(self, design: Design, than: Design | None = None, trial: int = 0) -> float:
+        """Of a trial, higher by `COARSE` with every halving by which it is coarser than another design, or than the start."""
+        found, other = self.trials[design], self.trials[than or self.start]
+        return found.losses[trial] * (1 + COARSE) ** max(0.0, found.coarseness - other.coarseness)
 
     def _tried(self, design: Design, again: int = 0) -> bool:
         """Whether the design has been trained so often, now or before; not where it cannot be made or paid.

@@ -115,7 +115,7 @@ def test_a_change_that_helps_is_taken_at_once_and_depth_before_what_seldom_helps
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def loss(training: TrialTraining, graph: Graph) -> float:
-        return 2.0 - 0.2 * bool(count(graph, "skip")) + 0.02 * sum(node.op == "conv2d" for node in graph.nodes.values())
+        return 2.0 - 0.2 * bool(count(graph, "skip")) + 0.1 * sum(node.op == "conv2d" for node in graph.nodes.values())
 
     monkeypatch.setattr(TrialTraining, "loss", loss)
     graph, analyses = vgg(), AnalysisManager(problem())
@@ -176,9 +176,29 @@ def test_what_makes_networks_cheaper_is_tried_again_and_may_be_made_twice(monkey
 
 
 def test_coarser_maps_must_gain_more_than_other_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "ENOUGH", 1000)
     found = coarsened(monkeypatch, 0.1)
     fine, coarse = (next(t for t in found.trials if t.design.changes == changes) for changes in ((), ("coarser",)))
-    assert fine.positions / coarse.positions > 2 and coarse.losses[0] < 0.95 * fine.losses[0] and not found.changes
+    assert coarse.coarseness - fine.coarseness > 1 and coarse.losses[0] < 0.95 * fine.losses[0] and not found.changes
+
+
+def test_finer_maps_than_are_enough_need_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "ENOUGH", 20)
+    assert coarsened(monkeypatch, 0.1).changes
+
+
+def test_another_depth_is_found_that_only_the_longer_trials_prefer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(training: TrialTraining, graph: Graph) -> float:
+        layers = sum(node.op == "conv2d" for node in graph.nodes.values())
+        return 2.0 + (0.1 if training.draw else -0.001) * layers
+
+    monkeypatch.setattr(TrialTraining, "loss", loss)
+    monkeypatch.setattr(structure, "PROPOSALS", {})
+    graph, analyses = vgg(), AnalysisManager(problem())
+    order = depth.resolutions_kept(graph, depth.least_missed(graph, analyses, BUDGET))
+    found = searched(graph, depth.Found(tuple(order), (), (), 0))
+    assert [(len(trial.losses), trial.design.removed) for trial in found.trials] == [(2, 0), (2, 1)]
+    assert len(found.removed) == 1
 
 
 class Deep(nn.Module):
