@@ -40,8 +40,8 @@ ENOUGH = 40
 """FLOPs for each parameter beyond which finer maps are worth nothing of their own."""
 
 COARSE = 0.1
-"""Share of the loss that every halving of the FLOPs for each parameter costs below `ENOUGH`: what is coarse learns soon, and gains
-less by a longer training."""
+"""Share of the loss that every halving of the FLOPs for each parameter below `ENOUGH` is worth: what is coarse learns soon, and
+gains less by a longer training."""
 
 LEADING = 6
 """Proposals that are tried before other depths are, those that decide what a layer costs; the rest follows, if it can be paid."""
@@ -88,7 +88,7 @@ class DesignTrial:
     @property
     def coarseness(self) -> float:
         """By how many halvings its FLOPs for each parameter are below `ENOUGH`."""
-        return max(0.0, math.log2(ENOUGH * max(1, self.params) / max(1, self.flops)))
+        return max(0.0, math.log2(max(1, ENOUGH * self.params) / max(1, self.flops)))
 
     def record(self) -> dict[str, Any]:
         """As JSON, a loss that is not finite as None."""
@@ -132,9 +132,9 @@ def searched(
     """Which changes of its layers a network of a budget does better with.
 
     It begins at the best of the depths that were tried. Every proposal in turn, depths a sixth further and changes left out are
-    tried on the best so far, and taken where they help, until none of them does or `AFFORDED` is spent. `FINALISTS`, the depth
-    that was found without changes among them, are trained twice as long from other weights, and the best of these is taken, where
-    it helps then.
+    tried on the best so far, and taken where they help, until none of them does or `AFFORDED` is spent. The best `FINALISTS`, the
+    depth that was found without changes among them, are trained twice as long from other weights, and the best of these is taken,
+    where it helps then.
 
     Cost: `AFFORDED` of the training of the network of the budget for the whole run at most, those for the depth included; for each
     trial the passes' own analyses of the seed beside it.
@@ -199,7 +199,8 @@ class _Search:
         """What the search finds."""
         chosen = self.start
         if self._tried(self.start):
-            chosen = self._final(self._climb())
+            self._climb()
+            chosen = self._final()
         removed, trials = tuple(self.order[: chosen.removed]), tuple(self.trials.values())
         return FoundStructure(chosen.changes, removed, self.steps(chosen), trials, self.spent - self.before)
 
@@ -219,19 +220,18 @@ class _Search:
             self._steps[design] = made
         return self._steps[design]
 
-    def _climb(self) -> Design:
+    def _climb(self) -> None:
         """From the best depth that was tried by steps that help, each taken as soon as it is found, until none of all does.
 
         What helped is tried once more at once: a start may be twice as coarse.
         """
-        best, steps, at, idle = min(self.trials, key=self._loss), self._steps_of(), 0, 0
+        best, steps, at, idle = min(self.trials, key=self._score), self._steps_of(), 0, 0
         while idle < len(steps):
             design = steps[at](best)
             if design is not None and self._tried(design) and self._helps(design, best):
                 best, idle = design, 0
             else:
                 at, idle = (at + 1) % len(steps), idle + 1
-        return best
 
     def _steps_of(self) -> list[Callable[[Design], Design | None]]:
         """What makes another design of one, or None: a change more, in the order of the proposals; another depth; one fewer."""
@@ -245,24 +245,21 @@ class _Search:
         removed = design.removed + gap
         return replace(design, removed=removed) if 0 <= removed <= len(self.order) else None
 
-    def _final(self, reached: Design) -> Design:
-        """The start, what the climb reached and what did best beside, tried for longer: the simplest that no other helps over."""
-        others = sorted((design for design in self.trials if design not in (self.start, reached)), key=self._loss)
-        best = self.start
-        if not self._tried(best, 1):
-            return best
-        for design in sorted([reached, *others[: FINALISTS - 2]], key=lambda design: len(design.changes)):
-            if self._tried(design, 1) and self._helps(design, best, 1):
-                best = design
-        return best
+    def _final(self) -> Design:
+        """The best of those that did best, tried for longer; the start where none of them helps then."""
+        others = sorted((design for design in self.trials if design != self.start), key=self._score)[: FINALISTS - 1]
+        if not others or not self._tried(self.start, 1):
+            return self.start
+        better = [design for design in others if self._tried(design, 1) and self._helps(design, self.start, 1)]
+        return min(better, key=lambda design: self._score(design, 1), default=self.start)
 
     def _helps(self, design: Design, other: Design, trial: int = 0) -> bool:
-        return self._loss(design, other, trial) < (1 - GAIN) * self._loss(other, other, trial)
+        return self._score(design, trial) < (1 - GAIN) * self._score(other, trial)
 
-    def _loss(self, design: Design, than: Design | None = None, trial: int = 0) -> float:
-        """Of a trial, higher by `COARSE` with every halving by which it is coarser than another design, or than the start."""
-        found, other = self.trials[design], self.trials[than or self.start]
-        return found.losses[trial] * (1 + COARSE) ** max(0.0, found.coarseness - other.coarseness)
+    def _score(self, design: Design, trial: int = 0) -> float:
+        """The loss of a trial, and what it costs later that parameters are used at few positions."""
+        found = self.trials[design]
+        return found.losses[trial] * (1 + COARSE) ** found.coarseness
 
     def _tried(self, design: Design, again: int = 0) -> bool:
         """Whether the design has been trained so often, now or before; not where it cannot be made or paid.

@@ -85,6 +85,7 @@ def test_what_the_user_holds_is_not_proposed() -> None:
 
 
 def test_changes_that_help_together_are_found_and_one_that_does_not_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "ENOUGH", 0)
     sizes = list[int]()
 
     def loss(training: TrialTraining, graph: Graph) -> float:
@@ -114,6 +115,8 @@ def test_changes_that_help_together_are_found_and_one_that_does_not_is_left(monk
 def test_a_change_that_helps_is_taken_at_once_and_depth_before_what_seldom_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(structure, "ENOUGH", 0)
+
     def loss(training: TrialTraining, graph: Graph) -> float:
         return 2.0 - 0.2 * bool(count(graph, "skip")) + 0.1 * sum(node.op == "conv2d" for node in graph.nodes.values())
 
@@ -129,6 +132,8 @@ def test_a_change_that_helps_is_taken_at_once_and_depth_before_what_seldom_helps
 
 
 def test_luck_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "ENOUGH", 0)
+
     def lucky(training: TrialTraining, graph: Graph) -> float:
         return 2.0 if training.draw or not count(graph, "skip") else 1.5
 
@@ -223,6 +228,7 @@ def test_a_chain_that_is_too_deep_to_learn_is_changed_until_it_does() -> None:
 
 def test_a_run_goes_on_with_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structure, "AFFORDED", 100.0)
+    monkeypatch.setattr(structure, "ENOUGH", 0)
     monkeypatch.setattr(
         TrialTraining,
         "loss",
