@@ -237,21 +237,24 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
         what: it is run on, and for which loss.
     """
     from gngraph.analysis.fit import check_fit
+    from gngraph.data import Preprocess
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive, load
     from gngraph.ir.inputs import reads_tokens
     from gngraph.running.problem import WITHHELD, knows_withheld
 
-    graph = load(model, input_shape=how.input_shape) if is_archive(model) else None
-    if graph is not None:
+    if is_archive(model):
+        graph = load(model, input_shape=how.input_shape)
         data = what.load(_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
         _check_tokens(data, recorded_inputs(model))
     else:
         data = what.load(_shape_for(model, how))
+        graph = how.open(model, data)
+        if reads_tokens(graph) and isinstance(data.preprocess, Preprocess):  # whole numbers are no measurements to it
+            data = what.load(_shape_for(model, how), tokens=True)
     problem = what.problem(data)
     if is_archive(model) and problem.unseen is None and not knows_withheld(problem, recorded_inputs(model)):
         problem = replace(problem, unseen=WITHHELD)
-    graph = graph if graph is not None else how.open(model, data)
     check_fit(graph, problem)
     return graph, problem
 

@@ -259,7 +259,7 @@ class _Search:
     def _score(self, design: Design, trial: int = 0) -> float:
         """The loss of a trial, and what it costs later that parameters are used at few positions."""
         found = self.trials[design]
-        return found.losses[trial] * (1 + COARSE) ** found.coarseness
+        return found.losses[trial] * math.pow(1 + COARSE, found.coarseness)
 
     def _tried(self, design: Design, again: int = 0) -> bool:
         """Whether the design has been trained so often, now or before; not where it cannot be made or paid.

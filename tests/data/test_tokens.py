@@ -132,6 +132,21 @@ def test_a_gpt_is_a_job_like_others(corpus: Path, tmp_path: Path, capsys: pytest
     assert "trained on tokens of 'bytes'" in gngraph("evaluate", trained, "--data", tmp_path / "other.npz").err
 
 
+def test_a_module_that_reads_words_has_them_unscaled_with_one_label_a_sample(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but the module says that whole numbers are no measurements."""
+    x = np.random.default_rng(0).integers(9, size=(60, 5))
+    words = arrays(tmp_path, x_train=x, y_train=x[:, 0] % 3, x_test=x, y_test=x[:, 0] % 3)
+    module, trained = (str(tmp_path / name) for name in ("module.pt", "trained.gng"))
+    torch.save(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 3)), module)
+    told = Commands(capsys)("train", module, "--trust", "--data", words, "--epochs", 1, "-o", trained)
+    assert told.status == 0 and "tokens below 9 (numbers)" in told.out
+    torch.save(nn.Sequential(nn.Embedding(8, 4), nn.Flatten(), nn.Linear(20, 3)), module)
+    told = Commands(capsys)("evaluate", module, "--trust", "--data", words)
+    assert "reads fewer tokens than the '9' of data set" in told.err
+
+
 def test_the_length_of_tokens_is_dynamic_in_onnx(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = nn.Sequential(nn.Embedding(11, 4), nn.ReLU(), nn.Linear(4, 11))
