@@ -166,6 +166,15 @@ register(
 # --- InstanceNorm
 
 
+def _infer_instance_norm(operands: Operands) -> Type:
+    """As of any norm; what a sample says of itself takes two positions, or torch does not run it."""
+    node, kind = operands.node, infer_norm(operands)
+    own = node.attrs.get("use_input_stats", "running_mean" not in operands.params)
+    if own and operands.tensor().shape[2:].count(1) == len(operands.tensor().shape) - 2:
+        raise IRError(f"node '{node.name}' ({node.op}) normalises '{operands.tensor()}', which has one position")
+    return kind
+
+
 def _instance_norm_channels(rules: ChannelRules, operands: Operands) -> None:
     _freeze_positions(rules, operands, "InstanceNorm")
     layout = rules.layout(0, 1)
@@ -192,7 +201,7 @@ for _name, _module in _INSTANCE_NORMS.items():
     register(
         OpSpec(
             _name,
-            infer_norm,
+            _infer_instance_norm,
             _instance_norm_channels,
             _as_module(_module),
             channelwise=True,
@@ -203,7 +212,7 @@ for _name, _module in _INSTANCE_NORMS.items():
 register(
     OpSpec(
         "instance_norm",
-        infer_norm,
+        _infer_instance_norm,
         _instance_norm_channels,
         as_call(F.instance_norm),
         channelwise=True,
