@@ -79,6 +79,15 @@ class Shadow:
         found: type = self._agreed(node, type)
         return found
 
+    def both(self, node: fx.Node) -> tuple[Any, Any] | None:
+        """What a node computes for each of `SAMPLE_COUNTS`; None where it is not known without data."""
+        try:
+            with torch.no_grad(), self._shapes:
+                first, second = (run.upto(node) for run in self._runs)
+        except Exception:  # whatever an op raises that cannot run without data
+            return None
+        return first, second
+
     def everything(self) -> list[tuple[Mapping[fx.Node, Any], Mapping[fx.Node, int]]]:
         """Every value of the whole graph, and the multiply-adds that it takes, for each of `SAMPLE_COUNTS`.
 

@@ -34,6 +34,10 @@ class Counted(fx.Proxy):
     def __float__(self) -> float:
         return float(self.tracer.number(self))
 
+    def __hash__(self) -> int:
+        found: int | None = self.tracer.hash_of(self)
+        return super().__hash__() if found is None else found
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """What NumPy computes with a size, as `np.sqrt(k.size(-1))`, by Python's own function of the same name."""
         function = _OF_NUMPY.get(ufunc.__name__)

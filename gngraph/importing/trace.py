@@ -103,6 +103,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     except UnsupportedModelError:
         raise
     except Exception as error:
+        tracer.tables.looks()  # which may be why
         raise UnsupportedModelError(
             f"'{name}' cannot be traced: {reason_of(error)}; its forward must not depend on tensor values in Python control flow"
         ) from error

@@ -19,6 +19,7 @@ from gngraph.importing.concrete import Shadow, Undecided
 from gngraph.importing.decided import Decided, Look, LookedAtAs, decided_by
 from gngraph.importing.for_python import of_numpy, whole
 from gngraph.importing.inputs import ExampleInputs
+from gngraph.importing.lookups import Lookups
 from gngraph.importing.proxies import Traceable
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
@@ -54,6 +55,7 @@ class Tracer(fx.Tracer):
         functions: names of the autograd.Functions that were traced through, with the modules that call them.
         looks: what Python looked at.
         quotients: what Python rounded to whole numbers.
+        tables: what Python looked up in tables.
     """
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
@@ -67,6 +69,7 @@ class Tracer(fx.Tracer):
         self.functions: dict[str, str] = {}
         self.looks: list[Look] = []
         self.quotients: list[fx.Node] = []
+        self.tables = Lookups()
         self._shadow: Shadow | None = None
         self._asking = False
         self._forwards: dict[CodeType, str] | None = None
@@ -217,6 +220,11 @@ class Tracer(fx.Tracer):
         items: Any = obj
         return iter([items[i] for i in range(self.length(obj))])
 
+    def hash_of(self, obj: fx.Proxy) -> int | None:
+        """The hash by which a table is asked for a value; None for that of an object."""
+        found: int | None = self.tables.hash_of(obj.node, lambda read: self._known(obj, read), self.here())
+        return found
+
     def length(self, obj: fx.Proxy) -> int:
         """The number of items of a tuple or shape, or of rows of a tensor."""
         return int(self._looked_at(obj, "count", lambda shadow: shadow.length(obj.node)))
@@ -276,6 +284,7 @@ class Tracer(fx.Tracer):
         """
         if self._shadow is None:
             return Decided()
+        self.looks += self.tables.looks()
         return decided_by(type(self.module).__name__, self._shadow, self.looks, self.inputs)
 
     def _known(self, obj: fx.Proxy, read: Callable[[Shadow], Any]) -> Any:
