@@ -98,9 +98,11 @@ def without_changes_in_place(
                     f"node '{stale[source].name}' changes a part of '{source.name}' in place, or a view of it, and '{node.name}' "
                     f"reads '{source.name}' afterwards; make the change without '_', '+=' or inplace=True, as a new value"
                 )
+        changed = seen.changes.get(node)
+        if changed is not None:
+            _check_apart(node, changed, seen)
         node.args = fx.map_arg(node.args, lambda source: now.get(source, source))
         node.kwargs = fx.map_arg(node.kwargs, lambda source: now.get(source, source))
-        changed = seen.changes.get(node)
         if changed is None and node.op == "call_function" and node.target in _PLAIN:
             _make_new(node)  # of numbers
         if changed is not None:
@@ -139,6 +141,35 @@ def without_changes_in_place(
                     seen.lies_as(node, changed)
         before.add(node)
     return updates
+
+
+def _check_apart(node: fx.Node, changed: fx.Node, seen: _Seen) -> None:
+    """Refuse a change that reads some of the entries that it writes, but not each where it is written.
+
+    What torch then computes depends on the order in which it goes over entries, which is its own.
+    """
+    written = _written_by(node, changed, seen)
+    for source in node.all_input_nodes:
+        places = seen.places[source]
+        if source is not changed and places != written and any(_share(a, b) for a in places for b in written):
+            raise UnsupportedModelError(
+                f"node '{node.name}' changes '{changed.name}' in place and reads '{source.name}', sharing entries with it, so "
+                f"that the order of torch's loops decides; read a copy of it (clone), or make the change as a new value"
+            )
+
+
+def _written_by(node: fx.Node, changed: fx.Node, seen: _Seen) -> list[Place]:
+    """Which entries a change of a value writes: where it assigns by numbers and slices alone, a part of them."""
+    places = seen.places[changed]
+    if node.target is not operator.setitem:
+        return places
+    index: Any = fx.map_arg(node.args[1], lambda source: seen.numbers.get(source))
+    entries = index if isinstance(index, tuple) else (index,)
+    if not all(entry is ... or isinstance(entry, (int, slice)) for entry in entries):
+        return places
+    ((storage, offset, sizes, strides),) = places
+    part = torch.empty(0, device="meta").as_strided(sizes, strides, offset)[index]
+    return [(storage, int(part.storage_offset()), tuple(part.size()), tuple(part.stride()))]
 
 
 def _whole_of(part: fx.Node, node: fx.Node, near: Iterable[fx.Node], seen: _Seen) -> fx.Node | None:
@@ -180,11 +211,14 @@ class _Seen:
     at: dict[int, list[fx.Node]] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
     fractional: set[fx.Node] = field(default_factory=set)
+    numbers: dict[fx.Node, int] = field(default_factory=dict)
 
     def note(self, node: fx.Node, value: Any) -> None:
         """A node's value."""
+        if isinstance(value, int):
+            self.numbers[node] = value
         tensors = list(tensors_in(value))
-        if any(x.is_floating_point() for x in tensors):
+        if any(x.is_floating_point() or x.is_complex() for x in tensors):
             self.fractional.add(node)
         self.held += [x.untyped_storage() for x in tensors]  # kept, so that no other comes to lie in its place
         self.places[node] = [
@@ -218,10 +252,13 @@ class _Seen:
 
     def overlap(self, a: fx.Node, b: fx.Node) -> bool:
         """Whether a change of one value shows in the other."""
-        return any(_overlap(x, y) for x in self.places[a] for y in self.places[b] if x[0] == y[0])
+        return any(_share(x, y) for x in self.places[a] for y in self.places[b])
 
 
-def _overlap(a: Place, b: Place) -> bool:
+def _share(a: Place, b: Place) -> bool:
+    """Whether an entry of one storage is in both."""
+    if a[0] != b[0]:
+        return False
     last = max(x[1] + sum((size - 1) * stride for size, stride in zip(x[2], x[3], strict=True)) for x in (a, b))
     if last > _LISTED:
         return True

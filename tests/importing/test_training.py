@@ -104,6 +104,17 @@ def change_a_half(s: Any, x: Tensor) -> Tensor:
     return head(s, torch.cat([first, second], 1))
 
 
+def parts_added(s: Any, x: Tensor) -> Tensor:
+    """What is read lies beside what is written, or is it."""
+    y = s.a(x)
+    width = y.shape[1] // 2
+    y[:, :width] += y[:, width:]
+    y[:, 0] = y[:, 1]
+    y[:, 2:] *= y[:, 2:].relu()
+    y += y
+    return head(s, y)
+
+
 class Frozen(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
@@ -247,6 +258,7 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
         lambda s, x: head(s, torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(s.a(y)), x, use_reentrant=True))
     ),
     "in place on a part of what nothing reads as a whole": lambda: Body(change_a_half),
+    "parts beside each other, in place": lambda: Body(parts_added),
     "computed weight for what lies apart in memory": lambda: Body(
         product_of_what_lies_apart, weight=nn.Parameter(torch.eye(4)), gain=nn.Parameter(torch.tensor(2.0))
     ),

@@ -204,6 +204,24 @@ def base_after_view(s: Any, x: Tensor) -> Tensor:
     return head(s, y)
 
 
+def shifted(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y[:, 1:] += y[:, :-1]
+    return head(s, y)
+
+
+def shifted_by_assignment(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y[:, 1:] = y[:, :-1]
+    return head(s, y)
+
+
+def first_added(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y += y[:, :1]
+    return head(s, y)
+
+
 class AlwaysDropping(Body):
     def train(self, mode: bool = True) -> AlwaysDropping:
         super().train(mode)
@@ -257,6 +275,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "quiet change": (lambda: Body(quietly), "'clamp_' changes 'a' in place where no gradient passes, and 'b' reads 'a'"),
     "own noise": (own_noise, "module 'Body' draws random numbers by a torch.Generator of its own"),
     "system": (lambda: draw(random.SystemRandom().random), "draws random numbers by 'random.SystemRandom'"),
+    "shifted onto itself": (lambda: Body(shifted), "'add' changes 'getitem' in place and reads 'getitem_1', sharing entries"),
+    "shifted by assignment": (lambda: Body(shifted_by_assignment), "'setitem' changes 'a' in place and reads 'getitem', sharing"),
+    "a part added to all": (lambda: Body(first_added), "'add' changes 'a' in place and reads 'getitem', sharing entries"),
     "past self": (Closed, "calls a module of BatchNorm1d that is none of its own"),
 }  # fmt: skip
 
