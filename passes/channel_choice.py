@@ -42,7 +42,7 @@ def out_norms(graph: Graph, space: ChannelSpace) -> torch.Tensor:
     total = torch.zeros(space.size, dtype=torch.float64)
     for slot in space.slots:
         if slot.role is Role.CONSUME:
-            weight = graph.params[slot.param].data.detach().to("cpu", torch.float64)
+            weight = graph.params[slot.param].data.detach().abs().to("cpu", torch.float64)
             part = weight.narrow(slot.axis, slot.offset, space.size * slot.inner).movedim(slot.axis, 0)
             total += part.reshape(space.size, -1).square().sum(1)
     return total.sqrt()

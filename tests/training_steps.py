@@ -6,12 +6,15 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+from gngraph.ir.casting import cast
 
 TOLERANCE = 1e-8
 """Largest difference relative to the largest entry of a tensor, in float64."""
@@ -48,13 +51,14 @@ class Trial:
         if list(module.state_dict()) != list(other.state_dict()):
             yield "keys of the state_dict"
         for one in (module, other):
-            one.to(self.dtype)
+            if self.dtype is not None:
+                one._apply(partial(_in, self.dtype))  # type: ignore[no-untyped-call]
         for number, (training, batch) in enumerate(self._runs()):
             where = f"in step {number} ({'train' if training else 'eval'} mode)"
-            cast = [x.to(self.dtype) if x.is_floating_point() else x for x in batch]
-            first = _run(module, cast, number, training, self.part, self.of_inputs)
+            given = [x if self.dtype is None else _in(self.dtype, x) for x in batch]
+            first = _run(module, given, number, training, self.part, self.of_inputs)
             try:
-                second = _run(other, cast, number, training, lambda output: output, self.of_inputs)
+                second = _run(other, given, number, training, lambda output: output, self.of_inputs)
             except Exception as error:  # where the first ran
                 yield f"'{type(error).__name__}: {error}' is raised {where}"
                 return
@@ -87,6 +91,11 @@ def steps_differ(
     return list(trial.differences(*(copy.deepcopy(m) for m in (module, other))))
 
 
+def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """A tensor in a precision; integers and flags stay."""
+    return x.to(cast(x.dtype, dtype))
+
+
 def seed_everything(seed: int) -> None:
     """Set every global stream of random numbers."""
     torch.manual_seed(seed)
@@ -114,7 +123,7 @@ def _run(
         generator = torch.Generator().manual_seed(seed)
         losses = [
             (x * torch.randn(x.shape, generator=generator).to(x.dtype)).sum() / x.numel() ** 0.5
-            for x in outputs
+            for x in (torch.view_as_real(y) if y.is_complex() else y for y in outputs)
             if x.requires_grad
         ]
         if losses:
@@ -134,7 +143,7 @@ def _close(a: Tensor | None, b: Tensor | None, tolerance: float, floor: float) -
         return a is None and b is None  # with decay, no gradient and a gradient of zero are not the same
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if not a.is_floating_point():
+    if not (a.is_floating_point() or a.is_complex()):
         return torch.equal(a, b)
     finite = a[a.isfinite()]
     scale = max(floor, float(finite.abs().max()) if finite.numel() else 0.0)

@@ -98,7 +98,7 @@ def by_numbers(claim: Imported) -> Agreement:
 def _random_inputs(inputs: ExampleInputs, sizes: Sizes) -> list[torch.Tensor]:
     generator, made = torch.Generator().manual_seed(0), []
     for shape, x in zip(inputs.shapes(3, sizes), inputs.tensors, strict=True):
-        if x.is_floating_point():
+        if x.is_floating_point() or x.is_complex():
             made.append(torch.randn(shape, generator=generator, dtype=x.dtype))
         else:
             made.append(x.reshape(-1)[torch.randint(x.numel(), shape, generator=generator)])
@@ -115,7 +115,7 @@ def _outputs(network: nn.Module, inputs: Sequence[torch.Tensor], training: bool)
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if not a.is_floating_point():
+    if not (a.is_floating_point() or a.is_complex()):
         return torch.equal(a, b)
     size = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=_TOLERANCE * size, equal_nan=True)

@@ -27,6 +27,7 @@ from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
+from gngraph.ir.casting import cast
 from gngraph.lowering.to_torch import reading_inputs
 
 ROUNDING = 1e-7
@@ -63,12 +64,12 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
     """Compare as far as the module runs; what it raises where it runs in train mode on no probe."""
     errors: list[Exception] = []
     ran = False
-    graph = claim.graph if dtype is None else _with_parameters_as(claim.graph, dtype)
+    graph = claim.graph if dtype is None else _with_parameters_as(claim, dtype)
     for inputs, drawn in zip(_probes(claim.inputs, dtype), ({}, _drawn(graph)), strict=True):
         for training, gradients in _WAYS:
             if training and gradients != "all" and ran:
                 continue
-            module = copy_of(claim.module).to(dtype)
+            module = _in(copy_of(claim.module), dtype)
             with torch.no_grad():
                 for name, tensor in drawn.items():
                     module.get_parameter(name).copy_(tensor)
@@ -101,9 +102,16 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
     return [] if ran else errors
 
 
-def _with_parameters_as(graph: Graph, dtype: torch.dtype) -> Graph:
-    """A graph with other parameters, as a module's `to` makes one: what its forward casts to stays."""
-    return graph.with_params({name: p.data.to(dtype) for name, p in graph.params.items() if p.data.is_floating_point()})
+def _with_parameters_as(claim: Imported, dtype: torch.dtype) -> Graph:
+    """A graph with other parameters, as a module's `to` makes one: what its forward makes by itself and casts to stays."""
+    held = Held(claim.module).tensors()
+    own = {name: p.data for name, p in claim.graph.params.items() if p.kind != "constant" or name in held}
+    return claim.graph.with_params({name: tensor.to(cast(tensor.dtype, dtype)) for name, tensor in own.items()})
+
+
+def _in(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """A module in a dtype, in which complex numbers stay complex, as a module's `to` leaves none of them."""
+    return module if dtype is None else module._apply(lambda tensor: tensor.to(cast(tensor.dtype, dtype)))  # type: ignore[no-untyped-call]
 
 
 def _mode(training: bool) -> str:
@@ -122,15 +130,15 @@ def _refuse(claim: Imported, what: str, outputs: Sequence[torch.Tensor] = ()) ->
 def _probes(inputs: ExampleInputs, dtype: torch.dtype | None) -> Iterator[list[torch.Tensor]]:
     """The example's first samples, and random samples of another number; of whole numbers, those of the example shuffled."""
 
-    def cast(x: torch.Tensor) -> torch.Tensor:
-        return x.to(dtype) if dtype is not None and x.is_floating_point() else x.clone()
+    def fitted(x: torch.Tensor) -> torch.Tensor:
+        return x.clone() if dtype is None else x.to(cast(x.dtype, dtype), copy=True)
 
-    yield [cast(x) for x in inputs.first(_SAMPLES).tensors]
+    yield [fitted(x) for x in inputs.first(_SAMPLES).tensors]
     generator = torch.Generator().manual_seed(_SEED)
     probe = []
     for shape, x in zip(inputs.shapes(3), inputs.tensors, strict=True):
-        if x.is_floating_point():
-            probe.append(torch.randn(shape, generator=generator, dtype=dtype or x.dtype))
+        if x.is_floating_point() or x.is_complex():
+            probe.append(torch.randn(shape, generator=generator, dtype=cast(x.dtype, dtype or x.dtype)))
         else:
             chosen = torch.randint(x.numel(), shape, generator=generator)
             probe.append(x.reshape(-1)[chosen])
@@ -143,8 +151,8 @@ def _drawn(graph: Graph) -> dict[str, torch.Tensor]:
     drawn = {}
     for name, parameter in graph.params.items():
         held = parameter.data
-        if parameter.kind == "parameter" and held.is_floating_point() and held.numel():
-            noise = torch.randn(held.shape, generator=generator, dtype=torch.float64).to(held)
+        if parameter.kind == "parameter" and (held.is_floating_point() or held.is_complex()) and held.numel():
+            noise = torch.randn(held.shape, generator=generator, dtype=cast(held.dtype, torch.float64)).to(held)
             drawn[name] = held + noise * (0.1 * held.abs().mean() + _MOVED)
     return drawn
 
@@ -162,7 +170,7 @@ def _run(
     generator = torch.Generator().manual_seed(_SEED)
 
     def project(x: torch.Tensor) -> torch.Tensor:
-        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+        return torch.randn(x.shape, generator=generator, dtype=cast(x.dtype, torch.float64)).to(x.dtype)
 
     with torch.set_grad_enabled(gradients != "none"):
         found = step(Held(module), inputs, project, part, of_inputs=gradients == "all", differentiate=accumulated)

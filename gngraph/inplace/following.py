@@ -21,6 +21,7 @@ from gngraph.importing.tracer import reason_of
 from gngraph.inplace.hosts import evaluated, put, tensors_of, twin_of
 from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_kinds, numbers_of_layers
 from gngraph.ir import BATCH, Graph
+from gngraph.ir.casting import cast
 from gngraph.lowering.to_torch import run
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel
@@ -165,10 +166,11 @@ def outputs_differ(module: nn.Module, graph: Graph, inputs: tuple[torch.Tensor, 
 
 
 def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape or not a.is_floating_point():
+    if a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
         return a.shape == b.shape
     size = float(b.abs().max()) if b.numel() else 0.0
-    return torch.allclose(a.double(), b.double(), rtol=0.0, atol=_TOLERANCE * size, equal_nan=True)
+    a, b = (x.to(cast(x.dtype, torch.float64)) for x in (a, b))
+    return torch.allclose(a, b, rtol=0.0, atol=_TOLERANCE * size, equal_nan=True)
 
 
 def _numbers(module: nn.Module, before: Graph, after: Graph, places: Collection[NumberAt]) -> NumberChanges:

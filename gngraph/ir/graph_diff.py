@@ -115,7 +115,7 @@ def _same_values(old: torch.Tensor, new: torch.Tensor) -> bool:
 
 
 def _distance(old: torch.Tensor, new: torch.Tensor) -> float:
-    before, after = (x.detach().to("cpu", torch.float64) for x in (old, new))
+    before, after = (x.detach().to("cpu", torch.complex128 if x.is_complex() else torch.float64) for x in (old, new))
     moved, size = float((after - before).norm()), float(before.norm())
     return moved / size if size and math.isfinite(moved) else math.inf
 
