@@ -27,6 +27,7 @@ from gngraph.passes.prune_channels import PruneChannels
 from gngraph.passes.remove_layer import RemoveLayers
 from gngraph.passes.remove_pool import MovePools, RemovePools
 from gngraph.passes.remove_skip import RemoveSkips
+from gngraph.passes.repeat_blocks import RepeatedBlocks
 from gngraph.passes.separable import Separable
 from gngraph.passes.split_channels import SplitChannels
 from gngraph.passes.stride_to_pool import StrideToPools
@@ -58,6 +59,7 @@ __all__ = [
     "RemoveLayers",
     "RemovePools",
     "RemoveSkips",
+    "RepeatedBlocks",
     "Separable",
     "SplitChannels",
     "StrideToPools",

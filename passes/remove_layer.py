@@ -10,7 +10,7 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import PassError, choices
 from gngraph.ir import Graph
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
-from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers, remove_layer
+from gngraph.rewrite.layer_removal import removable_layers, remove_layer
 from gngraph.rewrite.morphism import RemoveLayer
 from gngraph.rewrite.surgery import Gather
 from gngraph.scoring.layer_rebuilding import rebuilt_removal
@@ -40,7 +40,7 @@ class RemoveLayers(Pass):
     def run(self, graph: Graph, analyses: AnalysisManager) -> PassResult:
         """Remove; see the class."""
         spaces = analyses.get(ChannelSpaces, graph)
-        layers = {layer.value: names_of(graph, layer) for layer in removable_layers(graph, spaces)}
+        layers = {layer.value: layer.names(graph) for layer in removable_layers(graph, spaces)}
         known = [names[0] for names in layers.values()]
         if self.at is None:
             example = f"{self.name}{{at={known[0] if known else '*'}}}"
@@ -70,9 +70,3 @@ class RemoveLayers(Pass):
                 f"name it by --data, or pass AnalysisManager(Problem(data)); only residual blocks go without"
             )
         return rebuilt_removal(graph, analyses, layer)
-
-
-def names_of(graph: Graph, layer: RemovableLayer) -> tuple[str, ...]:
-    """What a removable layer is called by: its title, the modules in it, and the node that it ends at."""
-    modules = [node.module for name, node in graph.nodes.items() if name in layer.nodes and node.module]
-    return tuple(dict.fromkeys([layer.title(graph), *modules, layer.value]))

@@ -34,19 +34,19 @@ from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.masking import masked
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import InsertLayer, MergeChannel, Morphism, NewChannel, PruneChannel, SplitChannel
-from gngraph.rewrite.structure import InsertSkip, Restride, StructureMorphism
+from gngraph.rewrite.structure import InsertSkip, StructureMorphism
 from tests.graph_skeleton import skeleton
 from tests.local_errors import Found, KeptValues, relative
 from tests.morphism_errors import value_masked
 from tests.random_morphisms import merge_weights, morphisms_of
 from tests.random_networks import Built, build, numbers_of, token_numbers_of
-from tests.random_structure import Changed, change_of, of_other_heads, structure_of
+from tests.random_structure import Change, Changed, change_of, of_other_heads, structure_of
 from tests.removal_errors import removal_error
 
 BAR = 1e-10  # largest relative error of outputs in float64
 STRUCTURE = 0.4  # share of the sets of morphisms behind which what a layer is changes as well
 HEADS = 0.3  # share of the sets of morphisms before which sizes of heads take the place of heads, or heads that of their sizes
-CHANGES = 0.3  # share of those behind which the function changes, by a skip connection of scale 1 or another stride
+CHANGES = 0.3  # share of those behind which the function changes: a skip connection of scale 1, another stride, blocks repeated
 
 
 @dataclass
@@ -168,7 +168,7 @@ def check_pair(network: Sequence[int], steps: Sequence[int]) -> Tally:
                 state, error = _changed(built, state, change)
                 graph = state.graph
                 tally.worst = max(tally.worst, error)
-                tally.kinds["stride" if isinstance(change, Restride) else "residual"] += 1
+                tally.kinds["residual" if isinstance(change, InsertSkip) else change.kind] += 1
         if tally.steps:
             _check_lowering(built, graph)
         for layer in _drawn_layer(state, draw):
@@ -263,7 +263,7 @@ def _restructured(built: Built, state: _State, morphism: StructureMorphism) -> t
     return new, error
 
 
-def _changed(built: Built, state: _State, morphism: InsertSkip | Restride) -> tuple[_State, float]:
+def _changed(built: Built, state: _State, morphism: Change) -> tuple[_State, float]:
     """One of those that change the function, and the error against the network before, run as the morphism says."""
     new = _checked(built, morph(state.graph, state.spaces, [morphism]).graph)
     error = relative(new.outputs, Changed(state.graph, morphism).outputs(built.inputs(0, 2)))

@@ -20,11 +20,13 @@ from gngraph.rewrite.attachments import not_gated, not_normed, not_skipped
 from gngraph.rewrite.factorisation import not_collapsed, not_factorised, rank_of
 from gngraph.rewrite.kernels import kernel_of, not_resized, not_restrided, stride_of
 from gngraph.rewrite.layers import end_of_unit, layers_of
+from gngraph.rewrite.repetition import repeatable_blocks, runs_of
 from gngraph.rewrite.structure import (
     Collapse,
     InsertNorm,
     InsertSkip,
     InsertSqueezeExcite,
+    RepeatBlocks,
     ResizeKernel,
     Restride,
     StructureMorphism,
@@ -77,9 +79,16 @@ def of_other_heads(graph: Graph) -> tuple[str, Graph] | None:
     return None
 
 
-def change_of(graph: Graph, spaces: ChannelSpaces, draw: random.Random) -> InsertSkip | Restride | None:
-    """One that changes the function: a skip connection of scale 1, or another stride; None where there is no place."""
-    found: list[InsertSkip | Restride] = []
+Change = InsertSkip | Restride | RepeatBlocks
+"""Morphisms that change the function, of which another run says what they make of it."""
+
+
+def change_of(graph: Graph, spaces: ChannelSpaces, draw: random.Random) -> Change | None:
+    """One that changes the function: a skip of scale 1, another stride, blocks repeated; None where there is no place."""
+    found: list[Change] = [
+        RepeatBlocks(run[-1].value, draw.choice(run).source, draw.randint(1, 2))
+        for run in runs_of(repeatable_blocks(graph, spaces))
+    ]
     for layer in layers_of(graph):
         end, node = end_of_unit(graph, layer), graph.nodes[layer]
         if not_skipped(graph, spaces, end, node.inputs[0]) is None:
@@ -100,7 +109,7 @@ class Changed(Interpreter):
         morphism: from `change_of`.
     """
 
-    def __init__(self, graph: Graph, morphism: InsertSkip | Restride) -> None:
+    def __init__(self, graph: Graph, morphism: Change) -> None:
         self.lowered, self.morphism = lower(graph), morphism
         super().__init__(self.lowered.module, garbage_collect_values=False)
         if isinstance(morphism, Restride):
@@ -119,7 +128,23 @@ class Changed(Interpreter):
         result = super().run_node(n)
         if isinstance(self.morphism, InsertSkip) and n is self.lowered.values[self.morphism.at]:
             result = result + self.env[self.lowered.values[self.morphism.source]]
+        if isinstance(self.morphism, RepeatBlocks) and n is self.lowered.values[self.morphism.at]:
+            for _ in range(self.morphism.times):
+                result = self._once_more(n, self.lowered.values[self.morphism.source], result)
         return result
+
+    def _once_more(self, end: fx.Node, start: fx.Node, value: Any) -> Any:
+        """What `end` is where `start` is another value."""
+        kept, moved = self.env, {start}
+        self.env = {**kept, start: value}
+        for node in self.lowered.module.graph.nodes:
+            if not moved.isdisjoint(node.all_input_nodes):
+                self.env[node] = super().run_node(node)
+                moved.add(node)
+            if node is end:
+                break
+        again, self.env = self.env[end], kept
+        return again
 
     def outputs(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The tensors that it gives."""

@@ -11,7 +11,7 @@ PASS_NAMES = (
     *("change-stride", "cleanup", "collapse-layers", "head-sizes", "insert-layer", "insert-norm", "insert-pool"),
     *("insert-skip", "insert-squeeze-excite", "join-layers", "low-rank", "make-residual"),
     *("merge-channels", "move-pool", "narrow-kernel", "new-channels", "prune-channels", "remove-layer", "remove-pool"),
-    *("remove-skip", "separable", "split-channels", "stride-to-pool", "whole-heads", "widen-kernel"),
+    *("remove-skip", "repeat-blocks", "separable", "split-channels", "stride-to-pool", "whole-heads", "widen-kernel"),
 )
 """Of gngraph's own passes."""
 

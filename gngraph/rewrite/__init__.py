@@ -23,6 +23,7 @@ from gngraph.rewrite.structure import (
     MovePool,
     RemovePool,
     RemoveSkip,
+    RepeatBlocks,
     ResizeKernel,
     StrideToPool,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "RemoveLayer",
     "RemovePool",
     "RemoveSkip",
+    "RepeatBlocks",
     "ResizeKernel",
     "Rewritten",
     "SpaceEdit",

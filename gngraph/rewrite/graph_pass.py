@@ -28,16 +28,18 @@ class PassResult:
         graph: the new graph.
         morphisms: what was done, numbered as in the graph before.
         gathers: parameter -> how it was rebuilt, for the optimiser's state (`gngraph.rewrite.surgery.carry`).
+        copies: new parameter -> the one that it starts as a copy of.
     """
 
     graph: Graph
     morphisms: tuple[Morphism, ...] = ()
     gathers: Mapping[str, tuple[Gather, ...]] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rewritten: Rewritten, morphisms: tuple[Morphism, ...]) -> PassResult:
         """The result of applying `morphisms` by `rewrite`."""
-        return cls(rewritten.graph, morphisms, rewritten.gathers)
+        return cls(rewritten.graph, morphisms, rewritten.gathers, rewritten.copies)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ class RemovableLayer:
         shared = set.intersection(*({*_scopes(node.scope)} for node in layers)) - outside
         return min(shared, key=len) if shared else layers[0].module or layers[0].name
 
+    def names(self, graph: Graph) -> tuple[str, ...]:
+        """What it is called by: its title, the modules in it, and the node that it ends at."""
+        modules = [node.module for name, node in graph.nodes.items() if name in self.nodes and node.module]
+        return tuple(dict.fromkeys([self.title(graph), *modules, self.value]))
+
 
 def removable_layers(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLayer, ...]:
     """What can be removed, in order.

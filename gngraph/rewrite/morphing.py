@@ -18,6 +18,7 @@ from gngraph.rewrite.kernels import resize_kernel, restride
 from gngraph.rewrite.layer_removal import remove_layer
 from gngraph.rewrite.morphism import InsertLayer, LayerMorphism, Morphism, RemoveLayer, edits_of
 from gngraph.rewrite.pooling import insert_pool, move_pool, remove_pool, stride_to_pool
+from gngraph.rewrite.repetition import repeat_blocks
 from gngraph.rewrite.structure import (
     Collapse,
     Factorise,
@@ -29,6 +30,7 @@ from gngraph.rewrite.structure import (
     MovePool,
     RemovePool,
     RemoveSkip,
+    RepeatBlocks,
     ResizeKernel,
     Restride,
     StrideToPool,
@@ -58,6 +60,7 @@ def morph(
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     gathers: dict[str, tuple[Gather, ...]] = {}
     edits: Mapping[str, SpaceEdit] = {}
+    copies: dict[str, str] = {}
     removals = [m for m in morphisms if isinstance(m, RemoveLayer)]
     for at, removal in enumerate(removals):
         shallower = remove_layer(graph, ChannelSpaces.of(graph) if at else spaces, removal)
@@ -74,7 +77,8 @@ def morph(
         if isinstance(morphism, StructureMorphism):
             changed = restructure(graph, morphism)
             graph, gathers = changed.graph, gathers | _then(gathers, changed.gathers)
-    return Rewritten(graph, edits, gathers)
+            copies |= {new: copies.get(old, old) for new, old in changed.copies.items()}
+    return Rewritten(graph, edits, gathers, copies)
 
 
 def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:
@@ -91,6 +95,8 @@ def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:
         raise PassError(f"'{graph.name}' has no node '{morphism.at}' to change{choices(morphism.at, graph.nodes)}")
     if isinstance(morphism, ResizeKernel):
         return resize_kernel(graph, morphism)
+    if isinstance(morphism, RepeatBlocks):
+        return repeat_blocks(graph, morphism)
     kind = type(morphism)
     if kind in _AT_SPACES:
         return Rewritten(_AT_SPACES[kind](graph, ChannelSpaces.of(graph), morphism), {}, {})

@@ -261,6 +261,25 @@ class JoinPair(_AtNode):
         return {"kind": self.kind, "at": self.at}
 
 
+@dataclass(frozen=True, eq=False)
+class RepeatBlocks(_AtNode):
+    """Put copies of the blocks between two values behind the later one.
+
+    Attributes:
+        at: name of the node that the last of them ends at.
+        source: name of the node that the first of them starts from.
+        times: copies of all of them, one behind the other.
+    """
+
+    source: str
+    times: int = 1
+    kind: str = "repeat"
+
+    def record(self) -> dict[str, Any]:
+        """The morphism, for histories."""
+        return {"kind": self.kind, "at": self.at, "source": self.source, "times": self.times}
+
+
 StructureMorphism = (
     InsertSkip
     | RemoveSkip
@@ -275,5 +294,6 @@ StructureMorphism = (
     | Factorise
     | Collapse
     | JoinPair
+    | RepeatBlocks
 )
 """Morphisms of what a layer is."""

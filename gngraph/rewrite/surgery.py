@@ -59,11 +59,19 @@ class Gather:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A rewritten graph, the edits that were made, and how its parameters were gathered, for the optimiser's state."""
+    """A rewritten graph, and what became of parameters, for the optimiser's state.
+
+    Attributes:
+        graph: the new one.
+        edits: that were made, by channel space.
+        gathers: parameter -> how it was rebuilt.
+        copies: new parameter -> the one that it starts as a copy of.
+    """
 
     graph: Graph
     edits: Mapping[str, SpaceEdit]
     gathers: Mapping[str, tuple[Gather, ...]]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
 
 def rewrite(

@@ -94,7 +94,7 @@ def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> Op
 
     For exact twins, and weights that stay, this holds to rounding: copies of a written channel receive half of the gradient
     each, copies of a read channel all of it, and both decay as the weights that they have. New channels start at 0 but for the
-    decay, and step counts are kept.
+    decay, and step counts are kept. Parameters that are copies of others remember what those do.
 
     Args:
         state: of the parameters before the rewrite.
@@ -120,6 +120,7 @@ def carry_state(state: OptimizerState, graph: Graph, rewritten: Rewritten) -> Op
         if DECAY in entries:
             moved["momentum_buffer"] = moved["momentum_buffer"] + _decay(entries, rewritten.graph.params[name])
         carried[name] = moved
+    carried |= {new: carried[old] for new, old in rewritten.copies.items() if old in carried}
     return OptimizerState(carried, state.powers)
 
 
