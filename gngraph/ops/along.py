@@ -28,11 +28,7 @@ def _infer(function: Callable[..., Any]) -> Callable[[Operands], Type]:
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     dim = operands.node.attrs["dim"] % len(operands.tensor().shape)
-    rules.freeze(rules.layout(0, dim), f"{operands.node.op} runs along it")
-    items = len(operands.node.type.items) if isinstance(operands.node.type, TupleType) else 1
-    for axis in range(len(operands.tensor().shape)):
-        for item in range(items):
-            rules.set(axis, rules.layout(0, axis), item)
+    freeze_axes(rules, operands, {dim}, f"{operands.node.op} runs along it")
 
 
 def _emit(function: Callable[..., Any]) -> Callable[[Emitter, Node], fx.Node]:

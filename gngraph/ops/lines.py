@@ -5,18 +5,17 @@ Along these axes channels are frozen; those of all others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_leaves
 
 from gngraph.errors import IRError
-from gngraph.ir import BATCH, Attr, Dim, Node, Ref, TensorType, TupleType, Type
+from gngraph.ir import BATCH, Attr, Dim, Node, Ref, TensorType, Type
 from gngraph.ir.types import dtype_name, dtype_of
 from gngraph.ops.sizes import factors, hold_size, known_size, product
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
 
 _SAMPLES = (2, 3)
 """Sizes of an axis of samples for which the shapes of values are asked."""
@@ -72,10 +71,7 @@ def _infer(function: Callable[..., Any]) -> Callable[[Operands], Type]:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
             raise IRError(f"node '{node.name}' ({node.op}) cannot be computed of '{x}': {reason}") from None
-        types = tuple(
-            TensorType(dtype_name(a.dtype), tuple(map(_dim, a.shape, b.shape))) for a, b in zip(few, more, strict=True)
-        )
-        return TupleType(types) if len(types) > 1 else types[0]
+        return TensorType(dtype_name(few.dtype), tuple(map(_dim, few.shape, more.shape)))
 
     return infer
 
@@ -87,11 +83,9 @@ def _known(value: Attr, operands: Operands) -> Any:
     return known_size(value, operands) if isinstance(value, Ref) else value
 
 
-def _given(function: Callable[..., Any], x: TensorType, samples: int, options: dict[str, Any]) -> list[torch.Tensor]:
-    sizes = ((number * samples ** len(names)) for number, names in map(factors, x.shape))
-    given: list[torch.Tensor] = tree_leaves(
-        function(torch.empty(*sizes, dtype=dtype_of(x.dtype), device="meta"), **options)
-    )
+def _given(function: Callable[..., Any], x: TensorType, samples: int, options: dict[str, Any]) -> torch.Tensor:
+    sizes = (number * samples ** len(names) for number, names in map(factors, x.shape))
+    given: torch.Tensor = function(torch.empty(*sizes, dtype=dtype_of(x.dtype), device="meta"), **options)
     return given
 
 
@@ -100,17 +94,21 @@ def _dim(few: int, more: int) -> Dim:
     return few if few == more else product(few // _SAMPLES[0], BATCH)
 
 
+def _sizes(node: Node) -> Iterator[AttrPath]:
+    """Where the numbers of entries stand that lines get: one, or one an axis."""
+    for name in ("n", "s"):
+        given = node.attrs.get(name)
+        if isinstance(given, tuple):
+            yield from ((name, i) for i in range(len(given)))
+        elif given is not None:
+            yield (name,)
+
+
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     node, x, worked = operands.node, operands.tensor(), _axes(operands)
-    items = node.type.items if isinstance(node.type, TupleType) else (node.type,)
-    first = items[0]
-    kept = isinstance(first, TensorType) and len(first.shape) == len(x.shape)
-    for name in ("n", "s"):
-        sizes = node.attrs.get(name)
-        for path in (
-            [(name,)] if isinstance(sizes, Ref) else [(name, i) for i in range(len(sizes or ()))] if name == "s" else []
-        ):
-            hold_size(rules, operands, path, None)
+    kept = len(node.shape) == len(x.shape)
+    for path in _sizes(node):
+        hold_size(rules, operands, path, None)
     position = 0
     for axis in range(len(x.shape)):
         layout = rules.layout(0, axis)
@@ -118,8 +116,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
             rules.freeze(layout, f"{node.op} works along it")
             position += kept
             continue
-        for item in range(len(items)):
-            rules.set(position, layout, item)
+        rules.set(position, layout)
         position += 1
 
 

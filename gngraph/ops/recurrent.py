@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, TupleType, Type
-from gngraph.ops.rules import read_attrs
+from gngraph.ops.rules import read_attrs, set_each
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import (
     Call,
@@ -175,8 +175,7 @@ def _cell_channels(rules: ChannelRules, operands: Operands) -> None:
     rules.measure(("hidden_size",), state)
     rules.consume("weight_hh", 1, state)
     _unify_states(rules, operands, state)
-    for item in range(2 if operands.node.op == "lstm_cell" else 1):
-        rules.set(1, state, item)
+    set_each(rules, operands, 1, state)
 
 
 def _emit_cell(emitter: Emitter, node: Node) -> fx.Node:

@@ -17,6 +17,7 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, TupleType, Type
 from gngraph.ops.dtypes import given
+from gngraph.ops.rules import set_each
 from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, lookup, register, signature
 from gngraph.ops.traits import ChannelStatistics, with_first
 
@@ -52,7 +53,6 @@ def _infer(function: Callable[..., Any], optional: tuple[str, ...]) -> Callable[
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     dims, keep = reduced_axes(operands), bool(operands.node.attrs.get("keepdim"))
-    items = len(operands.node.type.items) if isinstance(operands.node.type, TupleType) else 1
     op = operands.node.op
     statistics = lookup(op).counts
     sized = all(isinstance(operands.tensor().shape[axis], int) for axis in dims)
@@ -76,8 +76,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
                 rules.freeze(rules.layout(0, axis), reason)
             position += keep
         else:
-            for item in range(items):
-                rules.set(position, rules.layout(0, axis), item)
+            set_each(rules, operands, position, rules.layout(0, axis))
             position += 1
 
 
@@ -208,8 +207,8 @@ def _topk_channels(rules: ChannelRules, operands: Operands) -> None:
     (dim,) = reduced_axes(operands)
     rules.freeze(rules.layout(0, dim), "topk chooses among its channels")
     for axis in range(len(operands.tensor().shape)):
-        for item in (0, 1):
-            rules.set(axis, None if axis == dim else rules.layout(0, axis), item)
+        if axis != dim:
+            set_each(rules, operands, axis, rules.layout(0, axis))
 
 
 register(

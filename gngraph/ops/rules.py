@@ -9,10 +9,10 @@ from typing import Any
 from torch import fx, nn
 
 from gngraph.errors import IRError
-from gngraph.ir import Dim, Node, OpaqueType, TensorType, Type
+from gngraph.ir import Dim, Node, OpaqueType, TensorType, TupleType, Type
 from gngraph.ir.types import refs_in
 from gngraph.ops.dtypes import promoted
-from gngraph.ops.spec import ChannelRules, Emitter, Operands, ReadAttrs
+from gngraph.ops.spec import ChannelRules, Emitter, Layout, Operands, ReadAttrs
 
 IntOrPair = int | tuple[int, ...]
 
@@ -36,6 +36,20 @@ def same_type(operands: Operands) -> Type:
 def as_identity(node: Node) -> Node:
     """The node that gives its input on."""
     return replace(node, op="identity", attrs={}, module=None)
+
+
+def set_each(rules: ChannelRules, operands: Operands, axis: int, layout: Layout | None) -> None:
+    """An axis of the value has this layout: that of every item, where the value is a tuple.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        axis: of the value, or of its items.
+        layout: of that axis.
+    """
+    type_ = operands.node.type
+    for item in range(len(type_.items) if isinstance(type_, TupleType) else 1):
+        rules.set(axis, layout, item)
 
 
 def all_axes(rules: ChannelRules, operands: Operands) -> None:
@@ -125,7 +139,7 @@ def freeze_sizes(rules: ChannelRules, operands: Operands, reason: str) -> None:
 
 
 def freeze_axes(rules: ChannelRules, operands: Operands, axes: set[int], reason: str) -> None:
-    """Freeze the spaces on `axes` of the first input; the other axes keep their layouts.
+    """Freeze the spaces on `axes` of the first input; every axis keeps its layout, in each item where the value is a tuple.
 
     Args:
         rules: of the analysis under way.
@@ -136,7 +150,7 @@ def freeze_axes(rules: ChannelRules, operands: Operands, axes: set[int], reason:
     for axis in range(len(operands.tensor().shape)):
         if axis in axes:
             rules.freeze(rules.layout(0, axis), reason)
-        rules.set(axis, rules.layout(0, axis))
+        set_each(rules, operands, axis, rules.layout(0, axis))
 
 
 def emit_simple(

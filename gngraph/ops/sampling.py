@@ -101,11 +101,7 @@ def _indexed_channels(rules: ChannelRules, operands: Operands) -> None:
     """Places are counted in each map by itself."""
     rank, spatial = len(operands.tensor().shape), int(operands.node.op[-2])
     freeze_sizes(rules, operands, "a pooling takes its size")
-    for axis in range(rank):
-        if axis >= rank - spatial:
-            rules.freeze(rules.layout(0, axis), "it is pooled over")
-        for item in (0, 1):
-            rules.set(axis, rules.layout(0, axis), item)
+    freeze_axes(rules, operands, set(range(rank - spatial, rank)), "it is pooled over")
 
 
 def _infer_unpooled(operands: Operands) -> Type:

@@ -14,7 +14,7 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, Slice, TupleType, Type
 from gngraph.ir.types import attr_at
-from gngraph.ops.rules import all_axes, freeze_inputs
+from gngraph.ops.rules import all_axes, freeze_inputs, set_each
 from gngraph.ops.spec import (
     Call,
     ChannelRules,
@@ -218,10 +218,8 @@ def _infer_getitem(operands: Operands) -> Type:
 def _getitem_channels(rules: ChannelRules, operands: Operands) -> None:
     source, index = operands.inputs[0], operands.node.attrs["index"]
     if isinstance(source, TupleType):
-        taken = source.items[index]
         for axis, layout in rules.item_layouts(0, index).items():
-            for item in range(len(taken.items) if isinstance(taken, TupleType) else 1):
-                rules.set(axis, layout, item)
+            set_each(rules, operands, axis, layout)
     elif isinstance(source, OpaqueType) and isinstance(source.value, tuple):
         at = _positions(index, len(source.value))
         for position, axis in enumerate(at if isinstance(at, list) else [at]):
