@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
-from gngraph.ops.rules import spread
+from gngraph.ops.rules import spread, window_counts
 from gngraph.ops.sizes import sizes_of
 from gngraph.ops.spec import (
     Call,
@@ -66,14 +66,14 @@ def infer_convolution(operands: Operands) -> Type:
     return TensorType(x.dtype, (x.shape[0], weight[0], *_spatial(node, x.shape[2:], weight[2:])))
 
 
-def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> list[Dim]:
+def _spatial(node: Node, size: tuple[Dim, ...], kernel: tuple[Dim, ...]) -> Sequence[Dim]:
     rank = len(kernel)
     stride, dilation = (spread(node.attrs.get(key, 1), rank) for key in ("stride", "dilation"))
     padding = node.attrs.get("padding", 0)
     if padding == "same":
-        return list(size)
+        return size
     pad = spread(0 if padding == "valid" else padding, rank)
-    return [(int(s) + 2 * pad[i] - dilation[i] * (int(kernel[i]) - 1) - 1) // stride[i] + 1 for i, s in enumerate(size)]
+    return window_counts(size, kernel, stride, dilation, pad)
 
 
 def convolution_positions(operands: Operands, result: Type) -> tuple[Factor, ...]:

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from gngraph.errors import IRError
 from gngraph.ir import Dim, TensorType, Type
-from gngraph.ops.rules import emit_simple, read_attrs, spread
+from gngraph.ops.rules import emit_simple, read_attrs, spread, window_counts
 from gngraph.ops.sizes import hold_size, known_sizes, scaled
 from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
 
 _OPTIONS = "kernel_size dilation=1 padding=0 stride=1"
-_NAMES = ("kernel_size", "dilation", "padding", "stride")
+_WINDOW = ("kernel_size", "stride", "dilation", "padding")
 
 
 def _kernel(operands: Operands) -> int:
@@ -26,12 +26,7 @@ def _kernel(operands: Operands) -> int:
 
 def _positions(operands: Operands, sizes: Sequence[Dim]) -> int:
     """How many patches a map of these sizes has."""
-    kernel, dilation, padding, stride = (spread(operands.node.attrs[name], 2) for name in _NAMES)
-    counts = (
-        (int(n) + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(sizes, kernel, dilation, padding, stride, strict=True)
-    )
-    return math.prod(counts)
+    return math.prod(window_counts(sizes, *(spread(operands.node.attrs[name], 2) for name in _WINDOW)))
 
 
 def _infer_unfold(operands: Operands) -> Type:

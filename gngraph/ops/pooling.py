@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
-from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, spread
+from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, spread, window_reach
 from gngraph.ops.sizes import known_sizes
 from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
 from gngraph.ops.traits import with_first
@@ -38,10 +38,10 @@ def window(operands: Operands) -> TensorType:
     padding, dilation = spread(node.attrs.get("padding", 0), rank), spread(node.attrs.get("dilation", 1), rank)
     shape: list[Dim] = list(x.shape[:-rank])
     for i, size in enumerate(x.shape[-rank:]):
-        span = int(size) + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1
-        out = span // stride[i] + 1
+        reach = window_reach(int(size), kernel[i], dilation[i], padding[i])
+        out = reach // stride[i] + 1
         if node.attrs["ceil_mode"]:
-            out = -(-span // stride[i]) + 1
+            out = -(-reach // stride[i]) + 1
             out -= (out - 1) * stride[i] >= int(size) + padding[i]  # the last window must start inside
         if out < 1:
             raise IRError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,42 @@ def spread(value: IntOrPair, count: int) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * count
     return tuple(value) if len(value) == count else tuple(value) * count
+
+
+def window_reach(size: int, kernel: int, dilation: int, padding: int) -> int:
+    """How far a window can be moved along an axis from its first place; below 0 where it is larger than the axis.
+
+    Args:
+        size: entries of the axis.
+        kernel: entries that the window sees.
+        dilation: how far apart these lie.
+        padding: entries that are added at each end of the axis.
+
+    >>> window_reach(8, kernel=3, dilation=1, padding=1)
+    7
+    """
+    return size + 2 * padding - dilation * (kernel - 1) - 1
+
+
+def window_counts(
+    sizes: Sequence[Dim],
+    kernel: Sequence[Dim],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+) -> list[int]:
+    """How many windows lie along each of several axes.
+
+    Args:
+        sizes: entries of the axes.
+        stride: how far windows are apart.
+        kernel, dilation, padding: see `window_reach`.
+
+    >>> window_counts((8, 9), (3, 3), (2, 1), (1, 1), (1, 0))
+    [4, 7]
+    """
+    options = zip(sizes, kernel, stride, dilation, padding, strict=True)
+    return [window_reach(int(n), int(k), d, p) // s + 1 for n, k, s, d, p in options]
 
 
 def same_type(operands: Operands) -> Type:

@@ -15,7 +15,7 @@ from gngraph.data.inputs import SampleInputs
 from gngraph.ir import Graph, Node, Ref
 from gngraph.ops import draft_of, lookup
 from gngraph.ops.conv import groups_of
-from gngraph.ops.rules import spread
+from gngraph.ops.rules import spread, window_counts
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def patches(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         sides = [(pad, pad) for pad in spread(0 if padding == "valid" else padding, rank)]
     mode = node.attrs.get("padding_mode", "zeros")
     x = F.pad(x, [pad for side in reversed(sides) for pad in side], mode="constant" if mode == "zeros" else mode)
-    sizes = [(x.shape[2 + i] - spans[i] - 1) // stride[i] + 1 for i in range(rank)]
+    sizes = window_counts(x.shape[2:], kernel, stride, dilation, (0,) * rank)
     taps = []
     for offsets in itertools.product(*map(range, kernel)):
         tap = x
