@@ -6,6 +6,7 @@ it is given a mask: the sum starts with the mask, so that adding it behind the p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,11 +35,53 @@ def added_products(mask: Any, a: Any, b: Any, heads: int, spread: bool) -> Any:
     return products.unflatten(0, (-1, heads))
 
 
+def _product_shape(operands: Operands, rank: int) -> tuple[Dim, ...]:
+    """Shape of the product of the two factors, matrices that lie in the last two of `rank` axes."""
+    node, a, b = operands.node, operands.tensor(1), operands.tensor(2)
+    if not len(a.shape) == len(b.shape) == rank or (*a.shape[:-2], a.shape[-1]) != b.shape[:-1]:
+        raise IRError(f"node '{node.name}' ({node.op}) multiplies '{a}' and '{b}'")
+    return (*a.shape[:-1], b.shape[-1])
+
+
+def _product_channels(rules: ChannelRules, operands: Operands, follows: Sequence[bool]) -> None:
+    """Samples and heads go along, and so do rows and columns; what is summed over one side writes and the other reads.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        follows: whether what is added has the channels of the product along each axis of samples and heads; else its single
+            one is broadcast.
+    """
+    added, shape = operands.tensor(0).shape, operands.node.shape
+    rows, columns = len(shape) - 2, len(shape) - 1
+    for axis in range(len(shape)):
+        factors = {rows: (1,), columns: (2,)}.get(axis, (1, 2))
+        layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
+        own = axis - (len(shape) - len(added))
+        if own >= 0 and (follows[axis] if axis < rows else added[own] == shape[axis]):
+            layouts.append(rules.layout(0, own))
+        elif own >= 0:
+            rules.freeze(rules.layout(0, own), "its single channel is broadcast")
+        rules.set(axis, rules.unify(layouts))
+    rules.contract([(1, columns), (2, rows)], f"{operands.node.op} sums over it")
+
+
+def _products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
+    rank = len(operands.tensor(1).shape)
+    return ((*sizes_of(operands, 1, range(rank)), *sizes_of(operands, 2, (rank - 1,))),)
+
+
+def _but_in_both(node: Node, positions: frozenset[int]) -> bool:
+    """Linear in what is added and one of the factors together."""
+    return not positions >= {1, 2}
+
+
+# --- over samples and heads
+
+
 def _infer(operands: Operands) -> Type:
-    node, (mask, a, b) = operands.node, (operands.tensor(i) for i in range(3))
-    if not len(a.shape) == len(b.shape) == 4 or (*a.shape[:2], a.shape[3]) != b.shape[:3]:
-        raise IRError(f"node '{node.name}' ({node.op}) multiplies matrices that lie in two axes")
-    shape = (*a.shape[:3], b.shape[3])
+    node, (mask, a) = operands.node, (operands.tensor(i) for i in range(2))
+    shape = _product_shape(operands, 4)
     leads: tuple[tuple[Dim, ...], ...] = ((a.shape[0], 1), a.shape[:2]) if node.attrs["spread"] else ((1,),)
     lead, rows = mask.shape[: len(leads[0])], mask.shape[len(leads[0]) :]
     if lead not in leads or rows not in (shape[2:], (1, shape[3])):
@@ -47,17 +90,7 @@ def _infer(operands: Operands) -> Type:
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
-    """Heads and samples go along, and so do rows and columns; what is summed over one side writes and the other reads."""
-    mask = operands.tensor(0).shape
-    for axis, factors in enumerate(((1, 2), (1, 2), (1,), (2,))):
-        layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
-        own = len(mask) - 4 + axis
-        if own > 0 and (mask[own] != 1 or (axis > 1 and operands.node.shape[axis] == 1)):
-            layouts.append(rules.layout(0, own))
-        elif own >= 0:
-            rules.freeze(rules.layout(0, own), "its single channel is broadcast")
-        rules.set(axis, rules.unify(layouts))
-    rules.contract([(1, 3), (2, 2)], f"{operands.node.op} sums over it")
+    _product_channels(rules, operands, (False, operands.node.attrs["spread"] and operands.tensor().shape[1] != 1))
 
 
 def _emit(emitter: Emitter, node: Node) -> fx.Node:
@@ -68,32 +101,19 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.method("unflatten", products, 0, (-1, heads))
 
 
-def _products(operands: Operands) -> tuple[tuple[Factor, ...], ...]:
-    return ((*sizes_of(operands, 1, range(4)), *sizes_of(operands, 2, (3,))),)
+# --- as torch has them
 
 
 def _infer_baddbmm(operands: Operands) -> Type:
-    node, (added, a, b) = operands.node, (operands.tensor(i) for i in range(3))
-    if not len(a.shape) == len(b.shape) == 3 or (a.shape[0], a.shape[2]) != b.shape[:2]:
-        raise IRError(f"node '{node.name}' ({node.op}) multiplies '{a}' and '{b}'")
-    shape = (*a.shape[:2], b.shape[2])
+    node, added = operands.node, operands.tensor()
+    shape = _product_shape(operands, 3)
     if len(added.shape) > 3 or any(x not in (1, y) for x, y in zip(added.shape[::-1], shape[::-1], strict=False)):
         raise IRError(f"node '{node.name}' ({node.op}) adds '{added}' to products of {shape}")
-    return TensorType(a.dtype, shape)
+    return TensorType(operands.tensor(1).dtype, shape)
 
 
 def _baddbmm_channels(rules: ChannelRules, operands: Operands) -> None:
-    """Samples and heads, rows and columns go along; what is summed over one side writes and the other reads."""
-    added = operands.tensor(0).shape
-    for axis, factors in enumerate(((1, 2), (1,), (2,))):
-        layouts: list[Layout | None] = [rules.layout(i, axis) for i in factors]
-        own = len(added) - 3 + axis
-        if own >= 0 and added[own] == operands.tensor(factors[0]).shape[axis]:
-            layouts.append(rules.layout(0, own))
-        elif own >= 0:
-            rules.freeze(rules.layout(0, own), "its single channel is broadcast")
-        rules.set(axis, rules.unify(layouts))
-    rules.contract([(1, 2), (2, 1)], f"{operands.node.op} sums over it")
+    _product_channels(rules, operands, (operands.tensor().shape[:1] == operands.node.shape[:1],))
 
 
 def _emit_baddbmm(emitter: Emitter, node: Node) -> fx.Node:
@@ -101,27 +121,9 @@ def _emit_baddbmm(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.call(torch.baddbmm, *(emitter.value(name) for name in node.inputs), **options)
 
 
-# import reads its calls, for `alpha` is another one elsewhere
-register(
-    OpSpec(
-        "baddbmm",
-        _infer_baddbmm,
-        _baddbmm_channels,
-        _emit_baddbmm,
-        products=lambda operands: ((*sizes_of(operands, 1, range(3)), *sizes_of(operands, 2, (2,))),),
-        linear=lambda node, positions: not positions >= {1, 2},
-    )
-)
-
-
-# import makes it of the calls of `added_products`
-register(
-    OpSpec(
-        ADDED_PRODUCTS,
-        _infer,
-        _channels,
-        _emit,
-        products=_products,
-        linear=lambda node, positions: not positions >= {1, 2},
-    )
-)
+# import makes the first of the calls of `added_products`, and reads those of the other, for `alpha` is another one elsewhere
+for _name, _type, _rule, _lowered in (
+    (ADDED_PRODUCTS, _infer, _channels, _emit),
+    ("baddbmm", _infer_baddbmm, _baddbmm_channels, _emit_baddbmm),
+):
+    register(OpSpec(_name, _type, _rule, _lowered, products=_products, linear=_but_in_both))
