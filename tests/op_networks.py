@@ -316,6 +316,9 @@ SHAPES: dict[str, Case] = {
     "other spellings": function(other_spellings),
     "sampled places": function(sampled_places),
     "noise": function(lambda y: y + noise_in_training(y)),
+    "samples that are dropped by hand": function(
+        lambda y: y / torch.tensor(y.size(1)) + 0.0 * y.new_empty((y.size(0), 1, 1, 1)).bernoulli_(0.7)
+    )._replace(foreign=(".bernoulli_",)),
     "added products": function(
         lambda y: y * torch.baddbmm(y[..., 2], y[..., 0], y.mean(1).tanh(), beta=0.5, alpha=2.0).unsqueeze(3)
     ),

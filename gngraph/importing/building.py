@@ -53,6 +53,8 @@ from gngraph.ops.spec import Call, Operands
 
 _MISFITS = (IRError, TypeError, ValueError)
 """What a type rule raises for arguments that it is not made for."""
+_BY_PATH = dict.fromkeys(FILLS, "filled") | {EMPTY: "new_empty", NUMBER: "number"} | dict.fromkeys(CASTS, "cast")
+"""Ops that keep their call as a foreign op does, by the path of what is called."""
 _LAYERS = (computed_layer, part_layer, grouped_layer, added_layer)
 """Each gives the layer that a call is together with others, or None."""
 
@@ -262,7 +264,7 @@ class _Builder:
         kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
         known = self.record(fx_node)
-        op = "filled" if path in (*FILLS, EMPTY, NUMBER) else "cast" if path in CASTS else None
+        op = _BY_PATH.get(path)
         if op is not None and isinstance(known.type, TensorType):
             plain = tuple(self.flag(fx_node, i, self.attr(a)) for i, a in enumerate(fx_node.args))
             own = {"target": path, "args": plain, "kwargs": kwargs, "dtype": DType(known.type.dtype)}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import fx
 
-from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ir.types import dtype_of
+from gngraph.ops.foreign import emit_one_of
 from gngraph.ops.rules import all_axes
-from gngraph.ops.spec import Emitter, Operands, OpSpec, register
+from gngraph.ops.spec import Operands, OpSpec, register
 from gngraph.ops.traits import with_first
 
 CASTS = (
@@ -39,13 +38,5 @@ def _linear(node: Node, positions: frozenset[int]) -> bool:
     return positions <= {0} and dtype.is_floating_point
 
 
-def _emit(emitter: Emitter, node: Node) -> fx.Node:
-    args, kwargs = emitter.resolve(node.attrs["args"]), emitter.resolve(node.attrs["kwargs"])
-    target = str(node.attrs["target"])
-    if target not in CASTS:
-        raise IRError(f"node '{node.name}' (cast) calls '{target}', which is none of {', '.join(CASTS)}")
-    return emitter.method(target[1:], *args, **kwargs)
-
-
 # import makes it of calls that would be foreign
-register(OpSpec("cast", _infer, all_axes, _emit, channelwise=True, linear=_linear, nonnegative=with_first))
+register(OpSpec("cast", _infer, all_axes, emit_one_of(CASTS), channelwise=True, linear=_linear, nonnegative=with_first))

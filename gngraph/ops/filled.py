@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import fx
-
 from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, TensorType, Type
-from gngraph.ops.foreign import resolve_function
+from gngraph.ops.foreign import emit_one_of
+from gngraph.ops.rules import freeze_sizes
 from gngraph.ops.sizes import hold_size, known_size, size_layout
-from gngraph.ops.spec import AttrPath, ChannelRules, Emitter, Operands, OpSpec, register
+from gngraph.ops.spec import AttrPath, ChannelRules, Operands, OpSpec, register
 
 FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full", "torch.rand", "torch.randn")
 """Functions, and methods with a dot in front, that fill a tensor of a size with one number, or with numbers drawn one by one."""
 
+EMPTY = ".new_empty"
+"""The method that leaves a tensor with whatever numbers, which a forward fills by itself; of sizes that are no widths."""
+
 NUMBER = "torch.tensor"
 """The function that makes a tensor of a number, which may be a size; it stays the number that it was."""
-
-EMPTY = ".new_empty"
-"""The method of a tensor with whatever numbers, which a forward fills by itself; of sizes that are no widths."""
 
 
 def _shape(operands: Operands) -> tuple[int, tuple[Dim, ...]] | None:
@@ -44,33 +43,29 @@ def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
 
 
 def _infer(operands: Operands) -> Type:
-    node = operands.node
-    shape: list[Dim] = []
-    if node.attrs["target"] == NUMBER:
-        number = node.attrs["args"][0] if len(node.attrs["args"]) == 1 else None
-        if known_size(number, operands) is None and not isinstance(number, float):
-            raise IRError(f"node '{node.name}' (filled) makes a tensor of what is no number")
-        return TensorType(node.attrs["dtype"].name, ())
     whole = _shape(operands)
-    if whole is not None and node.attrs["target"] != EMPTY:
-        return TensorType(node.attrs["dtype"].name, whole[1])
-    for _, size in _sizes(node):
-        known = known_size(size, operands)
-        if known is None or isinstance(size, bool):
-            raise IRError(f"node '{node.name}' (filled) takes sizes that are not known when the network is traced")
-        if node.attrs["target"] == EMPTY and known not in (1, BATCH):
-            raise IRError(f"node '{node.name}' (filled) fills '{known}' entries with no number")
-        shape.append(known)
-    if not shape:
-        raise IRError(f"node '{node.name}' (filled) takes no sizes by position")
-    return TensorType(node.attrs["dtype"].name, tuple(shape))
+    return TensorType(operands.node.attrs["dtype"].name, _given(operands) if whole is None else whole[1])
+
+
+def _given(operands: Operands) -> tuple[Dim, ...]:
+    """The sizes that stand among the arguments, as numbers."""
+    sizes = tuple(_known(size, operands) for _, size in _sizes(operands.node))
+    if not sizes:
+        raise IRError(f"node '{operands.node.name}' ({operands.node.op}) takes no sizes by position")
+    return sizes
+
+
+def _known(size: Attr, operands: Operands) -> Dim:
+    known = known_size(size, operands)
+    if known is None or isinstance(size, bool):
+        raise IRError(
+            f"node '{operands.node.name}' ({operands.node.op}) takes sizes that are not known when the network is traced"
+        )
+    return known
 
 
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     """An axis of a number may hold channels, whichever; one of a size follows that."""
-    if operands.node.attrs["target"] == NUMBER:
-        hold_size(rules, operands, ("args", 0), None)
-        return
     whole = _shape(operands)
     if whole is not None:
         for axis in range(len(whole[1])):
@@ -88,17 +83,31 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
         rules.set(axis, layout)
 
 
-def _emit(emitter: Emitter, node: Node) -> fx.Node:
-    args, kwargs = emitter.resolve(node.attrs["args"]), emitter.resolve(node.attrs["kwargs"])
-    target = str(node.attrs["target"])
-    if target not in (*FILLS, EMPTY, NUMBER):
-        raise IRError(
-            f"node '{node.name}' (filled) calls '{target}', which is none of {', '.join((*FILLS, EMPTY, NUMBER))}"
-        )
-    if target.startswith("."):
-        return emitter.method(target[1:], *args, **kwargs)
-    return emitter.call(resolve_function(target), *args, **kwargs)
+def _infer_empty(operands: Operands) -> Type:
+    node, shape = operands.node, _given(operands)
+    for size in shape:
+        if size not in (1, BATCH):
+            raise IRError(f"node '{node.name}' ({node.op}) leaves '{size}' entries with whatever numbers")
+    return TensorType(node.attrs["dtype"].name, shape)
 
 
-# import makes it of calls that would be foreign
-register(OpSpec("filled", _infer, _channels, _emit, of_sizes=True))
+def _empty_channels(rules: ChannelRules, operands: Operands) -> None:
+    freeze_sizes(rules, operands, "a tensor that the forward fills by itself takes its size")
+
+
+def _infer_number(operands: Operands) -> Type:
+    node = operands.node
+    number = node.attrs["args"][0] if len(node.attrs["args"]) == 1 else None
+    if known_size(number, operands) is None and not isinstance(number, float):
+        raise IRError(f"node '{node.name}' (number) makes a tensor of what is no number")
+    return TensorType(node.attrs["dtype"].name, ())
+
+
+def _number_channels(rules: ChannelRules, operands: Operands) -> None:
+    hold_size(rules, operands, ("args", 0), None)
+
+
+# import makes them of calls that would be foreign
+register(OpSpec("filled", _infer, _channels, emit_one_of(FILLS), of_sizes=True))
+register(OpSpec("new_empty", _infer_empty, _empty_channels, emit_one_of((EMPTY,)), of_sizes=True))
+register(OpSpec("number", _infer_number, _number_channels, emit_one_of((NUMBER,)), of_sizes=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import fx
@@ -134,6 +134,18 @@ def resolve_function(path: str) -> Callable[..., Any]:
         raise IRError(f"'{path}' is not a function")
     checked: Callable[..., Any] = function
     return checked
+
+
+def emit_one_of(targets: Collection[str]) -> Callable[[Emitter, Node], fx.Node]:
+    """Lowering for an op that keeps its call as a foreign op does, but makes no other calls than of `targets`."""
+
+    def emit(emitter: Emitter, node: Node) -> fx.Node:
+        target = node.attrs["target"]
+        if target not in targets:
+            raise IRError(f"node '{node.name}' ({node.op}) calls '{target}', which is none of {', '.join(targets)}")
+        return _emit_foreign(emitter, node)
+
+    return emit
 
 
 def _emit_foreign(emitter: Emitter, node: Node) -> fx.Node:
