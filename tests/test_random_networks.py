@@ -21,7 +21,7 @@ from gngraph.analysis.cost import CostModel, cost
 from gngraph.importing.from_torch import from_torch
 from gngraph.lowering.to_torch import to_torch
 from gngraph.ops.rules import all_axes
-from gngraph.ops.spec import _TABLE
+from gngraph.ops.table import _TABLE
 from gngraph.rewrite.channel_map import ChannelMap
 from gngraph.rewrite.folding import fold_target
 from gngraph.rewrite.morphing import morph

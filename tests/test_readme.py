@@ -15,7 +15,7 @@ import pytest
 
 from gngraph.cli import gngraph as group
 from gngraph.ops import lookup
-from gngraph.ops.spec import _TABLE
+from gngraph.ops.table import _TABLE
 from tests.test_layering import LAYERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     script = ModuleType("script")  # where a function is known by its name, as in a script of one's own
     monkeypatch.setitem(sys.modules, "script", script)
-    monkeypatch.setattr("gngraph.ops.spec._TABLE", dict(_TABLE))  # a page adds an op of its own
+    monkeypatch.setattr("gngraph.ops.table._TABLE", dict(_TABLE))  # a page adds an op of its own
     names: dict[str, object] = script.__dict__
     for block in fenced(page, "python"):
         assert len([line for line in block.splitlines() if line.strip()]) <= MAX_BLOCK

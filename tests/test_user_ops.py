@@ -17,7 +17,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import TrainingError, UnsupportedModelError
 from gngraph.ops import BatchStatistics, Call, OpSpec, register, signature
 from gngraph.ops.rules import all_axes, emit_simple, read_attrs, same_type
-from gngraph.ops.spec import _FUNCTIONS, _MODULES, _TABLE
+from gngraph.ops.table import _FUNCTIONS, _MODULES, _TABLE
 from gngraph.rewrite.folding import fold_target
 from gngraph.running.batchnorm import reestimate
 from gngraph.running.problem import Problem

@@ -41,7 +41,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gngraph.ir import format_graph
-from gngraph.ops.spec import _TABLE
+from gngraph.ops.table import _TABLE
 from tests.random_checks import PairError, Tally, check_pair, pair_of
 from tests.random_modules import ModuleError, Seen, make
 from tests.random_modules import check as check_module

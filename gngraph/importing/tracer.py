@@ -25,7 +25,7 @@ from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
 from gngraph.ops.memory_format import LAST_FORMATS, METHODS, in_format
-from gngraph.ops.spec import traced_by_name
+from gngraph.ops.table import traced_by_name
 
 _SHAPED = ("view", "reshape", "expand", torch.reshape)
 """Calls whose second argument may be a shape."""

@@ -44,21 +44,8 @@ from gngraph.ops import (
     weight_norm,
 )
 from gngraph.ops.draft import draft_of
-from gngraph.ops.spec import (
-    Call,
-    ChannelRules,
-    Emitter,
-    Layout,
-    Operands,
-    OpSpec,
-    Segment,
-    lookup,
-    operands_of,
-    register,
-    signature,
-    spec_of_function,
-    spec_of_module,
-)
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, Segment, operands_of, signature
+from gngraph.ops.table import lookup, register, spec_of_function, spec_of_module
 from gngraph.ops.traits import BatchStatistics, ChannelStatistics
 
 __all__ = [

@@ -15,7 +15,8 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec
+from gngraph.ops.table import register
 
 ADDED_PRODUCTS = "added_products"
 """Has the attribute `spread`: whether the mask is [samples, heads or 1, ...], for heads of a sample; else [1, ...], for all."""

@@ -11,7 +11,8 @@ from torch import fx
 from gngraph.ir import Node, TensorType, TupleType, Type
 from gngraph.ops.dtypes import given
 from gngraph.ops.rules import freeze_axes, same_type
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 

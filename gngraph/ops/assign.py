@@ -10,7 +10,8 @@ from torch import fx
 
 from gngraph.ir import Node, Ref, Slice, TensorType
 from gngraph.ops.rules import freeze_inputs, freeze_sizes, same_type
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 
 def assigned(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

@@ -10,7 +10,8 @@ from gngraph.errors import IRError
 from gngraph.ir import Node, OpaqueType, Ref, TensorType, TupleType, Type
 from gngraph.ops.rules import read_attrs
 from gngraph.ops.sizes import factors
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 _MASKS = ("key_padding_mask", "attn_mask")
 _OPTIONS = ("need_weights", "average_attn_weights", "is_causal")

@@ -8,7 +8,8 @@ from gngraph.ir import Node, TensorType, Type
 from gngraph.ir.types import dtype_of
 from gngraph.ops.foreign import emit_one_of
 from gngraph.ops.rules import all_axes
-from gngraph.ops.spec import Operands, OpSpec, register
+from gngraph.ops.spec import Operands, OpSpec
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 CASTS = (

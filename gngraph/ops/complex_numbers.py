@@ -11,7 +11,8 @@ from gngraph.errors import IRError
 from gngraph.ir import TensorType, Type
 from gngraph.ir.types import dtype_name, dtype_of
 from gngraph.ops.rules import emit_simple
-from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 
 def _dtype(function: Callable[..., Any], operands: Operands) -> str:

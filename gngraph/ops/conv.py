@@ -15,20 +15,9 @@ from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread, window_counts
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import (
-    Call,
-    ChannelRules,
-    Emitter,
-    Factor,
-    Fresh,
-    Layout,
-    Operands,
-    OpSpec,
-    lookup,
-    register,
-    signature,
-)
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Layout, Operands, OpSpec, signature
 from gngraph.ops.starts import convolved, of_layer
+from gngraph.ops.table import lookup, register
 
 _MODULES: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLUTIONS: dict[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

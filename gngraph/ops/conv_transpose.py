@@ -14,8 +14,9 @@ from gngraph.ir import Node, OpaqueType, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import spread
 from gngraph.ops.sizes import known_sizes, sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, signature
 from gngraph.ops.starts import of_layer, within
+from gngraph.ops.table import register
 
 _OPTIONS = ("stride", "padding", "output_padding", "dilation")
 _MODULES: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gngraph.ir import Draft, Graph
-from gngraph.ops.spec import infer_type
+from gngraph.ops.table import infer_type
 
 
 def draft_of(graph: Graph) -> Draft:

@@ -13,7 +13,8 @@ from torch import fx
 
 from gngraph.ir import Node
 from gngraph.ops.rules import all_axes, broadcast_axes, broadcast_type, same_type
-from gngraph.ops.spec import Call, Emitter, OpSpec, register, signature
+from gngraph.ops.spec import Call, Emitter, OpSpec, signature
+from gngraph.ops.table import register
 
 
 def _emit(function: Callable[..., Any]) -> Callable[[Emitter, Node], fx.Node]:

@@ -14,7 +14,8 @@ from gngraph.ir.types import dtype_name, dtype_of
 from gngraph.ops.dtypes import given
 from gngraph.ops.merge import arithmetic_axes, emit_arithmetic
 from gngraph.ops.rules import all_axes, broadcast_shape, emit_simple
-from gngraph.ops.spec import Call, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 _PLAIN = """
 acos acosh asin asinh atan atanh ceil cosh erfc erfinv exp2 floor frac isfinite isinf isnan log10 log2 logical_not round sinc

@@ -13,8 +13,9 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import broadcast_dims
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
 from gngraph.ops.starts import looked_up
+from gngraph.ops.table import register
 from gngraph.ops.traits import of_first, with_first
 
 _OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")

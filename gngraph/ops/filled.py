@@ -9,7 +9,8 @@ from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, TensorType, Type
 from gngraph.ops.foreign import emit_one_of
 from gngraph.ops.rules import freeze_sizes
 from gngraph.ops.sizes import hold_size, known_size, size_layout
-from gngraph.ops.spec import AttrPath, ChannelRules, Operands, OpSpec, register
+from gngraph.ops.spec import AttrPath, ChannelRules, Operands, OpSpec
+from gngraph.ops.table import register
 
 FILLS = ("torch.zeros", "torch.ones", "torch.full", ".new_zeros", ".new_ones", ".new_full", "torch.rand", "torch.randn")
 """Functions, and methods with a dot in front, that fill a tensor of a size with one number, or with numbers drawn one by one."""

@@ -12,7 +12,8 @@ from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ir.inputs import SHARED, SHARED_VALUE
 from gngraph.ops.rules import freeze_inputs
-from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec, register
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec
+from gngraph.ops.table import register
 
 ALLOWED_MODULES = ("torch", "torchvision", "_operator", "operator", "math", "builtins")
 """Top-level packages whose functions a foreign op may name, so that loading an archive imports no other code."""

@@ -21,8 +21,9 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.conv import CONVOLUTIONS, convolution_positions, hold_positions, infer_convolution
 from gngraph.ops.linear import infer_linear, linear_positions
-from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec
 from gngraph.ops.stepwise import OF_SEVERAL
+from gngraph.ops.table import register
 
 FORMED = "formed_"
 """What stands before the name of the layer."""

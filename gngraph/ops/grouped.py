@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ir.types import dtype_of
-from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec, register
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Operands, OpSpec
 from gngraph.ops.starts import of_layer, within
+from gngraph.ops.table import register
 from gngraph.ops.traits import of_first
 
 GROUPED = "grouped_linear"

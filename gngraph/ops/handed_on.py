@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gngraph.ir import Dim
-from gngraph.ops.spec import AttrPath, Fresh, Layout, Operands, Segment, lookup
+from gngraph.ops.spec import AttrPath, Fresh, Layout, Operands, Segment
+from gngraph.ops.table import lookup
 
 
 class HandedOn(NamedTuple):

@@ -12,8 +12,9 @@ from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Fresh, Operands, OpSpec, signature
 from gngraph.ops.starts import of_layer, within
+from gngraph.ops.table import register
 
 _PER_ROW: Mapping[str, Fresh] = {"bias": "zeros", "gain": "ones"}
 """Roles of parameters with an entry for each row, and how that of a new one starts."""

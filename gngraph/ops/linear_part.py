@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, TensorType, Type
 from gngraph.ops.linear import linear_positions
-from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register
+from gngraph.ops.spec import ChannelRules, Emitter, Factor, Layout, Operands, OpSpec
 from gngraph.ops.starts import of_layer, within
+from gngraph.ops.table import register
 from gngraph.ops.traits import VALUE
 
 PART_LINEAR = "part_linear"

@@ -15,7 +15,8 @@ from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, Ref, TensorType, Type
 from gngraph.ir.types import dtype_name, dtype_of
 from gngraph.ops.sizes import factors, hold_size, known_size, product
-from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 _SAMPLES = (2, 3)
 """Sizes of an axis of samples for which the shapes of values are asked."""

@@ -8,7 +8,8 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Node
 from gngraph.ops.rules import all_axes, same_type
-from gngraph.ops.spec import Call, Emitter, OpSpec, register, signature
+from gngraph.ops.spec import Call, Emitter, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 LAST_FORMATS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}

@@ -14,8 +14,9 @@ from gngraph.ir import Dim, Node, Ref, TensorType, Type
 from gngraph.ops.dtypes import fractional, joined, promoted
 from gngraph.ops.rules import broadcast_axes, broadcast_shape, broadcast_type
 from gngraph.ops.sizes import hold_size
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
 from gngraph.ops.starts import OF_OPERAND, added, multiplied
+from gngraph.ops.table import register
 from gngraph.ops.traits import Claim, of_each, with_all
 
 # op, operators, torch functions, methods, further arguments

@@ -11,7 +11,8 @@ from torch import fx
 from gngraph.errors import IRError
 from gngraph.ir import Node, Type
 from gngraph.ops.rules import all_axes, same_type
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 register(
     OpSpec(

@@ -17,8 +17,9 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Flag, Node, Type
 from gngraph.ops.leaves import leaf
 from gngraph.ops.rules import read_attrs
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, signature
 from gngraph.ops.starts import OF_NORM
+from gngraph.ops.table import register
 from gngraph.ops.traits import BatchStatistics
 
 FRESH: dict[str, Any] = {"weight": "ones", "bias": "zeros", "running_mean": "zeros", "running_var": "ones"}

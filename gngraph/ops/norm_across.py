@@ -13,8 +13,9 @@ from gngraph.ops.leaves import leaf
 from gngraph.ops.norm import FRESH, as_call, infer_norm
 from gngraph.ops.rules import all_axes, emit_simple, freeze_axes, freeze_sizes, read_attrs, same_type
 from gngraph.ops.sizes import hold_size, known_sizes
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
 from gngraph.ops.starts import OF_NORM
+from gngraph.ops.table import register
 from gngraph.ops.traits import ChannelStatistics
 
 

@@ -13,7 +13,8 @@ from gngraph.errors import IRError
 from gngraph.ir import Dim, TensorType, Type
 from gngraph.ops.rules import emit_simple, read_attrs, spread, window_counts
 from gngraph.ops.sizes import hold_size, known_sizes, scaled
-from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, signature
+from gngraph.ops.table import register
 
 _OPTIONS = "kernel_size dilation=1 padding=0 stride=1"
 _WINDOW = ("kernel_size", "stride", "dilation", "padding")

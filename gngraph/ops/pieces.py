@@ -15,7 +15,8 @@ from gngraph.ir import Attr, Dim, Listed, Node, Ref, Slice, TensorType, TupleTyp
 from gngraph.ir.types import attr_at
 from gngraph.ops.rules import emit_simple, freeze_inputs, freeze_sizes
 from gngraph.ops.sizes import hold_size, known_size, known_sizes, scaled
-from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Layout, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 

@@ -14,8 +14,9 @@ from gngraph.errors import IRError
 from gngraph.ir import Flag, Node, TensorType, Type
 from gngraph.ops.dtypes import given, is_real
 from gngraph.ops.rules import all_axes, as_identity, emit_simple, freeze_axes, read_attrs, same_type
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, ReadAttrs, signature
 from gngraph.ops.starts import alike
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 # op, module, function, further functions and methods, arguments besides the input

@@ -14,7 +14,8 @@ from gngraph.ir import Attr, Dim, Node, TensorType, Type
 from gngraph.ops.dtypes import fractional
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, spread, window_reach
 from gngraph.ops.sizes import known_sizes
-from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 

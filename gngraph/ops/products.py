@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, Node, Ref, TensorType, Type
 from gngraph.ops.sizes import hold_size, scaled, sizes_of
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, signature
 from gngraph.ops.starts import within
+from gngraph.ops.table import register
 from gngraph.ops.traits import of_each
 
 WEIGHT = "weight"

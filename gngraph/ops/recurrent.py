@@ -16,18 +16,9 @@ from gngraph.errors import IRError
 from gngraph.ir import Node, TensorType, TupleType, Type
 from gngraph.ops.rules import read_attrs, set_each
 from gngraph.ops.sizes import sizes_of
-from gngraph.ops.spec import (
-    Call,
-    ChannelRules,
-    Emitter,
-    Factor,
-    Layout,
-    Operands,
-    OpSpec,
-    register,
-    signature,
-)
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, signature
 from gngraph.ops.stepwise import OWN_STATE, PASSED_BY, stepwise
+from gngraph.ops.table import register
 
 _MODULES: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1, "lstm_cell": 4, "gru_cell": 3, "rnn_cell": 1}

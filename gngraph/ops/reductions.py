@@ -18,7 +18,8 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Dim, Node, TensorType, TupleType, Type
 from gngraph.ops.dtypes import given
 from gngraph.ops.rules import set_each
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, lookup, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import lookup, register
 from gngraph.ops.traits import ChannelStatistics, with_first
 
 

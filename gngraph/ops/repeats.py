@@ -9,7 +9,8 @@ from gngraph.errors import IRError
 from gngraph.ir import BATCH, Node, TensorType, Type
 from gngraph.ops.reshape import REPETITIONS
 from gngraph.ops.sizes import hold_size, known_size, product, scaled, size_layout
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 

@@ -18,7 +18,8 @@ from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, Ref, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_inputs, read_attrs
 from gngraph.ops.sizes import factors, hold_size, known_size, product, quotient, size_layout
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Layout, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 REPETITIONS = 256

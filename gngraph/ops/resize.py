@@ -13,7 +13,8 @@ from gngraph.errors import IRError
 from gngraph.ir import Attr, Node, TensorType, Type
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs
 from gngraph.ops.sizes import hold_size, known_size, known_sizes
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 # --- interpolation

@@ -13,7 +13,8 @@ from gngraph.ir import Dim, Node, TensorType, TupleType, Type
 from gngraph.ops.pooling import window
 from gngraph.ops.rules import emit_simple, freeze_axes, freeze_sizes, read_attrs, spread
 from gngraph.ops.sizes import known_sizes
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import of_first
 
 

@@ -7,7 +7,8 @@ from torch import fx
 
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ops.rules import emit_simple
-from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, register, signature
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 

@@ -15,17 +15,8 @@ from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, Slice, TupleType, Type
 from gngraph.ir.types import attr_at
 from gngraph.ops.rules import all_axes, freeze_inputs, set_each
-from gngraph.ops.spec import (
-    Call,
-    ChannelRules,
-    Emitter,
-    Factor,
-    Layout,
-    Operands,
-    OpSpec,
-    register,
-    signature,
-)
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Factor, Layout, Operands, OpSpec, signature
+from gngraph.ops.table import register
 from gngraph.ops.traits import with_first
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -41,7 +39,8 @@ Fresh = Literal["random", "zeros", "ones", "copied"]
 class Segment(NamedTuple):
     """`size` channels of the space variable `var`, each of which owns `inner` consecutive entries of the axis.
 
-    In the layout of a size that a forward computes `inner` may be a `Fraction`: C // 2 grows by 1/2 with each channel of C.
+    In the layout of a size (a number that a forward computes with) `inner` may be a `Fraction`: C // 2 grows by 1/2 with each
+    channel of C.
     """
 
     var: int
@@ -57,7 +56,8 @@ class Segment(NamedTuple):
 class ChannelRules(Protocol):
     """What a channel rule may say about a node; implemented by the channel-space analysis.
 
-    What it does not understand it freezes. Axes are counted from 0; None stands for an axis that belongs to no space.
+    A rule reads the layouts of the inputs' axes, declares how parameters and the value are laid out, and freezes what it does not
+    understand. Axes are counted from 0. None stands for an axis that belongs to no space.
     """
 
     def layout(self, operand: int, axis: int) -> Layout | None:
@@ -79,13 +79,20 @@ class ChannelRules(Protocol):
         """One layout for axes that must agree entry by entry; freezes them where they cannot."""
 
     def join(self, layouts: Sequence[Layout | None], sizes: Sequence[Dim]) -> Layout | None:
-        """Axes of `sizes` one behind another; those of no space stay as they are, where layers read them beside the others."""
+        """One axis that has the `layouts`, of `sizes`, one behind another.
+
+        Parts of no space stay as they are beside the others where nothing but weights that read them uses them; else all freezes.
+        """
 
     def divide(self, layout: Layout | None, lengths: Sequence[int], reason: str) -> list[Layout | None]:
         """Stretches of `lengths` of `layout`, in order; freezes it, for `reason`, where one would end inside a channel."""
 
     def group(self, layout: Layout | None, entries: int, reason: str) -> Layout | None:
-        """The layout of an axis whose entries hold `entries` of `layout` each, bundled; else it freezes, for `reason`."""
+        """The layout of an axis whose every entry stands for `entries` consecutive ones of `layout`.
+
+        Channels that own fewer entries are bundled: they can then only change together. None, with the axis frozen because of
+        `reason`, where they cannot be.
+        """
 
     def blank(self, size: int) -> Layout:
         """A layout of `size` channels of a value that no parameter writes, and that has the same entry for each of them."""
@@ -106,10 +113,17 @@ class ChannelRules(Protocol):
         """Whether nothing reads the entries of the node's value, but at most its sizes and kind."""
 
     def contract(self, axes: Sequence[tuple[int, int]], reason: str) -> None:
-        """It sums over products along two `axes` (input, axis): one side's weights read the other, or both freeze for `reason`."""
+        """The node multiplies two values and sums over `axes` of them, each an (input, axis), which must agree entry by entry.
+
+        The weights that write one side then read the channels of the other; both freeze, for `reason`, where neither side's weights
+        are found.
+        """
 
     def sum_factors(self, axis: int, reason: str, *, counts: bool) -> bool:
-        """Whether it sums products of two values along `axis`: as of `contract`, for `reason`, but where it else `counts`."""
+        """Whether the node sums products of two values along `axis` of its input; what `contract` says then holds of these two.
+
+        Where neither side's weights are found, the axis is one that is counted if the node `counts`, else it freezes for `reason`.
+        """
 
     def freeze(self, layout: Layout | None, reason: str) -> None:
         """No morphism may change the spaces of `layout`, because of `reason` (the node's name is added)."""
@@ -217,26 +231,33 @@ class OpSpec:
         infer: type rule.
         channels: channel rule: how axes of inputs, parameters and the value are coupled.
         emit: lowering to torch.fx.
-        positions: how often each entry of "weight" is multiplied for one sample, a product of factors; FLOPs are twice that.
+        positions: how often each entry of the parameter "weight" is multiplied for one sample, as a product of factors; FLOPs are
+            twice that.
         products: multiplications of values with values for one sample, each a product of factors; FLOPs are twice their sum.
-        apply: the layer without its bias for another weight, as a function of (node, input, weight), or None.
-        computed: set where a layer computes that weight.
-        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, along any axis that may change.
-        linear: whether the value is, in eval mode, affine in the inputs together, or as a claim says in some, the others held.
+        apply: the layer without its bias for another weight, as a function of (node, input, weight); None for what is no layer.
+        computed: set where a layer computes that weight from its parameter "weight" and others.
+        channelwise: in eval mode, channel c of the value depends on channel c of the inputs alone, whichever of the axes that the
+            channel rule lets change.
+        linear: whether the value is, in eval mode, affine in some of the inputs together, the others held; of all of them, or as a
+            claim says.
         nonnegative: whether no entry of the value is below 0, where none of some inputs is; always, or as a claim says.
         rearranges: the value has exactly the entries of the first input, in another order or shape.
         of_sizes: the value depends on the shapes and kinds of the inputs, not on their entries.
         statistics: set where it normalises by the batch in train mode, as BatchNorm does.
         counts: set where it takes statistics over channels, as LayerNorm does and a mean may do; its channel rule says over which.
-        evaluated: the node that one is whose module stays in eval mode while the network trains; None where it is the same.
+        evaluated: the node that one is whose module stays in eval mode while the network trains; None for ops that are the same in
+            both modes.
         of_part: whether it is a layer that multiplies by a part of its parameter "weight", beside which others may be read too.
         channel_axis: axis of the channels in what a layer or norm reads, and in its value.
-        reads: which input a node's weight of some role reads; `OWN_STATE`, `PASSED_BY`, `OF_SEVERAL`, or None where it reads none.
+        reads: which of the inputs a node's weight of some role reads; `OWN_STATE`, `PASSED_BY` or `OF_SEVERAL` where it is none of
+            them alone, and None where it reads nothing.
         stepwise: for ops some weights of which read their own state: the value step by step (`gngraph.ops.stepwise`).
         looked_up: set where one of the inputs holds numbers of entries: which input, and how many entries there are.
         padding_row: the row of a node's weight that stands for no entry, so that no gradient reaches it; None where it has none.
         starts: how parameters start that no `reset_parameters` draws, by role (`gngraph.ops.starts`).
-        modules: classes that are this op, or paths of such, which import no library; each with what reads the attributes.
+        modules: module classes that are this op, each with a function that reads the attributes. A class may stand here by its
+            path, such as "torchvision.ops.stochastic_depth.StochasticDepth", so that nothing imports its library before a network
+            does.
         functions: functions (or method names) that are this op; a function may stand here by its path.
         call: how the modules are called, where other arguments than values, which become attributes, are taken.
     """
@@ -288,7 +309,7 @@ class OpSpec:
 
     def call_of(self, function: Callable[..., Any] | str) -> Call | None:
         """How a function, or the tensor method of that name, is called as this op; None where it is not this op."""
-        return self.functions.get(_key(function, self.functions))
+        return self.functions.get(key_in(function, self.functions))
 
 
 def _holds(trait: bool | Claim, node: Node, values: Collection[str]) -> bool:
@@ -297,85 +318,14 @@ def _holds(trait: bool | Claim, node: Node, values: Collection[str]) -> bool:
     return trait(node, frozenset(i for i, name in enumerate(node.inputs) if name in values))
 
 
-def _key(thing: Any, table: Mapping[Any, object]) -> Any:
+def key_in(thing: Any, table: Mapping[Any, object]) -> Any:
     """What a class or function stands under in `table`: itself, or its path."""
     return thing if thing in table else f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
-
-
-_TABLE: dict[str, OpSpec] = {}
-_MODULES: dict[type[nn.Module] | str, OpSpec] = {}
-_FUNCTIONS: dict[Callable[..., Any] | str, OpSpec] = {}
-
-
-def register(spec: OpSpec) -> OpSpec:
-    """Add an op to the table. A later registration of the same module or function wins.
-
-    Raises:
-        IRError: the name is taken.
-    """
-    if spec.name in _TABLE:
-        raise IRError(f"op '{spec.name}' is registered already")
-    _TABLE[spec.name] = spec
-    _MODULES.update(dict.fromkeys(spec.modules, spec))
-    _FUNCTIONS.update(dict.fromkeys(spec.functions, spec))
-    return spec
-
-
-def lookup(op: str) -> OpSpec:
-    """The spec of `op`.
-
-    Raises:
-        IRError: there is no such op.
-    """
-    if op not in _TABLE:
-        raise IRError(f"'{op}' is not an op of gngraph's table")
-    return _TABLE[op]
-
-
-def spec_of_module(module: nn.Module) -> tuple[OpSpec, ReadAttrs] | None:
-    """The op that a leaf module is, and what reads its attributes; None when it is traced through.
-
-    A subclass counts as its registered base only while it inherits all of the base's behaviour in `forward`.
-    """
-    kind, here, calling = type(module), vars(module), {"forward", "_conv_forward", "__call__"}
-    if calling & set(here) or "parametrizations" in module._modules or here.get("return_indices"):
-        return None  # set on this very module, whose weights are computed anew in every call, or which gives two values
-    for base in kind.__mro__:
-        if (key := _key(base, _MODULES)) in _MODULES:
-            own = {name for cls in kind.__mro__[: kind.__mro__.index(base)] for name in vars(cls)}
-            return None if calling & own else (_MODULES[key], _MODULES[key].modules[key])
-    return None
-
-
-def spec_of_function(function: Callable[..., Any] | str) -> OpSpec | None:
-    """The op that a function (or tensor method, by name) is."""
-    return _FUNCTIONS.get(_key(function, _FUNCTIONS))
-
-
-def traced_by_name() -> tuple[Callable[..., Any], ...]:
-    """Python functions of the table that tracing would otherwise look into; torch's own stop by themselves."""
-    known = (_imported(f) if isinstance(f, str) else f for f in _FUNCTIONS)
-    return tuple(f for f in known if isinstance(f, FunctionType) and (f.__module__ or "").split(".")[0] != "torch")
-
-
-def _imported(path: str) -> object:
-    """What stands at `path`; None while nothing has imported its library, and for the name of a method."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
 
 
 def operands_of(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Operands:
     """`node` with the types of the `inputs` that it reads, in order, and of those of all `params` that it reads."""
     return Operands(node, inputs, {role: params[name].type for role, name in node.params.items()})
-
-
-def infer_type(node: Node, inputs: tuple[Type, ...], params: Mapping[str, Parameter]) -> Type:
-    """The type of the value of `node`, by its op's type rule, from those of its `inputs` in order and from all `params` by name.
-
-    Raises:
-        IRError: the inputs or parameters do not fit the op; the message names the node.
-    """
-    return lookup(node.op).infer(operands_of(node, inputs, params))
 
 
 def signature(text: str) -> tuple[tuple[str, Attr], ...]:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Node, Type
 from gngraph.ops.conv import CONVOLUTIONS, convolution_channels, convolution_positions, convolve, infer_convolution
-from gngraph.ops.spec import Emitter, Operands, OpSpec, register
+from gngraph.ops.spec import Emitter, Operands, OpSpec
 from gngraph.ops.starts import alike, convolved, of_layer
+from gngraph.ops.table import register
 from gngraph.ops.traits import ComputedWeight
 
 STANDARDISED = "standardised_"

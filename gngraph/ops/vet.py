@@ -19,7 +19,7 @@ from gngraph.ir import Graph, Items, Node, TensorType, TupleType, Type
 from gngraph.ir.arguments import plain_name
 from gngraph.ir.types import refs_in
 from gngraph.ops.callables import TENSOR_FUNCTIONS, TENSOR_METHODS, VISION_FUNCTIONS
-from gngraph.ops.spec import infer_type
+from gngraph.ops.table import infer_type
 
 _PATH_PART = re.compile(r"(?!__)\w[\w -]*")
 _TENSOR_MODULES = frozenset(

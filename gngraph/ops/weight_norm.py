@@ -18,8 +18,9 @@ from gngraph.ir import Attr, Node, Type
 from gngraph.ops.conv import CONVOLUTIONS, convolution_channels, convolution_positions, convolve, infer_convolution
 from gngraph.ops.conv_transpose import TRANSPOSED, infer_transposed, transposed_channels, transposed_positions
 from gngraph.ops.linear import infer_linear, linear_channels, linear_positions
-from gngraph.ops.spec import Emitter, Operands, OpSpec, register
+from gngraph.ops.spec import Emitter, Operands, OpSpec
 from gngraph.ops.starts import convolved, of_layer, within
+from gngraph.ops.table import register
 from gngraph.ops.traits import ComputedWeight
 
 NORMALISED = "normalised_"

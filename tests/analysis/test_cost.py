@@ -20,7 +20,7 @@ from gngraph.errors import BudgetError
 from gngraph.growth.schedule import require_room
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.ops import Call, OpSpec, draft_of, register, signature, spec
+from gngraph.ops import Call, OpSpec, draft_of, register, signature, table
 from gngraph.ops.rules import all_axes, emit_simple, same_type
 from gngraph.rewrite.morphism import SplitChannel
 from tests import op_networks, small_networks
@@ -209,8 +209,8 @@ def deform(x: Tensor) -> Tensor:
 def test_a_registered_op_has_to_say_what_it_multiplies(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor], takes: int
 ) -> None:
-    monkeypatch.setattr(spec, "_TABLE", dict(spec._TABLE))
-    monkeypatch.setattr(spec, "_FUNCTIONS", dict(spec._FUNCTIONS))
+    monkeypatch.setattr(table, "_TABLE", dict(table._TABLE))
+    monkeypatch.setattr(table, "_FUNCTIONS", dict(table._FUNCTIONS))
     call = Call(signature("x"), operands=("x",))
     own = OpSpec("own", same_type, all_axes, emit_simple(None, function), functions={function: call})
     register(own)
@@ -220,7 +220,7 @@ def test_a_registered_op_has_to_say_what_it_multiplies(
     assert [node.op for node in graph.nodes.values()] == ["input", "own"]
     with pytest.raises(BudgetError, match=rf"leave out a part of node '\w+' \(own\): it takes {takes} a sample"):
         require_room(graph, Budget(max_flops=takes))
-    spec._TABLE["own"] = replace(own, products=lambda operands: ((takes // 2,),))
+    table._TABLE["own"] = replace(own, products=lambda operands: ((takes // 2,),))
     require_room(graph, Budget(max_flops=takes))
 
 

@@ -21,7 +21,8 @@ from gngraph.ir.types import dtype_name
 from gngraph.lowering.to_torch import lower
 from gngraph.ops import Call, Operands, OpSpec, lookup, register
 from gngraph.ops.rules import all_axes, emit_simple
-from gngraph.ops.spec import _FUNCTIONS, _TABLE, REQUIRED
+from gngraph.ops.spec import REQUIRED
+from gngraph.ops.table import _FUNCTIONS, _TABLE
 
 DTYPES = (
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
@@ -179,8 +180,8 @@ class Halving(nn.Module):
 def test_an_import_refuses_a_type_that_its_run_denies(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The outputs agree bit for bit, since sizes and dtypes of values inside are not computed with."""
     dtype, size = wrong[:3], int(wrong[-2])
-    monkeypatch.setattr("gngraph.ops.spec._TABLE", dict(_TABLE))
-    monkeypatch.setattr("gngraph.ops.spec._FUNCTIONS", dict(_FUNCTIONS))
+    monkeypatch.setattr("gngraph.ops.table._TABLE", dict(_TABLE))
+    monkeypatch.setattr("gngraph.ops.table._FUNCTIONS", dict(_FUNCTIONS))
     register(
         OpSpec(
             "halved",

@@ -22,7 +22,7 @@ from gngraph.ir.inputs import over_samples
 from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.probe import probe_of
 from gngraph.lowering.to_torch import lower
-from gngraph.ops import OpSpec, lookup, spec
+from gngraph.ops import OpSpec, lookup, table
 from gngraph.ops.rules import all_axes
 from gngraph.ops.sizes import factors
 from tests import op_networks
@@ -170,7 +170,7 @@ def with_a_shared_input() -> Graph:
 def test_every_op_is_held_to_its_claims() -> None:
     graphs = [*map(imported, NETWORKS), with_a_shared_input()]
     seen = {node.op for graph in graphs for node in graph.nodes.values()}
-    assert set(spec._TABLE) - seen == set()
+    assert set(table._TABLE) - seen == set()
 
 
 class Runner:
@@ -394,6 +394,6 @@ def test_a_false_claim_is_seen(
 ) -> None:
     graph = built(case)
     changed: OpSpec = replace(lookup(op), **claim)
-    monkeypatch.setitem(spec._TABLE, op, changed)
+    monkeypatch.setitem(table._TABLE, op, changed)
     with pytest.raises(AssertionError, match=message):
         hold_claims(graph)
