@@ -12,6 +12,7 @@ from torch import fx, nn
 from gngraph.errors import IRError, UnsupportedModelError
 from gngraph.importing.examples import Example
 from gngraph.importing.fx_added import added_layer
+from gngraph.importing.fx_arguments import attribute, listed
 from gngraph.importing.fx_calls import bind, dispatched, scopes
 from gngraph.importing.fx_computed import ComputedLayer, computed_layer, read_alone, within_alone
 from gngraph.importing.fx_grouped import grouped_layer
@@ -32,15 +33,13 @@ from gngraph.ir import (
     Flag,
     Graph,
     Items,
-    Listed,
     Node,
     OpaqueType,
     Parameter,
     Ref,
-    Slice,
     TensorType,
 )
-from gngraph.ir.types import TupleType, dtype_name, dtype_of, refs_in, replace_refs
+from gngraph.ir.types import TupleType, dtype_of, refs_in, replace_refs
 from gngraph.ir.verify import verify
 from gngraph.ops import OpSpec, lookup, operands_of, spec_of_function, spec_of_module
 from gngraph.ops.cast import CASTS
@@ -260,8 +259,8 @@ class _Builder:
                 f"node '{fx_node.name}' calls '{getattr(target, '__module__', '?')}.{name}', which is not a function of torch "
                 f"or torchvision that a graph can name; register it as an op (gngraph.ops.register)"
             )
-        args = tuple(self.flag(fx_node, i, self.foreign_attr(a)) for i, a in enumerate(fx_node.args))
-        kwargs = Items(tuple((k, self.flag(fx_node, k, self.foreign_attr(a))) for k, a in fx_node.kwargs.items()))
+        args = tuple(self.flag(fx_node, i, listed(a, self.attr)) for i, a in enumerate(fx_node.args))
+        kwargs = Items(tuple((k, self.flag(fx_node, k, listed(a, self.attr))) for k, a in fx_node.kwargs.items()))
         inputs = tuple(dict.fromkeys(refs_in((args, kwargs))))
         known = self.record(fx_node)
         op = _BY_PATH.get(path)
@@ -273,13 +272,6 @@ class _Builder:
                 return node
         attrs = {"target": path, "args": args, "kwargs": kwargs, MULTIPLY_ADDS: known.multiply_adds}
         return Node(fx_node.name, "foreign", inputs, {}, attrs, type=known.type)
-
-    def foreign_attr(self, arg: Any) -> Attr:
-        """An argument of a foreign op, in which a list stays a list."""
-        if isinstance(arg, (list, tuple)):
-            items = tuple(self.foreign_attr(item) for item in arg)
-            return Listed(items) if isinstance(arg, list) else items
-        return self.attr(arg)
 
     def flag(self, fx_node: fx.Node, key: int | str, attr: Attr) -> Attr:
         return self.flags.get((fx_node.name, key), attr)
@@ -328,7 +320,7 @@ class _Builder:
         return self.scopes.get(fx_node, "")
 
     def value(self, arg: Any) -> str:
-        """Name of the value that an fx argument is; a parameter read as a value becomes a node."""
+        """Name of the value that an fx argument is."""
         attr = self.attr(arg)
         if not isinstance(attr, Ref):
             raise UnsupportedModelError(f"'{type(self.module).__name__}' passes '{arg!r}' where a tensor is expected")
@@ -348,28 +340,13 @@ class _Builder:
         return self.canonical[key]
 
     def attr(self, arg: Any) -> Attr:
-        if isinstance(arg, fx.Node):
-            if arg in self.reads and arg not in self.env:
-                node = Node(arg.name, "parameter", (), {"value": self.reads[arg]}, scope=self.scope(arg))
-                self.add(arg, node)
-            elif arg in self.transposed and arg not in self.env:
-                self.call(arg, arg.target)
-            return self.env[arg]
-        if isinstance(arg, (list, tuple)):
-            return tuple(self.attr(item) for item in arg)
-        if isinstance(arg, slice):
-            return Slice(self.attr(arg.start), self.attr(arg.stop), self.attr(arg.step))
-        if isinstance(arg, dict):
-            wrong = next((key for key in arg if not isinstance(key, str)), None)
-            if wrong is not None:
-                raise UnsupportedModelError(
-                    f"'{type(self.module).__name__}' makes a dictionary with the key '{wrong}', but keys must be text"
-                )
-            return Items(tuple((key, self.attr(value)) for key, value in arg.items()))
-        if isinstance(arg, torch.dtype):
-            return DType(dtype_name(arg))
-        if arg is None or isinstance(arg, (bool, int, float, str, Flag)):
-            return arg
-        raise UnsupportedModelError(
-            f"'{type(self.module).__name__}' uses the constant '{arg!r}', which a graph cannot hold"
-        )
+        return attribute(arg, self.value_of, type(self.module).__name__)
+
+    def value_of(self, fx_node: fx.Node) -> Attr:
+        """What a traced node has become; a parameter that is read as a value becomes a node."""
+        if fx_node in self.reads and fx_node not in self.env:
+            node = Node(fx_node.name, "parameter", (), {"value": self.reads[fx_node]}, scope=self.scope(fx_node))
+            self.add(fx_node, node)
+        elif fx_node in self.transposed and fx_node not in self.env:
+            self.call(fx_node, fx_node.target)
+        return self.env[fx_node]
