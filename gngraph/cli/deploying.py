@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gngraph.cli.opening import open_both
 from gngraph.cli.options import (
     DataOptions,
     ModelOptions,
     model_argument,
     model_options,
-    open_both,
     optional_data_options,
 )
 from gngraph.cli.parameters import GroupedCommand, Model

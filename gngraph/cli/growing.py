@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gngraph.cli.opening import describe_setting, open_both, problem_from, source_of
 from gngraph.cli.options import (
     RESUMED,
     DataOptions,
     ModelOptions,
     data_options,
-    describe_setting,
     model_argument,
     model_options,
-    open_both,
-    problem_from,
     run_options,
-    source_of,
 )
 from gngraph.cli.parameters import Command, GroupedCommand, gathered
 from gngraph.cli.processes import together

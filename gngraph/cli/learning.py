@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gngraph.cli.opening import describe_setting, open_both
 from gngraph.cli.options import (
     DataOptions,
     ModelOptions,
     data_options,
-    describe_setting,
     model_argument,
     model_options,
-    open_both,
     output_option,
     training_options,
 )

@@ -10,13 +10,13 @@ import click
 
 from gngraph.cli.deploying import describe_onnx, known_inputs
 from gngraph.cli.names import PASS_NAMES, SEED_NAMES
+from gngraph.cli.opening import open_both
 from gngraph.cli.options import (
     DataOptions,
     ModelOptions,
     SeedOptions,
     model_argument,
     model_options,
-    open_both,
     optional_data_options,
     output_option,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,12 +13,12 @@ import click
 from gngraph.calling import of_library
 from gngraph.cli.names import AUGMENT_NAMES, SEED_NAMES
 from gngraph.cli.parameters import ArchiveFile, Model, gathered, parse_shape, shape_text, usable_device
-from gngraph.environment import Environment
 from gngraph.options import Options, TrainOptions, option
 from gngraph.options.values import Named, Positive, Within, Written
 
 if TYPE_CHECKING:
-    from gngraph.data import Data, MapDataset, MaskFolder, TableFile
+    from gngraph.data import Data, MapDataset, MaskFolder, ReadData, TableFile
+    from gngraph.data.preprocess import Normalization
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
     from gngraph.running.problem import Problem
@@ -157,21 +157,30 @@ class DataOptions(Options):
             tokens: whether it reads whole numbers.
             trained: what an archive keeps of the inputs of its network; see `gngraph.data.Data.inputs_record`.
         """
-        from gngraph.data import Download, Preprocess, load_data, normalization
+        from gngraph.data import Preprocess, normalization
         from gngraph.data.preprocess import Recorded
 
-        download = Download.IF_MISSING if self.download else Download.NEVER
         own = trained.get("preprocess") if isinstance(trained, dict) and self.normalize == "auto" else None
         own = None if tokens or (isinstance(own, dict) and "inputs" in own) else own
         chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
-        return load_data(
+        return self._read(input_shape, chosen).data(tokens=tokens)
+
+    def read(self, input_shape: tuple[int, ...] | None) -> ReadData:
+        """The data set for a network that is not known yet, its samples resized to `input_shape` where that is given."""
+        from gngraph.data import normalization
+
+        return self._read(input_shape, normalization(self.normalize))
+
+    def _read(self, input_shape: tuple[int, ...] | None, normalize: Normalization) -> ReadData:
+        from gngraph.data import Download, read_data
+
+        return read_data(
             self._named(self.data or ""),
             input_shape=input_shape,
             root=self.data_root,
-            download=download,
-            normalize=chosen,
+            download=Download.IF_MISSING if self.download else Download.NEVER,
+            normalize=normalize,
             val_split=self.val_split,
-            tokens=tokens,
             tokenizer=self.tokenizer,
         )
 
@@ -226,140 +235,6 @@ class DataOptions(Options):
                 f"'{path}' (--unseen) has other classes than '{data.name}': name samples of the same"
             )
         return ConcatDataset([found.train, found.test])
-
-
-def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, Problem]:
-    """Network and problem, checked to fit each other. An archive's input shape decides how pictures are resized.
-
-    Args:
-        model: a file, or pkg.module:factory.
-        how: it is read.
-        what: it is run on, and for which loss.
-    """
-    from gngraph.analysis.fit import check_fit
-    from gngraph.data import Preprocess
-    from gngraph.files.archive import recorded_inputs
-    from gngraph.files.loading import is_archive, load
-    from gngraph.ir.inputs import reads_tokens
-    from gngraph.running.problem import WITHHELD, knows_withheld
-
-    if is_archive(model):
-        graph = load(model, input_shape=how.input_shape)
-        data = what.load(_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
-        _check_tokens(data, recorded_inputs(model))
-    else:
-        data = what.load(_shape_for(model, how))
-        graph = how.open(model, data)
-        if reads_tokens(graph) and isinstance(data.preprocess, Preprocess):  # whole numbers are no measurements to it
-            data = what.load(_shape_for(model, how), tokens=True)
-    problem = what.problem(data)
-    if is_archive(model) and problem.unseen is None and not knows_withheld(problem, recorded_inputs(model)):
-        problem = replace(problem, unseen=WITHHELD)
-    check_fit(graph, problem)
-    return graph, problem
-
-
-def _shape_of(graph: Graph) -> tuple[int, ...] | None:
-    """The shape that samples are brought to for a network; None where it has several inputs, which are taken as they are."""
-    from gngraph.ir.inputs import input_shapes_of
-
-    shapes = list(input_shapes_of(graph).values())
-    return shapes[0] if len(shapes) == 1 else None
-
-
-def _shape_for(model: str, how: ModelOptions) -> tuple[int, ...] | None:
-    """The shape that samples are brought to for a network that is no archive."""
-    from gngraph.zoo import published
-
-    kept = published(model) if how.input_shape is None and of_library(model) else None
-    return kept.input_shape if kept is not None else how.input_shape
-
-
-def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, problem: Problem) -> dict[str, Any]:
-    """How `problem_from` finds the problem of `open_both` again, as JSON.
-
-    Args:
-        model, how, what: as `open_both` was given them.
-        graph, problem: what it gave.
-    """
-    from gngraph.files.archive import recorded_inputs
-    from gngraph.files.loading import is_archive
-    from gngraph.ir.inputs import reads_tokens
-    from gngraph.running.problem import WITHHELD
-
-    unseen = WITHHELD if problem.unseen == WITHHELD else what.unseen
-    archive = is_archive(model)
-    return {
-        "command": replace(what, unseen=unseen).as_dict(),
-        "shape": _shape_of(graph) if archive else _shape_for(model, how),
-        "trained": recorded_inputs(model) if archive else None,
-        "tokens": reads_tokens(graph),
-    }
-
-
-def problem_from(source: dict[str, Any]) -> Problem:
-    """The problem of a run that began on the command line.
-
-    Args:
-        source: what `source_of` gave.
-    """
-    what = DataOptions.of(source["command"])
-    shape = source["shape"]
-    return what.problem(
-        what.load(None if shape is None else tuple(shape), source["trained"], source.get("tokens", False))
-    )
-
-
-def _check_tokens(data: Data, trained: Any) -> None:
-    """Refuse tokens that stand for something else than those that a network was trained on."""
-    from gngraph.errors import DataError
-
-    before = trained.get("preprocess") if isinstance(trained, dict) else None
-    now = data.preprocess.record()
-    if isinstance(before, dict) and "of" in before and before["of"] != now.get("of"):
-        raise DataError(
-            f"the network was trained on tokens of '{before['of']}', but '{data.name}' has those of '{now.get('of', 'none')}': "
-            f"read it alike (--tokenizer)"
-        )
-
-
-def describe_setting(graph: Graph, problem: Problem) -> str:
-    """What a command works on, how samples become inputs, and how good the network is before anything is done."""
-    from gngraph.ir.inputs import input_shapes_of
-    from gngraph.report.words import percent, perplexity
-    from gngraph.running.finite import standing
-
-    shape = " and ".join(shape_text(own) or "one number" for own in input_shapes_of(graph).values())
-    samples = f"{len(problem.samples):,} training {_and_test(problem)}samples of {shape}"
-    found = standing(graph, problem)
-    notes = [*problem.data.notes, *([found.note] if found.note is not None else [])]
-    environment, augment = Environment.read().text, problem.augmentation
-    changed = "" if augment is None else f", in training changed by {augment} (see --augment)"
-    notes += [] if environment is None else [environment]
-    return (
-        f"{graph.name} with {graph.num_params():,} parameters on {problem.data.name}: {samples}, on {problem.device}\n"
-        f"{_judged_by(problem)}\n"
-        f"inputs: {problem.data.preprocess.text} (see --normalize){changed}; as given: {problem.tested} loss {found.loss:.4f}"
-        f"{perplexity(problem.loss_fn, found.loss)}{percent(f', {problem.tested} accuracy ', found.accuracy)}"
-        f"{percent(', mean IoU ', found.overlap)}" + "".join(f"\nnote: {note}" for note in notes)
-    )
-
-
-def _and_test(problem: Problem) -> str:
-    return f"and {len(problem.test):,} test " if problem.tested == "test" else ""
-
-
-def _judged_by(problem: Problem) -> str:
-    """Which samples changes are judged by, in the words of the first lines of a command."""
-    if not problem.divisible:
-        return "too few samples to withhold any from training"
-    judge, report = (len(split) for split in (problem.splits.judge, problem.splits.report))
-    if not problem.withholds:
-        return f"changes are judged by {judge + report:,} samples that nothing is trained on"
-    share = (judge + report) / len(problem.samples)
-    withheld = f"{judge + report:,} of the training samples ({share:.0%}) are withheld from training"
-    what = " and tested" if problem.tested == "held-out" else ""
-    return f"{withheld}: changes are judged{what} by them (see --withhold, --unseen)"
 
 
 model_options = gathered(ModelOptions, "how", table="model")

@@ -8,8 +8,8 @@ from gngraph.data.batches import MapDataset, batches
 from gngraph.data.checks import validate
 from gngraph.data.dataset import ArrayDataset, Data, HeldDataset, Sample, SampleBatch, SampleDataset
 from gngraph.data.preprocess import NORMALIZATIONS, Preparation, Preprocess, normalization
-from gngraph.data.sources import SOURCES, default_root, load_data
-from gngraph.data.sources.request import Download, MaskFolder, Request, Source, TableFile
+from gngraph.data.sources import SOURCES, ReadData, Source, default_root, load_data, read_data
+from gngraph.data.sources.request import Download, MaskFolder, Request, TableFile
 from gngraph.data.splits import Splits, labels_of, make_splits
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "MaskFolder",
     "Preparation",
     "Preprocess",
+    "ReadData",
     "Request",
     "Sample",
     "SampleBatch",
@@ -39,5 +40,6 @@ __all__ = [
     "load_data",
     "make_splits",
     "normalization",
+    "read_data",
     "validate",
 ]

@@ -147,6 +147,24 @@ def test_a_module_that_reads_words_has_them_unscaled_with_one_label_a_sample(
     assert "reads fewer tokens than the '9' of data set" in told.err
 
 
+def test_a_function_that_gives_words_is_called_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words_of_mine.py").write_text(
+        "import pathlib, numpy as np\n"
+        "def words():\n"
+        "    with pathlib.Path('calls').open('a') as calls:\n"
+        "        calls.write('called ')\n"
+        "    x = np.random.default_rng(0).integers(9, size=(60, 5))\n"
+        "    return x, x[:, 0] % 3\n"
+    )
+    torch.save(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 3)), "module.pt")
+    told = Commands(capsys)("evaluate", "module.pt", "--trust", "--data", "words_of_mine:words", "--json")
+    assert told.status == 0, told.err
+    assert Path("calls").read_text() == "called "
+
+
 def test_the_length_of_tokens_is_dynamic_in_onnx(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = nn.Sequential(nn.Embedding(11, 4), nn.ReLU(), nn.Linear(4, 11))

@@ -5,7 +5,8 @@ A new named data set is one function or object in a file of its own, called with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -16,13 +17,15 @@ from gngraph.data.dataset import Data
 from gngraph.data.preprocess import Normalization, measured
 from gngraph.data.sources.digits import load_digits
 from gngraph.data.sources.function import load_function
+from gngraph.data.sources.named_arrays import NamedArrays
 from gngraph.data.sources.npz import load_npz
-from gngraph.data.sources.request import Download, MaskFolder, Request, Source, TableFile
+from gngraph.data.sources.request import Download, MaskFolder, Request, TableFile
 from gngraph.data.sources.table import TABLES, load_table
 from gngraph.data.sources.text import TEXT, load_text
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
 from gngraph.errors import DataError
 
+Source = Callable[[Request], Data | NamedArrays]
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "digits": load_digits,
@@ -37,6 +40,73 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
 def default_root() -> Path:
     """Returns the folder for downloaded data sets, below the user's home; it need not exist yet."""
     return Path.home() / ".cache" / "gngraph" / "data"
+
+
+@dataclass(frozen=True, eq=False)
+class ReadData:
+    """Data that is read, for a network that need not be known yet.
+
+    Attributes:
+        request: what was asked for.
+        found: what the source gave.
+    """
+
+    request: Request
+    found: Data | NamedArrays
+
+    def data(self, *, tokens: bool) -> Data:
+        """The data, checked; nothing is read again.
+
+        Args:
+            tokens: whether the network reads whole numbers: those of arrays are then tokens, [N, L].
+
+        Raises:
+            DataError: it is malformed or does not fit the `input_shape` that was asked for.
+        """
+        data = self.found if isinstance(self.found, Data) else self.found.data(self.request, tokens)
+        validate(data, input_shape=self.request.input_shape)
+        return data
+
+
+def read_data(
+    spec: str | TableFile | MaskFolder,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    root: Path | None = None,
+    download: Download = Download.NEVER,
+    normalize: Normalization = measured,
+    val_split: float = 0.2,
+    tokenizer: Path | None = None,
+) -> ReadData:
+    """Reads a data set, before it is known whether the network takes its whole numbers for tokens.
+
+    Args:
+        spec, input_shape, root, download, normalize, val_split, tokenizer: see `load_data`.
+
+    Raises:
+        DataError: if nothing answers to `spec`, or the data is missing or cannot be read.
+    """
+    table = spec if isinstance(spec, TableFile) else None
+    masked = isinstance(spec, MaskFolder)
+    spec = spec if isinstance(spec, str) else spec.path
+    request = Request(
+        spec,
+        input_shape,
+        default_root() if root is None else root.expanduser(),
+        download,
+        normalize,
+        val_split,
+        tokenizer,
+        table,
+    )
+    source = _masks() if masked else _source(spec)
+    if tokenizer is not None and source not in (load_text, load_table):
+        raise DataError(f"'{spec}' is no text, so that no tokenizer reads it: leave the tokenizer out")
+    if table is not None and source is not load_table:
+        raise DataError(
+            f"'{spec}' is no table: columns (--target, --features) are those of a {' or '.join(TABLES)} file"
+        )
+    return ReadData(request, source(request))
 
 
 def load_data(
@@ -75,30 +145,16 @@ def load_data(
         >>> len(data.train), len(data.test), data.input_shape, data.outputs
         (1437, 360, (1, 8, 8), 10)
     """
-    table = spec if isinstance(spec, TableFile) else None
-    masked = isinstance(spec, MaskFolder)
-    spec = spec if isinstance(spec, str) else spec.path
-    request = Request(
+    read = read_data(
         spec,
-        input_shape,
-        default_root() if root is None else root.expanduser(),
-        download,
-        normalize,
-        val_split,
-        tokens,
-        tokenizer,
-        table,
+        input_shape=input_shape,
+        root=root,
+        download=download,
+        normalize=normalize,
+        val_split=val_split,
+        tokenizer=tokenizer,
     )
-    source = _masks() if masked else _source(spec)
-    if tokenizer is not None and source not in (load_text, load_table):
-        raise DataError(f"'{spec}' is no text, so that no tokenizer reads it: leave the tokenizer out")
-    if table is not None and source is not load_table:
-        raise DataError(
-            f"'{spec}' is no table: columns (--target, --features) are those of a {' or '.join(TABLES)} file"
-        )
-    data = source(request)
-    validate(data, input_shape=input_shape)
-    return data
+    return read.data(tokens=tokens)
 
 
 def _masks() -> Source:
@@ -130,4 +186,15 @@ def _source(spec: str) -> Source:
     )
 
 
-__all__ = ["SOURCES", "Download", "MaskFolder", "Request", "Source", "TableFile", "default_root", "load_data"]
+__all__ = [
+    "SOURCES",
+    "Download",
+    "MaskFolder",
+    "ReadData",
+    "Request",
+    "Source",
+    "TableFile",
+    "default_root",
+    "load_data",
+    "read_data",
+]

@@ -12,7 +12,7 @@ from gngraph.calling import CallError, called
 from gngraph.data.dataset import Data
 from gngraph.data.inputs import parted
 from gngraph.data.several import from_several
-from gngraph.data.sources.npz import ARRAYS, from_parts
+from gngraph.data.sources.named_arrays import ARRAYS, NamedArrays
 from gngraph.data.sources.request import Request
 from gngraph.errors import DataError
 
@@ -22,7 +22,7 @@ _FORMS = (
 )
 
 
-def load_function(request: Request) -> Data:
+def load_function(request: Request) -> Data | NamedArrays:
     """Calls the function that `request.spec` names, without arguments, and reads the arrays or tensors that it returns.
 
     Raises:
@@ -40,7 +40,7 @@ def load_function(request: Request) -> Data:
     if _is_several(made):
         x, y = parted(made)
         return from_several(text, {"train": (x, y)}, val_split=request.val_split)
-    return from_parts(text, f"what '{text}' returned", _arrays(text, made), request)
+    return NamedArrays(text, f"what '{text}' returned", _arrays(text, made))
 
 
 def _is_several(made: Any) -> bool:

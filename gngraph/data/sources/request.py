@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from gngraph.data.dataset import Data
 from gngraph.data.preprocess import Normalization
 
 
@@ -48,7 +46,7 @@ class MaskFolder:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `load_data`.
+    """One call of `read_data`.
 
     Attributes:
         spec: the name or path that the user gave.
@@ -57,7 +55,6 @@ class Request:
         download: whether to fetch what is missing.
         normalize: how stored numbers become inputs.
         val_split: share of the samples that is held out where the data has no test part.
-        tokens: whether the network reads whole numbers, so that stored ones are tokens and no measurements.
         tokenizer: file of the `tokenizers` package by which a text is read; None: by its bytes.
         table: what its columns are, where that was said.
     """
@@ -68,9 +65,5 @@ class Request:
     download: Download
     normalize: Normalization
     val_split: float
-    tokens: bool = False
     tokenizer: Path | None = None
     table: TableFile | None = None
-
-
-Source = Callable[[Request], Data]

@@ -13,7 +13,7 @@ import numpy as np
 
 from gngraph.data.arrays import Array
 from gngraph.data.dataset import Data
-from gngraph.data.sources.npz import from_parts
+from gngraph.data.sources.named_arrays import NamedArrays
 from gngraph.data.sources.request import Request, TableFile
 from gngraph.data.sources.sentences import from_sentences
 from gngraph.errors import DataError, choices
@@ -41,7 +41,7 @@ class _Table:
     first: int
 
 
-def load_table(request: Request) -> Data:
+def load_table(request: Request) -> Data | NamedArrays:
     """Reads the table at the path `request.spec`.
 
     Targets that are text, or whole numbers unless they are asked for as numbers, are classes, named by their values; other numbers
@@ -75,7 +75,7 @@ def load_table(request: Request) -> Data:
         raise DataError(f"the inputs in '{path}' are numbers, which no tokenizer reads: leave the tokenizer out")
     else:
         x = np.stack([_numbers(table, name, "an input") for name in features], 1)
-        data = from_parts(path.name, f"'{path}'", {"x_train": x, **targets}, request)
+        return NamedArrays(path.name, f"'{path}'", {"x_train": x, **targets}, notes)
     return replace(data, notes=(*notes, *data.notes))
 
 
