@@ -24,7 +24,7 @@ from gngraph.importing.imported import (
 from gngraph.importing.inputs import AS_GIVEN, InputAxis, Sizes
 from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.python_state import HeldInPython
-from gngraph.importing.tape import Numbers, Tape, Unknown, data_key
+from gngraph.importing.tape import Numbers, Tape, Unknown, data_key, one_stream, stream_of_its_kind
 
 
 def same_calls(claim: Imported, lowered: nn.Module) -> frozenset[InputAxis] | None:
@@ -108,7 +108,7 @@ class _Tapes:
     ) -> Outcome:
         """The numbers of what the graph, or the module, gives."""
         network = self.lowered if of_graph else self.module
-        tape = Tape(self.claim.known, self.numbers, in_order=self.claim.part is None)
+        tape = Tape(self.claim.known, self.numbers, one_stream if self.claim.part is None else stream_of_its_kind)
         network.module.train(training)
         for name, tensor in network.tensors().items():
             tape.declare(tensor, *self.constants.get(name, ("held", name)))

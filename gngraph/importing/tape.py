@@ -9,7 +9,7 @@ and the order of calls that do not depend on each other, do not count.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,15 +86,14 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
     Args:
         known: see `Shapes`.
         numbers: shared by the runs that are compared.
-        in_order: whether a draw of random numbers is known by all draws before it; else by those of the same kind alone, which is
-            what two networks have in common of which one draws for heads that the other has not.
+        stream: which stream of random numbers a draw is from, by what is drawn; a draw is known by those before it in its stream.
     """
 
-    def __init__(self, known: ShapesSeen, numbers: Numbers, in_order: bool = True) -> None:
+    def __init__(self, known: ShapesSeen, numbers: Numbers, stream: Callable[[Hashable], Hashable]) -> None:
         super().__init__(known)
         self.numbers = numbers
         self.memory: dict[int, _Memory] = {}
-        self._in_order = in_order
+        self._stream = stream
         self._draws: dict[Hashable, int] = {}
 
     def declare(self, tensor: torch.Tensor, *name: Hashable) -> None:
@@ -178,7 +177,7 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
 
     def _drawn(self, key: Hashable) -> int:
         """The number of a state of the random stream, which a draw changes."""
-        stream = None if self._in_order else key
+        stream = self._stream(key)
         state = self._draws.get(stream, self.numbers.of("seed"))
         self._draws[stream] = self.numbers.of("draws", state, key)
         return state
@@ -204,6 +203,19 @@ class Tape(Shapes):  # type: ignore[no-untyped-call]
         if isinstance(value, (torch.device, torch.Generator)):
             return kind.__name__
         return kind.__name__, value
+
+
+def one_stream(draw: Hashable) -> Hashable:
+    """All random numbers are from one stream, as torch has it: whatever `draw` draws is known by all draws before it."""
+    return "all"
+
+
+def stream_of_its_kind(draw: Hashable) -> Hashable:
+    """A `draw` is known by those like it alone.
+
+    That is what two networks have in common of which one draws for heads that the other has not.
+    """
+    return draw
 
 
 def _written(op: Called, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[torch.Tensor, str]]:
