@@ -17,9 +17,9 @@ from gngraph.ir import Attr, Node, OpaqueType, Ref, Slice, TensorType, TupleType
 from gngraph.ir.types import refs_in
 from gngraph.ops.assign import assigned
 from gngraph.ops.pieces import read_index
+from gngraph.ops.read_sizes import ARITHMETIC, FRACTIONS, PROPERTIES, ROUNDED_UP
 from gngraph.ops.reshape import read_shape, regrouping
 from gngraph.ops.shape import squeezed_whole
-from gngraph.ops.sizes import ARITHMETIC, FRACTIONS, PROPERTIES, ROUNDED_UP
 from gngraph.ops.spec import operands_of
 
 _FIELDS: dict[Any, int] = {"values": 0, "indices": 1}

@@ -16,8 +16,8 @@ from gngraph.ir.types import refs_in, with_integer, with_values
 from gngraph.ops import draft_of, lookup, operands_of
 from gngraph.ops.norm_across import of_one_group
 from gngraph.ops.products import with_scale
+from gngraph.ops.read_sizes import settled
 from gngraph.ops.reductions import reduced_axes, with_number
-from gngraph.ops.sizes import settled
 from gngraph.rewrite.channel_map import NEW, ChannelMap
 from gngraph.rewrite.computed_weights import computing, give_weight, plain_weights
 from gngraph.rewrite.counting import Stream, count_only, kept_entries, scaled_eps, stream_of
