@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.op_cases import Case, function, images
+from tests.op_cases import Between, Case, function, images
 from tests.op_weights import weights
 
 
@@ -28,9 +28,23 @@ def _waves(y: Tensor) -> Tensor:
     return total
 
 
+def _resized_waves(y: Tensor) -> Tensor:
+    """Maps of sizes that are read as a whole off another."""
+    maps: Tensor = torch.fft.irfft2(torch.fft.rfft2(y[..., :5]), s=y.shape[2:])
+    again: Tensor = torch.fft.irfftn(torch.fft.rfftn(y, y.shape[2:]), y.shape[2:])
+    return maps + again
+
+
 def _entries(y: Tensor) -> Tensor:
     """Functions of one entry that no other case has."""
     return torch.cos(y) + torch.erf(y) + torch.expm1(y) + torch.reciprocal(y.exp()) + y.sign()
+
+
+def _put_together(m: Between, y: Tensor) -> Tensor:
+    """Maps of patches that are as high as there are channels in another value."""
+    other = m.other(y)
+    maps: Tensor = F.fold(F.unfold(y, 2, stride=2), other.shape[1:3], 2, stride=2) + m.back(other)
+    return maps
 
 
 LINES: dict[str, Case] = {
@@ -46,6 +60,10 @@ LINES: dict[str, Case] = {
         lambda m, y: torch.max(*m.wide(y).chunk(2, 1)), wide=lambda: nn.Conv2d(8, 16, 1)
     )._replace(free={"first": 8, "wide": 8}),
     "patches in rows": function(lambda y: F.fold(F.unfold(y, 2, stride=2), y.shape[2:], (2, 2), stride=2)),
+    "waves of the size of another map": function(_resized_waves),
+    "patches put together to the size of other channels": images(
+        _put_together, other=lambda: nn.Conv2d(8, 6, 1), back=lambda: nn.Conv2d(6, 8, 1)
+    ),
     "patches that are weighed": function(
         lambda y: F.unfold(y, (3, 3), padding=1).view(-1, 8, 9, 36).mean(2).view(-1, 8, 6, 6)
     ),

@@ -5,17 +5,17 @@ Along these axes channels are frozen; those of all others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
 from gngraph.errors import IRError
-from gngraph.ir import BATCH, Attr, Dim, Node, Ref, TensorType, Type
+from gngraph.ir import BATCH, Attr, Dim, Node, TensorType, Type
 from gngraph.ir.types import dtype_name, dtype_of
-from gngraph.ops.sizes import factors, hold_size, known_size, product
-from gngraph.ops.spec import AttrPath, Call, ChannelRules, Emitter, Operands, OpSpec, signature
+from gngraph.ops.sizes import factors, hold_sizes, known_size, known_sizes, product
+from gngraph.ops.spec import Call, ChannelRules, Emitter, Operands, OpSpec, signature
 from gngraph.ops.table import register
 
 _SAMPLES = (2, 3)
@@ -24,6 +24,9 @@ _SAMPLES = (2, 3)
 _ONE, _MORE = "n=None dim=-1 norm=None", "s=None dim=None norm=None"
 _OF_TWO = ("fft2", "ifft2", "rfft2", "irfft2")
 """Ops that work along the last two axes where nothing else is said."""
+
+_SIZES: dict[str, Callable[[Attr, Operands], Any]] = {"n": known_size, "s": known_sizes}
+"""Arguments that say how many entries lines get, and how their numbers are read: one, or one an axis."""
 
 # op, function, methods, arguments besides the input, whether it is linear
 _FUNCTIONS: list[tuple[str, Callable[..., Any], tuple[str, ...], str, bool]] = [
@@ -52,7 +55,7 @@ def _axes(operands: Operands) -> tuple[int, ...]:
     if dim is None and node.op in _OF_TWO:
         dim = (-2, -1)
     elif dim is None:
-        dim = range(rank) if sizes is None else range(-len(sizes), 0)
+        dim = range(rank) if sizes is None else range(-len(known_sizes(sizes, operands)), 0)
     return tuple(sorted(int(d) % rank for d in ((dim,) if isinstance(dim, int) else dim)))
 
 
@@ -67,7 +70,7 @@ def _infer(function: Callable[..., Any]) -> Callable[[Operands], Type]:
     def infer(operands: Operands) -> Type:
         x, node = operands.tensor(), operands.node
         try:
-            options = {name: _known(value, operands) for name, value in _options(node).items()}
+            options = {name: _SIZES.get(name, _as_given)(value, operands) for name, value in _options(node).items()}
             few, more = (_given(function, x, samples, options) for samples in _SAMPLES)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
@@ -77,11 +80,8 @@ def _infer(function: Callable[..., Any]) -> Callable[[Operands], Type]:
     return infer
 
 
-def _known(value: Attr, operands: Operands) -> Any:
-    """An argument with numbers in the place of sizes."""
-    if isinstance(value, tuple):
-        return tuple(_known(entry, operands) for entry in value)
-    return known_size(value, operands) if isinstance(value, Ref) else value
+def _as_given(value: Attr, operands: Operands) -> Attr:
+    return value
 
 
 def _given(function: Callable[..., Any], x: TensorType, samples: int, options: dict[str, Any]) -> torch.Tensor:
@@ -95,21 +95,11 @@ def _dim(few: int, more: int) -> Dim:
     return few if few == more else product(few // _SAMPLES[0], BATCH)
 
 
-def _sizes(node: Node) -> Iterator[AttrPath]:
-    """Where the numbers of entries stand that lines get: one, or one an axis."""
-    for name in ("n", "s"):
-        given = node.attrs.get(name)
-        if isinstance(given, tuple):
-            yield from ((name, i) for i in range(len(given)))
-        elif given is not None:
-            yield (name,)
-
-
 def _channels(rules: ChannelRules, operands: Operands) -> None:
     node, x, worked = operands.node, operands.tensor(), _axes(operands)
     kept = len(node.shape) == len(x.shape)
-    for path in _sizes(node):
-        hold_size(rules, operands, path, None)
+    for name in _SIZES:
+        hold_sizes(rules, operands, name)
     position = 0
     for axis in range(len(x.shape)):
         layout = rules.layout(0, axis)
@@ -138,6 +128,6 @@ for _name, _function, _methods, _text, _linear in _FUNCTIONS:
             _emit(_function),
             channelwise=True,
             linear=_linear,
-            functions=dict.fromkeys((_function, *_methods), Call(signature(f"input {_text}"), sizes=("n", "s"))),
+            functions=dict.fromkeys((_function, *_methods), Call(signature(f"input {_text}"), sizes=tuple(_SIZES))),
         )
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gngraph.errors import IRError
 from gngraph.ir import Dim, TensorType, Type
 from gngraph.ops.rules import emit_simple, read_attrs, spread, window_counts
-from gngraph.ops.sizes import hold_size, known_sizes, scaled
+from gngraph.ops.sizes import hold_sizes, known_sizes, scaled
 from gngraph.ops.spec import Call, ChannelRules, Operands, OpSpec, signature
 from gngraph.ops.table import register
 
@@ -65,9 +65,7 @@ def _fold_channels(rules: ChannelRules, operands: Operands) -> None:
         rules.set(axis, rules.layout(0, axis))
     layout = rules.group(rules.layout(0, channels), _kernel(operands), "patches cut through its channels")
     rules.set(channels, layout)
-    sizes = operands.node.attrs["output_size"]
-    for i in range(2 if isinstance(sizes, tuple) else 0):
-        hold_size(rules, operands, ("output_size", i), None)
+    hold_sizes(rules, operands, "output_size")
 
 
 _ALL: list[tuple[str, Any, Any, Any, str, Any]] = [

@@ -8,7 +8,11 @@ from typing import cast
 
 from gngraph.ir import BATCH, Attr, Dim, OpaqueType, Ref
 from gngraph.ir.types import attr_at
+from gngraph.ops.rules import freeze_sizes
 from gngraph.ops.spec import ChannelRules, Factor, Layout, Operands
+
+_OF_ANOTHER = "a shape is computed from the size of another axis"
+"""Why an axis is frozen that gives an axis its length without being it."""
 
 
 def factors(*dims: Dim) -> tuple[int, tuple[str, ...]]:
@@ -111,11 +115,28 @@ def hold_size(rules: ChannelRules, operands: Operands, path: tuple[str | int, ..
         elif layout and other and length_of(layout) == length_of(other):
             rules.unify([layout, other])
         else:
-            reason = "a shape is computed from the size of another axis"
-            rules.freeze(layout, reason)
-            rules.freeze(other, reason)
+            rules.freeze(layout, _OF_ANOTHER)
+            rules.freeze(other, _OF_ANOTHER)
     elif attr is not None and attr != -1:
         rules.measure(path, layout)
+
+
+def hold_sizes(rules: ChannelRules, operands: Operands, name: str) -> None:
+    """The sizes that an attribute gives, one or several, are those of axes that no space changes.
+
+    Args:
+        rules: of the analysis under way.
+        operands: the node.
+        name: of the attribute.
+    """
+    sizes = operands.node.attrs.get(name)
+    if isinstance(sizes, tuple):
+        for i in range(len(sizes)):
+            hold_size(rules, operands, (name, i), None)
+    elif isinstance(sizes, Ref) and known_size(sizes, operands) is None:
+        freeze_sizes(rules, operands, _OF_ANOTHER)  # a shape, within which no number can take the place of a size
+    elif sizes is not None:
+        hold_size(rules, operands, (name,), None)
 
 
 def length_of(layout: Layout) -> int:
