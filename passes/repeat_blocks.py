@@ -26,7 +26,8 @@ class RepeatedBlocks(Pass):
 
     Four blocks become eight, the second four of which start as copies of the first four, in their order: a stage of a ResNet, or a
     whole transformer, stacked on top of itself. The function changes; what was trained goes on learning sooner than a deeper
-    network would from the start (docs/results.md#language-models). Copies share what the blocks share with others.
+    network would from the start (docs/results.md#language-models). What blocks share with one another, or with others, copies share
+    too.
 
     Attributes:
         at: pattern of the names of blocks: of the modules in them, or of the nodes that they end at; "*" is all.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,19 +11,22 @@ import torch
 from torch import nn
 
 from gngraph.analysis.channels import ChannelSpace, ChannelSpaces
-from gngraph.analysis.cost import Budget, Cost, cost
-from gngraph.analysis.fit import check_fit, first_samples, problem_for
+from gngraph.analysis.cost import Budget, cost
+from gngraph.analysis.fit import check_fit
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.curvature import LossLike
-from gngraph.data.inputs import each
-from gngraph.errors import DataError, OptionError, PassError, UnsupportedModelError
-from gngraph.growth.history import Record, morphism_entries
+from gngraph.errors import BudgetError, OptionError, PassError, UnsupportedModelError
+from gngraph.growth.grower_inputs import example, problem_of, sampled
+from gngraph.growth.growth_step import GrowthStep
+from gngraph.growth.history import morphism_entries
 from gngraph.growth.jobs import scope_of
 from gngraph.growth.schedule import require_memory, require_room, round_budgets
 from gngraph.importing.from_samples import from_samples
 from gngraph.importing.from_torch import from_torch
 from gngraph.inplace import (
+    NumberAt,
     Saved,
+    Stacked,
     agreed,
     carry_into,
     check_optimizer,
@@ -33,6 +34,7 @@ from gngraph.inplace import (
     follow,
     followed,
     outputs_differ,
+    remember,
     tensors_of,
     twin_of,
     unwrapped,
@@ -40,59 +42,16 @@ from gngraph.inplace import (
 from gngraph.ir import Graph
 from gngraph.ir.inputs import with_shared
 from gngraph.options import GrowerOptions, taking
+from gngraph.passes.repeat_blocks import RepeatedBlocks
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.surgery import Rewritten
 from gngraph.running.batchnorm import reestimate
-from gngraph.running.problem import Problem
+from gngraph.running.evaluation import evaluate
 from gngraph.running.seeding import mixed, seeded
 from gngraph.scoring.gauss_newton import GaussNewton
 from gngraph.search.chance import no_better_than_chance
 from gngraph.search.decision import Decider
 from gngraph.search.strategy import GaussNewtonGrowth
-
-_EXAMPLES = 2
-"""Samples that a module is imported with, and compared with its graph on."""
-
-
-@dataclass(frozen=True)
-class GrowthStep:
-    """What a step does to a network, or would do; false where that is nothing.
-
-    Attributes:
-        number: of the step, from 1.
-        before, after: parameters and FLOPs.
-        widths: channel space -> its width before and after, where they differ.
-        morphisms: what is done, by space and kind.
-        predicted, actual: change of the mean loss on held-out samples of the training set by what was learned: as the Gauss-Newton
-            model predicts it (with its standard error `error`), and measured.
-        loss, loss_after: mean loss on these samples before and after the step. Running statistics of BatchNorm are measured anew
-            for both; those of the network itself stay as they are, and follow its channels.
-        refused: why what was learned is not done, or why nothing is; None where all is done.
-        notes: what else a user should know.
-    """
-
-    number: int
-    before: Cost
-    after: Cost
-    widths: Mapping[str, tuple[int, int]]
-    morphisms: Mapping[str, Record]
-    predicted: float = 0.0
-    error: float = 0.0
-    actual: float = 0.0
-    loss: float = math.nan
-    loss_after: float = math.nan
-    refused: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.morphisms)
-
-    def __str__(self) -> str:
-        widths = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in self.widths.items()) or "widths stay"
-        return (
-            f"step {self.number}: {self.before.params:,} -> {self.after.params:,} parameters ({widths}), "
-            f"loss {self.loss:.4g} -> {self.loss_after:.4g}" + (f"; refused: {self.refused}" if self.refused else "")
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +63,17 @@ class _Foreseen:
     rewritten: Rewritten
 
 
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """What a step changes, as it was."""
+
+    saved: Saved
+    graph: Graph
+    places: frozenset[NumberAt]
+    held: Mapping[str, str]
+    left: list[Budget]
+
+
 class Grower:
     """Grows a network in place, within a training loop of the user's own.
 
@@ -111,7 +81,7 @@ class Grower:
     other values of other shapes, and so do the attributes that hold widths. Optimisers, their groups and schedulers go on:
     moments are carried, and what no gradient has reached yet starts at zero. Gradients are dropped, so call `step` between two
     steps of the optimiser. What cannot change in place is found out here, before anything changes, and is in `held`, by name:
-    above all widths that a forward writes as numbers. Layers neither come nor go.
+    above all widths that a forward writes as numbers. Layers neither come nor go in a step; `repeat` stacks blocks on themselves.
 
     `torch.compile` compiles anew by itself, as its guards see the new shapes. A DistributedDataParallel is wrapped anew by the
     user: the grower takes its `module`.
@@ -178,13 +148,13 @@ class Grower:
             raise UnsupportedModelError(f"a Grower takes an nn.Module, not a '{type(model).__name__}'")
         self._module = unwrapped(model)
         self._device = next((p.device for p in self._module.parameters()), torch.device("cpu"))
-        self._problem = _problem(data, loss, output, self._device)
-        self._inputs = _example(example_inputs)
+        self._problem = problem_of(data, loss, output, self._device)
+        self._inputs = example(example_inputs)
         self.history: list[GrowthStep] = []
         self._foreseen: _Foreseen | None = None
-        self._saved: tuple[Saved, Graph] | None = None
+        self._saved: _Before | None = None
         with self._undisturbed():
-            twin, samples = twin_of(self._module), () if self._inputs else _sampled(self._module, self._problem)
+            twin, samples = twin_of(self._module), () if self._inputs else sampled(self._module, self._problem)
             graph = from_samples(twin, samples) if samples else from_torch(twin, self._inputs)
             self._inputs = self._inputs or with_shared(graph, samples)
             check_fit(graph, self._problem)
@@ -196,20 +166,19 @@ class Grower:
                 require_room(graph, budget)
             require_memory(cost(graph), budget, torch.device(self._problem.device))
             scope_of(self.options).check(graph, ChannelSpaces.of(graph))
-            self._targets = round_budgets(cost(graph), budget, self.options.rounds)
+            self._left = list(round_budgets(cost(graph), budget, self.options.rounds))
             found = followed(self._module, graph, self._inputs)
         self._budget, self._places = budget, found.places
         self._graph = self._without_values(graph)
         self._hold(found.held)
         if not self._free:
-            spaces = self._analyses.get(ChannelSpaces, self._graph)
-            why = "; ".join(f"'{space.name}': {space.frozen}" for space in spaces)
+            why = "; ".join(f"'{s.name}': {s.frozen}" for s in self._analyses.get(ChannelSpaces, self._graph))
             raise PassError(f"no channel space of '{graph.name}' can change in place: {why}")
 
     @property
     def done(self) -> bool:
         """Whether all steps are made, so that the budget is reached as far as it pays, or nothing can change any more."""
-        return len(self.history) >= len(self._targets) or not self._free
+        return not self._left or not self._free
 
     def score(self) -> GrowthStep:
         """What the next step would do. Nothing changes; what `undo` needs is let go of.
@@ -226,7 +195,7 @@ class Grower:
         with self._undisturbed():
             settled = reestimate(graph, self._problem)
             doubt = no_better_than_chance(settled, self._problem)
-            situation = self._decider.situation(self._strategy, settled, self._targets[number - 1], number)
+            situation = self._decider.situation(self._strategy, settled, self._left[0], number)
             made = self._decider.decide(self._strategy, situation, number)
             morphisms = agreed(made.step.morphisms)
             generator = torch.Generator().manual_seed(mixed(self._problem.seed, number))
@@ -290,9 +259,75 @@ class Grower:
             refused = f"{differs}; the step was undone, and {changed} keep their widths from now on"
             self._hold(self.held | dict.fromkeys(step.widths, "the module did not follow a step"))
             return replace(step, after=step.before, widths={}, morphisms={}, refused=refused, loss_after=step.loss)
-        self._saved = saved, self._graph
+        self._keep(saved)
         self._graph = self._without_values(rewritten.graph)
         return self._made(replace(step, notes=(*step.notes, *notes)))
+
+    def repeat(self, *optimizers: Any, at: str = "*", times: int = 1) -> GrowthStep:
+        """Put copies of residual blocks behind them, as the pass `repeat-blocks` does: deeper, in place.
+
+        The ModuleLists and Sequentials that the blocks lie in get longer, and so do the optimisers' groups; copies are remembered
+        as their blocks are. Gradients are dropped, and the function changes. What steps are left for begins at the new size.
+
+        Cost: a comparison of module and graph and one at other widths, as when the Grower was made, and two passes over the report
+        samples.
+
+        Args:
+            optimizers: those of the network, or what wraps them.
+            at: pattern of the names of blocks, or of modules in them; "*" is all.
+            times: copies of each.
+
+        Raises:
+            PassError: there are no such blocks.
+            BudgetError: the network would have more than the budget.
+            UnsupportedModelError: the blocks do not lie in lists that the forward runs over, or the module has been changed.
+            TrainingError: as `step` does. Nothing has changed whatever is raised.
+        """
+        tensors = tensors_of(self._module, self._graph)
+        for optimizer in optimizers:
+            check_optimizer(optimizer, tensors)
+        self.forget()
+        graph = self._with_values()
+        made = RepeatedBlocks(at, times).run(graph, self._analyses)
+        before, after = cost(graph), cost(made.graph)
+        if not self._budget.allows(after):
+            raise BudgetError(
+                f"with its blocks repeated '{graph.name}' has {after.params:,} parameters and {after.flops:,} FLOPs, more than the "
+                f"budget ({self._budget.text})"
+            )
+        saved = Saved(self._module, tensors, optimizers)
+        try:
+            saved.stacked = Stacked(self._module, graph, made.copies)
+            new = tensors_of(self._module, made.graph)
+            saved.new = tuple(new[name] for name in made.copies)
+            with self._undisturbed():
+                differs = difference(self._module, made.graph, self._inputs)
+                if differs is not None:
+                    raise UnsupportedModelError(f"{differs}: its forward does not run over a list of its blocks alone")
+                found = followed(self._module, made.graph, self._inputs)
+                losses = [evaluate(g, self._problem, self._problem.splits.report)[0] for g in (graph, made.graph)]
+            for optimizer in optimizers:
+                remember(optimizer, [(new[name], tensors[old]) for name, old in made.copies.items()])
+        except BaseException:
+            saved.restore()
+            raise
+        for tensor in tensors.values():
+            tensor.grad = None
+        self._keep(saved)
+        self._graph, self._places = self._without_values(made.graph), found.places
+        self._left = list(round_budgets(after, self._budget, len(self._left)))
+        self._hold(found.held)
+        step = GrowthStep(
+            len(self.history) + 1,
+            before,
+            after,
+            {},
+            morphism_entries(made.morphisms),
+            loss=losses[0],
+            loss_after=losses[1],
+        )
+        self.history.append(step)
+        return step
 
     def undo(self) -> None:
         """Put network and optimisers back to what they were before the last step, whatever was trained since.
@@ -304,10 +339,11 @@ class Grower:
         """
         if self._saved is None:
             raise PassError("there is no step to undo: one can be undone until the next `score`, `step` or `forget`")
-        saved, self._graph = self._saved
-        saved.restore()
+        before, self._saved, self._foreseen = self._saved, None, None
+        before.saved.restore()
         self.history.pop()
-        self._saved = self._foreseen = None
+        self._graph, self._places, self._left = before.graph, before.places, before.left
+        self._hold(before.held)
 
     def forget(self) -> None:
         """Let go of what `undo` and a step after `score` need: copies of the network's tensors."""
@@ -315,7 +351,12 @@ class Grower:
 
     def _made(self, step: GrowthStep) -> GrowthStep:
         self.history.append(step)
+        self._left = self._left[1:]
         return step
+
+    def _keep(self, saved: Saved) -> None:
+        """What `undo` needs, before anything of it changes."""
+        self._saved = _Before(saved, self._graph, self._places, self.held, self._left)
 
     def _hold(self, held: Mapping[str, str]) -> None:
         """Let these channel spaces keep their widths from now on."""
@@ -357,42 +398,3 @@ class Grower:
         """The user's random numbers go on as if nothing had been computed in between, with gradients or without."""
         with seeded(self._problem.seed, self._device), torch.enable_grad():
             yield
-
-
-def _example(given: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
-    """Example inputs of a user's on the CPU; none where there are none."""
-    found = () if given is None else tuple(given)
-    for x in found:
-        if not isinstance(x, torch.Tensor):
-            raise OptionError(
-                f"example inputs of a Grower are the tensors that forward takes, in order, but there is a '{type(x).__name__}'"
-            )
-    return tuple(x.detach().cpu() for x in found)
-
-
-def _sampled(model: nn.Module, problem: Problem) -> tuple[torch.Tensor, ...]:
-    """Some samples of the data as the positional arguments of a model's forward."""
-    x, _ = first_samples(problem.train, _EXAMPLES)
-    if not isinstance(x, dict):
-        return each(x)
-    try:
-        call = inspect.signature(model.forward).bind(**x)
-    except TypeError as error:
-        raise DataError(
-            f"the data has inputs that forward of '{type(model).__name__}' does not take: {error}; name them as it does"
-        ) from error
-    if call.kwargs:
-        raise DataError(
-            f"the data has the inputs {', '.join(x)}, of which {', '.join(call.kwargs)} do not stand among the first arguments of "
-            f"forward of '{type(model).__name__}': wrap the model in a module whose forward takes these alone"
-        )
-    return call.args
-
-
-def _problem(data: Any, loss: LossLike | None, output: str | int | None, device: torch.device) -> Problem:
-    if isinstance(data, Problem):
-        if loss is not None or output is not None:
-            raise OptionError("a Problem names its loss and output itself; give them there, or give its data instead")
-        return data if data.device == device else replace(data, device=device)
-    named = {"loss": loss} if loss is not None else {}
-    return problem_for(data, output=output, device=device, **named)

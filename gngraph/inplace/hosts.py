@@ -63,7 +63,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _without_hooks(module: nn.Module) -> Iterator[None]:
+def without_hooks(module: nn.Module) -> Iterator[None]:
+    """Hooks and compiled calls of a module, and of those in it, are laid aside inside."""
     laid_aside: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
         for child in module.modules():
@@ -83,7 +84,7 @@ def twin_of(module: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: the module holds something that cannot be copied.
     """
-    with _without_hooks(module):
+    with without_hooks(module):
         twin = copy_of(module)
     return twin.cpu()
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from gngraph.inplace.hosts import put
 from gngraph.inplace.numbers import NumberAt
+from gngraph.inplace.stacking import Stacked, forget
 
 
 class Saved:
@@ -23,6 +24,8 @@ class Saved:
 
     Attributes:
         numbers: attributes that a step has changed, with their former values.
+        stacked: copies of blocks that a step has added.
+        new: parameters that are new with them.
     """
 
     def __init__(
@@ -38,10 +41,16 @@ class Saved:
                     self._states.append((optimizer, tensor, copy.deepcopy(optimizer.state[tensor])))
         self._optimizers = optimizers
         self.numbers: dict[NumberAt, object] = {}
+        self.stacked: Stacked | None = None
+        self.new: tuple[torch.Tensor, ...] = ()
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put all back, into the same objects."""
+        if self.stacked is not None:
+            self.stacked.undo()
+        for optimizer in self._optimizers:
+            forget(optimizer, self.new)
         for tensor, data in self._tensors:
             if tensor.shape == data.shape:
                 tensor.copy_(data)

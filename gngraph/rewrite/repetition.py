@@ -64,12 +64,13 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
     """
     blocks = _between(graph, morphism)
     nodes = [node for name, node in graph.nodes.items() if name in _nodes(graph, blocks)]
+    homes = _homes(graph, blocks)
     read = dict.fromkeys(param for node in nodes for param in node.params.values())
-    own = [param for param in read if _readers(graph, param) <= {node.name for node in nodes}]
+    own = [param for param in read if any(_readers(graph, param) <= home for home in homes.values())]
     copied, draft = _depending(nodes, morphism.source, own), draft_of(graph)
     last, added, keys = morphism.at, list[str](), dict[str, str]()
     for _ in range(morphism.times):
-        paths = _new_paths(graph, blocks, own, keys)
+        paths = _new_paths(graph, [*homes, *own], keys)
         fresh = _copied_keys(graph, copied, own, paths)
         params = _give_params(draft, graph, fresh)
         names = {morphism.source: last}
@@ -167,21 +168,24 @@ def _copy(node: Node, names: Mapping[str, str], params: Mapping[str, str], paths
     )
 
 
-def _new_paths(
-    graph: Graph, blocks: Sequence[RemovableLayer], own: Iterable[str], copies: Iterable[str]
-) -> dict[str, str]:
-    """Path of each module, or parameter, that belongs to blocks -> path of its copy, which none of the copies before has."""
-    units = dict.fromkeys(unit for block in blocks for unit in _units(graph, block))
-    for param in own:  # parameters of one block that stand outside its modules, as in a ParameterList
-        if any(_within(graph, param, block) for block in blocks) and not _inside(param, units):
-            units[param] = None
-    inside = _nodes(graph, blocks)
+def _homes(graph: Graph, blocks: Sequence[RemovableLayer]) -> dict[str, frozenset[str]]:
+    """Path of each module that blocks lie in -> their nodes. Blocks of a module, as attention and an MLP, are parts of one."""
+    inside, homes = _nodes(graph, blocks), dict[str, frozenset[str]]()
     outside = [path for name, node in graph.nodes.items() if name not in inside and (path := node.module or node.scope)]
+    for block in blocks:
+        for unit in _units(graph, block):
+            home = _widest(unit, outside)
+            homes[home] = homes.get(home, frozenset()) | block.nodes
+    return homes
+
+
+def _new_paths(graph: Graph, units: Iterable[str], copies: Iterable[str]) -> dict[str, str]:
+    """Path of each of some modules and parameters -> that of its copy, which none of the copies before has."""
     taken = {path for node in graph.nodes.values() for path in (node.module, node.scope) if path} | {*graph.params}
     made: dict[str, str] = {}
-    taken |= {*copies}
-    for unit in dict.fromkeys(_widest(unit, outside) for unit in units):
-        made[unit] = _next(unit, {*taken, *made.values()})
+    for unit in units:  # parameters of one block may stand outside its modules, as in a ParameterList
+        if not _inside(unit, made):
+            made[unit] = _next(unit, {*taken, *copies, *made.values()})
     return made
 
 
