@@ -4,12 +4,14 @@ Every method makes as many steps on the same batches at the same rates. "full" h
 three quarters of the steps, along the whole schedule of rates. The others begin smaller. In "grown" the stream is whole, heads
 and hidden channels are a quarter (one head at least), and `gngraph.Grower` widens these in proportion, within the full size's
 parameters and FLOPs; "grown-worth" begins so too, and becomes as wide as widths are measured to be worth; "grown-halves" has
-half of every width, and is widened in proportion. "cloned" has half of every width, and copies all channels (Chen et al.,
-*Net2Net*, 2016; exact, outputs are shared out unevenly so that copies part); "stacked" has half of the blocks, and copies them
-on top of themselves (Gong et al., *Efficient training of BERT by progressively stacking*, 2019). Behind these names "-twice"
-stands for two rewrites, of "cloned" and "stacked" from a quarter. All carry what the optimizer remembers. What counts are the
-FLOPs of training, search and rewrites at which the loss on withheld files is as low as "full" ends. The text is the source of
-Python's standard library, or --data. A finished run is a line of OUT/language.jsonl and is not made again.
+half of every width, and is widened in proportion. "grown-deeper" begins with half of the blocks, of half of the heads and
+hidden channels: `Grower.repeat` stacks the blocks, and then widths grow in proportion. "cloned" has half of every width, and
+copies all channels (Chen et al., *Net2Net*, 2016; exact, outputs are shared out unevenly so that copies part); "stacked" has
+half of the blocks, and copies them on top of themselves (Gong et al., *Efficient training of BERT by progressively stacking*,
+2019). Behind these names "-twice" stands for two rewrites, of "cloned", "stacked" and the blocks of "grown-deeper" from a
+quarter. All carry what the optimizer remembers. What counts are the FLOPs of training, search and rewrites at which the loss on
+withheld files is as low as "full" ends. The text is the source of Python's standard library, or --data. A finished run is a
+line of OUT/language.jsonl and is not made again.
 
     tools/bench_language.py --out docs/results
     tools/bench_language.py --width 1.5 --steps 4000 --seeds 3 --data corpus.txt --out language/

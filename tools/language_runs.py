@@ -249,7 +249,7 @@ class Run:
         share = 0.25 if self.twice else 0.5
         starts = {
             "grown": Start(inside=0.25), "grown-worth": Start(inside=0.25), "grown-halves": Start(share),
-            "cloned": Start(share), "stacked": Start(blocks=share),
+            "cloned": Start(share), "stacked": Start(blocks=share), "grown-deeper": Start(inside=0.5, blocks=share),
         }  # fmt: skip
         self.model = network(setting, seed, starts.get(self.base))
         if self.base == "cloned" and not (setting.width * share * HEADS).is_integer():
@@ -333,14 +333,18 @@ class Run:
         return spent
 
     def grow(self) -> None:
-        """A step of a Grower."""
+        """A step of a Grower; of "grown-deeper" blocks are repeated, until all are there, and then widths grow."""
+        deeper = self.base == "grown-deeper"
         if self.grower is None:
             size = cost(gngraph.from_torch(self.full, self.text.judged[:2, :-1]))
             self.grower = gngraph.Grower(
-                self.model, self.problem(), max_params=size.params, max_flops=size.flops, rounds=len(self.rewrites),
-                **GROWN[self.base],
+                self.model, self.problem(), max_params=size.params, max_flops=size.flops,
+                rounds=1 if deeper else len(self.rewrites), **GROWN[self.base],
             )  # fmt: skip
-        self.told.append(str(self.grower.step(self.optimizer)))
+        if deeper:
+            self.told.append(str(self.grower.repeat(self.optimizer)))
+        if len(self.model.blocks) == len(self.full.blocks):
+            self.told.append(str(self.grower.step(self.optimizer)))
 
     def problem(self) -> gngraph.Problem:
         """Windows to learn on, and others to judge by that nothing is trained on."""
@@ -357,13 +361,15 @@ class Run:
 
 GROWN: Mapping[str, Mapping[str, Any]] = {
     "grown": {"allocation": "proportional", "exclude": ("tokens",)},
+    "grown-deeper": {"allocation": "proportional", "exclude": ("tokens",)},
     "grown-halves": {"allocation": "proportional"},
     "grown-worth": {"allocation": "worth"},
 }
 """Options of a `Grower`, by method."""
 
 METHODS = (
-    "full", "shorter", "grown", "grown-twice", "grown-halves", "grown-worth", "cloned", "cloned-twice", "stacked", "stacked-twice"
+    "full", "shorter", "grown", "grown-twice", "grown-deeper", "grown-deeper-twice", "grown-halves", "grown-worth",
+    "cloned", "cloned-twice", "stacked", "stacked-twice",
 )  # fmt: skip
 """What is trained; see `tools/bench_language.py`."""
 

@@ -16,7 +16,7 @@ from gngraph.data.inputs import each
 from gngraph.errors import DataError, OptionError
 from gngraph.running.problem import Problem
 
-EXAMPLES = 2
+_EXAMPLES = 2
 """Samples that a module is imported with, and compared with its graph on."""
 
 
@@ -33,7 +33,7 @@ def example(given: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
 
 def sampled(model: nn.Module, problem: Problem) -> tuple[torch.Tensor, ...]:
     """Some samples of the data as the positional arguments of a model's forward."""
-    x, _ = first_samples(problem.train, EXAMPLES)
+    x, _ = first_samples(problem.train, _EXAMPLES)
     if not isinstance(x, dict):
         return each(x)
     try:
