@@ -21,7 +21,14 @@ _EXAMPLES = 2
 
 
 def example(given: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
-    """Example inputs of a user's on the CPU; none where there are none."""
+    """Example inputs of a user's on the CPU; none where there are none.
+
+    Args:
+        given: what forward takes.
+
+    Raises:
+        OptionError: one is no tensor.
+    """
     found = () if given is None else tuple(given)
     for x in found:
         if not isinstance(x, torch.Tensor):
@@ -32,7 +39,15 @@ def example(given: Sequence[torch.Tensor] | None) -> tuple[torch.Tensor, ...]:
 
 
 def sampled(model: nn.Module, problem: Problem) -> tuple[torch.Tensor, ...]:
-    """Some samples of the data as the positional arguments of a model's forward."""
+    """Some samples of the data as the positional arguments of a model's forward.
+
+    Args:
+        model: the network.
+        problem: its data.
+
+    Raises:
+        DataError: forward does not take what the data has.
+    """
     x, _ = first_samples(problem.train, _EXAMPLES)
     if not isinstance(x, dict):
         return each(x)
@@ -51,7 +66,16 @@ def sampled(model: nn.Module, problem: Problem) -> tuple[torch.Tensor, ...]:
 
 
 def problem_of(data: Any, loss: LossLike | None, output: str | int | None, device: torch.device) -> Problem:
-    """Data as a problem on a device; a problem that is given is that."""
+    """Data as a problem on a device; a problem that is given is that.
+
+    Args:
+        data: what `Problem` takes, or a `Problem`.
+        loss, output: see `Problem`; for data that is none.
+        device: what to compute on.
+
+    Raises:
+        OptionError: a problem is given, and a loss or output beside it.
+    """
     if isinstance(data, Problem):
         if loss is not None or output is not None:
             raise OptionError("a Problem names its loss and output itself; give them there, or give its data instead")

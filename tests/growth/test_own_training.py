@@ -20,6 +20,7 @@ NEEDS = {
     "DistributedDataParallel": (),
     "Lightning": ("lightning",),
     "Hugging Face Trainer": ("transformers", "accelerate"),
+    "Blocks on top of themselves": (),
 }
 
 
