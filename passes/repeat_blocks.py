@@ -10,9 +10,9 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import PassError, choices
 from gngraph.ir import Graph
 from gngraph.passes.channel_choice import require_positive
+from gngraph.rewrite.blocks import repeatable_blocks, runs_of
 from gngraph.rewrite.graph_pass import Effect, Pass, PassResult, register_pass
 from gngraph.rewrite.morphing import morph
-from gngraph.rewrite.repetition import repeatable_blocks, runs_of
 from gngraph.rewrite.structure import RepeatBlocks
 
 if TYPE_CHECKING:

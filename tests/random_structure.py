@@ -17,10 +17,10 @@ from gngraph.lowering.interpreter import Interpreter
 from gngraph.lowering.to_torch import lower
 from gngraph.ops.conv import CONVOLUTIONS
 from gngraph.rewrite.attachments import not_gated, not_normed, not_skipped
+from gngraph.rewrite.blocks import repeatable_blocks, runs_of
 from gngraph.rewrite.factorisation import not_collapsed, not_factorised, rank_of
 from gngraph.rewrite.kernels import kernel_of, not_resized, not_restrided, stride_of
 from gngraph.rewrite.layers import end_of_unit, layers_of
-from gngraph.rewrite.repetition import repeatable_blocks, runs_of
 from gngraph.rewrite.structure import (
     Collapse,
     InsertNorm,

@@ -47,7 +47,7 @@ class RemovableLayer:
 
     def title(self, graph: Graph) -> str:
         """What people call it: the outermost module that holds all its layers and nothing else, or its first layer."""
-        layers = [node for name, node in graph.nodes.items() if name in self.nodes and _multiplies(graph, node)]
+        layers = [node for name, node in graph.nodes.items() if name in self.nodes and multiplies(graph, node)]
         outside = {
             scope for name, node in graph.nodes.items() if name not in self.nodes for scope in _scopes(node.scope)
         }
@@ -173,7 +173,7 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
     inside = [graph.nodes[name] for name in nodes]
     own, source = (spaces.layouts[p.value, p.axis] for p in (point, before))
     alike = before.axis == point.axis and _apart(before) == _apart(point) and before.type.dtype == point.type.dtype
-    if not alike or not any(_multiplies(graph, node) for node in inside) or any(n.name in graph.inputs for n in inside):
+    if not alike or not any(multiplies(graph, node) for node in inside) or any(n.name in graph.inputs for n in inside):
         return
     if own == source:
         yield RemovableLayer(point.value, before.value, nodes, own[0][0], own[0][0], ())
@@ -200,28 +200,39 @@ def _between(graph: Graph, spaces: ChannelSpaces, before: CutPoint, point: CutPo
 
 def _of_tokens(graph: Graph, spaces: ChannelSpaces, before: str, value: str) -> Iterator[RemovableLayer]:
     """The block between two values of several channel axes, all of which they share."""
-    laid = _laid_out(graph, spaces, value)
+    laid = laid_out(graph, spaces, value)
     if (
         len(laid) < 2
-        or laid != _laid_out(graph, spaces, before)
+        or laid != laid_out(graph, spaces, before)
         or graph.nodes[before].type != graph.nodes[value].type
         or value in graph.outputs
     ):
         return
     nodes = nodes_between(graph, before, value)
-    if any(_multiplies(graph, graph.nodes[name]) for name in nodes) and nodes.isdisjoint(graph.inputs):
+    if any(multiplies(graph, graph.nodes[name]) for name in nodes) and nodes.isdisjoint(graph.inputs):
         space = laid[max(laid)][0][0]
         yield RemovableLayer(value, before, nodes, space, space, ())
 
 
-def _laid_out(graph: Graph, spaces: ChannelSpaces, value: str) -> dict[int, tuple[tuple[str, int, int], ...]]:
-    """The channel axes of a value, with their layouts."""
+def laid_out(graph: Graph, spaces: ChannelSpaces, value: str) -> dict[int, tuple[tuple[str, int, int], ...]]:
+    """The channel axes of a value, with their layouts.
+
+    Args:
+        graph: has the value.
+        spaces: of `graph`.
+        value: name of its node.
+    """
     axes = range(len(graph.nodes[value].shape))
     return {axis: spaces.layouts[value, axis] for axis in axes if (value, axis) in spaces.layouts}
 
 
-def _multiplies(graph: Graph, node: Node) -> bool:
-    """Whether a node is a layer: it multiplies, by a weight or values by values."""
+def multiplies(graph: Graph, node: Node) -> bool:
+    """Whether a node is a layer: it multiplies, by a weight or values by values.
+
+    Args:
+        graph: has the node.
+        node: one of its nodes.
+    """
     return uses_of(graph, node.name) > 0 or bool(products_of(graph, node.name))
 
 

@@ -6,47 +6,20 @@ of BERT by Progressively Stacking*, ICML 2019; Du et al., *Stacking Your Transfo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.topology import ancestors, nodes_between
+from gngraph.analysis.topology import nodes_between
 from gngraph.errors import PassError
 from gngraph.ir import Draft, Graph, Node
 from gngraph.ir.types import replace_refs
 from gngraph.ops import draft_of
+from gngraph.rewrite.blocks import RepeatableBlock, homes_of, next_path, readers_of, repeatable_blocks, runs_of, within
 from gngraph.rewrite.building import in_order, keys_of
-from gngraph.rewrite.layer_removal import RemovableLayer, removable_layers
 from gngraph.rewrite.structure import RepeatBlocks
 from gngraph.rewrite.surgery import Rewritten
-
-_NUMBERED = re.compile(r"^(.*?)(\d+)$")
-
-
-def repeatable_blocks(graph: Graph, spaces: ChannelSpaces) -> tuple[RemovableLayer, ...]:
-    """Blocks whose copies can stand behind them, in order: residual ones, which give what they read another value; O(#nodes)."""
-    return tuple(
-        layer
-        for layer in removable_layers(graph, spaces)
-        if layer.space == layer.source_space and graph.nodes[layer.source].type == graph.nodes[layer.value].type
-    )
-
-
-def runs_of(blocks: Iterable[RemovableLayer]) -> list[list[RemovableLayer]]:
-    """Blocks that follow one another immediately, together.
-
-    Args:
-        blocks: in order.
-    """
-    runs: list[list[RemovableLayer]] = []
-    for block in blocks:
-        if runs and runs[-1][-1].value == block.source:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return runs
 
 
 def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
@@ -63,10 +36,11 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
         PassError: no blocks lie between the two.
     """
     blocks = _between(graph, morphism)
-    nodes = [node for name, node in graph.nodes.items() if name in _nodes(graph, blocks)]
-    homes = _homes(graph, blocks)
+    inside = nodes_between(graph, blocks[0].source, blocks[-1].value)
+    nodes = [node for name, node in graph.nodes.items() if name in inside]
+    homes = homes_of(graph, blocks)
     read = dict.fromkeys(param for node in nodes for param in node.params.values())
-    own = [param for param in read if any(_readers(graph, param) <= home for home in homes.values())]
+    own = [param for param in read if any(readers_of(graph, param) <= home for home in homes.values())]
     copied, draft = _depending(nodes, morphism.source, own), draft_of(graph)
     last, added, keys = morphism.at, list[str](), dict[str, str]()
     for _ in range(morphism.times):
@@ -126,12 +100,12 @@ def _in_place(graph: Graph, copies: Mapping[str, str]) -> list[str]:
         parts = old.split(".")
         groups.setdefault(".".join(parts[:same]), {})[new] = ".".join(parts[: same + 1])
     for own in groups.values():
-        at = max(i for i, key in enumerate(keys, 1) if _inside(key, own.values()))
+        at = max(i for i, key in enumerate(keys, 1) if within(key, own.values()))
         keys[at:at] = own
     return keys
 
 
-def _between(graph: Graph, morphism: RepeatBlocks) -> list[RemovableLayer]:
+def _between(graph: Graph, morphism: RepeatBlocks) -> list[RepeatableBlock]:
     for run in runs_of(repeatable_blocks(graph, ChannelSpaces.of(graph))):
         starts, ends = [block.source for block in run], [block.value for block in run]
         if morphism.source in starts and morphism.at in ends[starts.index(morphism.source) :]:
@@ -139,10 +113,6 @@ def _between(graph: Graph, morphism: RepeatBlocks) -> list[RemovableLayer]:
     raise PassError(
         f"between '{morphism.source}' and '{morphism.at}' of '{graph.name}' lie no blocks that can be repeated"
     )
-
-
-def _nodes(graph: Graph, blocks: Sequence[RemovableLayer]) -> frozenset[str]:
-    return nodes_between(graph, blocks[0].source, blocks[-1].value)
 
 
 def _depending(nodes: Iterable[Node], source: str, own: Sequence[str]) -> list[Node]:
@@ -168,83 +138,17 @@ def _copy(node: Node, names: Mapping[str, str], params: Mapping[str, str], paths
     )
 
 
-def _homes(graph: Graph, blocks: Sequence[RemovableLayer]) -> dict[str, frozenset[str]]:
-    """Path of each module that blocks lie in -> their nodes. Blocks of a module, as attention and an MLP, are parts of one."""
-    inside, homes = _nodes(graph, blocks), dict[str, frozenset[str]]()
-    outside = [path for name, node in graph.nodes.items() if name not in inside and (path := node.module or node.scope)]
-    for block in blocks:
-        for unit in _units(graph, block):
-            home = _widest(unit, outside)
-            homes[home] = homes.get(home, frozenset()) | block.nodes
-    return homes
-
-
 def _new_paths(graph: Graph, units: Iterable[str], copies: Iterable[str]) -> dict[str, str]:
     """Path of each of some modules and parameters -> that of its copy, which none of the copies before has."""
     taken = {path for node in graph.nodes.values() for path in (node.module, node.scope) if path} | {*graph.params}
     made: dict[str, str] = {}
     for unit in units:  # parameters of one block may stand outside its modules, as in a ParameterList
-        if not _inside(unit, made):
-            made[unit] = _next(unit, {*taken, *copies, *made.values()})
+        if not within(unit, made):
+            made[unit] = next_path(unit, {*taken, *copies, *made.values()})
     return made
-
-
-def _units(graph: Graph, block: RemovableLayer) -> list[str]:
-    """The innermost module with a number at its end that holds all that is a block's own, or else what that has in common."""
-    alone = {p for name in block.nodes for p in graph.nodes[name].params.values() if _within(graph, p, block)}
-    nodes = [graph.nodes[name] for name in block.nodes]
-    owners = [n.module if n.module and not alone.isdisjoint(n.params.values()) else n.scope for n in nodes]
-    paths = [path.split(".") for path in owners if path]
-    common = list(takewhile(lambda level: len({*level}) == 1, zip(*paths, strict=False)))
-    numbered = [at for at, level in enumerate(common, 1) if _NUMBERED.match(level[0])]
-    path = [level[0] for level in (common[: numbered[-1]] if numbered else common)]
-    return [".".join(path)] if path else sorted({path[0] for path in paths})
-
-
-def _within(graph: Graph, param: str, block: RemovableLayer) -> bool:
-    """Whether nothing outside a block reads a parameter."""
-    return _readers(graph, param) <= block.nodes
-
-
-def _readers(graph: Graph, param: str) -> set[str]:
-    """Nodes that read a parameter, or what is computed of parameters alone and of it."""
-    found, pending = set[str](), [name for name, _ in graph.readers(param)]
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending += graph.users(name) if ancestors(graph, name).isdisjoint(graph.inputs) else ()
-    return found
-
-
-def _widest(unit: str, outside: Collection[str]) -> str:
-    """A module; where all of a list of lists goes, as of blocks of two parts each, the inner list that it lies in."""
-    above = unit.rpartition(".")[0]
-    around, _, name = above.rpartition(".")
-    if _NUMBERED.match(name) and around and not any(_inside(path, (around,)) for path in outside):
-        return _widest(above, outside)
-    return unit
-
-
-def _next(path: str, taken: Iterable[str]) -> str:
-    """A path with the number behind the largest one that a path like it has.
-
-    >>> _next("blocks.0", ["blocks.0.norm", "blocks.1.norm", "head"]), _next("inner", ["inner.weight"])
-    ('blocks.2', 'inner2')
-    """
-    above, _, name = path.rpartition(".")
-    match = _NUMBERED.match(name)
-    stem = f"{above}." * bool(above) + (match[1] if match else name)
-    parts = (other[len(stem) :].split(".")[0] for other in taken if other.startswith(stem))
-    return f"{stem}{1 + max((int(part) for part in parts if part.isdecimal()), default=1)}"
 
 
 def _renamed(path: str, paths: Mapping[str, str]) -> str:
     """A path in the copy of the module that it lies in; itself where it lies in none that is copied."""
-    unit = _inside(path, paths)
+    unit = within(path, paths)
     return paths[unit] + path[len(unit) :] if unit else path
-
-
-def _inside(path: str, units: Iterable[str]) -> str:
-    """Which of some modules, or parameters, a path is or lies in; "" if none."""
-    return next((unit for unit in units if path == unit or path.startswith(f"{unit}.")), "")

@@ -105,6 +105,36 @@ class Tied(nn.Module):
         return y
 
 
+class PostNorm(nn.Module):
+    """A block whose sums are normed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.layers = nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.attention(x, x, x, need_weights=False)[0])
+        y: Tensor = self.norm2(x + self.layers(x))
+        return y
+
+
+class Between(Listed):
+    """Non-linearities, and norms of a list of their own, behind blocks that are not residual by themselves."""
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__(*blocks)
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block, norm in zip(self.blocks, self.norms, strict=True):
+            x = torch.relu(norm(x + block(x)))
+        y: Tensor = self.head(x)
+        return y
+
+
 class Shared(Listed):
     """One norm that all blocks and the head use."""
 
@@ -124,11 +154,18 @@ def pair() -> nn.ModuleList:
     return nn.ModuleList([nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 8))])
 
 
+def encoder() -> nn.TransformerEncoder:
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 6, 0.0, batch_first=True), 2)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "listed": lambda: Listed(Block(8), Block(8)),
     "one block": lambda: Listed(Block(8)),
     "pairs": lambda: Pairs(pair(), pair()),
     "tied": lambda: Listed(Tied(), Tied()),
+    "norms behind": lambda: Listed(PostNorm(), PostNorm()),
+    "norms between": lambda: Between(nn.Linear(8, 8), nn.Linear(8, 8)),
+    "torch's encoder": lambda: Listed(*encoder().layers),
     "shared": lambda: Shared(nn.Linear(8, 8), nn.Linear(8, 8)),
     "weight norm": lambda: Scaled(*(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)) for _ in range(2))),
 }
@@ -137,12 +174,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_computes_and_trains_as_the_module_with_copies_of_its_blocks(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module, x = NETWORKS[name]().eval(), torch.randn(3, 5)
+    module, x = NETWORKS[name]().eval(), torch.randn(3, 4, 5)
     result = repeated(from_torch(module, x), "repeat-blocks{at=*}")
     expected = copy.deepcopy(module)
     expected.blocks.extend(copy.deepcopy(list(module.blocks)))  # type: ignore[operator, arg-type, union-attr]
     if isinstance(expected, Scaled):
         expected.scales.extend(copy.deepcopy(list(expected.scales)))
+    if isinstance(expected, Between):
+        expected.norms.extend(copy.deepcopy(list(expected.norms)))
     assert not steps_differ(expected, to_torch(result.graph), x)
     assert set(to_torch(result.graph).state_dict()) == set(expected.state_dict())
     save(result.graph, tmp_path / "deeper.gng")
