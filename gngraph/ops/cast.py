@@ -6,7 +6,7 @@ import torch
 
 from gngraph.ir import Node, TensorType, Type
 from gngraph.ir.types import dtype_of
-from gngraph.ops.foreign import emit_one_of
+from gngraph.ops.foreign import emit_one_of, require_target
 from gngraph.ops.rules import all_axes
 from gngraph.ops.spec import Operands, OpSpec
 from gngraph.ops.table import register
@@ -30,6 +30,7 @@ CASTS = (
 
 
 def _infer(operands: Operands) -> Type:
+    require_target(operands.node, CASTS)
     return TensorType(operands.node.attrs["dtype"].name, operands.tensor().shape)
 
 

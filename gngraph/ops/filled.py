@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gngraph.errors import IRError
 from gngraph.ir import BATCH, Attr, Dim, Node, OpaqueType, Ref, TensorType, Type
-from gngraph.ops.foreign import emit_one_of
+from gngraph.ops.foreign import emit_one_of, require_target
 from gngraph.ops.rules import freeze_sizes
 from gngraph.ops.sizes import hold_size, known_size, size_layout
 from gngraph.ops.spec import AttrPath, ChannelRules, Operands, OpSpec
@@ -44,6 +44,7 @@ def _sizes(node: Node) -> Iterator[tuple[AttrPath, Attr]]:
 
 
 def _infer(operands: Operands) -> Type:
+    require_target(operands.node, FILLS)
     whole = _shape(operands)
     return TensorType(operands.node.attrs["dtype"].name, _given(operands) if whole is None else whole[1])
 
@@ -85,6 +86,7 @@ def _channels(rules: ChannelRules, operands: Operands) -> None:
 
 
 def _infer_empty(operands: Operands) -> Type:
+    require_target(operands.node, (EMPTY,))
     node, shape = operands.node, _given(operands)
     for size in shape:
         if size not in (1, BATCH):
@@ -97,6 +99,7 @@ def _empty_channels(rules: ChannelRules, operands: Operands) -> None:
 
 
 def _infer_number(operands: Operands) -> Type:
+    require_target(operands.node, (NUMBER,))
     node = operands.node
     number = node.attrs["args"][0] if len(node.attrs["args"]) == 1 else None
     if known_size(number, operands) is None and not isinstance(number, float):

@@ -137,13 +137,26 @@ def resolve_function(path: str) -> Callable[..., Any]:
     return checked
 
 
+def require_target(node: Node, targets: Collection[str]) -> None:
+    """Refuse a node that keeps its call as a foreign op does, where that is of none of the `targets` of its op.
+
+    Args:
+        node: to be typed or lowered.
+        targets: functions by their paths, methods with a dot in front.
+
+    Raises:
+        IRError: it calls something else.
+    """
+    target = node.attrs["target"]
+    if target not in targets:
+        raise IRError(f"node '{node.name}' ({node.op}) calls '{target}', which is none of {', '.join(targets)}")
+
+
 def emit_one_of(targets: Collection[str]) -> Callable[[Emitter, Node], fx.Node]:
     """Lowering for an op that keeps its call as a foreign op does, but makes no other calls than of `targets`."""
 
     def emit(emitter: Emitter, node: Node) -> fx.Node:
-        target = node.attrs["target"]
-        if target not in targets:
-            raise IRError(f"node '{node.name}' ({node.op}) calls '{target}', which is none of {', '.join(targets)}")
+        require_target(node, targets)
         return _emit_foreign(emitter, node)
 
     return emit

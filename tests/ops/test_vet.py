@@ -90,6 +90,23 @@ def test_other_functions_are_refused(target: str) -> None:
         vet(parse(NET.replace(".chunk", target)))
 
 
+@pytest.mark.parametrize(
+    ("op", "target", "args"),
+    [
+        ("filled", "torch.tensor", "(8,)"),
+        ("filled", ".new_empty", "(%conv, 1)"),
+        ("new_empty", ".new_zeros", "(%conv, 1)"),
+        ("number", "torch.arange", "(8,)"),
+        ("cast", ".storage", "(%conv,)"),
+    ],
+)
+def test_an_op_that_keeps_its_call_makes_no_other(op: str, target: str, args: str) -> None:
+    call = f'{op}(%conv) {{args={args}, dtype=dtype(f32), kwargs={{}}, target="{target}"}} : f32[1]'
+    net = "\n".join(f"  %call = {call}" if "%call =" in line else line for line in NET.splitlines())
+    with pytest.raises(IRError, match=rf"node 'call' \({op}\) calls '{target}', which is none of "):
+        vet(parse(net))
+
+
 def test_attributes_are_read_from_a_list() -> None:
     read = NET.replace(".chunk", "builtins.getattr")
     vet(parse(read.replace("(%conv, 2)", '(%conv, "shape")')))
