@@ -46,6 +46,7 @@ from gngraph.ops.cast import CASTS
 from gngraph.ops.conv import specialise
 from gngraph.ops.filled import EMPTY, FILLS, NUMBER
 from gngraph.ops.foreign import MULTIPLY_ADDS, function_path
+from gngraph.ops.modes import by_mode
 from gngraph.ops.norm_across import of_one_group
 from gngraph.ops.pieces import listing_pieces
 from gngraph.ops.spec import Call, Operands
@@ -253,6 +254,12 @@ class _Builder:
 
     def foreign(self, fx_node: fx.Node, target: Any) -> Node:
         path = f".{target}" if isinstance(target, str) else function_path(target)
+        if target is by_mode:
+            evaluated, trained = (f"'{a}', {self.nodes[self.value(a)].type}" for a in fx_node.args)
+            raise UnsupportedModelError(
+                f"'{type(self.module).__name__}' computes something else in train mode ({trained}) than in eval mode ({evaluated})"
+                f"; let both modes give one type"
+            )
         if path is None:
             name = getattr(target, "__qualname__", repr(target))
             raise UnsupportedModelError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import MetaRun
@@ -307,6 +308,10 @@ def _make_new(node: fx.Node) -> None:
     elif node.op == "call_method" and target == "zero_":
         # not zeros_like, through which no gradient of zeros goes back, by which an optimiser decays what it would else leave
         node.op, node.target, node.args = "call_function", torch.fill, (*node.args, 0.0)
+    elif node.op == "call_function" and is_inplace(target, node) and target.__name__.endswith("_"):
+        plain = target.__name__[:-1]
+        found = [f for f in (getattr(owner, plain, None) for owner in (functional, torch)) if f is not None]
+        node.target = next((f for f in found if spec_of_function(f) is not None), next(iter(found), target))
     elif node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
         plain = target[:-1]
         if hasattr(torch.Tensor, plain) and plain not in _DRAWS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import fx
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.concrete import Shadow
 from gngraph.importing.decided import Look
+from gngraph.importing.surroundings import is_users
 
 _ASKING = {"__contains__", "__getitem__", "add", "discard", "fromkeys", "get", "hash", "pop", "remove", "setdefault"}
 """Names by which a forward asks for a hash in a call; that of a function without any of them is a cache of its results."""
@@ -42,7 +42,7 @@ class Lookups:
         """
         frame = sys._getframe(3)
         code = frame.f_code.co_code[frame.f_lasti]
-        if not _is_users(frame) or (code in _CALLS and _ASKING.isdisjoint(frame.f_code.co_names)):
+        if not is_users(frame) or (code in _CALLS and _ASKING.isdisjoint(frame.f_code.co_names)):
             return None
         both = known(lambda shadow: shadow.both(node))
         if both is None or any(isinstance(value, torch.Tensor) for value in both):
@@ -67,9 +67,3 @@ class Lookups:
                     f"forward do the same for every number of samples"
                 )
         return [Look(node, "number") for node in self._looked_up if node not in self._written]
-
-
-def _is_users(frame: FrameType) -> bool:
-    """Whether code that is neither torch's nor gngraph's runs."""
-    name = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0] not in ("torch", "gngraph")

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 import torch
 from torch.nn.modules import transformer
@@ -53,6 +54,18 @@ def masks_as_given() -> Iterator[None]:
 def under_autocast() -> bool:
     """Whether torch casts what it computes now."""
     return any(torch.is_autocast_enabled(device) for device in _AUTOCAST)
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether code runs that is neither torch's nor gngraph's, or is asking torch whether a value is a tensor.
+
+    Args:
+        frame: where it runs.
+    """
+    if frame.f_code is torch.is_tensor.__code__ and frame.f_back is not None:
+        return is_users(frame.f_back)
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0] not in ("torch", "gngraph")
 
 
 def random_streams() -> dict[str, Hashable]:

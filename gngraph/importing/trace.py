@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import operator
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from gngraph.importing.examples import Example
 from gngraph.importing.for_python import recorded_int
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
-from gngraph.importing.surroundings import random_streams
+from gngraph.importing.surroundings import is_users, random_streams
 from gngraph.importing.tracer import Tracer, reason_of
 from gngraph.ops import spec_of_function
 
@@ -52,7 +53,7 @@ class Traced:
         graph: its calls.
         root: the copy that was traced, in that mode.
         constants: tensors that the forward makes by itself, by the names under which the graph reads them.
-        unlike: paths of the modules that the network's `train` and `eval` put into the other mode.
+        unlike: paths of the modules that the network's `train` and `eval`, or its forward, put into the other mode.
         assigned: buffers and parameters that the forward sets anew, with the nodes that give them.
         functions: autograd.Functions that were traced through, with the modules that call them.
         decided: what the sizes of inputs decided of it.
@@ -84,7 +85,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
         root.train(training)
     except Exception as error:  # whatever a train() of the user's raises
         raise UnsupportedModelError(f"'{name}' cannot be put into train and eval mode: {reason_of(error)}") from error
-    unlike = frozenset(path for path, child in root.named_modules() if child.training is not training)
+    modes = _modes(root)
     tracer = Tracer(module, example.inputs, example.names, known)
     before, streams, reached = set(vars(root)), random_streams(), Reached(root)
     try:
@@ -118,6 +119,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
             f"what torch records (F.dropout, torch.rand_like, torchvision's StochasticDepth), or do without while training"
         )
     assigned = dict(_taken_back(root, module))
+    unlike = frozenset(_unlike(root, modes, tracer.modes, training))
     _forget(graph, [*(look.node for look in tracer.looks if look.of != "count"), *tracer.quotients])
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     constants = {key: value for key, value in vars(root).items() if key in read - before}
@@ -144,6 +146,24 @@ def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.No
         for key in [key for key, value in attributes.items() if isinstance(value, fx.Proxy)]:
             if isinstance(own.get(key), torch.Tensor):
                 attributes[key] = own[key]
+
+
+def _modes(root: nn.Module) -> dict[str, bool]:
+    return {path: child.training for path, child in root.named_modules()}
+
+
+def _unlike(
+    root: nn.Module, before: Mapping[str, bool], called: Mapping[str, set[bool]], training: bool
+) -> Iterator[str]:
+    """The paths of modules that run in the other mode, be it that the forward puts them there."""
+    for path, after in _modes(root).items():
+        met = called.get(path, {after}) | ({after} if after != before[path] else set())
+        if len(met) > 1:
+            raise UnsupportedModelError(
+                f"module '{path}' changes between train and eval mode in one forward, of which a graph has one; let it stay in one"
+            )
+        if training not in met:
+            yield path
 
 
 @contextmanager
@@ -206,7 +226,20 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
         stack.enter_context(
             _replaced(builtins, "len", lambda x: tracer.rows(x) if isinstance(x, fx.Proxy) else count(x))
         )
+        stack.enter_context(_replaced(builtins, "isinstance", _instances(tracer)))
         yield
+
+
+def _instances(tracer: Tracer) -> Callable[[Any, Any], bool]:
+    """What `isinstance` says while tracing: to code that is not torch's, what stands for a value is of that value's class."""
+    is_instance = isinstance
+
+    def call(value: Any, kinds: Any) -> bool:
+        if is_instance(value, kinds) or not is_instance(value, fx.Proxy) or not is_users(sys._getframe(1)):
+            return is_instance(value, kinds)
+        return issubclass(tracer.kind(value) or type(value), kinds)
+
+    return call
 
 
 def _of_known_dtype(tracer: Tracer, limits: Callable[[torch.dtype], Any]) -> Callable[[Any], Any]:

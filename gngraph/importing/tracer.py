@@ -56,6 +56,7 @@ class Tracer(fx.Tracer):
         looks: what Python looked at.
         quotients: what Python rounded to whole numbers.
         tables: what Python looked up in tables.
+        modes: whether modules were in train mode when they were called, by path.
     """
 
     proxy_buffer_attributes = True  # a forward may index a buffer by a size, as causal masks do
@@ -70,6 +71,7 @@ class Tracer(fx.Tracer):
         self.looks: list[Look] = []
         self.quotients: list[fx.Node] = []
         self.tables = Lookups()
+        self.modes: dict[str, set[bool]] = {}
         self._shadow: Shadow | None = None
         self._asking = False
         self._forwards: dict[CodeType, str] | None = None
@@ -96,6 +98,7 @@ class Tracer(fx.Tracer):
             path = self.path_of_module(m)
         except NameError:  # it stands in none of the tree, as activations may, and is a function like others
             return self._of_no_path(m, forward, args, kwargs)
+        self.modes.setdefault(path, set()).add(m.training)
         written = written_out(m, args, kwargs)
         self._written_out = m if written is not None else None
         try:
@@ -196,11 +199,16 @@ class Tracer(fx.Tracer):
         like = torch.empty(0, dtype=self.dtype(obj.dtype)).new_tensor(*args, **kwargs)
         return like if kwargs else super().create_proxy("call_method", "type_as", (like, obj), {})
 
-    def _is_a(self, obj: fx.Proxy, kind: type) -> bool:
+    def kind(self, obj: fx.Proxy) -> type | None:
+        """The Python type of a value, where it is known without data."""
         try:
-            return issubclass(self._known(obj, lambda shadow: shadow.kind(obj.node)), kind)
+            found: type = self._known(obj, lambda shadow: shadow.kind(obj.node))
         except fx.proxy.TraceError:
-            return False
+            return None
+        return found
+
+    def _is_a(self, obj: fx.Proxy, kind: type) -> bool:
+        return issubclass(self.kind(obj) or object, kind)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """What Python's control flow reads."""

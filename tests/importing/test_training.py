@@ -129,6 +129,32 @@ class NormsHeld(Body):
         return self
 
 
+def held_by_forward(s: Any, x: Tensor) -> Tensor:
+    s.n.eval()
+    return head(s, s.d(s.n(s.a(x))))
+
+
+def held_for_a_call(s: Any, x: Tensor) -> Tensor:
+    """A teacher that runs in eval mode, and is put back."""
+    was = s.n.training
+    s.n.eval()
+    with torch.no_grad():
+        y = s.n(s.a(x))
+    s.n.train(was)
+    return head(s, s.a(x) - y)
+
+
+def functions_in_place(s: Any, x: Tensor) -> Tensor:
+    maps = [s.a(x) for _ in range(5)]
+    same = [s.keep(y) for y in maps]
+    F.elu_(maps[0])
+    F.leaky_relu_(maps[1], 0.3)
+    torch.sigmoid_(maps[2])
+    torch.clamp_(maps[3], 0.2, 0.9)
+    F.rrelu_(maps[4], 0.1, 0.3, s.training)
+    return head(s, torch.stack(same).sum(0))
+
+
 class NormAct(nn.BatchNorm2d):
     """A norm that counts its batches itself, as timm's."""
 
@@ -246,6 +272,9 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "norms held by the network": lambda: NormsHeld(
         lambda s, x: head(s, s.d(torch.relu(s.n(s.a(x))))), n=nn.BatchNorm2d(4), d=nn.Dropout(0.5)
     ),
+    "norm held by the forward": lambda: Body(held_by_forward, n=nn.BatchNorm2d(4), d=nn.Dropout(0.5)),
+    "norm held for a call": lambda: Body(held_for_a_call, n=nn.BatchNorm2d(4)),
+    "functions in place": lambda: Body(functions_in_place, keep=nn.Identity()),
     "counted norm": lambda: Body(norm, n=NormAct(4)),
     "count that is assigned": lambda: Body(norm, n=AssignedCount(4)),
     "function with its own derivative": lambda: Body(lambda s, x: head(s, Honest.apply(s.a(x)))),

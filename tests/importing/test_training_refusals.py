@@ -222,6 +222,25 @@ def first_added(s: Any, x: Tensor) -> Tensor:
     return head(s, y)
 
 
+def in_both_modes(s: Any, x: Tensor) -> Tensor:
+    y = s.n(s.a(x))
+    s.n.eval()
+    z = s.n(s.a(x))
+    s.n.train(s.training)
+    return head(s, y + z)
+
+
+def held_afterwards(s: Any, x: Tensor) -> Tensor:
+    y = s.n(s.a(x))
+    s.n.eval()
+    return head(s, y)
+
+
+def classes_in_eval_mode(s: Any, x: Tensor) -> Tensor:
+    y = head(s, s.a(x))
+    return y if s.training else y.argmax(1)
+
+
 class AlwaysDropping(Body):
     def train(self, mode: bool = True) -> AlwaysDropping:
         super().train(mode)
@@ -278,6 +297,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "shifted onto itself": (lambda: Body(shifted), "'add' changes 'getitem' in place and reads 'getitem_1', sharing entries"),
     "shifted by assignment": (lambda: Body(shifted_by_assignment), "'setitem' changes 'a' in place and reads 'getitem', sharing"),
     "a part added to all": (lambda: Body(first_added), "'add' changes 'a' in place and reads 'getitem', sharing entries"),
+    "both modes": (lambda: Body(in_both_modes, n=nn.BatchNorm2d(4)), "module 'n' changes between train and eval mode in one for"),
+    "held afterwards": (lambda: Body(held_afterwards, n=nn.BatchNorm2d(4)), "module 'n' changes between train and eval mode"),
+    "classes": (lambda: Body(classes_in_eval_mode), r"in train mode \('h', f32.N,3.\) than in eval mode \('argmax', i64.N.\)"),
     "past self": (Closed, "calls a module of BatchNorm1d that is none of its own"),
 }  # fmt: skip
 
