@@ -222,9 +222,7 @@ class _Joiner:
         for kind, a, a_end, b, b_end in matcher.get_opcodes():
             if kind == "equal":
                 for x, y in zip(mine[a:a_end], theirs[b:b_end], strict=True):
-                    self.joint[y] = x
-                    self.one(x, y)
-                    last = x
+                    last = self.joint[y] = self.one(x, y)
                 continue
             for x in mine[a:a_end]:
                 self.in_eval_alone.add(x)
@@ -237,17 +235,25 @@ class _Joiner:
                 raise _Differs("its arguments or outputs differ")
         return self.flags
 
-    def one(self, x: fx.Node, y: fx.Node) -> None:
-        """Make `x` the node of both modes, where `y` is that of train mode."""
+    def one(self, x: fx.Node, y: fx.Node) -> fx.Node:
+        """What stands for `y` of train mode: `x`, made that of both modes, or one beside it where one reads a number."""
+        try:
+            args = [self.argument(x, i, a, b) for i, (a, b) in enumerate(zip(x.args, y.args, strict=True))]
+            kwargs = {key: self.argument(x, key, x.kwargs[key], y.kwargs[key]) for key in x.kwargs}
+        except _Differs:
+            if x.op not in ("call_function", "call_method"):
+                raise
+            self.flags = {place: flag for place, flag in self.flags.items() if place[0] != x.name}
+            with self.graph.inserting_after(x):
+                return self.graph.node_copy(y, lambda node: self.joint[node])
+        x.args, x.kwargs = tuple(args), kwargs
         if y.meta.pop(WITHOUT_GRADIENT, False):
             x.meta[WITHOUT_GRADIENT] = True
         else:
             x.meta.pop(WITHOUT_GRADIENT, None)
         if COUNTER in y.meta:
             x.meta[COUNTER] = y.meta[COUNTER]
-        args = [self.argument(x, i, a, b) for i, (a, b) in enumerate(zip(x.args, y.args, strict=True))]
-        x.kwargs = {key: self.argument(x, key, x.kwargs[key], y.kwargs[key]) for key in x.kwargs}
-        x.args = tuple(args)
+        return x
 
     def argument(self, node: fx.Node, key: int | str, a: Any, b: Any) -> Any:
         """What stands in both modes for `a` in eval mode and `b` in train mode."""

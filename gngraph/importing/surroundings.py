@@ -7,9 +7,12 @@ import sys
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
+from torch import fx
 from torch.nn.modules import transformer
+from torch.utils._pytree import tree_leaves
 
 _AUTOCAST = ("cpu", "cuda")
 
@@ -75,3 +78,52 @@ def random_streams() -> dict[str, Hashable]:
         name, keys, *rest = sys.modules["numpy"].random.get_state()
         streams["numpy.random"] = (name, keys.tobytes(), *rest)
     return streams
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Something else under a name of an object, for as long as this is entered.
+
+    Args:
+        owner: a class or module.
+        name: that it has itself.
+        value: what is there meanwhile.
+    """
+    original = vars(owner)[name]
+    try:
+        setattr(owner, name, value)
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def plain_functions() -> Iterator[None]:
+    """While tracing, functions that torch has scripted or compiled are what they were made of."""
+    script, called = torch.jit.ScriptFunction, vars(torch.jit.ScriptFunction)["__call__"]
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = getattr(self, "_torchdynamo_inline", None)
+        return called.__get__(self)(*args, **kwargs) if plain is None else plain(*args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(script, "__call__", call))
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is not None:
+            stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
+        yield
+
+
+@contextmanager
+def sampled_distributions() -> Iterator[None]:
+    """While tracing, distributions ask no value whether it is allowed, and draw as many as the sizes of values say."""
+    kind = torch.distributions.Distribution
+    extended = vars(kind)["_extended_shape"]
+
+    def shape(self: Any, sample_shape: Any = ()) -> Any:
+        parts = (sample_shape, self._batch_shape, self._event_shape)
+        plain = not any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves(parts))
+        return extended(self, torch.Size(sample_shape)) if plain else tuple(size for part in parts for size in part)
+
+    with replaced(kind, "_validate_args", False), replaced(kind, "_extended_shape", shape):
+        yield

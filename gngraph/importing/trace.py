@@ -26,7 +26,7 @@ from gngraph.importing.examples import Example
 from gngraph.importing.for_python import recorded_int
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
-from gngraph.importing.surroundings import is_users, random_streams
+from gngraph.importing.surroundings import is_users, plain_functions, random_streams, replaced, sampled_distributions
 from gngraph.importing.tracer import Tracer, reason_of
 from gngraph.ops import spec_of_function
 
@@ -94,6 +94,8 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
             recorded_int(reached.functions, tracer.rounded),
             _followed_functions(tracer),
             _looked_into(),
+            plain_functions(),
+            sampled_distributions(),
             _noted_system() as system,
         ):
             graph = tracer.trace(root)
@@ -179,16 +181,6 @@ def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    original = vars(owner)[name]
-    try:
-        setattr(owner, name, value)
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-@contextmanager
 def _recorded_factories(tracer: Tracer) -> Iterator[None]:
     """While tracing, calls like torch.zeros(x.shape[0], 3) and len(x), for which Python wants numbers, and draws are recorded."""
 
@@ -219,14 +211,14 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
             stack.callback(delattr, torch.Tensor, name)
             setattr(torch.Tensor, name, method)
         for name in (*_FACTORIES, *DRAWS):
-            stack.enter_context(_replaced(torch, name, recorded(name)))
+            stack.enter_context(replaced(torch, name, recorded(name)))
         for name in _LIMITS:
-            stack.enter_context(_replaced(torch, name, _of_known_dtype(tracer, getattr(torch, name))))
-        stack.enter_context(_replaced(functional, "_none_or_dtype", partial(_dtype_of_mask, tracer)))
+            stack.enter_context(replaced(torch, name, _of_known_dtype(tracer, getattr(torch, name))))
+        stack.enter_context(replaced(functional, "_none_or_dtype", partial(_dtype_of_mask, tracer)))
         stack.enter_context(
-            _replaced(builtins, "len", lambda x: tracer.rows(x) if isinstance(x, fx.Proxy) else count(x))
+            replaced(builtins, "len", lambda x: tracer.rows(x) if isinstance(x, fx.Proxy) else count(x))
         )
-        stack.enter_context(_replaced(builtins, "isinstance", _instances(tracer)))
+        stack.enter_context(replaced(builtins, "isinstance", _instances(tracer)))
         yield
 
 
@@ -262,7 +254,7 @@ def _looked_into() -> Iterator[None]:
     table = "_wrapped_fns_to_patch"
     marked: Mapping[tuple[int, str], Any] = vars(fx._symbolic_trace)[table]
     kept = {key: held for key, held in marked.items() if not _is_followed(held.get(key[1]))}
-    with _replaced(fx._symbolic_trace, table, kept):
+    with replaced(fx._symbolic_trace, table, kept):
         yield
 
 
@@ -281,7 +273,7 @@ def _noted_system() -> Iterator[list[str]]:
         entropy: bytes = original(size)
         return entropy
 
-    with _replaced(random, "_urandom", noted):
+    with replaced(random, "_urandom", noted):
         yield drawn
 
 
@@ -313,7 +305,7 @@ def _followed_functions(tracer: Tracer) -> Iterator[None]:
         combined = cls.setup_context is torch.autograd.Function.setup_context
         return cls.forward(*((_Context(),) if combined else ()), *args, **kwargs)
 
-    with _replaced(torch.autograd.Function, "apply", classmethod(followed)):
+    with replaced(torch.autograd.Function, "apply", classmethod(followed)):
         yield
 
 

@@ -88,7 +88,9 @@ class Tracer(fx.Tracer):
 
         `is_module` and `concrete_args` are those of fx, and are not looked at.
         """
-        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.names)]
+        inputs = [self.create_proxy("placeholder", name, (), {}) for name in self.names]
+        own = vars(self.root).get("forward")  # of the instance, which hides that of its class
+        return (root_fn, [self.root, *inputs]) if own is None else (own, inputs)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -155,6 +155,17 @@ def functions_in_place(s: Any, x: Tensor) -> Tensor:
     return head(s, torch.stack(same).sum(0))
 
 
+def noise_or_nothing(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    return head(s, y + (torch.randn_like(y) if s.training else 0))
+
+
+def expected_in_eval(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    kept = torch.bernoulli(torch.full((x.shape[0], 1, 1, 1), 0.7)) if s.training else 0.7
+    return head(s, (s.gain if s.training else 2) * y * kept)
+
+
 class NormAct(nn.BatchNorm2d):
     """A norm that counts its batches itself, as timm's."""
 
@@ -275,6 +286,8 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "norm held by the forward": lambda: Body(held_by_forward, n=nn.BatchNorm2d(4), d=nn.Dropout(0.5)),
     "norm held for a call": lambda: Body(held_for_a_call, n=nn.BatchNorm2d(4)),
     "functions in place": lambda: Body(functions_in_place, keep=nn.Identity()),
+    "noise or nothing": lambda: Body(noise_or_nothing),
+    "a number in eval mode": lambda: Body(expected_in_eval, gain=nn.Parameter(torch.rand(4, 1, 1))),
     "counted norm": lambda: Body(norm, n=NormAct(4)),
     "count that is assigned": lambda: Body(norm, n=AssignedCount(4)),
     "function with its own derivative": lambda: Body(lambda s, x: head(s, Honest.apply(s.a(x)))),
