@@ -72,6 +72,8 @@ class Tracer(fx.Tracer):
         self.quotients: list[fx.Node] = []
         self.tables = Lookups()
         self.modes: dict[str, set[bool]] = {}
+        self._device = next((x.device for x in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+        self._first: fx.Proxy | None = None
         self._shadow: Shadow | None = None
         self._asking = False
         self._forwards: dict[CodeType, str] | None = None
@@ -89,6 +91,7 @@ class Tracer(fx.Tracer):
         `is_module` and `concrete_args` are those of fx, and are not looked at.
         """
         inputs = [self.create_proxy("placeholder", name, (), {}) for name in self.names]
+        self._first = next(iter(inputs), None)
         own = vars(self.root).get("forward")  # of the instance, which hides that of its class
         return (root_fn, [self.root, *inputs]) if own is None else (own, inputs)
 
@@ -132,6 +135,8 @@ class Tracer(fx.Tracer):
                 f"{self.here()} draws random numbers by a torch.Generator of its own, whose state a graph does not hold; draw "
                 f"by torch's global stream"
             )
+        if isinstance(a, torch.device) and a == self._device:  # of the network, which may be moved
+            return super().create_arg(super().create_proxy("call_function", getattr, (self._first, "device"), {}))
         if isinstance(a, tuple) and hasattr(a, "_fields"):  # which fx would record as a call
             return type(a)(*map(self.create_arg, a))
         return super().create_arg(a)

@@ -237,7 +237,8 @@ def _infer_index(operands: Operands) -> Type:
             whole = entry == Slice(None, None, None)
             length = x.shape[axis]
             start, stop = (known_size(b, operands) if isinstance(b, Ref) else b for b in (entry.start, entry.stop))
-            if isinstance(start, str) or isinstance(stop, str) or (stop is None and entry.stop is not None):
+            unknown = (start is None) != (entry.start is None) or (stop is None) != (entry.stop is None)
+            if isinstance(start, str) or isinstance(stop, str) or unknown:
                 raise IRError(f"node '{operands.node.name}' (index) takes a part whose bounds are not known")
             shape.append(length if whole else len(range(int(length))[slice(start, stop, entry.step)]))
         elif not -int(x.shape[axis]) <= entry < int(x.shape[axis]):

@@ -169,6 +169,7 @@ def _resampled(net: Any, x: torch.Tensor) -> Any:
 
 
 SEQUENCES: dict[str, Forward] = {
+    "from the end by a size": lambda n, x: n.head((n.inner(x) + n.pos[:, -x.shape[1] :]).relu()),
     "last step": lambda net, x: net.head(net.inner(x)[:, -1]),
     "all but the last": lambda net, x: net.head(net.inner(x)[:, :-1]),
     "last entries": lambda net, x: net.inner(x)[..., -1:],
