@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from gngraph.growth.jobs import scope_of
 from gngraph.growth.schedule import require_memory, require_room, round_budgets
 from gngraph.importing.from_samples import from_samples
 from gngraph.importing.from_torch import from_torch
+from gngraph.importing.surroundings import with_gradients
 from gngraph.inplace import (
     NumberAt,
     Saved,
@@ -125,6 +125,7 @@ class Grower:
     """
 
     @taking(GrowerOptions)
+    @with_gradients()
     def __init__(
         self,
         model: nn.Module,
@@ -153,7 +154,7 @@ class Grower:
         self.history: list[GrowthStep] = []
         self._foreseen: _Foreseen | None = None
         self._saved: _Before | None = None
-        with self._undisturbed():
+        with seeded(self._problem.seed, self._device):
             twin, samples = twin_of(self._module), () if self._inputs else sampled(self._module, self._problem)
             graph = from_samples(twin, samples) if samples else from_torch(twin, self._inputs)
             self._inputs = self._inputs or with_shared(graph, samples)
@@ -180,6 +181,7 @@ class Grower:
         """Whether all steps are made, so that the budget is reached as far as it pays, or nothing can change any more."""
         return not self._left or not self._free
 
+    @with_gradients()
     def score(self) -> GrowthStep:
         """What the next step would do. Nothing changes; what `undo` needs is let go of.
 
@@ -192,7 +194,7 @@ class Grower:
         graph = self._with_values()
         if self.done:
             return GrowthStep(number, cost(graph), cost(graph), {}, {})
-        with self._undisturbed():
+        with seeded(self._problem.seed, self._device):
             settled = reestimate(graph, self._problem)
             doubt = no_better_than_chance(settled, self._problem)
             situation = self._decider.situation(self._strategy, settled, self._left[0], number)
@@ -219,6 +221,7 @@ class Grower:
         self._foreseen = _Foreseen(step, graph, rewritten)
         return step
 
+    @with_gradients()
     def step(self, *optimizers: Any) -> GrowthStep:
         """Rewrite the network, and carry what its optimisers remember.
 
@@ -244,7 +247,7 @@ class Grower:
         before, rewritten = foreseen.graph, foreseen.rewritten
         saved = Saved(self._module, tensors, optimizers)
         try:
-            with self._undisturbed():
+            with seeded(self._problem.seed, self._device):
                 saved.numbers = follow(self._module, before, rewritten.graph, self._places)
                 notes = [note for optimizer in optimizers for note in carry_into(optimizer, tensors, before, rewritten)]
                 for tensor in tensors.values():
@@ -263,6 +266,7 @@ class Grower:
         self._graph = self._without_values(rewritten.graph)
         return self._made(replace(step, notes=(*step.notes, *notes)))
 
+    @with_gradients()
     def repeat(self, *optimizers: Any, at: str = "*", times: int = 1) -> GrowthStep:
         """Put copies of residual blocks behind them, as the pass `repeat-blocks` does: deeper, in place.
 
@@ -300,7 +304,7 @@ class Grower:
             saved.stacked = Stacked(self._module, graph, made.copies)
             new = tensors_of(self._module, made.graph)
             saved.new = tuple(new[name] for name in made.copies)
-            with self._undisturbed():
+            with seeded(self._problem.seed, self._device):
                 differs = difference(self._module, made.graph, self._inputs)
                 if differs is not None:
                     raise UnsupportedModelError(f"{differs}: its forward does not run over a list of its blocks alone")
@@ -392,9 +396,3 @@ class Grower:
             t.shape == graph.params[name].data.shape and torch.equal(t.detach().cpu(), graph.params[name].data)
             for name, t in tensors.items()
         )
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """The user's random numbers go on as if nothing had been computed in between, with gradients or without."""
-        with seeded(self._problem.seed, self._device), torch.enable_grad():
-            yield

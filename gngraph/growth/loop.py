@@ -26,6 +26,7 @@ from gngraph.growth.run_folder import RunFolder
 from gngraph.growth.schedule import require_memory, round_budgets, seed_cost
 from gngraph.growth.state import RunState
 from gngraph.growth.trunk import Trunk
+from gngraph.importing.surroundings import with_gradients
 from gngraph.ir import Graph
 from gngraph.options import RunOptions
 from gngraph.ranks import here
@@ -41,6 +42,7 @@ from gngraph.training.training import require_trainable
 from gngraph.training.units import units_of
 
 
+@with_gradients()
 def grow_by(
     task: Task,
     graph: Graph,
@@ -107,6 +109,7 @@ def grow_by(
         return run.to_end()
 
 
+@with_gradients()
 def go_on(kept: Checkpoint, problem: Problem, out: Path, observer: object = None) -> GrowthResult:
     """Go on with a run that was interrupted; it ends as it would have ended, but for its seconds.
 

@@ -23,18 +23,25 @@ def plain_torch() -> Iterator[None]:
 
     The fast path of torch's transformer layers has the arithmetic of a whole layer at once.
     """
-    autocast = {device: torch.is_autocast_enabled(device) for device in _AUTOCAST}
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
-        for device, enabled in autocast.items():
-            stack.callback(torch.set_autocast_enabled, device, enabled)
-            torch.set_autocast_enabled(device, False)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.callback(random.setstate, random.getstate())
         if "numpy" in sys.modules:
             stack.callback(sys.modules["numpy"].random.set_state, sys.modules["numpy"].random.get_state())
+        stack.enter_context(with_gradients())
+        yield
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Gradients on and autocast off, whatever stands around a call, as around a validation in a loop of the user's own."""
+    with ExitStack() as stack:
+        for device in _AUTOCAST:
+            stack.callback(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))
+            torch.set_autocast_enabled(device, False)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
