@@ -123,6 +123,14 @@ def example_of(module: nn.Module, given: Any) -> Example:
         raise UnsupportedModelError(
             f"the example inputs of '{name}' hold no tensor, and a network is traced on tensors"
         )
+    if not any(x.dim() for x in leaves.tensors):
+        raise UnsupportedModelError(
+            f"the example inputs of '{name}' have no axis, and samples lie along one; give a tensor of several samples"
+        )
+    if any(argument.strip("*=") == torch.__name__ for argument, _ in pairs):
+        raise UnsupportedModelError(
+            f"an input of '{name}' is called 'torch', which would hide torch in the forward that torch.fx writes; call it otherwise"
+        )
     return Example(tuple(leaves.tensors), tuple(leaves.names), Items(tuple(pairs)), call)
 
 

@@ -66,6 +66,11 @@ class KeywordOnly(Base):
         return self.joined(x, other)
 
 
+class Hiding(Base):
+    def forward(self, torch: Tensor) -> Tensor:
+        return self.joined(torch, torch)
+
+
 class Variadic(Base):
     def forward(self, *xs: Tensor) -> Tensor:
         return self.joined(xs[0], xs[-1]) if len(xs) > 1 else self.joined(xs[0], xs[0])
@@ -251,6 +256,9 @@ def test_a_network_that_reads_one_tensor_of_a_dictionary_trains(tmp_path: Path) 
         (Scalar, (X, X.to_sparse()), "dense"),
         (Scalar, (X, X.to("meta")), "meta device"),
         (Scalar, (X[:0], torch.tensor(1.0)), "at least one sample"),
+        (Scalar, (torch.tensor(2.0), torch.tensor(1.0)), "have no axis, and samples lie along one"),
+        (Hiding, (X,), "an input of 'Hiding' is called 'torch'"),
+        (Keywords, {"x": X, "torch": X}, "an input of 'Keywords' is called 'torch'"),
     ],
 )
 def test_inputs_that_cannot_be_taken_are_refused_in_a_sentence(
