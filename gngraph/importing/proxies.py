@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 
@@ -33,6 +33,14 @@ class Counted(fx.Proxy):
 
     def __float__(self) -> float:
         return float(self.tracer.number(self))
+
+    def __str__(self) -> str:
+        found = self.tracer.text_of(self)
+        return super().__repr__() if found is None else str(found)
+
+    def __format__(self, format_spec: str) -> str:
+        found = self.tracer.text_of(self)
+        return super().__repr__() if found is None else format(found, format_spec)
 
     def __hash__(self) -> int:
         found: int | None = self.tracer.hash_of(self)
@@ -108,6 +116,9 @@ class Traceable(Counted):
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __getattr__(self, k: str) -> Attribute:
+        kind = None if hasattr(Tensor, k) else self.tracer.kind(self)
+        if kind is not None and not hasattr(kind, k):
+            raise AttributeError(f"'{kind.__name__}' object has no attribute '{k}'")
         return Attribute(self, k)
 
     def reshape_as(self, other: Any) -> Any:

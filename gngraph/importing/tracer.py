@@ -240,6 +240,10 @@ class Tracer(fx.Tracer):
         found: int | None = self.tables.hash_of(obj.node, lambda read: self._known(obj, read), self.here())
         return found
 
+    def text_of(self, obj: fx.Proxy) -> Any:
+        """The number, dtype or device that is written as text; None where it is not known, or depends on the number of samples."""
+        return self.tables.text_of(obj.node, lambda read: self._known(obj, read), self.here())
+
     def length(self, obj: fx.Proxy) -> int:
         """The number of items of a tuple or shape, or of rows of a tensor."""
         return int(self._looked_at(obj, "count", lambda shadow: shadow.length(obj.node)))

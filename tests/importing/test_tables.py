@@ -29,11 +29,16 @@ BY_SIZES: dict[str, Callable[[Tensor], float]] = {
     "item": lambda x: {8: 3.0}[x.size(2)],
     "pair": lambda x: {(11, 8): 3.0}.get((x.shape[2], x.shape[3]), 1.0),
     "shape": lambda x: {torch.Size([8, 8]): 3.0}.get(x.shape[2:], 1.0),
+    "text": lambda x: {"maps of 11": 3.0}.get(f"maps of {x.shape[2]}", 1.0),
+    "padded text": lambda x: {"008": 3.0}[f"{x.shape[2]:03d}"],
+    "name": lambda x: {"8": 3.0}[str(x.shape[2])],
 }
 BY_KIND: dict[str, Callable[[Tensor], float]] = {
     "axes": lambda x: {4: 3.0}[x.dim()],
     "device": lambda x: {torch.device("cpu"): 3.0}.get(x.device, 1.0),
     "dtype": lambda x: {torch.float32: 3.0, torch.float64: 3.0}[x.dtype],
+    "text of a device": lambda x: 3.0 if "cpu" in str(x.device) else 1.0,
+    "attribute": lambda x: x.weights if hasattr(x, "weights") else getattr(x, "scale", 3.0),
 }
 
 
