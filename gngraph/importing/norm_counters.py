@@ -16,7 +16,8 @@ from gngraph.ops import spec_of_function
 COUNTER = "counter"
 """Set in the `meta` of calls of batch_norm to the path of the norm that counts its batches."""
 
-_NAME = "num_batches_tracked"
+COUNTER_NAME = "num_batches_tracked"
+"""Name of the buffer in which torch's norms count their batches."""
 _RANKS = {2: "batch_norm1d", 3: "batch_norm1d", 4: "batch_norm2d", 5: "batch_norm3d"}
 
 
@@ -31,7 +32,7 @@ def fold_counters(graph: fx.Graph, updates: Mapping[str, fx.Node]) -> dict[str, 
     for buffer, node in updates.items():
         path, _, name = buffer.rpartition(".")
         calls = [call for call in graph.nodes if call.target is F.batch_norm and _statistics_of(call) == path]
-        if name == _NAME and calls and _counts_one(node, buffer):
+        if name == COUNTER_NAME and calls and _counts_one(node, buffer):
             for call in calls:
                 call.meta[COUNTER] = path
             graph.erase_node(node)
@@ -61,6 +62,6 @@ def counting(node: Node, path: str, rank: int) -> Node:
     """The call of batch_norm `node`, on values of `rank` axes, as the module at `path`, which counts batches by itself."""
     if node.op != "batch_norm" or node.attrs["training"] != Flag("training") or rank not in _RANKS:
         return node
-    params = {**node.params, _NAME: f"{path}.{_NAME}"}
+    params = {**node.params, COUNTER_NAME: f"{path}.{COUNTER_NAME}"}
     attrs = {"eps": node.attrs["eps"], "momentum": node.attrs["momentum"]}
     return replace(node, op=_RANKS[rank], params=params, attrs=attrs, module=path)

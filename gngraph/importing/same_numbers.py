@@ -24,6 +24,7 @@ from gngraph.importing.imported import (
     step,
 )
 from gngraph.importing.inputs import ExampleInputs
+from gngraph.importing.norm_counters import COUNTER_NAME
 from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
@@ -40,6 +41,10 @@ _MOVED = 0.01
 """How far parameters of zeros are moved, so that they hide nothing."""
 _SAMPLES = 4
 """Samples of the example that are run with gradients."""
+_RUN_AGAIN = (
+    "a norm counts a batch twice, as under torch.utils.checkpoint, whose backward runs it again; import the network without "
+    "checkpoints, which only save memory"
+)
 _SEED = 0
 _WAYS = ((True, "all"), (True, "parameters"), (True, "none"), (False, "none"))
 """Whether in train mode, and of what gradients are asked for: of less only where the module has none of more."""
@@ -119,7 +124,8 @@ def _mode(training: bool) -> str:
 
 
 def _refuse(claim: Imported, what: str, outputs: Sequence[torch.Tensor] = ()) -> None:
-    suspects = claim.suspects or [function_of_its_own(name) for name in functions_behind(outputs)]
+    again = [_RUN_AGAIN] if f".{COUNTER_NAME}'" in what else []
+    suspects = claim.suspects or [function_of_its_own(name) for name in functions_behind(outputs)] or again
     why = "; ".join(suspects) or (
         "something in its forward does not survive being traced; rewrite that part with torch's functions, or register it as an "
         "op (gngraph.ops.register)"

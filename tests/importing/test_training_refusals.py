@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gngraph.errors import UnsupportedModelError
 from gngraph.importing.from_torch import from_torch
@@ -241,6 +242,10 @@ def classes_in_eval_mode(s: Any, x: Tensor) -> Tensor:
     return y if s.training else y.argmax(1)
 
 
+def norm_in_a_checkpoint(s: Any, x: Tensor) -> Tensor:
+    return head(s, checkpoint(lambda y: s.n(s.a(y)), x, use_reentrant=False))
+
+
 class AlwaysDropping(Body):
     def train(self, mode: bool = True) -> AlwaysDropping:
         super().train(mode)
@@ -300,6 +305,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "both modes": (lambda: Body(in_both_modes, n=nn.BatchNorm2d(4)), "module 'n' changes between train and eval mode in one for"),
     "held afterwards": (lambda: Body(held_afterwards, n=nn.BatchNorm2d(4)), "module 'n' changes between train and eval mode"),
     "classes": (lambda: Body(classes_in_eval_mode), r"in train mode \('h', f32.N,3.\) than in eval mode \('argmax', i64.N.\)"),
+    "norm in a checkpoint": (lambda: Body(norm_in_a_checkpoint, n=nn.BatchNorm2d(4)), "batches_tracked' .*counts a batch twice"),
     "past self": (Closed, "calls a module of BatchNorm1d that is none of its own"),
 }  # fmt: skip
 
