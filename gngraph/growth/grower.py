@@ -274,7 +274,7 @@ class Grower:
         as their blocks are. Gradients are dropped, and the function changes. What steps are left for begins at the new size.
 
         Cost: a comparison of module and graph and one at other widths, as when the Grower was made, and two passes over the report
-        samples.
+        samples, with BatchNorm over more.
 
         Args:
             optimizers: those of the network, or what wraps them.
@@ -309,7 +309,8 @@ class Grower:
                 if differs is not None:
                     raise UnsupportedModelError(f"{differs}: its forward does not run over a list of its blocks alone")
                 found = followed(self._module, made.graph, self._inputs)
-                losses = [evaluate(g, self._problem, self._problem.splits.report)[0] for g in (graph, made.graph)]
+                settled = [reestimate(g, self._problem) for g in (graph, made.graph)]
+                losses = [evaluate(g, self._problem, self._problem.splits.report)[0] for g in settled]
             for optimizer in optimizers:
                 remember(optimizer, [(new[name], tensors[old]) for name, old in made.copies.items()])
         except BaseException:

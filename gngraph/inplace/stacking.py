@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,11 +33,12 @@ class Stacked:
         self._hosts: list[Host] = []
         tensors = tensors_of(module, graph)
         shared = {id(t): t for name, t in tensors.items() if name not in copies.values()}
+        pairs = dict.fromkeys(_units(new, old) for new, old in copies.items())
+        parts = {path for pair in pairs for path in pair}
         try:
-            for new, old in dict.fromkeys(_units(new, old) for new, old in copies.items()):
-                path, _, key = new.rpartition(".")
-                host = module.get_submodule(path)
-                if not isinstance(host, Host) or key != str(len(host)):
+            for new, old in pairs:
+                host = module.get_submodule(new.rpartition(".")[0])
+                if not isinstance(host, Host) or not _is_next(new, len(host), parts):
                     raise UnsupportedModelError(
                         f"'{old}' of '{graph.name}' is not among the last blocks of a ModuleList or Sequential, so that no copy of "
                         f"it can stand behind them in place; apply the pass repeat-blocks to its graph instead"
@@ -94,6 +95,12 @@ def _units(new: str, old: str) -> tuple[str, str]:
     one, other = new.split("."), old.split(".")
     at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True), 1) if a != b)
     return ".".join(one[:at]), ".".join(other[:at])
+
+
+def _is_next(new: str, size: int, parts: Collection[str]) -> bool:
+    """Whether a copy comes next in a list of some size, whose last entry is copied or a copy, so that nothing else follows."""
+    above, _, key = new.rpartition(".")
+    return key == str(size) and f"{above}.{size - 1}".lstrip(".") in parts
 
 
 def _copy(part: Any, name: str, shared: Mapping[int, torch.Tensor]) -> Any:

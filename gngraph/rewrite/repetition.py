@@ -50,7 +50,7 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
         names = {morphism.source: last}
         for node in copied:
             name = draft.fresh_name(node.name)
-            draft.add(replace(_copy(node, names, params, paths), name=name), after=added[-1] if added else last)
+            draft.add(replace(_copy(node, names, params, paths), name=name), after=morphism.at)
             names[node.name] = name
             added.append(name)
         last, keys = names[morphism.at], keys | fresh

@@ -130,6 +130,40 @@ def test_it_is_undone_without_a_trace() -> None:
     )
 
 
+def test_only_the_last_blocks_of_a_list_are_repeated_in_place() -> None:
+    torch.manual_seed(0)
+    net = Net()
+    grower = Grower(net, samples(), max_params=700, rounds=1)
+    with pytest.raises(
+        UnsupportedModelError, match=r"'blocks\.0' of 'Net' is not among the last blocks of a ModuleList"
+    ):
+        grower.repeat(at="blocks.0*")
+    assert len(net.blocks) == 2 and grower.repeat(at="blocks.1*") and len(net.blocks) == 3
+
+
+class Normed(nn.Module):
+    """A residual block with BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x + 4 * self.norm(torch.relu(self.layer(x)))
+        return y
+
+
+def test_the_loss_of_stacked_blocks_is_by_statistics_of_their_own() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Sequential(Normed(), Normed()), nn.Linear(6, 3))
+    train(net, adamw(net), steps=200)
+    step = Grower(net, samples(), max_params=700, rounds=1).repeat(times=3)
+    stale = net.eval()
+    x, y = samples()
+    with torch.no_grad():
+        assert step.loss_after < 0.5 * float(F.cross_entropy(stale(x), y))
+
+
 @pytest.mark.parametrize(
     ("make", "budget", "error", "told"),
     [

@@ -249,3 +249,9 @@ def test_a_chain_has_no_blocks() -> None:
         repeated(chain, "repeat-blocks{at=*}")
     with pytest.raises(PassError, match="between '_0' and '_1' of 'Sequential' lie no blocks"):
         morph(chain, ChannelSpaces.of(chain), [RepeatBlocks("_1", "_0")])
+
+
+def test_copies_may_be_many() -> None:
+    graph = from_torch(nn.Sequential(nn.Linear(5, 8), Block(8), nn.Linear(8, 3)).eval(), torch.randn(3, 5))
+    deep = repeated(graph, "repeat-blocks{at=1,times=250}").graph
+    assert len(deep.nodes) == len(graph.nodes) + 250 * 9 and "252.scale" in deep.params
