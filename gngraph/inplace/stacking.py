@@ -12,6 +12,7 @@ from torch import nn
 from gngraph.errors import UnsupportedModelError
 from gngraph.inplace.hosts import tensors_of, without_hooks
 from gngraph.ir import Graph
+from gngraph.rewrite.blocks import where_parted
 
 Host = nn.ModuleList | nn.Sequential | nn.ParameterList
 """What has a place behind its last entry."""
@@ -33,7 +34,7 @@ class Stacked:
         self._hosts: list[Host] = []
         tensors = tensors_of(module, graph)
         shared = {id(t): t for name, t in tensors.items() if name not in copies.values()}
-        pairs = dict.fromkeys(_units(new, old) for new, old in copies.items())
+        pairs = dict.fromkeys(where_parted(new, old) for new, old in copies.items())
         parts = {path for pair in pairs for path in pair}
         try:
             for new, old in pairs:
@@ -88,13 +89,6 @@ def forget(optimizer: torch.optim.Optimizer, tensors: Sequence[torch.Tensor]) ->
         group["params"] = [p for p in group["params"] if id(p) not in gone]
     for tensor in tensors:
         optimizer.state.pop(tensor, None)
-
-
-def _units(new: str, old: str) -> tuple[str, str]:
-    """Where two names part: the entries of a list that they lie in."""
-    one, other = new.split("."), old.split(".")
-    at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True), 1) if a != b)
-    return ".".join(one[:at]), ".".join(other[:at])
 
 
 def _is_next(new: str, size: int, parts: Collection[str]) -> bool:

@@ -42,7 +42,7 @@ def repeatable_blocks(graph: Graph, spaces: ChannelSpaces) -> tuple[RepeatableBl
 
     Values that all that reaches the output passes are grouped by the entry of a list that what lies before them is in. A group
     that multiplies by weights, and whose ends are alike, is a block. One that does not, such as a norm or a ReLU, belongs to the
-    block before it where another block follows, or where the like of it stands between the blocks before. O(#nodes).
+    block before it where another block follows, or where the like of it stands between the blocks before. O(#nodes * #parameters).
 
     >>> import torch, gngraph
     >>> class Residual(torch.nn.Linear):
@@ -141,6 +141,20 @@ def next_path(path: str, taken: Iterable[str]) -> str:
     stem = f"{above}." * bool(above) + (match[1] if match else name)
     parts = (other[len(stem) :].split(".")[0] for other in taken if other.startswith(stem))
     return f"{stem}{1 + max((int(part) for part in parts if part.isdecimal()), default=1)}"
+
+
+def where_parted(new: str, old: str) -> tuple[str, str]:
+    """Where the names of a copy and of what it is a copy of part: the entries of a list, say, that they lie in.
+
+    Args:
+        new, old: paths of as many parts.
+
+    >>> where_parted("blocks.2.norm.weight", "blocks.0.norm.weight")
+    ('blocks.2', 'blocks.0')
+    """
+    one, other = new.split("."), old.split(".")
+    at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True), 1) if a != b)
+    return ".".join(one[:at]), ".".join(other[:at])
 
 
 def within(path: str, units: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.topology import nodes_between
@@ -16,7 +15,16 @@ from gngraph.errors import PassError
 from gngraph.ir import Draft, Graph, Node
 from gngraph.ir.types import replace_refs
 from gngraph.ops import draft_of
-from gngraph.rewrite.blocks import RepeatableBlock, homes_of, next_path, readers_of, repeatable_blocks, runs_of, within
+from gngraph.rewrite.blocks import (
+    RepeatableBlock,
+    homes_of,
+    next_path,
+    readers_of,
+    repeatable_blocks,
+    runs_of,
+    where_parted,
+    within,
+)
 from gngraph.rewrite.building import in_order, keys_of
 from gngraph.rewrite.structure import RepeatBlocks
 from gngraph.rewrite.surgery import Rewritten
@@ -94,11 +102,8 @@ def _in_place(graph: Graph, copies: Mapping[str, str]) -> list[str]:
     """The state_dict with the copies in a module, or list, behind all that they are copies of there."""
     keys, groups = keys_of(graph.params), dict[str, dict[str, str]]()
     for new, old in copies.items():
-        same = sum(
-            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(new.split("."), old.split("."), strict=True))
-        )
-        parts = old.split(".")
-        groups.setdefault(".".join(parts[:same]), {})[new] = ".".join(parts[: same + 1])
+        _, unit = where_parted(new, old)
+        groups.setdefault(unit.rpartition(".")[0], {})[new] = unit
     for own in groups.values():
         at = max(i for i, key in enumerate(keys, 1) if within(key, own.values()))
         keys[at:at] = own
@@ -140,11 +145,12 @@ def _copy(node: Node, names: Mapping[str, str], params: Mapping[str, str], paths
 
 def _new_paths(graph: Graph, units: Iterable[str], copies: Iterable[str]) -> dict[str, str]:
     """Path of each of some modules and parameters -> that of its copy, which none of the copies before has."""
-    taken = {path for node in graph.nodes.values() for path in (node.module, node.scope) if path} | {*graph.params}
+    taken = {path for node in graph.nodes.values() for path in (node.module, node.scope) if path}
+    taken.update(keys_of(graph.params), copies)
     made: dict[str, str] = {}
     for unit in units:  # parameters of one block may stand outside its modules, as in a ParameterList
         if not within(unit, made):
-            made[unit] = next_path(unit, {*taken, *copies, *made.values()})
+            made[unit] = next_path(unit, {*taken, *made.values()})
     return made
 
 
