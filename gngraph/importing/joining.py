@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from operator import itemgetter
@@ -98,20 +98,32 @@ def modules_in_train_mode(evaluated: Traced, trained: Traced) -> list[str]:
 
 
 def _constants(evaluated: Traced, trained: Traced) -> dict[str, torch.Tensor]:
-    """The constants of both traces; equal ones get the name that the trace in eval mode has for them."""
-    found = dict(evaluated.constants)
-    names = {data_key(tensor): name for name, tensor in found.items()}
-    renamed = {}
-    for name, tensor in trained.constants.items():
-        key = data_key(tensor)
-        if key not in names:
-            names[key] = name if name not in found else f"{name}_in_training"
-            found[names[key]] = tensor
-        renamed[name] = names[key]
-    for node in trained.graph.nodes:
-        if node.op == "get_attr" and node.target in renamed:
-            node.target = renamed[str(node.target)]
+    """The constants of both traces; equal ones, of one trace too, get the first name that eval mode has for them."""
+    found: dict[str, torch.Tensor] = {}
+    names: dict[Hashable, str] = {}
+    for traced in (evaluated, trained):
+        renamed = {}
+        for name, tensor in traced.constants.items():
+            key = data_key(tensor)
+            if key not in names:
+                names[key] = f"{name}_in_training" if traced is trained and name in evaluated.constants else name
+                found[names[key]] = tensor
+            renamed[name] = names[key]
+        _read_once(traced.graph, renamed)
     return found
+
+
+def _read_once(graph: fx.Graph, names: Mapping[str, str]) -> None:
+    """Constants by their `names`, each read by one node, as an attribute of the network is."""
+    first: dict[tuple[str, Any], fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "get_attr" or node.target not in names:
+            continue
+        node.target = names[str(node.target)]
+        reads = first.setdefault((node.target, node.meta.get(WITHOUT_GRADIENT)), node)
+        if reads is not node:
+            node.replace_all_uses_with(reads)
+            graph.erase_node(node)
 
 
 # --- outputs

@@ -215,3 +215,23 @@ def test_a_graph_from_text_has_no_values() -> None:
     graph: Graph = parse(format_graph(from_torch(nn.Linear(3, 2), torch.randn(1, 3))))
     with pytest.raises(IRError, match="'weight' has no values"):
         to_torch(graph)
+
+
+class ScaledTwice(nn.Module):
+    """The same numbers, written out in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+        return self.second(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+def test_equal_constants_are_one_in_both_modes() -> None:
+    x = torch.rand(3, 4)
+    graph = from_torch(ScaledTwice(), x)
+    assert "by_mode" not in {node.op for node in graph.nodes.values()}
+    assert format_graph(from_torch(to_torch(graph), x)).splitlines()[1:] == format_graph(graph).splitlines()[1:]
+    round_trip(ScaledTwice(), x)
