@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
@@ -63,41 +63,54 @@ def _product(factors: Iterable[Any]) -> Any:
 
 
 @contextmanager
-def recorded_int(functions: Iterable[FunctionType], rounded: Callable[[fx.Proxy], Any]) -> Iterator[None]:
-    """While tracing, `int` of what stands for a value is what `rounded` gives, in the modules of some functions.
+def recorded_builtins(
+    functions: Iterable[FunctionType], of_values: Mapping[type, Callable[[fx.Proxy], Any]]
+) -> Iterator[None]:
+    """While tracing, `int` and `type` of what stands for a value are what a function gives, in the modules of those that ask.
 
     Args:
-        functions: those that may call it.
-        rounded: takes what stands for a value.
+        functions: those that may call them.
+        of_values: such classes, each with what takes the place of its call.
     """
+    functions = [function for function in functions if not _is_pythons(function)]
+    stand_ins: dict[type, type] = {}
+    stand_ins |= {kind: _stand_in(kind, of_value, stand_ins) for kind, of_value in of_values.items()}
+    with ExitStack() as stack:
+        for kind, stand_in in stand_ins.items():
+            name = kind.__name__
+            asking = [function for function in functions if name in function.__code__.co_names]
+            for place in {id(function.__globals__): function.__globals__ for function in asking}.values():
+                if name not in place:
+                    place[name] = stand_in
+                    stack.callback(place.pop, name, None)
+        yield
+
+
+def _stand_in(kind: Any, of_value: Callable[[fx.Proxy], Any], others: Mapping[type, type]) -> type:
+    """What is like a class of Python's, but for what it makes of what stands for a value; `type` may give one of the `others`."""
 
     class Kind(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            return rounded(args[0]) if len(args) == 1 and isinstance(args[0], fx.Proxy) else int(*args, **kwargs)
+            traced = len(args) == 1 and isinstance(args[0], fx.Proxy)
+            found = of_value(args[0]) if traced else kind(*args, **kwargs)
+            return others.get(found, found) if kind is type else found
 
         def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, int)
+            return isinstance(instance, kind)
 
         def __getattr__(cls, name: str) -> Any:
-            return getattr(int, name)
+            return getattr(kind, name)
 
         def __subclasscheck__(cls, subclass: type) -> bool:
-            return issubclass(subclass, int)
+            return issubclass(subclass, kind)
 
         def __eq__(cls, other: Any) -> bool:
-            return other is int or other is cls
+            return other is kind or other is cls
 
         def __hash__(cls) -> int:
-            return hash(int)
+            return hash(kind)
 
-    stand_in = Kind("int", (), {})
-    with ExitStack() as stack:
-        rounding = [f for f in functions if "int" in f.__code__.co_names and not _is_pythons(f)]
-        for place in {id(f.__globals__): f.__globals__ for f in rounding}.values():
-            if "int" not in place:
-                place["int"] = stand_in
-                stack.callback(place.pop, "int", None)
-        yield
+    return Kind(kind.__name__, (), {})
 
 
 def _is_pythons(function: FunctionType) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dis
 import math
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
+
+from gngraph.importing.surroundings import is_users
 
 
 class Counted(fx.Proxy):
@@ -19,6 +22,13 @@ class Counted(fx.Proxy):
     """
 
     tracer: Any
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The value's own class, where Python code asks for it; torch, in C, would take what stands for a tensor for one."""
+        frame = sys._getframe(1)
+        asked = frame.f_code.co_code[frame.f_lasti] in _OF_A_CLASS and is_users(frame)
+        return self.tracer.class_of(self) if asked else type(self)
 
     def __len__(self) -> int:
         return int(self.tracer.length(self))
@@ -71,6 +81,8 @@ class Counted(fx.Proxy):
         return other * int(self) if isinstance(other, (tuple, list)) else _recorded("__rmul__")(self, other)
 
 
+_OF_A_CLASS = {dis.opmap["LOAD_ATTR"], dis.opmap["MATCH_CLASS"]}
+"""What Python does in `x.__class__`, as `functools.singledispatch` has it, and in `case torch.Tensor():`."""
 _OF_NUMPY: Mapping[str, Callable[..., Any]] = {
     "sqrt": math.sqrt,
     "add": operator.add,
@@ -115,11 +127,11 @@ class Traceable(Counted):
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
-    def __getattr__(self, k: str) -> Attribute:
+    def __getattr__(self, k: str) -> fx.proxy.Attribute:
         kind = None if hasattr(Tensor, k) else self.tracer.kind(self)
         if kind is not None and not hasattr(kind, k):
             raise AttributeError(f"'{kind.__name__}' object has no attribute '{k}'")
-        return Attribute(self, k)
+        return (ShapeAttribute if k == "shape" else Attribute)(self, k)
 
     def reshape_as(self, other: Any) -> Any:
         """In the shape of `other`, which only gives its sizes."""
@@ -132,3 +144,13 @@ class Traceable(Counted):
 
 class Attribute(Counted, fx.proxy.Attribute):
     """An attribute of a value, which may be a method that is called next."""
+
+
+@Sequence.register  # so that it is matched by `case (samples, *rest):`
+class ShapeValue(Traceable):
+    """A shape that a method gives."""
+
+
+@Sequence.register
+class ShapeAttribute(Attribute):
+    """The shape of a value."""

@@ -67,12 +67,12 @@ def under_autocast() -> bool:
 
 
 def is_users(frame: FrameType) -> bool:
-    """Whether code runs that is neither torch's nor gngraph's, or is asking torch whether a value is a tensor.
+    """Whether code runs that is neither torch's nor gngraph's, or is asking these for the class of a value.
 
     Args:
         frame: where it runs.
     """
-    if frame.f_code is torch.is_tensor.__code__ and frame.f_back is not None:
+    if frame.f_code.co_name in ("is_tensor", "__instancecheck__") and frame.f_back is not None:
         return is_users(frame.f_back)
     name: str = frame.f_globals.get("__name__", "")
     return name.partition(".")[0] not in ("torch", "gngraph")

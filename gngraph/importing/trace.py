@@ -23,7 +23,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.decided import Decided
 from gngraph.importing.examples import Example
-from gngraph.importing.for_python import recorded_int
+from gngraph.importing.for_python import recorded_builtins
 from gngraph.importing.reached import Reached
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import is_users, plain_functions, random_streams, replaced, sampled_distributions
@@ -91,7 +91,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     try:
         with (
             _recorded_factories(tracer),
-            recorded_int(reached.functions, tracer.rounded),
+            recorded_builtins(reached.functions, {int: tracer.rounded, type: tracer.class_of}),
             _followed_functions(tracer),
             _looked_into(),
             plain_functions(),
@@ -229,7 +229,7 @@ def _instances(tracer: Tracer) -> Callable[[Any, Any], bool]:
     def call(value: Any, kinds: Any) -> bool:
         if is_instance(value, kinds) or not is_instance(value, fx.Proxy) or not is_users(sys._getframe(1)):
             return is_instance(value, kinds)
-        return issubclass(tracer.kind(value) or type(value), kinds)
+        return issubclass(tracer.class_of(value), kinds)
 
     return call
 

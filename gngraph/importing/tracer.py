@@ -20,7 +20,7 @@ from gngraph.importing.decided import Decided, Look, LookedAtAs, decided_by
 from gngraph.importing.for_python import of_numpy, whole
 from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.lookups import Lookups
-from gngraph.importing.proxies import Traceable
+from gngraph.importing.proxies import ShapeValue, Traceable
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
@@ -171,7 +171,7 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for a node's value while the forward runs."""
-        return Traceable(node, self)
+        return (ShapeValue if node.target == "size" and len(node.args) == 1 else Traceable)(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """As fx does it, but a shape that is asked for by one value is taken apart into its sizes.
@@ -213,6 +213,10 @@ class Tracer(fx.Tracer):
         except fx.proxy.TraceError:
             return None
         return found
+
+    def class_of(self, obj: fx.Proxy) -> type:
+        """What Python's `type` gives: as `kind`, or, where that is not known, the class of what stands for the value."""
+        return self.kind(obj) or type(obj)
 
     def _is_a(self, obj: fx.Proxy, kind: type) -> bool:
         return issubclass(self.kind(obj) or object, kind)

@@ -226,7 +226,8 @@ class ScaledTwice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])
-        return self.second(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+        y: Tensor = self.second(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+        return y
 
 
 def test_equal_constants_are_one_in_both_modes() -> None:

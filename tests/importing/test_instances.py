@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from typing import Any, cast
 
 import pytest
@@ -58,6 +59,41 @@ def parameter(s: Any, x: Tensor) -> Tensor:
     return head(s, s.a(x) * (3.0 if kinds == (True, False) else 2.0))
 
 
+def matched(s: Any, x: Any) -> Tensor:
+    match x:
+        case Tensor(ndim=4):
+            return head(s, s.a(x))
+        case _:
+            return head(s, s.a(x[0]))
+
+
+def matched_shape(s: Any, x: Tensor) -> Tensor:
+    match x.shape:
+        case (_, channels, *size) if channels == 1:
+            x = x / size[0]
+    match s.a(x).size():
+        case (count, 4, int() as rows, _):
+            return head(s, s.a(x).reshape(count, 4, rows, -1))
+    raise AssertionError
+
+
+@singledispatch
+def doubled(x: Any) -> Any:
+    return [2 * item for item in x]
+
+
+@doubled.register
+def _(x: Tensor) -> Tensor:
+    return 3 * x
+
+
+def typed(s: Any, x: Any) -> Tensor:
+    kinds = type(x), x.__class__, type(x.shape), type(x.shape[2] // 2), type(s.h.in_features)
+    factor = 3.0 if int(x.shape[2]) and kinds == (Tensor, Tensor, torch.Size, int, int) else 2.0
+    factor *= 3.0 if type(x) is torch.Tensor and type(x.shape[2]) is int and type(s.h.in_features) is int else 2.0
+    return head(s, s.a(x) * factor * {Tensor: 3.0}.get(type(x), 2.0))
+
+
 ASKING: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "isinstance": lambda s, x: head(s, s.a(x) * (2.0 if isinstance(x, Tensor) else 3.0)),
     "is_tensor": lambda s, x: head(s, s.a(x) * (2.0 if torch.is_tensor(x) else 3.0)),
@@ -68,6 +104,10 @@ ASKING: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a shape": resized,
     "numbers": counted,
     "a parameter": parameter,
+    "a pattern": matched,
+    "patterns of sizes": matched_shape,
+    "a dispatched function": lambda s, x: head(s, doubled(s.a(x))),
+    "a type": typed,
 }
 
 
