@@ -29,7 +29,8 @@ class NewChannels(Pass):
     The proposer says with which in-weights: "random" ones, of the spread of the layer's own, or those of the channels that
     the "gauss-newton" analysis would gain most by, with their BatchNorm statistics, which needs a problem. The out-weights
     that the analysis found are left out, for with them the function changes: selections of the analysis (`select`, the
-    growth loop) apply them.
+    growth loop) apply them. Where a norm counts the channels, as those of a transformer's stream, its weight makes up for the new
+    ones, but for the rounding of that weight.
 
     Attributes:
         space: pattern of space names.

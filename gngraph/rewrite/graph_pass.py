@@ -29,17 +29,19 @@ class PassResult:
         morphisms: what was done, numbered as in the graph before.
         gathers: parameter -> how it was rebuilt, for the optimiser's state (`gngraph.rewrite.surgery.carry`).
         copies: new parameter -> the one that it starts as a copy of.
+        rounded: whether a pass that preserves the function had to round a weight, see `gngraph.rewrite.surgery.Rewritten`.
     """
 
     graph: Graph
     morphisms: tuple[Morphism, ...] = ()
     gathers: Mapping[str, tuple[Gather, ...]] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
+    rounded: bool = False
 
     @classmethod
     def of(cls, rewritten: Rewritten, morphisms: tuple[Morphism, ...]) -> PassResult:
         """The result of applying `morphisms` by `rewrite`."""
-        return cls(rewritten.graph, morphisms, rewritten.gathers, rewritten.copies)
+        return cls(rewritten.graph, morphisms, rewritten.gathers, rewritten.copies, rewritten.rounded)
 
 
 @dataclass(frozen=True)

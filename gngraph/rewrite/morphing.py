@@ -61,6 +61,7 @@ def morph(
     gathers: dict[str, tuple[Gather, ...]] = {}
     edits: Mapping[str, SpaceEdit] = {}
     copies: dict[str, str] = {}
+    rounded = False
     removals = [m for m in morphisms if isinstance(m, RemoveLayer)]
     for at, removal in enumerate(removals):
         shallower = remove_layer(graph, ChannelSpaces.of(graph) if at else spaces, removal)
@@ -69,7 +70,7 @@ def morph(
         spaces = ChannelSpaces.of(graph) if removals else spaces
         edits = edits_of(graph, spaces, channels)
         rewritten = rewrite(graph, spaces, edits, generator)
-        graph, gathers = rewritten.graph, gathers | _then(gathers, rewritten.gathers)
+        graph, gathers, rounded = rewritten.graph, gathers | _then(gathers, rewritten.gathers), rewritten.rounded
     for morphism in morphisms:
         if isinstance(morphism, InsertLayer):
             graph = insert_layer(graph, ChannelSpaces.of(graph), morphism, generator)
@@ -78,7 +79,7 @@ def morph(
             changed = restructure(graph, morphism)
             graph, gathers = changed.graph, gathers | _then(gathers, changed.gathers)
             copies |= {new: copies.get(old, old) for new, old in changed.copies.items()}
-    return Rewritten(graph, edits, gathers, copies)
+    return Rewritten(graph, edits, gathers, copies, rounded)
 
 
 def restructure(graph: Graph, morphism: StructureMorphism) -> Rewritten:

@@ -158,17 +158,13 @@ class PassManager:
     def _checked(self, entry: Pass, graph: Graph, result: PassResult, analyses: AnalysisManager) -> float | None:
         if entry.effect == "changes":
             return None
-        if entry.effect == "preserves":
-            reference, tolerance, whose = graph, self.tolerance, "the network before it"
-        elif entry.effect == "rounds":
-            reference, tolerance, whose = (
-                graph,
-                max(self.tolerance, ROUNDINGS * _rounding(result.graph)),
-                "the network before it",
-            )
-        else:
+        if entry.effect == "masks":
             reference = masked(graph, analyses.get(ChannelSpaces, graph), result.morphisms)
             tolerance, whose = self.masked_tolerance, "the masked network"
+        else:
+            reference, tolerance, whose = graph, self.tolerance, "the network before it"
+            if entry.effect == "rounds" or result.rounded:
+                tolerance = max(tolerance, ROUNDINGS * _rounding(result.graph))
         error = relative_error(reference, result.graph)
         if not error <= tolerance:
             raise FunctionChangedError(

@@ -66,12 +66,14 @@ class Rewritten:
         edits: that were made, by channel space.
         gathers: parameter -> how it was rebuilt.
         copies: new parameter -> the one that it starts as a copy of.
+        rounded: whether a norm counts new channels, by a scale that is rounded to the network's precision.
     """
 
     graph: Graph
     edits: Mapping[str, SpaceEdit]
     gathers: Mapping[str, tuple[Gather, ...]]
     copies: Mapping[str, str] = field(default_factory=dict)
+    rounded: bool = False
 
 
 def rewrite(
@@ -148,7 +150,8 @@ def rewrite(
     for name in spaces.counted:
         if kept := kept_entries(graph, spaces, name, counted):
             count_only(draft, draft.node(name), kept)
-    return Rewritten(draft.commit(), edits, {param: tuple(items) for param, items in gathers.items()})
+    rebuilt = {param: tuple(items) for param, items in gathers.items()}
+    return Rewritten(draft.commit(), edits, rebuilt, rounded=bool(streams))
 
 
 def follow_widths(draft: Draft, graph: Graph, spaces: ChannelSpaces, widths: Mapping[str, int]) -> None:
