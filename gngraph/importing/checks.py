@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from types import FunctionType, MethodType
 from typing import Any
@@ -78,9 +79,9 @@ def is_traced(hook: Any) -> bool:
 
 
 def _refuse_shared_memory(module: nn.Module) -> None:
-    """Refuse parameters that are trained and lie in the memory of another tensor: a step on one changes the other."""
+    """Refuse parameters that are trained and lie in the memory of another tensor of the module: a step on one changes the other."""
     places: dict[int, list[tuple[int, int, str, bool]]] = {}
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+    for name, tensor in (*module.named_parameters(), *module.named_buffers(), *_in_attributes(module)):
         if tensor.numel() and tensor.layout is torch.strided:
             size = tensor.element_size()
             first = int(tensor.storage_offset()) * size
@@ -95,6 +96,16 @@ def _refuse_shared_memory(module: nn.Module) -> None:
                     f"'{one}' and '{other}' share memory without being one parameter, so that a step on one changes the other; tie "
                     f"them as one (b.weight = a.weight), or give each memory of its own (clone)"
                 )
+
+
+def _in_attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors that are neither parameters nor buffers, by name."""
+    for path, child in module.named_modules():
+        for key, value in vars(child).items():
+            if not key.startswith("_"):
+                items = value if type(value) in (list, tuple) else (value,)
+                plain = (x for x in items if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter))
+                yield from ((f"{path}.{key}".strip("."), x) for x in plain if not x.is_meta)
 
 
 def _check_values(tensor: torch.Tensor, named: str, where: str) -> None:

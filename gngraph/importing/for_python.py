@@ -13,12 +13,17 @@ import torch
 from torch import fx
 
 
-def of_numpy(value: Any) -> Any:
-    """Numbers and arrays of NumPy as torch takes them; anything else is given as it is.
+def plain_argument(value: Any) -> Any:
+    """An argument of a call as a trace holds it: arrays and numbers of NumPy, complex numbers and torch's old types of tensors.
 
     Args:
-        value: an argument of a call.
+        value: anything else is given as it is.
     """
+    if isinstance(value, complex):
+        made = torch.tensor(value, dtype=torch.complex64)  # without axes, which makes it a number among tensors
+        return made if made.item() == value else value
+    if isinstance(value, type(torch.FloatTensor)):
+        return value.dtype
     if type(value).__module__ != "numpy" or not hasattr(value, "ndim"):
         return value
     return torch.as_tensor(value) if value.ndim else value.item()

@@ -17,15 +17,15 @@ from gngraph.importing.examples import Example, example_of, reading_leaves
 from gngraph.importing.extrema import with_values_alone
 from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.heads import with_heads
-from gngraph.importing.imported import Imported, changes_in_forward, function_of_its_own
+from gngraph.importing.imported import Imported, asks_for_gradients, changes_in_forward, function_of_its_own
 from gngraph.importing.in_place import without_changes_in_place
 from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
 from gngraph.importing.proof import Expected, expected_of, prove
 from gngraph.importing.reached import Reached
+from gngraph.importing.reasons import reason_of
 from gngraph.importing.surroundings import masks_as_given, plain_torch
 from gngraph.importing.trace import trace
-from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
 from gngraph.ops import spec_of_module
 from gngraph.ops.vet import vet
@@ -150,6 +150,8 @@ def _imported(module: nn.Module, example: Example, expected: Expected, guard: Gu
         raise UnsupportedModelError(f"'{name}' cannot be read: {error}") from error
     take_apart(joint.graph)
     suspects = [function_of_its_own(function, f" in {where}") for function, where in trained.functions.items()]
+    of_gradients = {**evaluated.of_gradients, **trained.of_gradients}
+    suspects += [asks_for_gradients(what, where) for what, where in of_gradients.items()]
     alone = evaluated.decided.alone or trained.decided.alone
-    claim = Imported(module, graph, inputs, joint.part, joint.whole, suspects, known, alone)
+    claim = Imported(module, graph, inputs, joint.part, joint.whole, suspects, known, alone, bool(of_gradients))
     return with_decided(graph, prove(claim, expected))

@@ -27,6 +27,7 @@ class Imported:
         suspects: what was met on the way that may be why the two do not agree, in words.
         known: see `Shapes`.
         alone: whether one sample may take another way than several, see `Decided`.
+        by_gradients: whether the forward asks for gradients, and may do something else without them.
     """
 
     module: nn.Module
@@ -37,6 +38,7 @@ class Imported:
     suspects: Sequence[str]
     known: ShapesSeen = field(repr=False)
     alone: bool = False
+    by_gradients: bool = False
 
     def holds(self, name: str) -> bool:
         """Whether the graph says what a step makes of the parameter or buffer `name`."""
@@ -179,8 +181,16 @@ def changes_in_forward(network: str, name: str, node: str | None = None) -> str:
     """Why a `network` is refused that changes its parameter or buffer `name`, at a `node` of the trace if that is known."""
     where = f" (node '{node}')" if node is not None else ""
     return (
-        f"'{network}' changes '{name}' in its forward{where}, an update that a graph does not hold; update it outside of forward, "
-        f"or register the module as an op (gngraph.ops.register)"
+        f"'{network}' changes '{name}' in its forward{where}, an update that a graph does not hold; run the network once before if "
+        f"it only sets itself up, else update it outside of forward, or register the module as an op (gngraph.ops.register)"
+    )
+
+
+def asks_for_gradients(what: str, where: str) -> str:
+    """Why a forward that asks for gradients may be what keeps a graph from computing as the module does."""
+    return (
+        f"{where} asks for '{what}', and may do something else without gradients, where a graph does the same; let it ask for "
+        f"self.training, or do the same in both"
     )
 
 

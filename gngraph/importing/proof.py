@@ -24,11 +24,11 @@ from gngraph.importing.imported import Imported
 from gngraph.importing.inputs import ExampleInputs, InputAxis, told_by_samples
 from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.outputs import chosen, taken
+from gngraph.importing.reasons import reason_of
 from gngraph.importing.recorded_types import run_checked
 from gngraph.importing.same_calls import same_calls
 from gngraph.importing.same_numbers import compare_numbers
 from gngraph.importing.shapes import tensors_in
-from gngraph.importing.tracer import reason_of
 from gngraph.ir import Graph
 from gngraph.ir.types import dtype_name
 
@@ -61,7 +61,7 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
     Raises:
         UnsupportedModelError: it does not run so, or returns no such part, or its inputs cannot be told apart.
     """
-    twin, draws = on_shared_tensors(module), torch.get_rng_state()
+    twin, draws, held = on_shared_tensors(module), torch.get_rng_state(), _held(module)
     try:
         result = _run_once(twin.train(False), example)
     except Exception as error:
@@ -70,6 +70,11 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
             f"'{type(module).__name__}' does not run on an input of shape {shapes}: {reason_of(error)}; "
             f"give an input of the right shape and type"
         ) from error
+    made = next((name for name in _held(twin) if name not in held), None)
+    if made is not None:
+        raise UnsupportedModelError(
+            f"'{type(module).__name__}' makes '{made}' when it runs for the first time; run it once, and import it then"
+        )
     drawn = not torch.equal(draws, torch.get_rng_state())
     example = replace(example, output=chosen(type(module).__name__, result, output))
     kept = taken(result, example.output)
@@ -79,6 +84,12 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
         example = _told_by_samples(twin, example, outputs)
     return_free_memory()
     return Expected(outputs, drawn), example
+
+
+def _held(module: nn.Module) -> list[str]:
+    """The names of what a module consists of."""
+    tables = module.named_modules(), module.named_parameters(), module.named_buffers()
+    return [name for table in tables for name, _ in table]
 
 
 def _told_by_samples(module: nn.Module, example: Example, outputs: Sequence[torch.Tensor]) -> Example:
@@ -119,6 +130,8 @@ def prove(claim: Imported, expected: Expected) -> frozenset[InputAxis]:
     lowered = _check_outputs(claim, expected)
     if claim.alone:
         _check_alone(claim)
+    if claim.by_gradients:
+        compare_numbers(claim)
     try:
         unlike = same_calls(claim, lowered)
     except UnsupportedModelError:

@@ -26,7 +26,7 @@ from gngraph.importing.imported import (
 from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.norm_counters import COUNTER_NAME
 from gngraph.importing.python_state import HeldInPython
-from gngraph.importing.tracer import reason_of
+from gngraph.importing.reasons import reason_of
 from gngraph.ir import Graph
 from gngraph.ir.casting import cast
 from gngraph.lowering.to_torch import reading_inputs
@@ -47,7 +47,9 @@ _RUN_AGAIN = (
 )
 _SEED = 0
 _WAYS = ((True, "all"), (True, "parameters"), (True, "none"), (False, "none"))
-"""Whether in train mode, and of what gradients are asked for: of less only where the module has none of more."""
+"""Whether in train mode, and of what gradients are asked for: of less only where the module has none of more, or asks for them."""
+_MORE_WAYS = ((False, "all"),)
+"""Ways in which a module that asks for gradients is run too."""
 
 
 def compare_numbers(claim: Imported) -> None:
@@ -71,8 +73,8 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
     ran = False
     graph = claim.graph if dtype is None else _with_parameters_as(claim, dtype)
     for inputs, drawn in zip(_probes(claim.inputs, dtype), ({}, _drawn(graph)), strict=True):
-        for training, gradients in _WAYS:
-            if training and gradients != "all" and ran:
+        for training, gradients in (*_WAYS, *(_MORE_WAYS if claim.by_gradients else ())):
+            if training and gradients != "all" and ran and not claim.by_gradients:
                 continue
             module = _in(copy_of(claim.module), dtype)
             with torch.no_grad():

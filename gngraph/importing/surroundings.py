@@ -15,6 +15,8 @@ from torch.nn.modules import transformer
 from torch.utils._pytree import tree_leaves
 
 _AUTOCAST = ("cpu", "cuda")
+_HANDING_OVER = "torch.nn.utils._named_member_accessor"
+"""What puts values in the place of a module's parameters for one call, and asks if they are tensors."""
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def under_autocast() -> bool:
 
 
 def is_users(frame: FrameType) -> bool:
-    """Whether code runs that is neither torch's nor gngraph's, or is asking these for the class of a value.
+    """Whether code runs that is neither torch's nor gngraph's, or is asking these for the class of a value, or handing it over.
 
     Args:
         frame: where it runs.
@@ -75,7 +77,7 @@ def is_users(frame: FrameType) -> bool:
     if frame.f_code.co_name in ("is_tensor", "__instancecheck__") and frame.f_back is not None:
         return is_users(frame.f_back)
     name: str = frame.f_globals.get("__name__", "")
-    return name.partition(".")[0] not in ("torch", "gngraph")
+    return name.partition(".")[0] not in ("torch", "gngraph") or name == _HANDING_OVER
 
 
 def random_streams() -> dict[str, Hashable]:

@@ -25,9 +25,10 @@ from gngraph.importing.decided import Decided
 from gngraph.importing.examples import Example
 from gngraph.importing.for_python import recorded_builtins
 from gngraph.importing.reached import Reached
+from gngraph.importing.reasons import hint_of, reason_of
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import is_users, plain_functions, random_streams, replaced, sampled_distributions
-from gngraph.importing.tracer import Tracer, reason_of
+from gngraph.importing.tracer import Tracer
 from gngraph.ops import spec_of_function
 
 _FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
@@ -56,6 +57,7 @@ class Traced:
         unlike: paths of the modules that the network's `train` and `eval`, or its forward, put into the other mode.
         assigned: buffers and parameters that the forward sets anew, with the nodes that give them.
         functions: autograd.Functions that were traced through, with the modules that call them.
+        of_gradients: what it asks of gradients, such as whether they are on, with the modules that ask.
         decided: what the sizes of inputs decided of it.
     """
 
@@ -65,6 +67,7 @@ class Traced:
     unlike: frozenset[str]
     assigned: Mapping[str, fx.Node]
     functions: Mapping[str, str]
+    of_gradients: Mapping[str, str]
     decided: Decided
 
 
@@ -107,9 +110,8 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
         raise
     except Exception as error:
         tracer.tables.looks()  # which may be why
-        raise UnsupportedModelError(
-            f"'{name}' cannot be traced: {reason_of(error)}; its forward must not depend on tensor values in Python control flow"
-        ) from error
+        hint = hint_of(error) or "its forward must not depend on tensor values in Python control flow"
+        raise UnsupportedModelError(f"'{name}' cannot be traced: {reason_of(error)}; {hint}") from error
     moved = (
         [stream for stream, state in random_streams().items() if streams.get(stream) != state]
         + system
@@ -126,7 +128,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     constants = {key: value for key, value in vars(root).items() if key in read - before}
     tensors = {key: value for key, value in constants.items() if isinstance(value, torch.Tensor)}
-    return Traced(graph, root, tensors, unlike, assigned, tracer.functions, decided)
+    return Traced(graph, root, tensors, unlike, assigned, tracer.functions, tracer.of_gradients, decided)
 
 
 def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.Node]]:
@@ -219,7 +221,36 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
             replaced(builtins, "len", lambda x: tracer.rows(x) if isinstance(x, fx.Proxy) else count(x))
         )
         stack.enter_context(replaced(builtins, "isinstance", _instances(tracer)))
+        stack.enter_context(replaced(torch, "is_grad_enabled", _noted_gradients(tracer)))
+        stack.enter_context(_plain_variables())
         yield
+
+
+def _noted_gradients(tracer: Tracer) -> Callable[[], bool]:
+    """What tells whether gradients are on, and notes that the forward asks for it."""
+    enabled = torch.is_grad_enabled
+
+    def call() -> bool:
+        if is_users(sys._getframe(1)):
+            tracer.of_gradients["torch.is_grad_enabled"] = tracer.here()
+        return enabled()
+
+    return call
+
+
+@contextmanager
+def _plain_variables() -> Iterator[None]:
+    """While tracing, the old `torch.autograd.Variable(x)` is x."""
+    kind: Any = type(torch.autograd.Variable)
+
+    def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        return args[0] if args and isinstance(args[0], fx.Proxy) else type.__call__(cls, *args, **kwargs)
+
+    kind.__call__ = call
+    try:
+        yield
+    finally:
+        del kind.__call__
 
 
 def _instances(tracer: Tracer) -> Callable[[Any, Any], bool]:

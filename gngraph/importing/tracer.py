@@ -17,10 +17,11 @@ from gngraph.importing.attention import written_out
 from gngraph.importing.checks import is_traced
 from gngraph.importing.concrete import Shadow, Undecided
 from gngraph.importing.decided import Decided, Look, LookedAtAs, decided_by
-from gngraph.importing.for_python import of_numpy, whole
+from gngraph.importing.for_python import plain_argument, whole
 from gngraph.importing.inputs import ExampleInputs
 from gngraph.importing.lookups import Lookups
 from gngraph.importing.proxies import ShapeValue, Traceable
+from gngraph.importing.reasons import hint_of, reason_of
 from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import under_autocast
 from gngraph.ops import spec_of_module
@@ -53,6 +54,7 @@ class Tracer(fx.Tracer):
 
     Attributes:
         functions: names of the autograd.Functions that were traced through, with the modules that call them.
+        of_gradients: what the forward asks of gradients, with the modules that ask.
         looks: what Python looked at.
         quotients: what Python rounded to whole numbers.
         tables: what Python looked up in tables.
@@ -68,10 +70,13 @@ class Tracer(fx.Tracer):
         self.names = names
         self.known = known
         self.functions: dict[str, str] = {}
+        self.of_gradients: dict[str, str] = {}
         self.looks: list[Look] = []
         self.quotients: list[fx.Node] = []
         self.tables = Lookups()
         self.modes: dict[str, set[bool]] = {}
+        self._own = {id(parameter) for parameter in module.parameters()}
+        self._memory = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
         self._device = next((x.device for x in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         self._first: fx.Proxy | None = None
         self._shadow: Shadow | None = None
@@ -81,9 +86,11 @@ class Tracer(fx.Tracer):
         self._written_out: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node, which it is not where a hook makes its weight."""
+        """Whether a module is one node, which it is not where a hook makes its weight or a call hands it over."""
+        if spec_of_module(m) is None or m is self._written_out:
+            return False
         hooked = any(is_traced(hook) for hook in m._forward_pre_hooks.values())
-        return spec_of_module(m) is not None and m is not self._written_out and not hooked
+        return not hooked and all(x is None or id(x) in self._own for x in m._parameters.values())
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """The root and a placeholder an input for `root_fn`; an argument without an example keeps its default.
@@ -111,9 +118,11 @@ class Tracer(fx.Tracer):
         except UnsupportedModelError:
             raise
         except Exception as error:
+            hint = hint_of(error) or (
+                "rewrite its forward without Python control flow on tensor values, or register it as an op (gngraph.ops.register)"
+            )
             raise UnsupportedModelError(
-                f"module '{path}' ({type(m).__name__}) cannot be traced: {reason_of(error)}; rewrite its forward without "
-                f"Python control flow on tensor values, or register it as an op (gngraph.ops.register)"
+                f"module '{path}' ({type(m).__name__}) cannot be traced: {reason_of(error)}; {hint}"
             ) from error
 
     def _of_no_path(
@@ -129,7 +138,9 @@ class Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """As fx does it with `a`, but a named tuple stays one, and a generator of random numbers is refused."""
-        a = of_numpy(a)
+        a = plain_argument(a)
+        if isinstance(a, torch.Tensor) and id(a) not in self._own:
+            self._refuse_hidden(a)
         if isinstance(a, torch.Generator):
             raise UnsupportedModelError(
                 f"{self.here()} draws random numbers by a torch.Generator of its own, whose state a graph does not hold; draw "
@@ -140,6 +151,20 @@ class Tracer(fx.Tracer):
         if isinstance(a, tuple) and hasattr(a, "_fields"):  # which fx would record as a call
             return type(a)(*map(self.create_arg, a))
         return super().create_arg(a)
+
+    def _refuse_hidden(self, x: torch.Tensor) -> None:
+        """Refuse a tensor that was computed of parameters, lies in their memory, or is one that the network does not have."""
+        if isinstance(x, nn.Parameter):
+            raise UnsupportedModelError(
+                f"{self.here()} reads a parameter of shape {tuple(x.shape)} that is none of the network's, as of a plain list, so "
+                f"that nothing trains it; hold it in an attribute or an nn.ParameterList"
+            )
+        batched = torch._C._functorch.is_functorch_wrapped_tensor(x)
+        if not batched and (x.grad_fn is not None or x.untyped_storage()._cdata in self._memory):
+            raise UnsupportedModelError(
+                f"{self.here()} computes with parameters that it takes from a list of them, as named_parameters() gives one, which "
+                f"is not traced; let it read them as attributes of its modules"
+            )
 
     def create_node(self, kind: str, target: Any, *more: Any, **options: Any) -> fx.Node:
         """As fx does it with `kind`, `target`, `more` and `options`; the node knows whether gradients are on."""
@@ -184,11 +209,17 @@ class Tracer(fx.Tracer):
             )
         if target == "requires_grad_" and isinstance(args[0], fx.Proxy) and args[0].node.op != "get_attr":
             return args[0]  # asked of a state that a forward makes: what gradients it has nobody reads
+        if target is getattr and args[1] == "requires_grad":
+            self.of_gradients["requires_grad"] = self.here()
         if target in _GRADIENTS:
             raise UnsupportedModelError(
                 f"{self.here()} computes gradients in its forward, which a graph cannot hold; write the derivative out with "
                 f"torch's functions"
             )
+        if target == "new":
+            target, args = self._new(*args)
+        if target == "type" and len(args) == 1 and not kwargs:
+            return torch.empty(0, dtype=self.dtype(args[0].dtype), device=self._device).type()
         if target == "new_tensor" and not any(isinstance(x, fx.Proxy) for x in tree_leaves((args[1:], kwargs))):
             return self._constant_like(args[0], args[1:], kwargs)
         if kind == "call_function":
@@ -200,6 +231,11 @@ class Tracer(fx.Tracer):
             args = (args[0], tuple(self.iter(args[1])))
         value = super().create_proxy(kind, target, args, kwargs, *more, **options)
         return value if last is None else super().create_proxy("call_function", in_format, (value, last, "to"), {})
+
+    def _new(self, obj: Any, *args: Any) -> tuple[str, tuple[Any, ...]]:
+        """What the old `x.new(...)` is: a tensor of sizes, of a shape, or of data."""
+        is_data = len(args) == 1 and isinstance(args[0], (list, tuple)) and not isinstance(args[0], torch.Size)
+        return "new_tensor" if is_data else "new_empty", (obj, *(args or (0,)))
 
     def _constant_like(self, obj: Any, args: Sequence[Any], kwargs: Any) -> Any:
         """A constant of the dtype of a value, and where that is."""
@@ -343,12 +379,6 @@ def _formatted(
     if name is None:
         return kind, "clone" if target == "clone" else "contiguous", args, kwargs, None
     return "call_function", in_format, (*args, name, target), {}, None
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what an error says."""
-    first = str(error).strip().splitlines()
-    return first[0].rstrip(".") if first else type(error).__name__
 
 
 def _forwards_below(kind: type) -> Iterator[tuple[CodeType, str]]:

@@ -14,10 +14,10 @@ from gngraph.analysis.channels import ChannelSpaces
 from gngraph.errors import GnGraphError, UnsupportedModelError
 from gngraph.importing.imported import Imported
 from gngraph.importing.inputs import ExampleInputs
+from gngraph.importing.reasons import reason_of
 from gngraph.importing.same_numbers import compare_numbers
 from gngraph.importing.shapes import tensors_in
 from gngraph.importing.surroundings import masks_as_given, plain_torch
-from gngraph.importing.tracer import reason_of
 from gngraph.inplace.hosts import evaluated, put, tensors_of, twin_of
 from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards, numbers_of_kinds, numbers_of_layers
 from gngraph.ir import BATCH, Graph

@@ -78,3 +78,30 @@ def test_a_quiet_change_of_complex_numbers_is_refused() -> None:
 
     with pytest.raises(UnsupportedModelError, match="'mul_' changes 'mul' in place where no gradient passes"):
         from_torch(Quiet(torch.randn(6, dtype=torch.complex64)), X)
+
+
+class Spectrum(nn.Module):
+    """The kernel of a diagonal state space, with complex numbers that are written in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.rate, self.angle = (
+            nn.Linear(6, 4),
+            nn.Linear(4, 3),
+            *(nn.Parameter(torch.rand(4)) for _ in "ab"),
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        u = self.a(x).transpose(1, 2)
+        power = torch.exp((-self.rate.exp() + 1j * self.angle)[:, None] * torch.arange(x.shape[1]))
+        size = 2 * x.shape[1]
+        y = torch.fft.irfft(torch.fft.rfft(u, n=size) * torch.fft.rfft(((2 - 1j) * power).real, n=size), n=size)
+        return self.b(y[..., : x.shape[1]].transpose(1, 2))
+
+
+def test_complex_numbers_that_are_written_in_python_are_taken() -> None:
+    module = Spectrum()
+    lowered = to_torch(from_torch(module, X))
+    assert steps_differ(module, lowered, X[:3]) == []
+    y = torch.randn(3, 7, 6)
+    assert torch.equal(lowered(y), module(y))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -57,6 +57,18 @@ def entropy(s: Any, x: Tensor) -> Any:
     return chosen.entropy()
 
 
+def handed_over(s: Any, x: Tensor) -> Tensor:
+    made = {"weight": s.maker.weight.view(4, 4, 1, 1), "bias": s.maker.bias}
+    return head(s, torch.func.functional_call(s.sub, made, s.a(x)))
+
+
+def old_style(s: Any, x: Tensor) -> Tensor:
+    offset = x.new([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1) + x.new(1).fill_(2)
+    state = torch.autograd.Variable(x.data.new(x.size(0), 4, 1, 1).zero_())
+    scale = 2.0 if x.type() in ("torch.FloatTensor", "torch.DoubleTensor") else 3.0
+    return head(s, s.a(x) * scale + offset + state + x.new(x.size()).zero_().mean())
+
+
 class Scaled(Body):
     def features(self, x: Tensor, scale: float = 1.0) -> Tensor:
         return head(self, self.a(x) * scale)
@@ -76,6 +88,8 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "a divergence": lambda: Body(divergence),
     "a Bernoulli distribution": lambda: Body(kept),
     "an entropy": lambda: Body(entropy),
+    "parameters that are handed over": lambda: Body(handed_over, sub=nn.Conv2d(4, 4, 1), maker=nn.Linear(4, 4)),
+    "constructors of old": lambda: Body(old_style),
     "another method": lambda: with_forward(lambda m: m.features),
     "a partial method": lambda: with_forward(lambda m: partial(m.features, scale=3.0)),
     "a method that is given": lambda: with_forward(lambda m: types.MethodType(lambda s, x: s.features(x, 2.0), m)),
@@ -86,4 +100,12 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
 def test_it_computes_and_trains_as_the_module_does(name: str) -> None:
     torch.manual_seed(0)
     module = TAKEN[name]()
-    assert steps_differ(module, to_torch(from_torch(module, X)), X) == []
+    assert steps_differ(module, to_torch(from_torch(module, X)), X[:3]) == []
+
+
+def test_old_types_of_tensors_are_their_dtypes() -> None:
+    module = Body(lambda s, x: head(s, s.a(x)).type(cast(Any, torch.DoubleTensor)))
+    x = torch.randn(3, 1, 8, 8)
+    lowered = to_torch(from_torch(module, X))
+    assert lowered(x).dtype == torch.float64
+    assert torch.equal(lowered(x), module(x))
