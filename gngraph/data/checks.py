@@ -41,7 +41,7 @@ def check_lengths(inputs: str, x_count: int, targets: str, y_count: int) -> None
 
 
 def check_labels(where: str, labels: Tensor, count: int, counted: Tensor | None = None) -> None:
-    """Requires every class index to lie in 0..count-1.
+    """Requires every class index to lie in 0..count-1, and one at least that counts.
 
     Args:
         where: the array or set that holds the labels, for the message.
@@ -50,7 +50,7 @@ def check_labels(where: str, labels: Tensor, count: int, counted: Tensor | None 
         counted: bool, of the shape of `labels`: those that matter; None: all do.
 
     Raises:
-        DataError: naming the first offending label, its sample and the allowed range.
+        DataError: naming the first offending label, its sample and the allowed range, or none counts.
 
     Example:
         >>> check_labels("y_train", torch.tensor([0, 3, 1]), 3)
@@ -59,15 +59,26 @@ def check_labels(where: str, labels: Tensor, count: int, counted: Tensor | None 
         gngraph.errors.DataError: label '3' of sample 1 in 'y_train' is outside 0..2, the range of 3 classes \
 (1 such label in all): number the classes from 0, or use a network with more outputs
     """
+    if counted is not None and not bool(counted.any()):
+        raise DataError(
+            f"no label of '{where}' counts, for all are {int(labels.flatten()[0])}: no loss can be told of such samples; label at "
+            f"least one position"
+        )
     outside = (labels < 0) | (labels >= count)
     wrong = (outside if counted is None else outside & counted).nonzero()
     if len(wrong) == 0:
         return
     first = tuple(wrong[0].tolist())
-    plural = "label" if len(wrong) == 1 else "labels"
+    value, plural = int(labels[first]), "label" if len(wrong) == 1 else "labels"
+    ignored = labels.dim() == 1 and value == IGNORED["next-token"]
+    remedy = (
+        "it leaves out positions of samples that have several; leave out samples without a label"
+        if ignored
+        else "number the classes from 0, or use a network with more outputs"
+    )
     raise DataError(
-        f"label '{int(labels[first])}' of sample {first[0]} in '{where}' is outside 0..{count - 1}, the range of {count} "
-        f"classes ({len(wrong)} such {plural} in all): number the classes from 0, or use a network with more outputs"
+        f"label '{value}' of sample {first[0]} in '{where}' is outside 0..{count - 1}, the range of {count} "
+        f"classes ({len(wrong)} such {plural} in all): {remedy}"
     )
 
 

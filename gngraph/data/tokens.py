@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gngraph.data.arrays import Array
-from gngraph.data.checks import check_labels, check_lengths, shape_text
+from gngraph.data.checks import IGNORED, check_labels, check_lengths, shape_text
 from gngraph.data.dataset import ArrayDataset, Data
 from gngraph.data.splits import held_out
 from gngraph.errors import DataError
@@ -68,7 +68,7 @@ def from_tokens(
     Args:
         name: for messages and records.
         arrays: x_train, y_train, and where there is a test part x_test, y_test: samples are integers [N, L], labels integers [N],
-            or [N, L] where every position has one.
+            or [N, L] where every position has one, of which -100 does not count.
         classes: names of the labels; without them these are numbered up to the largest.
         input_shape: (L,), what the network takes.
         val_split: share that is held out without a test part.
@@ -80,10 +80,7 @@ def from_tokens(
     if len(arrays) == 2:
         arrays, notes = _divided(arrays[0], arrays[1], val_split)
     given = {"train": (arrays[0], arrays[1]), "test": (arrays[2], arrays[3])}
-    parts = [
-        (_whole(f"x_{part}", x, 2), _whole(f"y_{part}", y, 2 if y.ndim > 1 and y.size > len(y) else 1))
-        for part, (x, y) in given.items()
-    ]
+    parts = [(_whole(f"x_{part}", x, 2), _labels(f"y_{part}", y)) for part, (x, y) in given.items()]
     for part, (x, y) in zip(("train", "test"), parts, strict=True):
         check_lengths(f"x_{part}", len(x), f"y_{part}", len(y))
         if y.dim() > 1 and x.shape != y.shape:
@@ -97,7 +94,7 @@ def from_tokens(
     largest = max(int(labels.max()) for _, labels in parts)
     names = tuple(map(str, range(largest + 1))) if classes is None else tuple(classes)
     for part, (_, labels) in zip(("train", "test"), parts, strict=True):
-        check_labels(f"y_{part}", labels, len(names))
+        check_labels(f"y_{part}", labels, len(names), labels != IGNORED[NEXT_TOKEN] if labels.dim() > 1 else None)
     tokens = Tokens(1 + max(int(samples.max()) for samples, _ in parts), tuple(x.shape[1:]), "numbers")
     train, test = (ArrayDataset(samples, labels, tokens) for samples, labels in parts)
     return Data(name, train, test, names, tokens, notes=notes, loss=NEXT_TOKEN if y.dim() > 1 else None)
@@ -110,7 +107,16 @@ def _divided(x: Array, y: Array, share: float) -> tuple[list[Array], tuple[str, 
     return [x[kept], y[kept], x[out], y[out]], (note,)
 
 
-def _whole(where: str, array: Array, axes: int) -> Tensor:
+def _labels(where: str, array: Array) -> Tensor:
+    """Labels of samples, or of their positions."""
+    return (
+        _whole(where, array, 2, IGNORED[NEXT_TOKEN])
+        if array.ndim > 1 and array.size > len(array)
+        else _whole(where, array, 1)
+    )
+
+
+def _whole(where: str, array: Array, axes: int, ignored: int | None = None) -> Tensor:
     array = array.reshape(len(array)) if axes == 1 and array.ndim > 1 else array
     if array.dtype.kind not in "biu" or array.ndim != axes or 0 in array.shape:
         raise DataError(
@@ -118,6 +124,7 @@ def _whole(where: str, array: Array, axes: int) -> Tensor:
             f"integers [N, L], with integers [N] or [N, L] as labels"
         )
     found = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
-    if int(found.min()) < 0:
-        raise DataError(f"'{where}' holds '{int(found.min())}': tokens and labels are numbered from 0")
+    wrong = found[found < 0] if ignored is None else found[(found < 0) & (found != ignored)]
+    if len(wrong):
+        raise DataError(f"'{where}' holds '{int(wrong.min())}': tokens and labels are numbered from 0")
     return found

@@ -17,11 +17,17 @@ from gngraph.importing.examples import Example, example_of, reading_leaves
 from gngraph.importing.extrema import with_values_alone
 from gngraph.importing.freeing import return_free_memory, take_apart
 from gngraph.importing.heads import with_heads
-from gngraph.importing.imported import Imported, asks_for_gradients, changes_in_forward, function_of_its_own
+from gngraph.importing.imported import (
+    Imported,
+    asks_for_gradients,
+    changes_in_forward,
+    does_not_train,
+    function_of_its_own,
+)
 from gngraph.importing.in_place import without_changes_in_place
 from gngraph.importing.joining import joined
 from gngraph.importing.norm_counters import fold_counters
-from gngraph.importing.proof import Expected, expected_of, prove
+from gngraph.importing.proof import Expected, expected_of, in_train_mode, prove
 from gngraph.importing.reached import Reached
 from gngraph.importing.reasons import reason_of
 from gngraph.importing.surroundings import masks_as_given, plain_torch
@@ -71,7 +77,8 @@ def from_torch(
             along axis 0, as on tokens in front of the samples, but not of what all samples share, such as a mask for all of them.
             They give the shapes, and the graph is run on them to prove that it computes bit for bit what the module computes in
             eval mode.
-        output: the tensor that the graph gives, of a module that returns a record, a dictionary or a named tuple.
+        output: the tensor that the graph gives, of a module that returns a record, a dictionary or a named tuple; one that is
+            returned alone goes by `logits`, `last_hidden_state` and `pooler_output`.
         train_only: what to do when the module returns more in train mode than in eval mode (auxiliary heads).
 
     Raises:
@@ -101,6 +108,8 @@ def from_torch(
         except GnGraphError:
             raise
         except Exception as error:  # whatever a forward does that nobody has thought of
+            if (training := in_train_mode(module, example)) is not None:
+                raise UnsupportedModelError(does_not_train(type(module).__name__, reason_of(training))) from error
             raise UnsupportedModelError(
                 f"'{type(module).__name__}' cannot be read: {reason_of(error)}; its forward does what a graph cannot hold, or this "
                 f"is a defect of gngraph"

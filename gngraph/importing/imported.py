@@ -186,6 +186,11 @@ def changes_in_forward(network: str, name: str, node: str | None = None) -> str:
     )
 
 
+def does_not_train(network: str, reason: str) -> str:
+    """Why a `network` is refused that does not run in train mode, by what it raises there, its `reason`."""
+    return f"'{network}' does not run in train mode: {reason}; give an example that it can train on, or leave out what only trains"
+
+
 def asks_for_gradients(what: str, where: str) -> str:
     """Why a forward that asks for gradients may be what keeps a graph from computing as the module does."""
     return (

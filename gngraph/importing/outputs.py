@@ -12,7 +12,7 @@ import torch
 from gngraph.errors import GnGraphNote, UnsupportedModelError
 
 _LEADING = ("logits", "last_hidden_state", "pooler_output")
-"""Names of what is wanted of a record, if nobody says what, the first first."""
+"""Names of what is wanted of a record, if nobody says what, the first first; each may name the only tensor there is."""
 
 
 def chosen(network: str, result: Any, asked: str | None) -> str | None:
@@ -24,15 +24,15 @@ def chosen(network: str, result: Any, asked: str | None) -> str | None:
     Args:
         network: its name, for messages.
         result: what it returned.
-        asked: the part that the user names, of a record or dictionary.
+        asked: the part that the user names, of a record or dictionary; a tensor alone goes by each of those three names.
 
     Raises:
         UnsupportedModelError: there is no such part, or it is no tensor.
     """
-    parts = _parts(result)
-    tensors = [name for name, part in parts.items() if isinstance(part, torch.Tensor)]
+    tensors = [name for name, part in _parts(result).items() if isinstance(part, torch.Tensor)]
     if asked is not None:
-        if asked not in tensors:
+        alone = not tensors and asked in _LEADING and isinstance(_alone(result), torch.Tensor)
+        if asked not in tensors and not alone:
             told = f"the tensors {', '.join(tensors)}" if tensors else f"a '{type(result).__name__}'"
             raise UnsupportedModelError(f"'{network}' returns {told}, and no '{asked}'; name one that it returns")
         return asked
@@ -52,10 +52,15 @@ def chosen(network: str, result: Any, asked: str | None) -> str | None:
 def taken(result: Any, name: str | None) -> Any:
     """The part called `name` of what a module returns; without a name all of it, records as dictionaries of what they hold."""
     if name is not None:
-        return _parts(result)[name]
+        return _parts(result).get(name, _alone(result))
     if is_dataclass(result) and not isinstance(result, type):
         return {key: taken(part, None) for key, part in _parts(result).items() if part is not None}
     return result
+
+
+def _alone(result: Any) -> Any:
+    """What is returned, or the one item of a tuple, as models of transformers return it without records."""
+    return result[0] if isinstance(result, (tuple, list)) and len(result) == 1 else result
 
 
 def _parts(result: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gngraph.errors import UnsupportedModelError
-from gngraph.importing.copies import on_shared_tensors
+from gngraph.importing.copies import copy_of, on_shared_tensors
 from gngraph.importing.examples import Example
 from gngraph.importing.freeing import return_free_memory
 from gngraph.importing.imported import Imported
@@ -84,6 +84,20 @@ def expected_of(module: nn.Module, example: Example, output: str | None) -> tupl
         example = _told_by_samples(twin, example, outputs)
     return_free_memory()
     return Expected(outputs, drawn), example
+
+
+def in_train_mode(module: nn.Module, example: Example) -> Exception | None:
+    """What a copy of a module raises in train mode, as one does whose heads for training take no input that small.
+
+    Args:
+        module: it may change its tensors.
+        example: how it is called.
+    """
+    try:
+        _run_once(copy_of(module).train(), example)
+    except Exception as error:  # whatever the user's own module raises
+        return error
+    return None
 
 
 def _held(module: nn.Module) -> list[str]:

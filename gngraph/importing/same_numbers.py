@@ -19,6 +19,7 @@ from gngraph.importing.imported import (
     Outcome,
     accumulated,
     changes_by_itself,
+    does_not_train,
     function_of_its_own,
     functions_behind,
     step,
@@ -62,9 +63,7 @@ def compare_numbers(claim: Imported) -> None:
         errors = _compared(claim, dtype, tolerance)
         if not errors:
             return
-    raise UnsupportedModelError(
-        f"'{claim.graph.name}' does not run in train mode: {reason_of(errors[0])}; give an example that it can train on"
-    )
+    raise UnsupportedModelError(does_not_train(claim.graph.name, reason_of(errors[0])))
 
 
 def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> list[Exception]:

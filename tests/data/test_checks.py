@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gngraph.data import ArrayDataset, Data, from_arrays, load_data, validate
+from gngraph.data.checks import check_labels
 from gngraph.errors import DataError
 from tests.data.arrays import Arrays, colour_arrays, table_arrays
 
@@ -51,3 +52,13 @@ def test_a_data_set_built_by_hand_is_checked() -> None:
         validate(with_train(data, torch.where(torch.arange(6).view(-1, 1) == 3, torch.nan, x), y))
     with pytest.raises(DataError, match=r"are torch\.float32 of shape '6x1': class labels are int64"):
         validate(with_train(data, x, y.float().view(-1, 1)))
+
+
+def test_labels_that_do_not_count_are_told_of() -> None:
+    check_labels("y", torch.tensor([[0, -100], [-100, -100]]), 2, torch.tensor([[True, False], [False, False]]))
+    with pytest.raises(DataError, match=r"no label of 'y' counts, for all are -100: .*label at least one position"):
+        check_labels("y", torch.full((2, 3), -100), 2, torch.zeros(2, 3, dtype=torch.bool))
+    with pytest.raises(
+        DataError, match=r"label '-100' of sample 1 in 'y' is outside 0..1, .*leave out samples without a label"
+    ):
+        check_labels("y", torch.tensor([0, -100]), 2)

@@ -13,7 +13,7 @@ from torch import nn
 from gngraph.analysis.fit import check_fit, problem_for
 from gngraph.curvature import CrossEntropy, NextToken
 from gngraph.data import load_data
-from gngraph.data.tokens import Tokens, are_positions
+from gngraph.data.tokens import Tokens, are_positions, from_tokens
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import DataError
 from gngraph.files.archive import load, save
@@ -101,6 +101,17 @@ def test_archives_of_whole_numbers_are_tokens(tmp_path: Path) -> None:
         load_data(arrays(tmp_path, x_train=x - 1, y_train=x))
     with pytest.raises(DataError, match="samples of '3' tokens, but the network takes '5'"):
         load_data(arrays(tmp_path, x_train=x, y_train=x), input_shape=(5,))
+
+
+def test_positions_whose_label_is_left_out_do_not_count() -> None:
+    x = np.arange(24).reshape(6, 4) % 5
+    y = np.where(np.arange(4) < 2, -100, x)
+    data = from_tokens("words", [x, y, x[:2], y[:2]])
+    assert (data.loss, len(data.classes), int(data.train.labels.min())) == ("next-token", 5, -100)
+    with pytest.raises(DataError, match="no label of 'y_test' counts"):
+        from_tokens("words", [x, y, x[:2], np.full((2, 4), -100)])
+    with pytest.raises(DataError, match="'y_train' holds '-1'"):
+        from_tokens("words", [x, y + (y < 0) * 99, x[:2], y[:2]])
 
 
 def test_the_loss_is_the_cross_entropy_with_classes_last() -> None:

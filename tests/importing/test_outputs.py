@@ -100,6 +100,11 @@ def test_what_is_not_there_is_refused(kind: Any, told: str) -> None:
         from_torch(Net(kind, "left", "right"), X, output="logits")
 
 
-def test_a_tensor_has_no_parts() -> None:
-    with pytest.raises(UnsupportedModelError, match="returns a 'Tensor', and no 'logits'"):
-        from_torch(nn.Linear(6, 2), X, output="logits")
+@pytest.mark.parametrize("kind", [lambda first, second: first, lambda first, second: (first,)])
+def test_a_tensor_alone_goes_by_the_names_of_what_leads(kind: Any) -> None:
+    network = Net(kind, "first", "second")
+    assert isinstance(to_torch(from_torch(network, X, output="logits"))(X), Tensor)
+    with pytest.raises(
+        UnsupportedModelError, match=r"returns a '(Tensor|tuple)', and no 'scores'; name one that it returns"
+    ):
+        from_torch(network, X, output="scores")

@@ -143,3 +143,21 @@ def test_a_network_that_sets_itself_up_is_run_once_before() -> None:
 def test_gradients_may_decide_where_they_change_nothing() -> None:
     module = Body(lambda s, x: head(s, s.a(x) if torch.is_grad_enabled() else F.conv2d(x, s.a.weight, s.a.bias)))
     assert steps_differ(module, to_torch(from_torch(module, X)), X) == []
+
+
+class Auxiliary(Body):
+    """With a head for training, and changes in place, which an import runs."""
+
+    def forward(self, x: Tensor) -> Any:
+        maps = torch.relu_(self.b(self.a(x)))
+        further = (F.avg_pool2d(maps[:, :, : x.shape[2] // 2], 4),) if self.training else ()
+        return self.h(maps.mean((2, 3))), *further
+
+
+def test_heads_that_take_no_input_that_small_are_told_of() -> None:
+    network = Auxiliary(head)
+    with pytest.raises(
+        UnsupportedModelError, match=r"'Auxiliary' does not run in train mode: .*or leave out what only trains"
+    ):
+        from_torch(network, torch.randn(2, 1, 7, 7), train_only="drop")
+    from_torch(network, torch.randn(2, 1, 16, 16), train_only="drop")
