@@ -5,6 +5,8 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable
+from functools import cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -17,8 +19,10 @@ from gngraph.importing.surroundings import is_users
 
 _ASKING = {"__contains__", "__getitem__", "add", "discard", "fromkeys", "get", "hash", "pop", "remove", "setdefault"}
 """Names by which a forward asks for a hash in a call; that of a function without any of them is a cache of its results."""
+_BY_TEXT = {"get", "getattr", "hasattr", "pop"}
+"""Names by which a forward asks for something by a text, and goes on where there is none."""
 _CALLS = {dis.opmap[name] for name in dis.opmap if name.startswith("CALL")}
-_STORES = dis.opmap["STORE_SUBSCR"]
+_CONTAINS, _STORES = dis.opmap["CONTAINS_OP"], dis.opmap["STORE_SUBSCR"]
 
 
 class Lookups:
@@ -60,8 +64,13 @@ class Lookups:
         Args:
             node, known, where: see `hash_of`.
         """
-        both = known(lambda shadow: shadow.both(node)) if is_users(sys._getframe(3)) else None
-        if both is None or any(isinstance(value, torch.Tensor) for value in both) or both[0] != both[1]:
+        frame = sys._getframe(3)
+        both = known(lambda shadow: shadow.both(node)) if is_users(frame) else None
+        if both is None or any(isinstance(value, torch.Tensor) for value in both):
+            return None
+        if both[0] != both[1]:
+            if _asks_by_text(frame.f_code):
+                self._of_samples[node] = where
             return None
         self._looked_up[node] = where
         return both[0]
@@ -79,3 +88,10 @@ class Lookups:
                     f"forward do the same for every number of samples"
                 )
         return [Look(node, "number") for node in self._looked_up if node not in self._written]
+
+
+@cache
+def _asks_by_text(code: CodeType) -> bool:
+    """Whether a function may ask by a text for what need not be there, and keeps nothing by it; elsewhere a text is to be read."""
+    steps = {step.opcode for step in dis.get_instructions(code)}
+    return _STORES not in steps and (_CONTAINS in steps or not _BY_TEXT.isdisjoint(code.co_names))

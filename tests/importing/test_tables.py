@@ -23,6 +23,9 @@ BY_SAMPLES: dict[str, Callable[[Tensor], float]] = {
     "set": lambda x: 2.0 if len(x) in {32, 64} else 1.0,
     "shape": lambda x: {torch.Size([32, 1, 8, 8]): 3.0}.get(x.shape, 1.0),
     "half": lambda x: {16: 3.0}.get(x.shape[0] // 2, 1.0),
+    "text": lambda x: {"k32": 3.0}.get(f"k{x.shape[0]}", 1.0),
+    "text of a set": lambda x: 2.0 if str(len(x)) in {"32", "64"} else 1.0,
+    "name of an attribute": lambda x: getattr(torch, f"k{x.shape[0]}", 1.0),
 }
 BY_SIZES: dict[str, Callable[[Tensor], float]] = {
     "get": lambda x: {11: 3.0}.get(x.shape[2], 1.0),
@@ -79,6 +82,15 @@ class Cached(Body):
         return head(self, self.a(x) * self.kept[key])
 
 
+class CachedByText(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept: dict[str, Tensor] = getattr(self, "kept", {})
+        key = f"of {x.shape[0]}"
+        if key not in self.kept:
+            self.kept[key] = torch.arange(x.shape[3] - 2).to(x)
+        return head(self, self.a(x) * self.kept[key])
+
+
 @lru_cache
 def positions(count: int, width: int) -> Tensor:
     return torch.arange(width).expand(count, 1, 1, width)
@@ -88,6 +100,7 @@ CACHES: dict[str, Callable[[], Body]] = {
     "by sizes": lambda: Cached(lambda x: (x.shape[2], x.shape[3])),
     "by samples": lambda: Cached(lambda x: (x.shape[0], x.shape[3])),
     "by shapes": lambda: Cached(lambda x: x.shape),
+    "by text": lambda: CachedByText(head),
     "of a function": lambda: Body(lambda s, x: head(s, s.a(x) + positions(x.shape[0], x.shape[3] - 2))),
 }
 
