@@ -27,9 +27,11 @@ from gngraph.passes.low_rank import LowRank
 from gngraph.passes.narrow_kernel import NarrowKernel
 from gngraph.passes.remove_pool import MovePools
 from gngraph.passes.remove_skip import RemoveSkips
+from gngraph.passes.repeat_blocks import RepeatedBlocks
 from gngraph.passes.separable import Separable
 from gngraph.passes.stride_to_pool import StrideToPools
 from gngraph.passes.widen_kernel import WidenKernel
+from gngraph.rewrite.blocks import repeatable_blocks
 from gngraph.rewrite.factorisation import rank_of
 from gngraph.rewrite.graph_pass import Pass
 from gngraph.rewrite.joining import before
@@ -181,6 +183,13 @@ def _normed(graph: Graph, spaces: ChannelSpaces, place: str) -> InsertNorms | No
     return InsertNorms() if lookup(graph.nodes[place].op).is_dense(graph.nodes[place]) else None
 
 
+def _deeper(graph: Graph, analyses: AnalysisManager) -> Sequence[Pass]:
+    """All residual blocks twice, where all may change: a seed may have fewer than pay at its budget."""
+    blocks = repeatable_blocks(graph, analyses.get(ChannelSpaces, graph))
+    free = all(analyses.scope.names(called(graph, name)) for block in blocks for name in block.nodes)
+    return [RepeatedBlocks(at="*")] if blocks and free else []
+
+
 register_proposal("pools", for_each(StrideToPools, lambda graph, spaces, place: StrideToPools()))
 register_proposal("early-pool", _early_pool)
 register_proposal("coarser", for_each(ChangeStride, _coarser))
@@ -195,3 +204,4 @@ register_proposal("full-kernels", for_each(WidenKernel, _full))
 register_proposal("low-rank", for_each(LowRank, _bottleneck))
 register_proposal("squeeze-excite", for_each(InsertSqueezeExcites, _gated))
 register_proposal("norms", for_each(InsertNorms, _normed))
+register_proposal("deeper", _deeper)

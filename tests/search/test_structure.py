@@ -49,10 +49,11 @@ FAMILIES = {
     "vgg11": {"early-pool", "skips", "separable", "seen-kernels", "low-rank", "squeeze-excite"},
     "resnet20": {
         *("pools", "early-pool", "coarser", "separable", "low-rank", "squeeze-excite", "full-kernels", "no-skips"),
+        "deeper",
     },
     "mobilenet": {
         *("pools", "early-pool", "coarser", "dense", "skips", "seen-kernels", "wide-kernels", "squeeze-excite"),
-        *("full-kernels", "no-skips"),
+        *("full-kernels", "no-skips", "deeper"),
     },
     "mlp": {"skips", "norms"},
 }
@@ -82,6 +83,10 @@ def test_what_the_user_holds_is_not_proposed() -> None:
         "move-pool{at=features_14,to=features_0}"
     ]
     assert not early(graph, AnalysisManager(problem(), scope=scope))
+    resnet, scope = seed_graph("resnet20", 1 / 16), Scope(exclude=("stages.1.2.conv1",))
+    deeper = PROPOSALS["deeper"]
+    assert [str(entry) for entry in deeper(resnet, AnalysisManager(problem()))] == ["repeat-blocks{at=*}"]
+    assert not deeper(resnet, AnalysisManager(problem(), scope=scope))
 
 
 def test_changes_that_help_together_are_found_and_one_that_does_not_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +209,15 @@ def test_another_depth_is_found_that_only_the_longer_trials_prefer(monkeypatch: 
     found = searched(graph, depth.Found(tuple(order), (), (), 0))
     assert [(len(trial.losses), trial.design.removed) for trial in found.trials] == [(2, 0), (2, 1)]
     assert len(found.removed) == 1
+
+
+def test_a_seed_of_too_few_blocks_gets_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "PROPOSALS", {"deeper": PROPOSALS["deeper"]})
+    monkeypatch.setattr(TrialTraining, "loss", lambda _, graph: 2.0 - 0.3 * (count(graph, "conv1") == 16))
+    graph = seed_graph("resnet20", 1 / 16)
+    found = searched(graph)
+    assert found.changes == ("deeper",), "9 blocks, of which the first of two stages cannot be repeated"
+    assert count(graph, "conv1") == 9 and count(found.steps[-1].graph, "stages.2.4.conv1") == 1
 
 
 class Deep(nn.Module):
