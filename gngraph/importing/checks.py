@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from types import FunctionType, MethodType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.weight_norm import WeightNorm
 
 from gngraph.errors import UnsupportedModelError
@@ -25,7 +26,7 @@ _QUANTISED = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.quantizable")
 
 
 def check_module(module: nn.Module) -> None:
-    """Refuse what is no module, hooks, scripted, quantised, sharded and lazy modules, shared memory.
+    """Refuse what is no module, hooks, scripted, quantised, sharded and lazy modules.
 
     Raises:
         UnsupportedModelError: names the module or parameter and the remedy.
@@ -66,7 +67,6 @@ def check_module(module: nn.Module) -> None:
                     f"parameter '{f'{path}.{name}'.strip('.')}' has a hook that changes or reads its gradient, which a graph "
                     f"would train without; remove it, or freeze the parameter by requires_grad_(False) if that is what it is for"
                 )
-    _refuse_shared_memory(module)
 
 
 def is_traced(hook: Any) -> bool:
@@ -78,15 +78,28 @@ def is_traced(hook: Any) -> bool:
     return type(hook) is WeightNorm
 
 
-def _refuse_shared_memory(module: nn.Module) -> None:
-    """Refuse parameters that are trained and lie in the memory of another tensor of the module: a step on one changes the other."""
+def refuse_shared_memory(module: nn.Module, others: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Refuse what training changes, parameters and statistics of norms, where it lies in the memory of another tensor.
+
+    Args:
+        module: the network.
+        others: tensors that its forward may read beside parameters and buffers, by name.
+
+    Raises:
+        UnsupportedModelError: both are named.
+    """
+    norms = [child for child in module.modules() if isinstance(child, _NormBase)]
+    changing = {id(tensor) for norm in norms for tensor in norm._buffers.values()}
     places: dict[int, list[tuple[int, int, str, bool]]] = {}
-    for name, tensor in (*module.named_parameters(), *module.named_buffers(), *_in_attributes(module)):
-        if tensor.numel() and tensor.layout is torch.strided:
+    seen: set[int] = set()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers(), *others):
+        if id(tensor) not in seen and tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
+            seen.add(id(tensor))
             size = tensor.element_size()
             first = int(tensor.storage_offset()) * size
             reach = int(sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True)))
-            place = first, first + (reach + 1) * size, name, tensor.requires_grad
+            trained = tensor.requires_grad or id(tensor) in changing
+            place = first, first + (reach + 1) * size, name, trained
             places.setdefault(tensor.untyped_storage()._cdata, []).append(place)
     for held in places.values():
         held.sort()
@@ -96,16 +109,6 @@ def _refuse_shared_memory(module: nn.Module) -> None:
                     f"'{one}' and '{other}' share memory without being one parameter, so that a step on one changes the other; tie "
                     f"them as one (b.weight = a.weight), or give each memory of its own (clone)"
                 )
-
-
-def _in_attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors that are neither parameters nor buffers, by name."""
-    for path, child in module.named_modules():
-        for key, value in vars(child).items():
-            if not key.startswith("_"):
-                items = value if type(value) in (list, tuple) else (value,)
-                plain = (x for x in items if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter))
-                yield from ((f"{path}.{key}".strip("."), x) for x in plain if not x.is_meta)
 
 
 def _check_values(tensor: torch.Tensor, named: str, where: str) -> None:

@@ -126,8 +126,9 @@ class _Question:
         """None where no size enters."""
         node = look.node
         if look.of == "count":
-            if node.op == "call_module" or isinstance(base.get(node), torch.Size):
-                return None  # as many as ever
+            found = base.get(node)
+            if node.op == "call_module" or (isinstance(found, tuple) and all(isinstance(x, int) for x in found)):
+                return None  # as many as ever, as the sizes of a shape
             return _Question(node, base, (node,), counted=True)
         read = tuple(dict.fromkeys(_numbers_read(node, base)))
         of_any = look.of == "flag" and _holds_for_any(node, read)

@@ -10,7 +10,7 @@ from torch import nn
 
 from gngraph.errors import GnGraphError, IRError, UnsupportedModelError
 from gngraph.importing.building import built
-from gngraph.importing.checks import check_module
+from gngraph.importing.checks import check_module, refuse_shared_memory
 from gngraph.importing.copies import Guard, copy_of, on_meta
 from gngraph.importing.decided import with_decided
 from gngraph.importing.examples import Example, example_of, reading_leaves
@@ -94,6 +94,7 @@ def from_torch(
     check_module(module)
     with plain_torch(), ExitStack() as stack:
         own, reached = copy_of(module), Reached(module)
+        refuse_shared_memory(module, reached.tensors)
         guard, changed = Guard(module, own), list[str]()
         example = example_of(own, example_inputs)
         try:

@@ -44,6 +44,9 @@ class Counted(fx.Proxy):
     def __float__(self) -> float:
         return float(self.tracer.number(self))
 
+    def __round__(self, *digits: int) -> Any:
+        return round(self.tracer.number(self), *digits)
+
     def __str__(self) -> str:
         found = self.tracer.text_of(self)
         return super().__repr__() if found is None else str(found)

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 _LOOKED_AT = 10_000
 """Objects among which generators of random numbers and variables are looked for."""
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, nn.Module, ModuleType)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, nn.Module, ModuleType)
 """What is not looked into."""
 
 
@@ -30,10 +30,12 @@ class Reached:
 
     Attributes:
         functions: those among them that are written in Python, but for torch's.
+        tensors: those among them that are no parameters, each with the name of the attribute that leads to it.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.functions: list[FunctionType] = []
+        self.tensors: list[tuple[str, torch.Tensor]] = []
         self._generators: dict[str, Any] = {}
         self._put_back: list[Callable[[], None]] = []
         seen: set[int] = set()
@@ -42,6 +44,9 @@ class Reached:
             if isinstance(value, _PLAIN) or id(value) in seen or len(seen) > _LOOKED_AT:
                 continue
             seen.add(id(value))
+            if isinstance(value, torch.Tensor):
+                self.tensors += [] if isinstance(value, nn.Parameter) else [(name, value)]
+                continue
             if isinstance(value, FunctionType) and not _is_torchs(value):
                 self.functions.append(value)
             state = _state_of(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from types import CodeType, FrameType
 from typing import Any
 
@@ -35,6 +37,7 @@ _GRADIENTS = ("backward", torch.autograd.grad, torch.autograd.backward)
 """Calls that compute gradients."""
 _PUBLIC = {torch._VF.meshgrid: torch.meshgrid}  # type: ignore[attr-defined]
 """Functions that torch calls behind its own, past which a list of values hides that they are traced."""
+_PRODUCTS = ("prod", math.prod)
 _ITEMS = {"__getitem__": operator.getitem, "__setitem__": operator.setitem}
 WITHOUT_GRADIENT = "without_gradient"
 """Set in the `meta` of nodes that are called where gradients are switched off."""
@@ -128,7 +131,9 @@ class Tracer(fx.Tracer):
     def _of_no_path(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        held = next((name for name, _ in (*m.named_parameters(), *m.named_buffers())), None)
+        held = next(
+            (name for name, tensor in (*m._parameters.items(), *m._buffers.items()) if tensor is not None), None
+        )
         if held is not None:
             raise UnsupportedModelError(
                 f"{self.here()} calls a module of {type(m).__name__} that is none of its own, so that no state_dict has its "
@@ -225,6 +230,8 @@ class Tracer(fx.Tracer):
         if kind == "call_function":
             target = _PUBLIC.get(target, target)
         kind, target, args, kwargs, last = _formatted(kind, target, args, kwargs)
+        if target in _PRODUCTS and self._is_a(args[0], tuple):  # of a shape
+            return reduce(operator.mul, self.iter(args[0]), 1)
         if target in _ITEMS:  # of a tensor that the forward makes by itself
             kind, target = "call_function", _ITEMS[target]
         if target in _SHAPED and len(args) == 2 and isinstance(args[1], fx.Proxy) and self._is_a(args[1], tuple):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -274,6 +276,9 @@ IMAGES: dict[str, Forward] = {
     "as large as another": lambda net, x: F.interpolate(net.second(net.first(x)), x.shape[2:]),
     "halved": lambda net, x: F.interpolate(net.first(x), size=(x.shape[2] // 2, x.shape[3] // 2)),
     "to even": lambda net, x: F.pad(net.first(x), (0, x.shape[3] % 2, 0, x.shape[2] % 2)),
+    "product by NumPy": lambda net, x: net.first(x).reshape(-1, int(np.prod(net.first(x).shape[1:]))),
+    "product": lambda net, x: net.first(x).reshape(-1, math.prod(net.first(x).shape[1:])),
+    "rounded": lambda net, x: net.first(x) * round(x.shape[2] / 3),
     "rolled back": lambda net, x: net.first(x).roll((-2, -2), (2, 3)),
 }
 """Forwards of N,3,H,W."""

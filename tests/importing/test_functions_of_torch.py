@@ -89,6 +89,10 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     "a Bernoulli distribution": lambda: Body(kept),
     "an entropy": lambda: Body(entropy),
     "parameters that are handed over": lambda: Body(handed_over, sub=nn.Conv2d(4, 4, 1), maker=nn.Linear(4, 4)),
+    "parts of a sequence": lambda: Body(
+        lambda s, x: head(s, s.layers[2:](s.layers[:2](s.a(x)) + 1)),
+        layers=nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
+    ),
     "constructors of old": lambda: Body(old_style),
     "another method": lambda: with_forward(lambda m: m.features),
     "a partial method": lambda: with_forward(lambda m: partial(m.features, scale=3.0)),

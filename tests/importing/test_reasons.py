@@ -39,6 +39,23 @@ class Aliased(Body):
         self.seen = [self.extra.weight.data]
 
 
+class Closed(Body):
+    """The same in a closure."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda s, x: head(s, s.a(x)))
+        weight = self.h.weight.detach()
+        self.call = lambda s, x: head(s, s.a(x)) + F.linear(s.a(x).mean((2, 3)), weight)
+
+
+class Statistics(Body):
+    """A view of what a norm counts."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda s, x: head(s, s.n(s.a(x)) + s.mean), n=nn.BatchNorm2d(4))
+        self.register_buffer("mean", cast(Any, self.n).running_mean.view(4, 1, 1))
+
+
 class Unseen(Body):
     def __init__(self) -> None:
         super().__init__(lambda s, x: head(s, s.a(x) * s.hidden[0]))
@@ -91,6 +108,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "module 'Body' computes with parameters that it takes from a list",
     ),
     "the memory of a parameter": (Aliased, "'extra.weight' and 'seen' share memory"),
+    "the same in a closure": (Closed, "'call' and 'h.weight' share memory"),
+    "statistics of a norm": (Statistics, "'mean' and 'n.running_mean' share memory"),
     "no parameter of its own": (Unseen, "reads a parameter of shape .4, 1, 1. that is none of the network's"),
     "gradients in eval mode": (
         lambda: Body(lambda s, x: head(s, s.a(x) * (2.0 if torch.is_grad_enabled() else 3.0))),

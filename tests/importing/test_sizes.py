@@ -30,7 +30,10 @@ OTHERS: dict[int, list[tuple[int, ...]]] = {
     3: [(1, 3, 12, 8), (3, 3, 8, 16), (2, 3, 11, 9), (1, 3, 16, 16)],
 }
 """Other inputs, by the number of axes behind the batch."""
-DECIDED = {"split in fours", "unbind", "branch", "loop", "window mask", "assert", "halving", "square", "resampled"}
+DECIDED = {
+    *("split in fours", "unbind", "branch", "loop", "window mask", "assert", "halving", "square", "resampled"),
+    *("product by NumPy", "rounded"),
+}
 """Forwards in which Python looks at a size."""
 
 
