@@ -172,8 +172,8 @@ def step(
 def changes_by_itself(name: str) -> str:
     """Why a module is refused that computes something else when it runs again."""
     return (
-        f"'{name}' computes something else whenever it runs in train mode, from what it keeps in its attributes, which a graph "
-        f"would hold as it is now; keep it outside of the module, or pass it as an input"
+        f"'{name}' computes something else whenever it runs in train mode, or after a step, from what it keeps in its attributes, "
+        f"which a graph would hold as it is now; keep it outside of the module, or pass it as an input"
     )
 
 

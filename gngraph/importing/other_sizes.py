@@ -78,7 +78,7 @@ def by_numbers(claim: Imported) -> Agreement:
     """
 
     def agree(sizes: Sizes, training: bool) -> bool | None:
-        inputs = _random_inputs(claim.inputs, sizes)
+        inputs = random_inputs(claim.inputs, sizes)
         try:
             expected = _outputs(copy_of(claim.module), inputs, training)
         except Exception:  # whatever the user's own module raises for such inputs
@@ -90,12 +90,18 @@ def by_numbers(claim: Imported) -> Agreement:
         except Exception:  # whatever an op raises for values of another shape than it had
             return False
         wanted, given = list(tensors_in(expected)), list(tensors_in(found))
-        return len(wanted) == len(given) and all(map(_close, wanted, given))
+        return len(wanted) == len(given) and all(map(close, wanted, given))
 
     return agree
 
 
-def _random_inputs(inputs: ExampleInputs, sizes: Sizes) -> list[torch.Tensor]:
+def random_inputs(inputs: ExampleInputs, sizes: Sizes) -> list[torch.Tensor]:
+    """Three samples of random numbers; of whole numbers, some of the example's.
+
+    Args:
+        inputs: the example.
+        sizes: those that differ from the example's.
+    """
     generator, made = torch.Generator().manual_seed(0), []
     for shape, x in zip(inputs.shapes(3, sizes), inputs.tensors, strict=True):
         if x.is_floating_point() or x.is_complex():
@@ -112,7 +118,8 @@ def _outputs(network: nn.Module, inputs: Sequence[torch.Tensor], training: bool)
         return network(*(x.clone() for x in inputs))
 
 
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors, `a` and `b`, are the same up to what other kernels leave."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not (a.is_floating_point() or a.is_complex()):

@@ -22,6 +22,7 @@ from gngraph.importing.imported import (
     step,
 )
 from gngraph.importing.inputs import AS_GIVEN, InputAxis, Sizes
+from gngraph.importing.kept_tensors import KeptTensors, refuse_read_later
 from gngraph.importing.other_sizes import by_numbers, unlike_axes
 from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.tape import Numbers, Tape, Unknown, data_key, one_stream, stream_of_its_kind
@@ -54,6 +55,7 @@ class _Tapes:
         self.claim = claim
         self.numbers = Numbers()
         self.module = Held(on_meta(claim.module))
+        self.kept = KeptTensors(self.module.module)
         take_values(lowered)
         self.lowered = Held(lowered)
         own = self.module.tensors()
@@ -95,13 +97,15 @@ class _Tapes:
                 raise UnsupportedModelError(changes_in_forward(self.claim.graph.name, name))
 
     def check_state(self, first: Outcome) -> None:
-        """Refuse a module that computes something else when it runs again, be it by a counter or an average of its own."""
+        """Refuse a module that computes something else when it runs again, be it by a counter, an average or a cache of its own."""
         name, kept = self.claim.graph.name, HeldInPython(self.module.module)
         # with gradients on, though none are wanted: torch may multiply in another way where they are off
         second = self.run(SAMPLE_COUNTS[0], AS_GIVEN, of_graph=False, training=True, differentiate=forward_only)
         kept.check(name)
         if first.outputs != second.outputs:
             raise UnsupportedModelError(changes_by_itself(name))
+        if self.kept.changed:
+            refuse_read_later(self.claim)
 
     def run(
         self, samples: int, sizes: Sizes, *, of_graph: bool, training: bool, differentiate: Differentiate = asked_for

@@ -25,6 +25,7 @@ from gngraph.importing.imported import (
     step,
 )
 from gngraph.importing.inputs import ExampleInputs
+from gngraph.importing.kept_tensors import KeptTensors, refuse_read_later
 from gngraph.importing.norm_counters import COUNTER_NAME
 from gngraph.importing.python_state import HeldInPython
 from gngraph.importing.reasons import reason_of
@@ -79,6 +80,7 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
             with torch.no_grad():
                 for name, tensor in drawn.items():
                     module.get_parameter(name).copy_(tensor)
+            tensors = KeptTensors(module)
             try:
                 expected = _run(module, inputs, claim.part, training=training, gradients=gradients)
                 kept = HeldInPython(module)
@@ -105,6 +107,8 @@ def _compared(claim: Imported, dtype: torch.dtype | None, tolerance: float) -> l
                 raise UnsupportedModelError(changes_by_itself(claim.graph.name))
             if training:
                 kept.check(claim.graph.name)
+                if tensors.changed:
+                    refuse_read_later(claim)
     return [] if ran else errors
 
 

@@ -6,6 +6,7 @@ import copy
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -266,6 +267,28 @@ class Closed(nn.Module):
         return cast(Tensor, self.through(self.a(x.flatten(1))))  # type: ignore[no-untyped-call]
 
 
+class Cached(Body):
+    """A weight that eval mode has as the last step of training left it."""
+
+    kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.kept is None:
+            self.kept = self.a.weight * 2
+        return head(self, F.conv2d(x, self.kept))
+
+
+class Property(Body):
+    """A weight that has the gradients of the first run."""
+
+    @cached_property
+    def turned(self) -> Tensor:
+        return self.a.weight.flip(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return head(self, F.conv2d(x, self.turned))
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "straight-through": (lambda: Body(lambda s, x: head(s, Rounded.apply(s.a(x)))), "'Rounded' in module 'Body' is an autograd"),
     "reversal": (lambda: Body(lambda s, x: head(s, Reversed.apply(s.a(x), 0.1))), "'Reversed' in module 'Body' is an autograd.F"),
@@ -275,6 +298,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "autocast": (lambda: Body(cast_in_training), "under autocast"),
     "schedule": (lambda: Scheduled(head), "changes 'step' whenever it runs in train mode"),
     "late start": (lambda: LateStart(head), "changes 'step' whenever it runs in train mode"),
+    "cached weight": (lambda: Cached(head), "or after a step, from what it keeps in its attributes"),
+    "cached property": (lambda: Property(head), "or after a step, from what it keeps in its attributes"),
     "average of its own": (lambda: OwnAverage(head), "something else whenever it runs in train mode|cannot be traced"),
     "average that is assigned": (lambda: Average(True), "changes 'mean' in its forward .node"),
     "average in place": (lambda: Average(False), "changes 'mean' in its forward .node"),
