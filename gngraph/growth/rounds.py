@@ -56,7 +56,8 @@ from gngraph.training.stretch import Schedule, Stretch
 from gngraph.training.training import Trained, Trainer
 
 RECOVERY = 1.0
-"""Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery)."""
+"""Epochs of training after layers went, at most, for each epoch before that (docs/results.md#recovery). What is grown afterwards
+is to be trained too, so that they are no more than half of the final training."""
 
 
 class Rounds:
@@ -241,7 +242,7 @@ class Rounds:
         an epoch, and on while it does worse than the best constant output, for at most `RECOVERY` times the epochs before.
         """
         now, judge = self.now, self.problem.splits.judge
-        most = min(round(RECOVERY * self.options.epochs), self.options.final_epochs)
+        most = min(round(RECOVERY * self.options.epochs), (self.options.final_epochs + 1) // 2)
         if "recovery" not in now.record[DEPTH]:
             with self.journal.stage("evaluate"):
                 constant = constant_loss(now.graph, self.problem)

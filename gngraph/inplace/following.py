@@ -23,6 +23,7 @@ from gngraph.inplace.numbers import NumberAt, NumberChanges, numbers_of_forwards
 from gngraph.ir import BATCH, Graph
 from gngraph.ir.casting import cast
 from gngraph.lowering.to_torch import run
+from gngraph.rewrite.layers import called
 from gngraph.rewrite.morphing import morph
 from gngraph.rewrite.morphism import NewChannel
 
@@ -224,7 +225,14 @@ def _sets(numbers: NumberChanges) -> Iterator[frozenset[NumberAt]]:
 
 
 def _reason(module: nn.Module, graph: Graph, space: str, problem: str) -> str:
-    for name, measures in ChannelSpaces.of(graph).measures.items():
+    spaces, wide = ChannelSpaces.of(graph), _widened(graph, [space])
+    for norm in spaces.counters.get(space, ()):
+        if wide.nodes[norm].op != graph.nodes[norm].op:
+            return (
+                f"norm '{called(graph, norm)}' counts its channels, and of a wider one would have to count those alone that are "
+                f"there now, which no module does; a BatchNorm or a LayerNorm can follow, and gngraph.grow writes it out"
+            )
+    for name, measures in spaces.measures.items():
         if any(space == part for measure in measures if measure.size is None for part, _ in measure.parts):
             node = graph.nodes[name]
             where = f"module '{node.scope}'" if node.scope else f"'{graph.name}'"

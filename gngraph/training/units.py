@@ -31,8 +31,14 @@ SQUARABLE = 1e18
 AFFINE = ("linear", "conv1d", "conv2d", "conv3d")
 """Ops of a last layer that can be brought to other units: outputs times a number, plus a number."""
 
-RESHAPING = ("identity", "contiguous", "flatten", "reshape", "squeeze", "unsqueeze", "permute", "transpose")
-"""Ops that may follow it."""
+PASSING = (
+    *("identity", "contiguous", "flatten", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "index"),
+    *("mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+)
+"""Ops that may follow it: what multiplies all that they read, or is added to it, does the same to what they give."""
+
+FAR = 10.0
+"""From this size on targets that stay in their own units are told of: a rate suits those of about 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class Units:
         deviation: root of their mean variance, or without a bias of their mean square.
         weight, bias: parameters of the last layer; no weight: nothing is changed.
         per_output: axes of the targets after that of the outputs, over which `mean` is the same; None: it is one number.
+        reason: why they stay in the units of the data, where a regression is trained in these.
     """
 
     mean: torch.Tensor
@@ -51,6 +58,7 @@ class Units:
     weight: str | None
     bias: str | None
     per_output: int | None = None
+    reason: str | None = None
 
     @property
     def scale(self) -> float:
@@ -59,8 +67,13 @@ class Units:
 
     @property
     def text(self) -> str | None:
-        """What is done, for whoever trains; None where it makes no difference."""
+        """What is done, or is not, for whoever trains; None where it makes no difference."""
         size = float(self.mean.square().mean().sqrt())
+        if self.reason is not None and (max(size, self.deviation) > FAR or self.deviation < 1 / FAR):
+            return (
+                f"targets of size {size:.4g} and deviation {self.deviation:.4g} are trained in these units, for {self.reason}: "
+                f"where the loss hardly falls, give targets of a size of about 1, or end the network with a linear layer"
+            )
         if self.weight is None or (self.scale == 1 and size < 1):
             return None
         return (
@@ -126,10 +139,11 @@ def units_of(graph: Graph, problem: Problem, options: TrainOptions) -> Units:
     """
     unchanged = Units(torch.zeros((), dtype=torch.float64), 1.0, None, None)
     known = isinstance(problem.loss_fn, MeanSquaredError) and options.train_step is None
-    last = _last_layer(graph) if known else None
-    if last is None:
+    if not known:
         return unchanged
-    targets = _measured(graph, problem).double()
+    targets, last = _measured(graph, problem).double(), _last_layer(graph)
+    if last is None:
+        return Units(targets.mean(), float(targets.std(correction=0)), None, None, reason=_given_by(graph))
     bias, direct = last.params.get("bias"), graph.output == Ref(last.name)
     count = graph.params[last.params["weight"]].data.shape[0]
     per_output = None
@@ -175,7 +189,7 @@ def _last_layer(graph: Graph) -> Node | None:
     if not isinstance(graph.output, Ref) or graph.users(graph.output.name):
         return None
     node = graph.nodes[graph.output.name]
-    while node.op in RESHAPING and len(node.inputs) == 1 and len(graph.users(node.inputs[0])) == 1:
+    while node.op in PASSING and len(node.inputs) == 1 and len(graph.users(node.inputs[0])) == 1:
         node = graph.nodes[node.inputs[0]]
     if node.op not in AFFINE:
         return None
@@ -183,6 +197,14 @@ def _last_layer(graph: Graph) -> Node | None:
     alone = all(len(graph.readers(name)) == 1 for name in node.params.values())
     real = all(p.kind == "parameter" and p.trainable and p.data.is_floating_point() for p in read)
     return node if alone and real else None
+
+
+def _given_by(graph: Graph) -> str:
+    """Why outputs cannot be brought to other units."""
+    if not isinstance(graph.output, Ref):
+        return "the network gives several outputs"
+    node = graph.nodes[graph.output.name]
+    return f"no linear layer that training moves gives the outputs alone (node '{node.name}', {node.op}, does)"
 
 
 def _measured(graph: Graph, problem: Problem) -> torch.Tensor:

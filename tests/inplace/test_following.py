@@ -161,6 +161,12 @@ def test_a_norm_that_would_be_written_out_holds_its_width() -> None:
     torch.manual_seed(0)
     module, x = Packed(), torch.randn(4, 7, 5)
     assert "norm" in followed(module, from_torch(module, x), (x,)).held["stem"]
+    whole, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.ReLU(), nn.Conv2d(4, 2, 3)),
+        torch.randn(4, 3, 8, 8),
+    )
+    held = followed(whole, from_torch(whole, x), (x,)).held
+    assert held.keys() == {"0"} and "norm '1' counts its channels" in held["0"]
 
 
 def test_numbers_of_layers_with_a_forward_of_their_own_follow() -> None:

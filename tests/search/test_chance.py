@@ -176,16 +176,14 @@ def test_a_network_is_trained_after_layers_went_by_epochs_of_the_run(monkeypatch
         return Found((layer,), (layer,), (), 0)
 
     monkeypatch.setattr("gngraph.growth.restructuring.searched", shallow)
-    options = GrowOptions(rounds=2, epochs=3, final_epochs=5, depth="search", train=TRAIN, max_params=300)
-    histories = {}
-    for name, worst in (("at once", 10.0), ("never", 0.0)):
+    for worst, final, epochs in ((10.0, 5, 1), (0.0, 5, 3), (0.0, 3, 2)):
+        options = GrowOptions(rounds=2, epochs=3, final_epochs=final, depth="search", train=TRAIN, max_params=300)
         monkeypatch.setattr("gngraph.growth.rounds.constant_loss", lambda graph, problem, worst=worst: worst)
-        histories[name] = grow(seed, problem, options).history
-    for name, epochs in (("at once", 1), ("never", 3)):
-        history = histories[name]
+        history = grow(seed, problem, options).history
         recovery = history[0]["depth"]["recovery"]
         assert recovery["epochs"] == epochs and len(recovery["losses"]) == epochs + 1
         assert recovery["losses"][-1] < recovery["losses"][0]
         numbers = [entry["epoch"] for record in history for entry in record["epochs"]]
         assert numbers == list(range(1, options.whole + 1)), "the run takes the epochs that it was given"
         assert len(history[0]["epochs"]) == 3 + epochs
+        assert len(history[-1]["epochs"]) == final - epochs > 0, "what was grown is trained at last"

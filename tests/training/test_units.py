@@ -36,6 +36,20 @@ class Maps(nn.Module):
         return self.head(torch.relu(self.body(x.unsqueeze(1)))).squeeze(1)  # type: ignore[no-any-return]
 
 
+class Forecast(Maps):
+    """A number for the last of the positions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)[:, -1]
+
+
+class Pooled(Maps):
+    """A number for all positions, their mean."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).mean(1, keepdim=True)
+
+
 def samples(targets: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     x = torch.randn(240, 4)
@@ -52,6 +66,8 @@ SIZES = {
     "far from 0": (plain(), lambda x: 5e4 + learnable(x)),
     "several": (plain(2), lambda x: torch.cat([1e4 + 3e3 * learnable(x), -5e3 + 3e3 * learnable(-x)], 1)),
     "maps": (Maps(), lambda x: 1e4 + 3e3 * x.roll(1, 1)),
+    "forecast": (Forecast(), lambda x: 1e4 + 3e3 * x[:, 3:]),
+    "pooled": (Pooled(), lambda x: 1e4 + 3e3 * x.mean(1, keepdim=True)),
     "no bias": (nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 1, bias=False)), lambda x: 3e3 * learnable(x)),
 }
 
@@ -114,7 +130,10 @@ def test_a_run_says_it_and_grows_a_regression_in_other_units() -> None:
     assert result.history[-1]["loss"] < 0.5 * float(y.var())
 
 
-def test_a_layer_that_is_not_affine_or_shared_is_left_alone() -> None:
-    x, y = samples(lambda x: 1e4 + 3e3 * learnable(x).abs())
-    task = Problem((x, y), loss="mse", device="cpu")
-    assert units_of(from_torch(nn.Sequential(plain(), nn.Softplus()), x[:2]), task, TrainOptions()).weight is None
+def test_a_layer_that_is_not_affine_or_shared_is_left_alone_and_told() -> None:
+    module = nn.Sequential(plain(), nn.Softplus())
+    for targets, told in ((lambda x: 1e4 + 3e3 * learnable(x).abs(), True), (learnable, False)):
+        x, y = samples(targets)
+        units = units_of(from_torch(module, x[:2]), Problem((x, y), loss="mse", device="cpu"), TrainOptions())
+        assert units.weight is None and units.scale == 1 and units.targets(y) is y
+        assert (units.text is not None and "(node '_1', softplus, does)" in units.text) == told
