@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FEW = 6
 """Points of which no correlation is told: of three, r is above 0.9 by luck in one of seven cases."""
 
+TICKS = 6
+"""Most numbers along an axis of x that is logarithmic on either side of 0: more would run into each other."""
+
 
 def predicted_vs_actual(rounds: Sequence[Record], channels: Sequence[Record] = ()) -> Picture:
     """Predicted against actual change of the mean loss on the report split: of each round's learned morphisms, and of single ones.
@@ -102,6 +105,7 @@ def gain_curves(channels: Sequence[Record]) -> Picture | None:
         axes.plot(len(gain), max(gain[-1], 1e-12), "o", color=shade, markersize=4)
         axes.annotate(f"{record['round']}", (len(gain), gain[-1]), xytext=(4, -3), textcoords="offset points")
     axes.set_yscale("log")
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("changes chosen, one after the other")
     axes.set_ylabel("predicted decrease of the loss")
     axes.grid(linewidth=0.3)
@@ -148,11 +152,16 @@ def _points(axes: Axes, entries: Sequence[Record], label: str, marker: str, colo
 
 def _symmetric_log(axes: Axes, values: Sequence[float]) -> None:
     """Axes that are logarithmic on either side of 0, on which small rounds are seen beside large ones, and the line of truth."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
     sizes = np.abs([value for value in values if value])
     high = float(sizes.max(initial=1e-6))
     low = 10 ** np.floor(np.log10(max(float(np.quantile(sizes, 0.1)) if len(sizes) else high, 1e-3 * high)))
     for axis in ("x", "y"):
         getattr(axes, f"set_{axis}scale")("symlog", linthresh=low, linscale=1)
+    ticks = SymmetricalLogLocator(base=10, linthresh=low)
+    ticks.set_params(numticks=TICKS)
+    axes.xaxis.set_major_locator(ticks)
     reach = 1.6 * high
     limits = (-reach if min(values) < 0 else -low, reach if max(values) > 0 else low)
     axes.plot([-reach, reach], [-reach, reach], color=ORANGE, linewidth=1, zorder=0, label="actual = predicted")

@@ -12,7 +12,7 @@ from gngraph.files.runs import MODEL_FILE, SEED_FILE
 from gngraph.growth.channel_records import CHANNELS_FILE
 from gngraph.growth.history import HISTORY_FILE, Record, read_history
 from gngraph.growth.result import GrowthResult
-from gngraph.growth.run_folder import COMPARISON_FILE
+from gngraph.growth.run_folder import BEGUN_FILE, COMPARISON_FILE
 from gngraph.ir import Graph
 
 
@@ -27,6 +27,7 @@ class ReportedRun:
         seed, graph: the network before and after; None where the folder has them no more.
         comparison: networks that were trained for as long beside it, see docs/history.md.
         lineage: space -> for each channel of `graph` its source in `seed`.
+        tested: what tells the samples that it was measured on from others; None: that is not known.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ReportedRun:
     graph: Graph | None = None
     lineage: Mapping[str, Sequence[int]] | None = None
     comparison: Sequence[Record] = ()
+    tested: str | None = None
 
     @property
     def rounds(self) -> list[Record]:
@@ -46,7 +48,7 @@ class ReportedRun:
     def of(cls, result: GrowthResult, folder: Path) -> ReportedRun:
         """A run that just ended, with what its folder has beside it."""
         own = (result.history, result.channels, result.seed, result.graph, result.lineage)
-        return cls(folder.resolve().name, *own, compared(folder))
+        return cls(folder.resolve().name, *own, compared(folder), tested_on(folder))
 
 
 def read_run(folder: Path) -> ReportedRun:
@@ -65,16 +67,22 @@ def read_run(folder: Path) -> ReportedRun:
     last = {record.get("round") for record in history}
     path = folder / CHANNELS_FILE
     channels = [record for record in read_history(path) if record.get("round") in {0, *last}] if path.is_file() else []
-    beside = compared(folder)
+    beside, tested = compared(folder), tested_on(folder)
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
     if not (seed.is_file() and model.is_file()):
-        return ReportedRun(folder.resolve().name, history, channels, comparison=beside)
+        return ReportedRun(folder.resolve().name, history, channels, comparison=beside, tested=tested)
     kept = load_history(model)
     lineage = kept.get("lineage") if isinstance(kept, dict) else None
-    return ReportedRun(folder.resolve().name, history, channels, load(seed), load(model), lineage, beside)
+    return ReportedRun(folder.resolve().name, history, channels, load(seed), load(model), lineage, beside, tested)
 
 
 def compared(folder: Path) -> list[Record]:
     """The networks that were trained beside the run in a folder."""
     path = folder / COMPARISON_FILE
     return read_history(path) if path.is_file() else []
+
+
+def tested_on(folder: Path) -> str | None:
+    """What tells the samples that the run in a folder was measured on from others, where it kept that."""
+    path = folder / BEGUN_FILE
+    return str(read_history(path)[0]["identity"]["test samples"]) if path.is_file() else None

@@ -37,7 +37,7 @@ PASSING = (
 )
 """Ops that may follow it: what multiplies all that they read, or is added to it, does the same to what they give."""
 
-FAR = 10.0
+LARGE_TARGETS = 10.0
 """From this size on targets that stay in their own units are told of: a rate suits those of about 1."""
 
 
@@ -69,7 +69,9 @@ class Units:
     def text(self) -> str | None:
         """What is done, or is not, for whoever trains; None where it makes no difference."""
         size = float(self.mean.square().mean().sqrt())
-        if self.reason is not None and (max(size, self.deviation) > FAR or self.deviation < 1 / FAR):
+        if self.reason is not None and (
+            max(size, self.deviation) > LARGE_TARGETS or self.deviation < 1 / LARGE_TARGETS
+        ):
             return (
                 f"targets of size {size:.4g} and deviation {self.deviation:.4g} are trained in these units, for {self.reason}: "
                 f"where the loss hardly falls, give targets of a size of about 1, or end the network with a linear layer"

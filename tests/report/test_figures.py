@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from gngraph.growth.history import Record
+from gngraph.report.drawing import BLUE
 from gngraph.report.figures import draw, pictures
-from gngraph.report.predictions import agreement, gain_curves, predicted_vs_actual, reading
-from gngraph.report.runs import ReportedRun
+from gngraph.report.pareto import pareto
+from gngraph.report.predictions import TICKS, agreement, gain_curves, predicted_vs_actual, reading
+from gngraph.report.runs import ReportedRun, tested_on
 from gngraph.report.training import training, trials
 from gngraph.report.widths import widths
 from tests.report.made_runs import made_run
@@ -142,3 +144,25 @@ def test_names_are_never_taken_for_formulas(tmp_path: Path) -> None:
     text = next(picture.svg() for picture in pictures(odd) if picture.name == "widths")
     assert "a$\\frac$&lt;b&gt;" in text and "<b>" not in text
     assert replace(odd, name="x").name == "x"
+
+
+def test_runs_beside_each_other_are_compared_where_they_were_measured_on_the_same_samples(tmp_path: Path) -> None:
+    good, bad = run(accuracy=0.8), run(accuracy=0.5)
+    for samples, told in (((None, "ab"), "No other run is as good"), (("ab", "cd"), "measured on different samples")):
+        pair = [replace(one, tested=tested) for one, tested in zip((good, bad), samples, strict=True)]
+        picture = pareto(pair)
+        joined = [line.get_color() for axes in picture.figure.axes for line in axes.lines]
+        assert told in picture.reading and (BLUE in joined) == ("No other" in told)
+    assert tested_on(tmp_path) is None
+    (tmp_path / "begun.json").write_text('{"identity": {"test samples": "12 with SHA-256 ab"}}\n')
+    assert tested_on(tmp_path) == "12 with SHA-256 ab"
+
+
+def test_numbers_along_an_axis_are_there_and_keep_apart() -> None:
+    made = run()
+    across = pareto([made, made]).figure.axes[0]
+    low, high = across.get_xlim()
+    numbers = [tick for tick in across.get_xticks() if low <= tick <= high]
+    assert len(numbers) >= 2 and all(across.xaxis.get_major_formatter()(tick) for tick in numbers)
+    small = [{**record, "predicted": 1e-9, "actual": 3.0} for record in made.rounds]
+    assert len(predicted_vs_actual(small).figure.axes[0].get_xticks()) <= TICKS + 1
