@@ -236,9 +236,12 @@ def _labels(where: str, array: Array) -> Tensor:
             f"'{where}' holds several yes-or-no answers a sample: store them as floats, and name the loss "
             f"'bce-with-logits' (--loss)"
         )
+    masks = (
+        "; masks of pictures come in a folder (--task segmentation), or in Python as tensors (Problem, 'segmentation')"
+    )
     raise DataError(
         f"'{where}' has shape '{shape_text(array.shape)}' and dtype '{array.dtype}': labels are integers of shape N or one-hot "
-        f"N,K, targets of a regression are floats of shape N or N,K"
+        f"N,K, targets of a regression are floats of shape N or N,K{masks if array.ndim == 3 else ''}"
     )
 
 

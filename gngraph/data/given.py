@@ -48,7 +48,7 @@ def given(data: Any) -> Given | None:
     their names, or where each is one number the numbers of one input.
 
     Args:
-        data: a data set, a `DataLoader`, a pair (train, test) of such, or a dictionary with "train" and "test".
+        data: a data set, a list of samples, a `DataLoader`, a pair (train, test) of such, or a dictionary with "train" and "test".
 
     Raises:
         DataError: it has no length, a loader joins samples in a way of its own, or a table has no column of targets.
@@ -79,7 +79,7 @@ def tensors_of(data: Any) -> tuple[Any, Any] | None:
     found = tree_leaves(data)
     if isinstance(data, Tensor | np.ndarray) or not all(isinstance(leaf, Tensor | np.ndarray) for leaf in found):
         return None
-    if not found or (isinstance(data, Mapping) and "train" in data):
+    if not found or (isinstance(data, Mapping) and "train" in data) or any(map(_are_samples, (data, *data))):
         return None
     x, y = parted(tree_map_only(np.ndarray, _tensor, data))
     return x, y
@@ -92,7 +92,12 @@ def _tensor(array: Any) -> torch.Tensor:
 
 
 def _is_data_set(data: Any) -> bool:
-    return isinstance(data, DataLoader | Dataset) or _is_table(data)
+    return isinstance(data, DataLoader | Dataset) or _is_table(data) or _are_samples(data)
+
+
+def _are_samples(data: Any) -> bool:
+    """Whether data are a list of samples, and not of a training and a test set, or of the tensors of all samples."""
+    return isinstance(data, list) and len(data) > 2 and all(isinstance(item, tuple | list | dict) for item in data)
 
 
 def _is_table(data: Any) -> bool:

@@ -89,6 +89,7 @@ def test_a_negative_label_is_refused() -> None:
         ),
         ("x_test", np.zeros((10, 3, 16, 16)), "but 'x_test' as float32"),
         ("y_train", np.full((30, 3), 2), "labels are integers of shape N"),
+        ("y_train", np.full((30, 3, 3), 2), "masks of pictures come in a folder"),
         ("y_train", np.ones((30, 3), dtype=int), "several yes-or-no answers a sample: store them as floats"),
         ("y_train", np.array(["cat"] * 30), "'y_train' has dtype '<U3'"),
         ("y_train", np.arange(30) * 1000, "label '29000' with only '30' samples and no 'classes'"),

@@ -81,6 +81,16 @@ def test_workers_of_a_loader_read() -> None:
     assert len(next(problem.runner.read(problem.train, from_torch(net(), torch.zeros(2, 4))))[0]) == len(problem.train)
 
 
+def test_a_list_of_samples_is_a_data_set() -> None:
+    pairs = [Shifted()[row] for row in range(COUNT)]
+    tensors = [(x, torch.tensor(y)) for x, y in pairs]
+    named = [{"x": x, "label": y} for x, y in tensors]
+    assert learned(pairs) < 0.8 and learned(tensors) < 0.8
+    assert len(Problem((tensors[:80], tensors[80:]), device="cpu").test) == 10
+    result = grow(net(), named, GrowOptions(max_params=100, rounds=1, epochs=1, final_epochs=1, depth="keep"))
+    assert result.graph.num_params() > from_torch(net(), torch.zeros(2, 4)).num_params()
+
+
 def test_arrays_are_tensors() -> None:
     x = np.random.default_rng(0).normal(size=(COUNT, 4))
     problem = Problem((x, x.argmax(1) % 3), device="cpu")
