@@ -10,7 +10,7 @@ import networkx as nx
 
 from gngraph.analysis.channels import ChannelSpaces
 from gngraph.analysis.cost import multiply_adds_of
-from gngraph.ir import Graph, TensorType
+from gngraph.ir import BATCH, Graph, TensorType
 from gngraph.ir.graph import checked
 from gngraph.ops import lookup
 
@@ -23,7 +23,7 @@ class Layer:
         name: of the node.
         op: its op.
         width: entries of its channel axis; of its axis 1 or last where it has no channels.
-        shape: of its value for one sample, such as "16x28x28".
+        shape: of its value for one sample, such as "16x28x28"; of several, of the first that is read.
         params: entries of the nn.Parameters that it and what belongs to it read.
         flops: for one sample, a multiply-add as two.
         space: the channel space of its channels; None where it has none, or several beside each other.
@@ -80,23 +80,31 @@ def _layer(
     read = {param for member in members for param in graph.nodes[member].params.values()} - counted
     counted |= read
     node, own = graph.nodes[name], dict[str, int]()
-    axis = _channel_axis(graph, spaces, name)
-    for space, size, inner in spaces.layouts.get((name, axis), ()):
+    value = _tensor_of(graph, name)
+    kind = graph.nodes[value].type
+    axis = _channel_axis(graph, spaces, value)
+    for space, size, inner in spaces.layouts.get((value, axis), ()):
         own[space] = own.get(space, 0) + size * inner
-    shape = node.type.shape if isinstance(node.type, TensorType) else ()
+    shape = kind.shape if isinstance(kind, TensorType) else ()
     whole = shape[axis] if shape else 0
     reasons = [spaces.spaces[space].frozen for space in own]
     return Layer(
         name,
         node.op,
         sum(own.values()) or (whole if isinstance(whole, int) else 0),
-        "x".join(str(size) for size in shape[1:]),
+        "x".join(str(size) for size in shape if size != BATCH),
         sum(graph.params[param].count for param in read),
         2 * sum(multiply_adds_of(graph, member) for member in members),
         next(iter(own)) if len(own) == 1 else None,
         reasons[0] if reasons and None not in reasons else None,
         reads,
     )
+
+
+def _tensor_of(graph: Graph, name: str) -> str:
+    """A node, or where it gives several tensors, as a recurrent layer does, the one that takes the first of them that is read."""
+    parts = [user for user in graph.users(name) if graph.nodes[user].op == "getitem"]
+    return name if isinstance(graph.nodes[name].type, TensorType) or not parts else _tensor_of(graph, parts[0])
 
 
 def _channel_axis(graph: Graph, spaces: ChannelSpaces, name: str) -> int:

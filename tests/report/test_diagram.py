@@ -68,6 +68,22 @@ def test_an_axis_of_several_spaces_has_the_width_of_all() -> None:
     assert (found["cat"].width, found["cat"].space) == (9, None)
 
 
+def test_a_recurrent_layer_is_as_wide_as_what_is_read_of_it() -> None:
+    class Reader(nn.Module):
+        def __init__(self, state: bool) -> None:
+            super().__init__()
+            self.state, self.body, self.head = state, nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            values, (last, _) = self.body(x)
+            out: Tensor = self.head(last[-1] if self.state else values.mean(1))
+            return out
+
+    for state, shape in ((False, "7x5"), (True, "1x5")):
+        (layer,) = [one for one in outline(from_torch(Reader(state), torch.zeros(2, 7, 3))) if one.op == "lstm"]
+        assert (layer.width, layer.shape, layer.space) == (5, shape, "body") and layer.frozen is None
+
+
 def test_text_shows_widths_and_changes() -> None:
     before = net()
     lines = as_text(rows_of(rewritten(before), before)).splitlines()
