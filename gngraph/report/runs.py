@@ -48,7 +48,7 @@ class ReportedRun:
     def of(cls, result: GrowthResult, folder: Path) -> ReportedRun:
         """A run that just ended, with what its folder has beside it."""
         own = (result.history, result.channels, result.seed, result.graph, result.lineage)
-        return cls(folder.resolve().name, *own, compared(folder), tested_on(folder))
+        return cls(folder.resolve().name, *own, compared(folder), measured_on(folder))
 
 
 def read_run(folder: Path) -> ReportedRun:
@@ -67,7 +67,7 @@ def read_run(folder: Path) -> ReportedRun:
     last = {record.get("round") for record in history}
     path = folder / CHANNELS_FILE
     channels = [record for record in read_history(path) if record.get("round") in {0, *last}] if path.is_file() else []
-    beside, tested = compared(folder), tested_on(folder)
+    beside, tested = compared(folder), measured_on(folder)
     seed, model = folder / SEED_FILE, folder / MODEL_FILE
     if not (seed.is_file() and model.is_file()):
         return ReportedRun(folder.resolve().name, history, channels, comparison=beside, tested=tested)
@@ -82,7 +82,7 @@ def compared(folder: Path) -> list[Record]:
     return read_history(path) if path.is_file() else []
 
 
-def tested_on(folder: Path) -> str | None:
+def measured_on(folder: Path) -> str | None:
     """What tells the samples that the run in a folder was measured on from others, where it kept that."""
     path = folder / BEGUN_FILE
     return str(read_history(path)[0]["identity"]["test samples"]) if path.is_file() else None

@@ -67,7 +67,7 @@ def test_axes_of_length_1_never_broadcast(loss: MeanSquaredError | BinaryCrossEn
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_network_is_trained_scored_and_tested_on_them(form: str) -> None:
+def test_a_network_is_trained_scored_and_measured_on_them(form: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(90, 4)
     labels = x[:, :3].argmax(1)

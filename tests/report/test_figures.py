@@ -14,7 +14,7 @@ from gngraph.report.drawing import BLUE
 from gngraph.report.figures import draw, pictures
 from gngraph.report.pareto import pareto
 from gngraph.report.predictions import TICKS, agreement, gain_curves, predicted_vs_actual, reading
-from gngraph.report.runs import ReportedRun, tested_on
+from gngraph.report.runs import ReportedRun, measured_on
 from gngraph.report.training import training, trials
 from gngraph.report.widths import widths
 from tests.report.made_runs import made_run
@@ -153,9 +153,9 @@ def test_runs_beside_each_other_are_compared_where_they_were_measured_on_the_sam
         picture = pareto(pair)
         joined = [line.get_color() for axes in picture.figure.axes for line in axes.lines]
         assert told in picture.reading and (BLUE in joined) == ("No other" in told)
-    assert tested_on(tmp_path) is None
+    assert measured_on(tmp_path) is None
     (tmp_path / "begun.json").write_text('{"identity": {"test samples": "12 with SHA-256 ab"}}\n')
-    assert tested_on(tmp_path) == "12 with SHA-256 ab"
+    assert measured_on(tmp_path) == "12 with SHA-256 ab"
 
 
 def test_numbers_along_an_axis_are_there_and_keep_apart() -> None:

@@ -128,7 +128,7 @@ def test_test_samples_and_training_samples_judge_nothing() -> None:
 
 
 @pytest.mark.parametrize("named", ["pair", "no test", "the same"])
-def test_without_test_samples_held_out_ones_are_tested_on(named: str) -> None:
+def test_without_test_samples_held_out_ones_are_measured_on(named: str) -> None:
     own = data(300)
     given = {"pair": own.train.tensors, "no test": own, "the same": SimpleNamespace(train=own.train, test=own.train)}[
         named
