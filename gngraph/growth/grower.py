@@ -307,7 +307,8 @@ class Grower:
             with seeded(self._problem.seed, self._device):
                 differs = difference(self._module, made.graph, self._inputs)
                 if differs is not None:
-                    raise UnsupportedModelError(f"{differs}: its forward does not run over a list of its blocks alone")
+                    last = "copies stand behind the last entry of a list that the forward runs over: name blocks that are last (at)"
+                    raise UnsupportedModelError(f"{last}; {differs}")
                 found = followed(self._module, made.graph, self._inputs)
                 settled = [reestimate(g, self._problem) for g in (graph, made.graph)]
                 losses = [evaluate(g, self._problem, self._problem.splits.report)[0] for g in settled]

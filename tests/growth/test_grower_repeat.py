@@ -144,9 +144,9 @@ def test_only_the_last_blocks_of_a_list_are_repeated_in_place() -> None:
 class Normed(nn.Module):
     """A residual block with BatchNorm."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 6) -> None:
         super().__init__()
-        self.layer, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.layer, self.norm = nn.Linear(width, width), nn.BatchNorm1d(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = x + 4 * self.norm(torch.relu(self.layer(x)))
@@ -167,7 +167,13 @@ def test_the_loss_of_stacked_blocks_is_by_statistics_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("make", "budget", "error", "told"),
     [
-        (lambda: Net("two"), 700, UnsupportedModelError, "its forward does not run over a list of its blocks alone"),
+        (lambda: Net("two"), 700, UnsupportedModelError, "copies stand behind the last entry of a list"),
+        (
+            lambda: nn.Sequential(nn.Linear(5, 6), Normed(), nn.Linear(6, 3), Normed(3)),
+            700,
+            UnsupportedModelError,
+            "name blocks that are last",
+        ),
         (
             Named,
             700,
