@@ -261,10 +261,9 @@ class _Builder:
                 f"; let both modes give one type"
             )
         if path is None:
-            name = getattr(target, "__qualname__", repr(target))
             raise UnsupportedModelError(
-                f"node '{fx_node.name}' calls '{getattr(target, '__module__', '?')}.{name}', which is not a function of torch "
-                f"or torchvision that a graph can name; register it as an op (gngraph.ops.register)"
+                f"node '{fx_node.name}' calls '{_named(target)}', which is not a function of torch or torchvision that a graph can "
+                f"name; register it as an op (gngraph.ops.register)"
             )
         args = tuple(self.flag(fx_node, i, listed(a, self.attr)) for i, a in enumerate(fx_node.args))
         kwargs = Items(tuple((k, self.flag(fx_node, k, listed(a, self.attr))) for k, a in fx_node.kwargs.items()))
@@ -357,3 +356,10 @@ class _Builder:
         elif fx_node in self.transposed and fx_node not in self.env:
             self.call(fx_node, fx_node.target)
         return self.env[fx_node]
+
+
+def _named(target: Any) -> str:
+    """A function that is called, by where it is defined, or the name under which it is registered in torch."""
+    if isinstance(target, torch._ops.OpOverloadPacket | torch._ops.OpOverload):
+        return f"torch.ops.{target}"
+    return f"{getattr(target, '__module__', '?')}.{getattr(target, '__qualname__', repr(target))}"

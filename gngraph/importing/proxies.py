@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from gngraph.errors import UnsupportedModelError
 from gngraph.importing.surroundings import is_users
 
 
@@ -135,6 +136,13 @@ class Traceable(Counted):
         if kind is not None and not hasattr(kind, k):
             raise AttributeError(f"'{kind.__name__}' object has no attribute '{k}'")
         return (ShapeAttribute if k == "shape" else Attribute)(self, k)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data":
+            raise UnsupportedModelError(
+                f"{self.tracer.here()} assigns the data of a value (x.data = ...), past its gradient; give it a name of its own"
+            )
+        super().__setattr__(name, value)
 
     def reshape_as(self, other: Any) -> Any:
         """In the shape of `other`, which only gives its sizes."""

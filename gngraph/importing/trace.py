@@ -222,8 +222,16 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
         )
         stack.enter_context(replaced(builtins, "isinstance", _instances(tracer)))
         stack.enter_context(replaced(torch, "is_grad_enabled", _noted_gradients(tracer)))
+        stack.enter_context(replaced(torch, "_check", _checked(torch._check)))
         stack.enter_context(_plain_variables())
         yield
+
+
+def _checked(check: Callable[..., None]) -> Callable[..., None]:
+    """What `torch._check` does with a condition on sizes, which it wants as Python's flag."""
+    return lambda condition, *message: check(
+        bool(condition) if isinstance(condition, fx.Proxy) else condition, *message
+    )
 
 
 def _noted_gradients(tracer: Tracer) -> Callable[[], bool]:

@@ -69,6 +69,12 @@ def old_style(s: Any, x: Tensor) -> Tensor:
     return head(s, s.a(x) * scale + offset + state + x.new(x.size()).zero_().mean())
 
 
+def checked(s: Any, x: Tensor) -> Tensor:
+    torch._check(x.shape[0] > 0)  # as code is written for torch.export
+    torch._check(x.shape[2] == x.shape[3], lambda: "no square")
+    return head(s, s.a(x))
+
+
 class Scaled(Body):
     def features(self, x: Tensor, scale: float = 1.0) -> Tensor:
         return head(self, self.a(x) * scale)
@@ -93,6 +99,7 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
         lambda s, x: head(s, s.layers[2:](s.layers[:2](s.a(x)) + 1)),
         layers=nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
     ),
+    "checks of sizes": lambda: Body(checked),
     "constructors of old": lambda: Body(old_style),
     "another method": lambda: with_forward(lambda m: m.features),
     "a partial method": lambda: with_forward(lambda m: partial(m.features, scale=3.0)),

@@ -94,6 +94,17 @@ def in_training_alone(s: Any, x: Tensor) -> Tensor:
     return head(s, s.a(x) * (2.0 if s.training and torch.is_grad_enabled() else 3.0))
 
 
+@torch.library.custom_op("gngraph_tests::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def assigned(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x)
+    y.data = y * 2
+    return head(s, y)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vmap": (lambda: Body(lambda s, x: head(s, torch.vmap(torch.sin)(s.a(x)))), "calls 'vmap', which is not traced; write out"),
     "a derivative": (lambda: Body(lambda s, x: head(s, s.a(torch.func.jvp(torch.sin, (x,), (x,))[1]))), "calls 'jvp', which"),
@@ -111,6 +122,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "the same in a closure": (Closed, "'call' and 'h.weight' share memory"),
     "statistics of a norm": (Statistics, "'mean' and 'n.running_mean' share memory"),
     "no parameter of its own": (Unseen, "reads a parameter of shape .4, 1, 1. that is none of the network's"),
+    "an op of the user's": (lambda: Body(lambda s, x: head(s, twice(s.a(x)))), "'torch.ops.gngraph_tests.twice.default', which is"),
+    "assigned data": (lambda: Body(assigned), "module 'Body' assigns the data of a value"),
     "gradients in eval mode": (
         lambda: Body(lambda s, x: head(s, s.a(x) * (2.0 if torch.is_grad_enabled() else 3.0))),
         "module 'Body' asks for 'torch.is_grad_enabled'",
