@@ -5,7 +5,7 @@ them (`gngraph.search.depth`). Networks without the first k of them, at the widt
 --epochs from scratch, and for short trials: of the length that growth gives them (x1), and of others (--lengths). The first
 table has the loss of every trial and the accuracy at the end; the second what each length and margin would choose, and how many
 points of accuracy that is below the best depth: the evidence for `LENGTH`, `MARGIN` and `PARTS`. With `--order missed` layers go
-as they are missed, though a resolution may lose all of its own: the evidence for `resolutions_kept`. A finished depth is a line of
+as they are missed, though a resolution may lose all of its own: the evidence for `kinds_kept`. A finished depth is a line of
 OUT/depths.jsonl and is not trained again.
 
     tools/bench_depth.py --data cifar10.npz --size 16 --train 10000 --network vgg16 --budget 100k,1.09M --epochs 60 --out depths/
@@ -44,8 +44,8 @@ from gngraph.search.depth import (
     TrialTraining,
     as_good,
     at_budget,
+    kinds_kept,
     least_missed,
-    resolutions_kept,
     shallower,
     trial_length,
     without,
@@ -59,7 +59,7 @@ from tools.growth_designs import FAMILY, designed
 console = Console(width=150)
 
 ORDERS: Mapping[str, Callable[[Graph, Sequence[RemovableLayer]], Sequence[RemovableLayer]]] = {
-    "growth": resolutions_kept,
+    "growth": kinds_kept,
     "missed": lambda graph, order: order,
 }
 """Orders in which layers go: growth's own, and that in which they are missed, though a resolution may lose all of its layers."""

@@ -11,13 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 
 from gngraph.analysis.channels import ChannelSpaces
-from gngraph.analysis.cost import Budget, cost, uses_of
+from gngraph.analysis.cost import Budget, cost, products_of, uses_of
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.errors import PassError, TrainingError
 from gngraph.ir import Graph
@@ -103,7 +103,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
     """Which layers a network of a budget does better without.
 
     The layers are ranked by what the loss of the trained network rises without each alone, for what it would cost at the budget.
-    Every resolution keeps one (`resolutions_kept`). How many of the others go is found by trying: networks without the first k, at
+    One of every kind stays (`kinds_kept`). How many of the others go is found by trying: networks without the first k, at
     the budget and of widths that are worth the same, are trained from new initial weights. First a third and two thirds of the
     layers, then a sixth more and less than the best, until both of these are worse, and none where nothing that was tried is better
     than the deepest. Of those that are as good the deepest is taken. What is left has channels to grow in.
@@ -118,7 +118,7 @@ def searched(graph: Graph, analyses: AnalysisManager, budget: Budget, options: T
         options: how the run trains.
         epochs: of the run.
     """
-    order = resolutions_kept(graph, least_missed(graph, analyses, budget))
+    order = kinds_kept(graph, least_missed(graph, analyses, budget))
     depths = shallower(graph, [layer.value for layer in order], analyses)
     order, problem = order[: len(depths) - 1], analyses.problem
     length = trial_length(epochs, len(problem.train), batch_of(options, problem))
@@ -261,20 +261,27 @@ def _may_go(graph: Graph, layer: RemovableLayer, analyses: AnalysisManager) -> b
     return analyses.scope.lets_go(params, [slot.param for slot in layer.reads])
 
 
-def resolutions_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[RemovableLayer]:
-    """Those of some layers, in their order, that can go while every resolution keeps a layer.
+def kinds_kept(graph: Graph, order: Sequence[RemovableLayer]) -> list[RemovableLayer]:
+    """Those of some layers, in their order, that can go while the network keeps one of every kind.
 
-    Without one, maps are pooled twice in a row. Seeds hardly miss it, nor do short trials, but long training does
-    (docs/results.md#depth).
+    A kind is a resolution: without its layers, maps are pooled twice in a row; or an op that multiplies values with values, as
+    attention does, without which tokens know nothing of each other. Seeds hardly miss them, nor do short trials, but long training
+    does (docs/results.md#depth).
     """
-    uses = {name: uses_of(graph, name) for name in graph.nodes}
-    left, free = Counter(uses.values()), list[RemovableLayer]()
+    kinds = {name: _kinds(graph, name) for name in graph.nodes}
+    left, free = Counter(chain.from_iterable(kinds.values())), list[RemovableLayer]()
     for layer in order:
-        own = Counter(uses[name] for name in layer.nodes if uses[name])
-        if all(left[count] > own[count] for count in own):
+        own = Counter(chain.from_iterable(kinds[name] for name in layer.nodes))
+        if all(left[kind] > own[kind] for kind in own):
             left -= own
             free.append(layer)
     return free
+
+
+def _kinds(graph: Graph, name: str) -> tuple[int | str, ...]:
+    """Of what kinds a node is: at how many positions it uses a weight, and its op where that multiplies values with values."""
+    uses = uses_of(graph, name)
+    return (*([uses] if uses else ()), *([graph.nodes[name].op] if products_of(graph, name) else ()))
 
 
 class TrialTraining:

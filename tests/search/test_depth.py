@@ -101,8 +101,18 @@ def test_every_resolution_keeps_a_layer() -> None:
     layers = [*conv(1), *conv(3, half), *conv(3), *conv(3, half), *conv(3, half), *conv(3)]
     graph = from_torch(nn.Sequential(*layers, nn.Flatten(), nn.Linear(3, 10)), torch.zeros(2, 1, 8, 8))
     first, a, b, c, d = removable_layers(graph, ChannelSpaces.of(graph))
-    assert depth.resolutions_kept(graph, [a, b, first, c, d]) == [a, first, d]  # the last has the head's resolution
-    assert depth.resolutions_kept(graph, [d, c, b, a]) == [d, b]
+    assert depth.kinds_kept(graph, [a, b, first, c, d]) == [a, first, d]  # the last has the head's resolution
+    assert depth.kinds_kept(graph, [d, c, b, a]) == [d, b]
+
+
+def test_tokens_keep_an_attention() -> None:
+    gpt = build_seed("gpt", width=0.125, classes=5, input_shape=(4,))
+    graph = from_torch(gpt, torch.zeros(2, 4, dtype=torch.long))
+    layers = removable_layers(graph, ChannelSpaces.of(graph))
+    attentions = [layer for layer in layers if any(graph.nodes[name].op == "attention" for name in layer.nodes)]
+    assert 1 < len(attentions) < len(layers)
+    assert depth.kinds_kept(graph, attentions) == attentions[:-1]
+    assert depth.kinds_kept(graph, [*attentions, *layers])[: len(attentions) - 1] == attentions[:-1]
 
 
 def test_a_layer_that_can_go_at_the_widths_of_the_seed_alone_is_ranked_by_its_share_there() -> None:

@@ -127,7 +127,7 @@ def test_a_change_that_helps_is_taken_at_once_and_depth_before_what_seldom_helps
 
     monkeypatch.setattr(TrialTraining, "loss", loss)
     graph, analyses = vgg(), AnalysisManager(problem())
-    order = depth.resolutions_kept(graph, depth.least_missed(graph, analyses, BUDGET))
+    order = depth.kinds_kept(graph, depth.least_missed(graph, analyses, BUDGET))
     found = searched(graph, depth.Found(tuple(order), (), (), 0))
     assert found.changes == ("skips",) and found.removed
     tried = [(trial.design.removed, trial.design.changes) for trial in found.trials]
@@ -205,7 +205,7 @@ def test_another_depth_is_found_that_only_the_longer_trials_prefer(monkeypatch: 
     monkeypatch.setattr(TrialTraining, "loss", loss)
     monkeypatch.setattr(structure, "PROPOSALS", {})
     graph, analyses = vgg(), AnalysisManager(problem())
-    order = depth.resolutions_kept(graph, depth.least_missed(graph, analyses, BUDGET))
+    order = depth.kinds_kept(graph, depth.least_missed(graph, analyses, BUDGET))
     found = searched(graph, depth.Found(tuple(order), (), (), 0))
     assert [(len(trial.losses), trial.design.removed) for trial in found.trials] == [(2, 0), (2, 1)]
     assert len(found.removed) == 1
