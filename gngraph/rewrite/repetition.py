@@ -33,8 +33,8 @@ from gngraph.rewrite.surgery import Rewritten
 def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
     """`graph` with copies of all blocks between two values behind the later one; everything that read that reads their result.
 
-    Copies have parameters of their own, but for what others read too. Their modules are called as those that they copy, with the
-    next number: a copy of `blocks.0` is `blocks.2` where there are two blocks.
+    Copies have parameters of their own, but for what others read too and for constants. Their modules are called as those that they
+    copy, with the next number: a copy of `blocks.0` is `blocks.2` where there are two blocks.
 
     Args:
         graph: before the rewrite.
@@ -48,7 +48,10 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
     nodes = [node for name, node in graph.nodes.items() if name in inside]
     homes = homes_of(graph, blocks)
     read = dict.fromkeys(param for node in nodes for param in node.params.values())
-    own = [param for param in read if any(readers_of(graph, param) <= home for home in homes.values())]
+    changing = [
+        param for param in read if graph.params[param].kind != "constant"
+    ]  # a copy would hold the same for good
+    own = [param for param in changing if any(readers_of(graph, param) <= home for home in homes.values())]
     copied, draft = _depending(nodes, morphism.source, own), draft_of(graph)
     last, added, keys = morphism.at, list[str](), dict[str, str]()
     for _ in range(morphism.times):

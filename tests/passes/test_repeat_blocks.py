@@ -189,6 +189,22 @@ def test_it_computes_and_trains_as_the_module_with_copies_of_its_blocks(name: st
     assert format_graph(parse(format_graph(result.graph))) == format_graph(result.graph)
 
 
+class Weighed(nn.Linear):
+    """A residual layer that weighs what it reads by numbers of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]))
+
+
+def test_copies_share_constants() -> None:
+    x = torch.randn(3, 5)
+    graph = repeated(from_torch(Listed(Weighed(8, 8)).eval(), x), "repeat-blocks{at=*,times=2}").graph
+    assert sum(p.kind == "constant" for p in graph.params.values()) == 1
+    texts = (format_graph(made).splitlines()[1:] for made in (graph, from_torch(to_torch(graph), x)))
+    before, after = ([line.partition(" scope ")[0] for line in text] for text in texts)
+    assert before == after
+
+
 def test_its_spaces_are_as_free_as_before() -> None:
     torch.manual_seed(0)
     graph = repeated(from_torch(Listed(Block(8), Block(8)).eval(), torch.randn(3, 5)), "repeat-blocks{at=*}").graph
