@@ -170,7 +170,7 @@ register(
 def _infer_instance_norm(operands: Operands) -> Type:
     """As of any norm; what a sample says of itself takes two positions, or torch does not run it."""
     node, kind = operands.node, infer_norm(operands)
-    own = node.attrs.get("use_input_stats", "running_mean" not in operands.params)
+    own = node.attrs.get("use_input_stats", True)  # a module does so in train mode, whatever it keeps for eval mode
     if own and operands.tensor().shape[2:].count(1) == len(operands.tensor().shape) - 2:
         raise IRError(f"node '{node.name}' ({node.op}) normalises '{operands.tensor()}', which has one position")
     return kind

@@ -308,9 +308,11 @@ def test_a_stride_stops_at_what_was_recorded_for_maps_of_one_extent() -> None:
         applied(graph, "change-stride{at=stem.0}")
 
 
-def test_a_stride_leaves_a_norm_within_a_sample_something_to_count() -> None:
+@pytest.mark.parametrize("tracked", [False, True])
+def test_a_stride_leaves_a_norm_within_a_sample_something_to_count(tracked: bool) -> None:
     torch.manual_seed(0)
-    small = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 2), nn.Flatten())
+    norm = nn.InstanceNorm2d(4, track_running_stats=tracked)
+    small = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm, nn.Conv2d(4, 2, 2), nn.Flatten())
     graph = from_torch(small.eval(), torch.randn(2, 3, 2, 2))
     with pytest.raises(PassError, match=r"'_1' \(instance_norm2d\) normalises '.*', which has one position"):
         applied(graph, "change-stride{at=0}")
