@@ -48,9 +48,7 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
     nodes = [node for name, node in graph.nodes.items() if name in inside]
     homes = homes_of(graph, blocks)
     read = dict.fromkeys(param for node in nodes for param in node.params.values())
-    changing = [
-        param for param in read if graph.params[param].kind != "constant"
-    ]  # a copy would hold the same for good
+    changing = (param for param in read if graph.params[param].kind != "constant")  # whose copy would stay the same
     own = [param for param in changing if any(readers_of(graph, param) <= home for home in homes.values())]
     copied, draft = _depending(nodes, morphism.source, own), draft_of(graph)
     last, added, keys = morphism.at, list[str](), dict[str, str]()
