@@ -45,7 +45,7 @@ from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import batches
 from gngraph.importing.from_torch import from_torch
 from gngraph.ir import Graph
-from gngraph.lowering.layout import layout_of
+from gngraph.lowering.layout import training_layout_of
 from gngraph.lowering.to_torch import reading_inputs
 from gngraph.rewrite.morphism import SplitChannel
 from gngraph.running.problem import Problem
@@ -70,7 +70,7 @@ def named(text: str) -> tuple[str, float]:
 
 def train(graph: Graph, problem: Problem, layout: torch.memory_format | None = None) -> None:
     """One epoch over the samples of the three splits: forward, backward, step; in the layout of the library, or another."""
-    layout = layout or layout_of(graph)
+    layout = layout or training_layout_of(graph)
     module = reading_inputs(graph).to(problem.device).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     for split in problem.splits:

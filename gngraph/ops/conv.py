@@ -25,6 +25,10 @@ CONVOLUTIONS: dict[int, Callable[..., Any]] = {1: F.conv1d, 2: F.conv2d, 3: F.co
 _PER_FILTER: Mapping[str, Fresh] = {"bias": "zeros", "gain": "ones", "mean": "zeros"}
 """Roles of parameters with an entry for each filter, and how that of a new one starts."""
 
+NARROW = 16
+"""Channels below which oneDNN computes wrong weight gradients, or writes where it must not, for a 1x1 convolution that strides over
+channels last (uxlfoundation/oneDNN#6035): 8 with AVX2, 16 with AVX-512."""
+
 
 def _read(module: Any) -> dict[str, Any]:
     return {
@@ -213,9 +217,17 @@ def _emit(emitter: Emitter, node: Node) -> fx.Node:
     return emitter.module(build, x)
 
 
+def strides_over_few(node: Node, weight: tuple[Dim, ...]) -> bool:
+    """Whether a node is a convolution, or a transposed one, of the sort that `NARROW` is about."""
+    narrow = len(weight) == 4 and weight[2:] == (1, 1) and int(weight[1]) < NARROW
+    return narrow and max(spread(node.attrs.get("stride", 1), 2)) > 1
+
+
 def convolve(node: Node, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The convolution that `node` is, of `x` by another `weight`, without its bias."""
     rank = weight.dim() - 2
+    if weight.requires_grad and strides_over_few(node, weight.shape):
+        x = x.to(memory_format=torch.contiguous_format)  # of one channel too, where `contiguous` leaves it as it lies
     options = {key: node.attrs[key] for key in ("stride", "padding", "dilation") if key in node.attrs}
     mode = node.attrs.get("padding_mode", "zeros")
     if mode != "zeros" and options["padding"] != "valid":

@@ -19,7 +19,7 @@ from gngraph.data.inputs import SampleInputs, each, in_order
 from gngraph.ir import Graph
 from gngraph.ir.inputs import named_by_data, over_samples
 from gngraph.lowering.interpreter import Interpreter
-from gngraph.lowering.layout import layout_of
+from gngraph.lowering.layout import layout_of, training_layout_of
 from gngraph.lowering.to_torch import Lowered, lower
 from gngraph.ranks import here
 
@@ -163,7 +163,7 @@ class Runner:
             generator=generator,
             augment=augment,
             device=self.device,
-            layout=layout_of(graph),
+            layout=training_layout_of(graph),
             own=slice(done, None),
         )
         return _in_order(found, graph)

@@ -55,8 +55,8 @@ class Together(Generic[Function]):
         for rest, function in zip(self._rests, functions, strict=True):
             own = inputs
             if rest.layout is not None:
-                plain = rest.layout is torch.preserve_format
-                own = tuple(one.contiguous() if plain else one.to(memory_format=rest.layout) for one in inputs)
+                form = torch.contiguous_format if rest.layout is torch.preserve_format else rest.layout
+                own = tuple(one.to(memory_format=form) for one in inputs)
             yield function(*(own[name] if isinstance(name, int) else values[name] for name in rest.reads))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gngraph
 from gngraph import from_torch
 from gngraph.analysis.manager import AnalysisManager
 from gngraph.data import batches
-from gngraph.lowering.layout import layout_of
+from gngraph.lowering.layout import layout_of, training_layout_of
 from gngraph.options import TrainOptions
 from gngraph.running.evaluation import mean_loss
 from gngraph.running.problem import Problem
@@ -90,11 +94,13 @@ def test_a_network_that_may_depend_on_memory_gets_its_samples_as_they_are(networ
     ("channels", "stride", "layout"),
     [(4, 2, torch.preserve_format), (15, (1, 2), torch.preserve_format), (16, 2, torch.channels_last), (4, 1, torch.channels_last)],
 )  # fmt: skip
-def test_a_narrow_projection_that_strides_keeps_the_order(
+def test_a_narrow_projection_that_strides_is_trained_in_the_order(
     channels: int, stride: int | tuple[int, int], layout: torch.memory_format
 ) -> None:
     for kind in (nn.Conv2d(channels, 20, 1, stride=stride), nn.ConvTranspose2d(20, channels, 1, stride=stride)):
-        assert layout_of(from_torch(kind, torch.zeros(2, kind.in_channels, 8, 8))) is layout
+        graph = from_torch(kind, torch.zeros(2, kind.in_channels, 8, 8))
+        assert training_layout_of(graph) is layout
+        assert layout_of(graph) is torch.channels_last  # its weights alone must not be differentiated
 
 
 @pytest.mark.parametrize("network", [Network, Viewed, Foreign, Projected])
@@ -114,6 +120,31 @@ def test_training_does_not_depend_on_the_layout(network: type[nn.Module]) -> Non
     for name, value in module.state_dict().items():
         torch.testing.assert_close(trained.params[name].data, value, rtol=1e-4, atol=1e-5)
         assert trained.params[name].data.is_contiguous()
+
+
+class WeightGradients(TorchDispatchMode):
+    """Keeps, of every weight gradient of a 1x1 convolution that strides, whether what it reads lies in order."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.in_order: list[bool] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution_backward.default and args[-1][1]:
+            _, x, weight, _, stride = args[:5]
+            if weight.shape[2:] == (1, 1) and max(stride) > 1:
+                self.in_order.append(x.is_contiguous())
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_learned_of_a_narrow_projection_is_differentiated_in_the_order() -> None:
+    graph = imported(Projected)
+    with WeightGradients() as seen:
+        scores = AnalysisManager(problem()).get(GaussNewton(), graph)
+    assert seen.in_order and all(seen.in_order)
+    assert len(scores.candidates)
 
 
 @pytest.mark.parametrize("network", [Network, Viewed])
