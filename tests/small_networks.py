@@ -91,6 +91,19 @@ class CatThenAdd(nn.Module):
         return self.read(torch.relu(torch.cat([self.a(x), self.b(x)], 1) + self.both(x)))  # type: ignore[no-any-return]
 
 
+class CatWithNothing(nn.Module):
+    """Layers with a shift over channels between them that moves none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.read = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Class scores for x, [N, 3]."""
+        a = torch.relu(self.write(x))
+        return self.read(torch.cat([a[:, 6:], a[:, :6]], 1))  # type: ignore[no-any-return]
+
+
 class CatWithItself(nn.Module):
     """One value twice in a concatenation: two stretches of the reader belong to the same channel."""
 
@@ -247,6 +260,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (Dense, (3, 8, 8)),
     "cat then add": (CatThenAdd, (3, 8, 8)),
     "cat with itself": (CatWithItself, (3, 8, 8)),
+    "cat with nothing": (CatWithNothing, (5,)),
     "depthwise": (_depthwise, (3, 8, 8)),
     "depthwise multiplier 2": (_depthwise_twice_as_wide, (3, 8, 8)),
     "squeeze-excite": (SqueezeExcite, (3, 8, 8)),

@@ -6,6 +6,7 @@ reason that names the node. O(#nodes + #segments), 10 ms for DenseNet-121.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -273,7 +274,8 @@ class _Coupling:
         given = {i: (Segment(self.sets.new(int(size)), int(size)),) for i, size in unwritten.items()}
         for own in given.values():
             self.freeze(own, UNWRITTEN)
-        joined = tuple(segment for i, layout in enumerate(layouts) for segment in layout or given[i])
+        parts = (given[i] if layout is None else layout for i, layout in enumerate(layouts))
+        joined = tuple(itertools.chain.from_iterable(parts))
         if given:
             self._unwritten.append((self._node, joined, tuple(segment for own in given.values() for segment in own)))
         return joined

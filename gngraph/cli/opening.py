@@ -25,22 +25,23 @@ def open_both(model: str, how: ModelOptions, what: DataOptions) -> tuple[Graph, 
         what: it is run on, and for which loss.
     """
     from gngraph.analysis.fit import check_fit
-    from gngraph.data import Preprocess
+    from gngraph.analysis.reading import reads_of
+    from gngraph.data import Preprocess, Reads
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive, load
-    from gngraph.ir.inputs import reads_tokens
     from gngraph.running.problem import WITHHELD, knows_withheld
 
     if is_archive(model):
         graph = load(model, input_shape=how.input_shape)
-        data = what.load(_shape_of(graph), recorded_inputs(model), reads_tokens(graph))
+        data = what.load(_shape_of(graph), recorded_inputs(model), reads_of(graph))
         _check_tokens(data, recorded_inputs(model))
     else:
         read = what.read(_shape_for(model, how))
-        data = read.data(tokens=False)
+        data = read.data(Reads.CHANNELS_FIRST)
         graph = how.open(model, data)
-        if reads_tokens(graph) and isinstance(data.preprocess, Preprocess):  # whole numbers are no measurements to it
-            data = read.data(tokens=True)
+        reads = reads_of(graph)
+        if reads is not Reads.CHANNELS_FIRST and isinstance(data.preprocess, Preprocess):
+            data = read.data(reads)
     problem = what.problem(data)
     if is_archive(model) and problem.unseen is None and not knows_withheld(problem, recorded_inputs(model)):
         problem = replace(problem, unseen=WITHHELD)
@@ -71,9 +72,9 @@ def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, pr
         model, how, what: as `open_both` was given them.
         graph, problem: what it gave.
     """
+    from gngraph.analysis.reading import reads_of
     from gngraph.files.archive import recorded_inputs
     from gngraph.files.loading import is_archive
-    from gngraph.ir.inputs import reads_tokens
     from gngraph.running.problem import WITHHELD
 
     unseen = WITHHELD if problem.unseen == WITHHELD else what.unseen
@@ -82,7 +83,7 @@ def source_of(model: str, how: ModelOptions, what: DataOptions, graph: Graph, pr
         "command": replace(what, unseen=unseen).as_dict(),
         "shape": _shape_of(graph) if archive else _shape_for(model, how),
         "trained": recorded_inputs(model) if archive else None,
-        "tokens": reads_tokens(graph),
+        "reads": reads_of(graph).value,
     }
 
 
@@ -92,11 +93,12 @@ def problem_from(source: dict[str, Any]) -> Problem:
     Args:
         source: what `source_of` gave.
     """
+    from gngraph.data import Reads
+
     what = DataOptions.of(source["command"])
     shape = source["shape"]
-    return what.problem(
-        what.load(None if shape is None else tuple(shape), source["trained"], source.get("tokens", False))
-    )
+    reads = Reads(source.get("reads", Reads.CHANNELS_FIRST.value))
+    return what.problem(what.load(None if shape is None else tuple(shape), source["trained"], reads))
 
 
 def _check_tokens(data: Data, trained: Any) -> None:

@@ -17,7 +17,7 @@ from gngraph.options import Options, TrainOptions, option
 from gngraph.options.values import Named, Positive, Within, Written
 
 if TYPE_CHECKING:
-    from gngraph.data import Data, MapDataset, MaskFolder, ReadData, TableFile
+    from gngraph.data import Data, MapDataset, MaskFolder, ReadData, Reads, TableFile
     from gngraph.data.preprocess import Normalization
     from gngraph.ir import Graph
     from gngraph.options import TrainOptions
@@ -149,21 +149,21 @@ class DataOptions(Options):
     )
     seed: Annotated[int, Within(0, 2**31 - 1)] = option(0, "Seed of everything random.")
 
-    def load(self, input_shape: tuple[int, ...] | None, trained: Any = None, tokens: bool = False) -> Data:
+    def load(self, input_shape: tuple[int, ...] | None, trained: Any, reads: Reads) -> Data:
         """The data set, its samples resized to `input_shape` where that is given.
 
         Args:
             input_shape: what the network takes.
-            tokens: whether it reads whole numbers.
+            reads: how it reads samples.
             trained: what an archive keeps of the inputs of its network; see `gngraph.data.Data.inputs_record`.
         """
-        from gngraph.data import Preprocess, normalization
+        from gngraph.data import Preprocess, Reads, normalization
         from gngraph.data.preprocess import Recorded
 
         own = trained.get("preprocess") if isinstance(trained, dict) and self.normalize == "auto" else None
-        own = None if tokens or (isinstance(own, dict) and "inputs" in own) else own
+        own = None if reads is Reads.TOKENS or (isinstance(own, dict) and "inputs" in own) else own
         chosen = normalization(self.normalize) if own is None else Recorded(Preprocess.from_record(own))
-        return self._read(input_shape, chosen).data(tokens=tokens)
+        return self._read(input_shape, chosen).data(reads)
 
     def read(self, input_shape: tuple[int, ...] | None) -> ReadData:
         """The data set for a network that is not known yet, its samples resized to `input_shape` where that is given."""
@@ -216,7 +216,7 @@ class DataOptions(Options):
         """All samples of a file or a folder, as inputs of a network for `data`."""
         from torch.utils.data import ConcatDataset
 
-        from gngraph.data import Preprocess, load_data, normalization
+        from gngraph.data import Preprocess, Reads, load_data, normalization
         from gngraph.data.preprocess import Recorded
         from gngraph.data.tokens import Tokens
 
@@ -227,7 +227,7 @@ class DataOptions(Options):
             input_shape=data.input_shape or None,
             root=self.data_root,
             normalize=normalize,
-            tokens=isinstance(own, Tokens),
+            reads=Reads.TOKENS if isinstance(own, Tokens) else Reads.CHANNELS_FIRST,
             tokenizer=self.tokenizer,
         )
         if found.classes != data.classes:

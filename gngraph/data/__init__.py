@@ -9,7 +9,7 @@ from gngraph.data.checks import validate
 from gngraph.data.dataset import ArrayDataset, Data, HeldDataset, Sample, SampleBatch, SampleDataset
 from gngraph.data.preprocess import NORMALIZATIONS, Preparation, Preprocess, normalization
 from gngraph.data.sources import SOURCES, ReadData, Source, default_root, load_data, read_data
-from gngraph.data.sources.request import Download, MaskFolder, Request, TableFile
+from gngraph.data.sources.request import Download, MaskFolder, Reads, Request, TableFile
 from gngraph.data.splits import Splits, labels_of, make_splits
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Preparation",
     "Preprocess",
     "ReadData",
+    "Reads",
     "Request",
     "Sample",
     "SampleBatch",

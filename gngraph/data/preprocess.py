@@ -51,7 +51,8 @@ class Preprocess:
         scale: what a stored number is divided by: the largest value of a stored integer (255 for bytes), 1 for floats.
         mean: per channel (or per feature of a table), in units of raw / scale.
         std: likewise; 1 where a channel is constant.
-        shape: what the network sees, (C, H, W) or (F,).
+        shape: what the network sees, (C, H, W), (F,), or of sequences (C, L) or (L, C).
+        axis: which axis of `shape` the channels are.
 
     Example:
         >>> pixels = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
@@ -63,6 +64,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shape: tuple[int, ...]
+    axis: int = 0
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Converts a batch.
@@ -76,7 +78,7 @@ class Preprocess:
         x = resized(raw.to(torch.float32), self.shape)
         mean = torch.tensor(self.mean, dtype=torch.float64)
         std = torch.tensor(self.std, dtype=torch.float64)
-        per_channel = (-1,) + (1,) * (len(self.shape) - 1)
+        per_channel = (-1,) + (1,) * (len(self.shape) - 1 - self.axis)
         factor = (1 / (self.scale * std)).to(x).reshape(per_channel)
         offset = (-mean / std).to(x).reshape(per_channel)
         return torch.addcmul(offset, x, factor)
@@ -98,10 +100,11 @@ class Preprocess:
                 _numbers(record["mean"]),
                 _numbers(record["std"]),
                 tuple(int(size) for size in record["shape"]),
+                int(record.get("axis", 0)),
             )
-            fits = len(made.mean) == len(made.std) == made.shape[0] and min(made.shape) > 0
+            fits = len(made.mean) == len(made.std) == made.shape[made.axis] and min(made.shape) > 0
             fits = fits and 0 < made.scale < math.inf and min(made.std) > 0
-        except (TypeError, KeyError, ValueError, IndexError):
+        except (AttributeError, TypeError, KeyError, ValueError, IndexError):
             fits = False
         if not fits:
             raise DataError(f"the record '{str(record)[:80]}' is not that of a preprocessing: scale, mean, std, shape")
@@ -159,19 +162,35 @@ class OwnTransform:
         return str(getattr(self.function, "__qualname__", type(self.function).__name__))
 
 
-Normalization = Callable[[Tensor, float, tuple[int, ...]], Preparation]
-"""How the preparation is found: from the stored training samples, uint8 or float32 [N, ...], the number that they are divided by
-(255 for bytes, 1 for floats) and the shape of a network input."""
+class Normalization(Protocol):
+    """How the preparation is found."""
+
+    def __call__(self, raw: Tensor, scale: float, shape: tuple[int, ...], axis: int = 0) -> Preparation:
+        """The preparation.
+
+        Args:
+            raw: the stored training samples, uint8 or float32 [N, ...].
+            scale: what they are divided by, 255 for bytes and 1 for floats.
+            shape: of a network input.
+            axis: which axis of `shape` the channels are.
+        """
+        ...
 
 
-def measured(raw: Tensor, scale: float, shape: tuple[int, ...]) -> Preprocess:
+def measured(raw: Tensor, scale: float, shape: tuple[int, ...], axis: int = 0) -> Preprocess:
     """Standardises every channel (or feature) by its mean and standard deviation over the training samples.
 
     Args:
-        raw: uint8 or float32 [N, C', H', W'] or [N, F], not empty; read in pieces of 1024 samples.
+        raw: uint8 or float32 [N, C', H', W'], [N, F], [N, C, L] or [N, L, C], not empty; read in pieces of 1024 samples.
         scale: see `Preprocess.scale`.
         shape: what the network shall see; with C' = 1 the grey statistics are repeated for each of its channels.
+        axis: see `Preprocess.axis`.
+
+    >>> steps = torch.tensor([[[0.0, 1.0], [4.0, 1.0]]])  # a sequence of two steps with two numbers each
+    >>> measured(steps, 1.0, (2, 2), axis=1).mean
+    (2.0, 1.0)
     """
+    raw = raw.movedim(1 + axis, 1)
     axes = [0, *range(2, raw.ndim)]
     count = raw.numel() // raw.shape[1]
     mean = torch.zeros(raw.shape[1], dtype=torch.float64)
@@ -185,8 +204,8 @@ def measured(raw: Tensor, scale: float, shape: tuple[int, ...]) -> Preprocess:
     std = (variance / count).sqrt()
     # A constant channel carries nothing; dividing by its rounding noise would blow that noise up to unit size.
     std[std <= 1e-6 * mean.abs().clamp(min=1e-6)] = scale
-    repeats = shape[0] // raw.shape[1]
-    return Preprocess(scale, _floats(mean / scale) * repeats, _floats(std / scale) * repeats, shape)
+    repeats = shape[axis] // raw.shape[1]
+    return Preprocess(scale, _floats(mean / scale) * repeats, _floats(std / scale) * repeats, shape, axis)
 
 
 @dataclass(frozen=True)
@@ -200,24 +219,25 @@ class Fixed:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, raw: Tensor, scale: float, shape: tuple[int, ...]) -> Preprocess:
+    def __call__(self, raw: Tensor, scale: float, shape: tuple[int, ...], axis: int = 0) -> Preprocess:
         """The preparation with these numbers, spread over the channels where there is one.
 
         Args:
             raw: not read.
             scale: see `Preprocess.scale`.
             shape: what the network shall see.
+            axis: see `Preprocess.axis`.
 
         Raises:
             DataError: there are other channels than numbers.
         """
-        spread = [values * shape[0] if len(values) == 1 else values for values in (self.mean, self.std)]
-        if any(len(values) != shape[0] for values in spread):
+        spread = [values * shape[axis] if len(values) == 1 else values for values in (self.mean, self.std)]
+        if any(len(values) != shape[axis] for values in spread):
             raise DataError(
-                f"inputs have '{shape[0]}' channels, but the normalisation has '{len(self.mean)}' means and "
+                f"inputs have '{shape[axis]}' channels, but the normalisation has '{len(self.mean)}' means and "
                 f"'{len(self.std)}' standard deviations: give one of each, or one a channel"
             )
-        return Preprocess(scale, spread[0], spread[1], shape)
+        return Preprocess(scale, spread[0], spread[1], shape, axis)
 
 
 @dataclass(frozen=True)
@@ -230,13 +250,14 @@ class Recorded:
 
     found: Preprocess
 
-    def __call__(self, raw: Tensor, scale: float, shape: tuple[int, ...]) -> Preprocess:
+    def __call__(self, raw: Tensor, scale: float, shape: tuple[int, ...], axis: int = 0) -> Preprocess:
         """The same preparation.
 
         Args:
             raw: not read.
             scale: what these samples would be divided by.
             shape: what the network shall see.
+            axis: not read: the channels are those that they were.
 
         Raises:
             DataError: the samples are stored in other numbers, or have another shape.
@@ -303,7 +324,19 @@ def own(function: Callable[[Tensor], Tensor]) -> Normalization:
     >>> halved(torch.zeros(0, 3), 1.0, (3,))(torch.ones(1, 3)).tolist()
     [[0.5, 0.5, 0.5]]
     """
-    return lambda raw, scale, shape: OwnTransform(function, shape)
+    return lambda raw, scale, shape, axis=0: OwnTransform(function, shape)
+
+
+def channels_last(normalize: Normalization) -> Normalization:
+    """The same normalisation, but of sequences as [N, L, C]; of anything else as it is.
+
+    Args:
+        normalize: takes them for [N, C, L].
+
+    >>> channels_last(Fixed((0.0, 1.0), (1.0,)))(torch.zeros(1, 3, 2), 1.0, (3, 2)).axis
+    1
+    """
+    return lambda raw, scale, shape, axis=0: normalize(raw, scale, shape, 1 if len(shape) == 2 else axis)
 
 
 def resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:

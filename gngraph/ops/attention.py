@@ -82,6 +82,7 @@ register(
         _channels,
         _emit,
         products=_products,
+        channel_axis=-1,
         modules={nn.MultiheadAttention: _read},
         call=Call(
             signature(

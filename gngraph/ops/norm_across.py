@@ -89,6 +89,7 @@ register(
         _emit_layer_norm,
         counts=ChannelStatistics(),
         starts=OF_NORM,
+        channel_axis=-1,
         modules={nn.LayerNorm: read_attrs("normalized_shape", "eps")},
         functions={F.layer_norm: _LAYER_NORM},
     )
@@ -101,6 +102,7 @@ register(
         _emit_rms_norm,
         counts=ChannelStatistics(centred=False),
         starts=OF_NORM,
+        channel_axis=-1,
         modules={nn.RMSNorm: read_attrs("normalized_shape", "eps")},
         functions=dict.fromkeys((F.rms_norm, torch.rms_norm), _RMS_NORM),
     )

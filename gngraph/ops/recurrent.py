@@ -139,6 +139,7 @@ for _name, _module in _MODULES.items():
             _emit,
             products=_products,
             reads=_reads,
+            channel_axis=-1,
             stepwise=stepwise,
             modules={_module: read_attrs(*_OPTIONS, *_OWN[_name])},
             call=Call(signature("input hx=None")),
@@ -198,6 +199,7 @@ for _name, _cell in _CELLS.items():
             _emit_cell,
             products=_cell_products,
             reads=_cell_reads,
+            channel_axis=-1,
             modules={_cell: read_attrs(*_options)},
             call=Call(signature("input hx=None")),
         )

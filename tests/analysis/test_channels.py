@@ -55,6 +55,7 @@ def test_the_masks_that_prunes_are_compared_with_do_change_the_outputs() -> None
         ("dense", {"stem.0": 4, "grow1.0": 3, "grow2": 2}),
         ("cat then add", {"a": 2, "b": 4}),
         ("cat with itself", {"a.0": 4}),
+        ("cat with nothing", {"write": 6}),
         ("depthwise", {"0": 4, "6": 6}),
         ("depthwise multiplier 2", {"0": 4}),
         ("squeeze-excite", {"stem.0": 6, "down": 3, "last.0": 5}),

@@ -12,7 +12,7 @@ from torch import nn
 
 from gngraph.analysis.fit import check_fit, problem_for
 from gngraph.curvature import CrossEntropy, NextToken
-from gngraph.data import load_data
+from gngraph.data import Reads, load_data
 from gngraph.data.tokens import Tokens, are_positions, from_tokens
 from gngraph.deploy.to_onnx import export_onnx
 from gngraph.errors import DataError
@@ -92,7 +92,7 @@ def test_archives_of_whole_numbers_are_tokens(tmp_path: Path) -> None:
     data = load_data(arrays(tmp_path, x_train=x, y_train=(x + 1) % 7))
     assert (data.loss, data.outputs, len(data.test)) == ("next-token", 7, 4)
     assert data.train[0][0].dtype == torch.int64
-    one = load_data(arrays(tmp_path, x_train=x, y_train=np.arange(20) % 2), tokens=True)
+    one = load_data(arrays(tmp_path, x_train=x, y_train=np.arange(20) % 2), reads=Reads.TOKENS)
     assert (one.loss, one.classes, one.preprocess.text) == (None, ("0", "1"), "tokens below 7 (numbers)")
     table = load_data(arrays(tmp_path, x_train=x, y_train=np.arange(20) % 2))
     assert table.train[0][0].dtype == torch.float32  # as measurements are

@@ -19,7 +19,7 @@ from gngraph.data.sources.digits import load_digits
 from gngraph.data.sources.function import load_function
 from gngraph.data.sources.named_arrays import NamedArrays
 from gngraph.data.sources.npz import load_npz
-from gngraph.data.sources.request import Download, MaskFolder, Request, TableFile
+from gngraph.data.sources.request import Download, MaskFolder, Reads, Request, TableFile
 from gngraph.data.sources.table import TABLES, load_table
 from gngraph.data.sources.text import TEXT, load_text
 from gngraph.data.sources.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
@@ -54,16 +54,16 @@ class ReadData:
     request: Request
     found: Data | NamedArrays
 
-    def data(self, *, tokens: bool) -> Data:
+    def data(self, reads: Reads) -> Data:
         """The data, checked; nothing is read again.
 
         Args:
-            tokens: whether the network reads whole numbers: those of arrays are then tokens, [N, L].
+            reads: how the network reads samples: whole numbers of arrays as tokens [N, L], sequences as [N, C, L] or [N, L, C].
 
         Raises:
             DataError: it is malformed or does not fit the `input_shape` that was asked for.
         """
-        data = self.found if isinstance(self.found, Data) else self.found.data(self.request, tokens)
+        data = self.found if isinstance(self.found, Data) else self.found.data(self.request, reads)
         validate(data, input_shape=self.request.input_shape)
         return data
 
@@ -78,7 +78,7 @@ def read_data(
     val_split: float = 0.2,
     tokenizer: Path | None = None,
 ) -> ReadData:
-    """Reads a data set, before it is known whether the network takes its whole numbers for tokens.
+    """Reads a data set, before it is known how the network reads its samples.
 
     Args:
         spec, input_shape, root, download, normalize, val_split, tokenizer: see `load_data`.
@@ -117,7 +117,7 @@ def load_data(
     download: Download = Download.NEVER,
     normalize: Normalization = measured,
     val_split: float = 0.2,
-    tokens: bool = False,
+    reads: Reads = Reads.CHANNELS_FIRST,
     tokenizer: Path | None = None,
 ) -> Data:
     """Loads and checks a data set.
@@ -134,7 +134,7 @@ def load_data(
         normalize: how stored numbers become inputs: by default each channel is standardised over the training samples; see
             `gngraph.data.preprocess.normalization` for others, and `own` for a function of one's own.
         val_split: share of the samples that is held out where the data has no test part, above 0 and below 1; of a text its end.
-        tokens: whether the network reads whole numbers: those of an archive are then tokens, [N, L].
+        reads: how the network reads samples: whole numbers of an archive as tokens [N, L], sequences as [N, C, L] or [N, L, C].
         tokenizer: a file of the `tokenizers` package, by which a text is read; None: by its bytes.
 
     Raises:
@@ -154,7 +154,7 @@ def load_data(
         val_split=val_split,
         tokenizer=tokenizer,
     )
-    return read.data(tokens=tokens)
+    return read.data(reads)
 
 
 def _masks() -> Source:
@@ -191,6 +191,7 @@ __all__ = [
     "Download",
     "MaskFolder",
     "ReadData",
+    "Reads",
     "Request",
     "Source",
     "TableFile",

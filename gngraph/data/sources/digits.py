@@ -44,5 +44,5 @@ def load_digits(request: Request) -> Data:
         y_test,
         classes=[str(name) for name in bunch.target_names],
         input_shape=request.input_shape,
-        normalize=lambda raw, _, shape: request.normalize(raw, _LARGEST_PIXEL, shape),
+        normalize=lambda raw, scale, shape, axis=0: request.normalize(raw, _LARGEST_PIXEL, shape, axis),
     )

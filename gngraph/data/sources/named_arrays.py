@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from gngraph.data.arrays import Array, divided, from_arrays, further
 from gngraph.data.dataset import Data
 from gngraph.data.inputs import TARGETS, parted, quoted
+from gngraph.data.preprocess import channels_last
 from gngraph.data.several import from_several, parts_of_several
-from gngraph.data.sources.request import Request
+from gngraph.data.sources.request import Reads, Request
 from gngraph.data.tokens import are_positions, from_tokens
 from gngraph.errors import DataError
 
@@ -38,12 +39,12 @@ class NamedArrays:
     found: Mapping[str, Array]
     notes: tuple[str, ...] = ()
 
-    def data(self, request: Request, tokens: bool) -> Data:
+    def data(self, request: Request, reads: Reads) -> Data:
         """The samples that they are.
 
         Args:
             request: how they are to be read.
-            tokens: whether the network reads whole numbers.
+            reads: how the network reads samples.
 
         Raises:
             DataError: an array is missing, or has a shape that cannot be used.
@@ -53,10 +54,13 @@ class NamedArrays:
         else:
             require_parts(self.where, list(self.found))
             parts = [self.found[part] for part in (*_TRAIN, *_TEST) if part in self.found]
-            if tokens or are_positions(*parts[:2]):
+            if reads is Reads.TOKENS or are_positions(*parts[:2]):
                 made = self._of_tokens(parts, request)
             else:
-                made = self._of_measurements(request)
+                last = reads is Reads.CHANNELS_LAST
+                made = self._of_measurements(
+                    replace(request, normalize=channels_last(request.normalize)) if last else request
+                )
         return replace(made, notes=(*self.notes, *made.notes))
 
     def _of_measurements(self, request: Request) -> Data:
@@ -72,7 +76,11 @@ class NamedArrays:
                     f"no test part: {len(arrays[2])} of {len(arrays[0]) + len(arrays[2])} samples are held out (see --val-split)",
                 )
             data = from_arrays(
-                self.name, *arrays, classes=classes, input_shape=request.input_shape, normalize=request.normalize
+                self.name,
+                *arrays,
+                classes=classes,
+                input_shape=request.input_shape,
+                normalize=request.normalize,
             )
             validation = further(data, "val", *(found[part] for part in _VALIDATION)) if validated else None
         except DataError as error:

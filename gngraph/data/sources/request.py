@@ -16,6 +16,14 @@ class Download(Enum):
     IF_MISSING = "if-missing"
 
 
+class Reads(Enum):
+    """How a network reads its samples, which arrays do not tell: their whole numbers, and which axis of a sequence is which."""
+
+    CHANNELS_FIRST = "channels first"
+    CHANNELS_LAST = "channels last"
+    TOKENS = "tokens"
+
+
 @dataclass(frozen=True)
 class TableFile:
     """A table, and which of its columns are what.
