@@ -83,7 +83,10 @@ def test_growth_tells_its_share_of_the_seconds(pictures: str, tmp_path: Path) ->
 
 def test_search_stands_beside_random_architectures(pictures: str, tmp_path: Path) -> None:
     words = "--size 4 --width 0.5 --epochs 3 --parts nats-0.1M --methods gngraph-all-layers,random-1,random-2"
+    words += f" --lines {tmp_path / 'lines.jsonl'}"
     assert "best of 2 random" in made("search", pictures, tmp_path, words).replace("\n", " ")
+    again = made("search", pictures, tmp_path / "new", words)  # whose folder no run makes, for none is left
+    assert "best of 2 random" in again.replace("\n", " ")
 
 
 def test_what_there_is_not_is_refused(pictures: str, tmp_path: Path) -> None:

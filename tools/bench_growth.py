@@ -196,6 +196,7 @@ class Bench:
 
     def report(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write the CSV and the picture of what there is."""
+        self.out.mkdir(parents=True, exist_ok=True)
         write_csv(lines, self.out / "growth.csv")
         draw(lines, self.title).savefig(self.out / "growth.png", dpi=120)
 

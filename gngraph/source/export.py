@@ -163,7 +163,7 @@ class _File:
                 whose = "for all samples" if is_shared(node) else "N samples"
                 yield f"{kind} `{plain(node.name)}`: {plain(str(node.type))}, {whose}."
         if "mean" in inputs.get("preprocess", {}):
-            yield "Inputs are (raw / scale - mean) / std with the numbers of `PREPROCESSING`."
+            yield "Inputs are (raw / scale - mean) / std with the numbers of `PREPROCESSING`, one along axis `axis` of a sample."
         yield ""
         yield f"    from model import {self.name}, load"
         yield "    net = load()  # in eval mode, from weights.safetensors beside this file"
