@@ -12,9 +12,19 @@ from typing import Any
 import torch
 from torch import fx
 
+_DTYPES: Mapping[Any, torch.dtype] = {
+    bool: torch.bool,
+    int: torch.int64,
+    float: torch.float64,
+    complex: torch.complex128,
+}
+"""What torch takes Python's own types for."""
+
 
 def plain_argument(value: Any) -> Any:
-    """An argument of a call as a trace holds it: arrays and numbers of NumPy, complex numbers and torch's old types of tensors.
+    """An argument of a call as a trace holds it: of NumPy's arrays and numbers, complex numbers, and what names a dtype.
+
+    Names of dtypes are torch's old types of tensors, and Python's own types.
 
     Args:
         value: anything else is given as it is.
@@ -24,6 +34,8 @@ def plain_argument(value: Any) -> Any:
         return made if made.item() == value else value
     if isinstance(value, type(torch.FloatTensor)):
         return value.dtype
+    if isinstance(value, type):
+        return _DTYPES.get(value, value)
     if type(value).__module__ != "numpy" or not hasattr(value, "ndim"):
         return value
     return torch.as_tensor(value) if value.ndim else value.item()

@@ -20,6 +20,7 @@ from gngraph.importing.heads import with_heads
 from gngraph.importing.imported import (
     Imported,
     asks_for_gradients,
+    changes_constant,
     changes_in_forward,
     does_not_train,
     function_of_its_own,
@@ -146,6 +147,8 @@ def _imported(module: nn.Module, example: Example, expected: Expected, guard: Gu
             updates = fold_counters(traced.graph, updates)
         if updates:
             changed, node = next(iter(updates.items()))
+            if changed in traced.constants:
+                raise UnsupportedModelError(changes_constant(name, node.name))
             raise UnsupportedModelError(changes_in_forward(name, changed, node.name))
     joint = joined(evaluated, trained, name, drop=drop)
     take_apart(trained.graph)

@@ -186,6 +186,14 @@ def changes_in_forward(network: str, name: str, node: str | None = None) -> str:
     )
 
 
+def changes_constant(network: str, node: str) -> str:
+    """Why a `network` is refused that writes a value, at a `node` of the trace, into a tensor that it makes of numbers alone."""
+    return (
+        f"node '{node}' writes a value into a tensor that the forward of '{network}' makes of numbers alone, which a graph holds "
+        f"as it is; make it of a value (x.new_zeros(3, 3)), or put it together by torch.stack or torch.cat"
+    )
+
+
 def does_not_train(network: str, reason: str) -> str:
     """Why a `network` is refused that does not run in train mode, by what it raises there, its `reason`."""
     return f"'{network}' does not run in train mode: {reason}; give an example that it can train on, or leave out what only trains"

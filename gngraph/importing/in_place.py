@@ -323,7 +323,7 @@ def _seen(traced: Traced, module: nn.Module, twin: nn.Module, inputs: ExampleInp
     with torch.no_grad():
         try:
             watch: _MetaWatch = _MetaWatch(_in_mode_of(twin, traced), traced.root, traced.graph, inputs.without_data(2))
-            with Shapes(known):
+            with Shapes(known), torch.device("meta"):  # what a forward makes too: a change would be one of a copy
                 watch.upto(last)
             return watch.seen
         except Exception:  # whatever an op raises that cannot run without data

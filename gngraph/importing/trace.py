@@ -23,7 +23,7 @@ from gngraph.errors import UnsupportedModelError
 from gngraph.importing.copies import on_shared_tensors
 from gngraph.importing.decided import Decided
 from gngraph.importing.examples import Example
-from gngraph.importing.for_python import recorded_builtins
+from gngraph.importing.for_python import plain_argument, recorded_builtins
 from gngraph.importing.reached import Reached
 from gngraph.importing.reasons import hint_of, reason_of
 from gngraph.importing.shapes import ShapesSeen
@@ -192,7 +192,7 @@ def _recorded_factories(tracer: Tracer) -> Iterator[None]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if name in DRAWS or any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
                 return tracer.create_proxy("call_function", function, args, kwargs)
-            return function(*args, **kwargs)
+            return function(*args, **{key: plain_argument(x) if key == "dtype" else x for key, x in kwargs.items()})
 
         return call
 

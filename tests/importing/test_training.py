@@ -267,6 +267,17 @@ def product_of_what_lies_apart(s: Any, x: Tensor) -> Tensor:
     return head(s, F.linear(s.a(x).transpose(1, 3).relu(), s.gain * s.weight).transpose(1, 3))
 
 
+def filled_with_values(s: Any, x: Tensor) -> Tensor:
+    h = s.a(x)
+    made = torch.zeros(h.size(0), 4, h.size(2), h.size(3))
+    made[:, 1:] = h[:, :-1] * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    lowest = torch.ones(h.size(3))
+    lowest[1:].mul_(torch.tensor(0.5))
+    turn = s.gain.new_zeros(4, 4)
+    turn[0, 1], turn[2, 3] = s.gain.cos(), s.gain.sin()
+    return head(s, torch.einsum("nchw,cd->ndhw", made * lowest + h, turn))
+
+
 TAKEN: dict[str, Callable[[], nn.Module]] = {
     "no_grad": lambda: Body(no_grad),
     "set_grad_enabled": lambda: Body(switched_off),
@@ -300,6 +311,7 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
         lambda s, x: head(s, torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(s.a(y)), x, use_reentrant=True))
     ),
     "in place on a part of what nothing reads as a whole": lambda: Body(change_a_half),
+    "values that fill what is made of sizes": lambda: Body(filled_with_values, gain=nn.Parameter(torch.tensor(2.0))),
     "parts beside each other, in place": lambda: Body(parts_added),
     "computed weight for what lies apart in memory": lambda: Body(
         product_of_what_lies_apart, weight=nn.Parameter(torch.eye(4)), gain=nn.Parameter(torch.tensor(2.0))

@@ -289,6 +289,12 @@ class Property(Body):
         return head(self, F.conv2d(x, self.turned))
 
 
+def filled_constant(s: Any, x: Tensor) -> Tensor:
+    turn = torch.zeros(4, 4)
+    turn[0, 1] = s.a.bias.sum()
+    return head(s, torch.einsum("nchw,cd->ndhw", s.a(x), turn))
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "straight-through": (lambda: Body(lambda s, x: head(s, Rounded.apply(s.a(x)))), "'Rounded' in module 'Body' is an autograd"),
     "reversal": (lambda: Body(lambda s, x: head(s, Reversed.apply(s.a(x), 0.1))), "'Reversed' in module 'Body' is an autograd.F"),
@@ -303,6 +309,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "average of its own": (lambda: OwnAverage(head), "something else whenever it runs in train mode|cannot be traced"),
     "average that is assigned": (lambda: Average(True), "changes 'mean' in its forward .node"),
     "average in place": (lambda: Average(False), "changes 'mean' in its forward .node"),
+    "made of numbers alone": (lambda: Body(filled_constant), "'setitem' writes a value into a tensor that the forward of 'Body'"),
     "encoder that follows past a trace": (lambda: Past(head), "changes 'b.weight' in its forward, an update"),
     "momentum encoder": (lambda: Momentum(head), "changes 'b.weight' in its forward .node"),
     "random": (lambda: draw(random.random), "draws random numbers by 'random'"),
