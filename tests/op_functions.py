@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -113,3 +114,13 @@ def sampled_places(y: Tensor) -> Tensor:
     y = y + F.max_unpool1d(line, places, (3,)).view_as(y)
     body, places = F.max_pool3d(y.unsqueeze(2), (1, 2, 3), return_indices=True)
     return y + F.max_unpool3d(body, places, (1, 2, 3)).squeeze(2)
+
+
+def regions(m: Any, y: Any) -> Any:
+    """Convolutions at computed places, and a region of every map."""
+    offset, mask = m.offset(y.tanh()).split([18, 9], 1)
+    y = m.part(y.tanh(), offset, mask.sigmoid()) + m.part(y, offset)
+    y = torchvision.ops.deform_conv2d(y, offset, m.weight, padding=(1, 1), mask=mask)
+    numbers = torch.arange(y.size(0), dtype=y.dtype).view(-1, 1)
+    boxes = torch.cat([numbers, torch.tensor([[1.0, 0.0, 4.0, 5.0]]).to(y).expand(y.size(0), -1)], 1)
+    return torchvision.ops.roi_align(y, boxes, 6) + m.pool(y, boxes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torchvision import ops
 
 from tests.op_cases import Between, Case, function, images, module
 from tests.op_functions import (
@@ -19,6 +20,7 @@ from tests.op_functions import (
     noise_in_training,
     other_spellings,
     parts_within_heads,
+    regions,
     sampled_places,
     served,
     turned_pairs,
@@ -315,6 +317,14 @@ SHAPES: dict[str, Case] = {
     "functions along rows": function(functions_along_rows),
     "other spellings": function(other_spellings),
     "sampled places": function(sampled_places),
+    "regions": images(
+        regions,
+        behind=5,
+        part=lambda: ops.DeformConv2d(8, 6, 3, padding=1),
+        offset=lambda: nn.Conv2d(8, 27, 1),
+        weight=weights(5, 6, 3, 3),
+        pool=lambda: ops.RoIPool(6, 1.0),
+    )._replace(free={"first": 8, "part": 6, "deform_conv2d": 5}, foreign=("torch.arange",)),
     "noise": function(lambda y: y + noise_in_training(y)),
     "samples that are dropped by hand": function(
         lambda y: y / torch.tensor(y.size(1)) + 0.0 * y.new_empty((y.size(0), 1, 1, 1)).bernoulli_(0.7)

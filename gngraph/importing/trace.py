@@ -30,6 +30,7 @@ from gngraph.importing.shapes import ShapesSeen
 from gngraph.importing.surroundings import is_users, plain_functions, random_streams, replaced, sampled_distributions
 from gngraph.importing.tracer import Tracer
 from gngraph.ops import spec_of_function
+from gngraph.ops.table import traced_by_name
 
 _FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
 _LIMITS = ("finfo", "iinfo")
@@ -289,10 +290,18 @@ def _dtype_of_mask(tracer: Tracer, mask: Any) -> torch.dtype | None:
 
 @contextmanager
 def _looked_into() -> Iterator[None]:
-    """While tracing, functions in Python that their author marked by torch.fx.wrap are followed, but for those that are ops."""
+    """While tracing, functions in Python that their author marked by torch.fx.wrap are followed, but for those that are ops.
+
+    These are met where they are defined and exported too, as `torchvision.ops.roi_align` is.
+    """
     table = "_wrapped_fns_to_patch"
     marked: Mapping[tuple[int, str], Any] = vars(fx._symbolic_trace)[table]
     kept = {key: held for key, held in marked.items() if not _is_followed(held.get(key[1]))}
+    for function in traced_by_name():
+        names, name = function.__module__.split("."), function.__name__
+        modules = (sys.modules.get(".".join(names[:end])) for end in range(1, len(names) + 1))
+        places = [vars(module) for module in modules if getattr(module, name, None) is function]
+        kept |= {(id(place), name): place for place in places}
     with replaced(fx._symbolic_trace, table, kept):
         yield
 

@@ -41,6 +41,7 @@ from gngraph.ops import (
     sampling,
     shape,
     standardised,
+    vision,
     weight_norm,
 )
 from gngraph.ops.draft import draft_of
@@ -102,5 +103,6 @@ __all__ = [
     "spec_of_function",
     "spec_of_module",
     "standardised",
+    "vision",
     "weight_norm",
 ]

@@ -76,10 +76,10 @@ def checked(s: Any, x: Tensor) -> Tensor:
 
 
 def by_pythons_types(s: Any, x: Tensor) -> Tensor:
-    h = s.a(x)
-    seen = torch.ones(h.size(2), h.size(3), dtype=bool).tril() & torch.ones(6, 6, dtype=bool)
-    steps = torch.arange(h.size(3), dtype=float).to(int) + int(h.size(2) / 2)
-    return head(s, h.masked_fill(~seen, 0.0) * steps + (h > 0).to(int).sum(dtype=float).to(h))
+    h, bool_, float_ = s.a(x), cast(Any, bool), cast(Any, float)
+    seen = torch.ones(h.size(2), h.size(3), dtype=bool_).tril() & torch.ones(6, 6, dtype=bool_)
+    steps = torch.arange(h.size(3), dtype=float_).to(cast(Any, int)) + int(h.size(2) / 2)
+    return head(s, h.masked_fill(~seen, 0.0) * steps + (h > 0).to(cast(Any, int)).sum(dtype=float_).to(h))
 
 
 class Scaled(Body):
