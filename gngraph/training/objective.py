@@ -201,7 +201,8 @@ def require_objective(options: TrainOptions, graph: Graph, problem: Problem) -> 
     if isinstance(objective, OfOwnStep):
         device = torch.device(problem.device)
         samples = problem.splits.learn if problem.divisible else problem.train
-        x, y = next(problem.runner.read(samples, graph))
+        order = torch.Generator().manual_seed(problem.seed)
+        x, y = next(problem.runner.read_to_train(samples, graph, order, augment=None))  # it may differentiate weights
         with seeded(problem.seed, device):
             objective(reading_inputs(over_samples(graph)).to(device).train(), x, y)
 
