@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gngraph.analysis.contraction import Across, stretch_of
 from gngraph.analysis.coupling import Bound, Coupled, coupled
+from gngraph.analysis.lengths import at_other_sizes, mixes
 from gngraph.analysis.snapshots import per_snapshot
 from gngraph.errors import FrozenSpaceError, IRError
 from gngraph.ir import Graph, OpaqueType, Ref, TensorType
@@ -192,7 +193,33 @@ class ChannelSpaces:
 @per_snapshot
 def _found(graph: Graph) -> ChannelSpaces:
     with _collector_paused():
-        return _Naming(graph, coupled(graph)).spaces()
+        axes = coupled(graph)
+        found = _Naming(graph, axes).spaces()
+        for longer in at_other_sizes(graph):
+            if mixes(graph, longer, axes.values):
+                unlike = _unlike(found, _Naming(longer, coupled(longer)).spaces(), graph)
+                held = {name: replace(found[name], frozen=reason) for name, reason in unlike.items()}
+                found = replace(found, spaces={**found.spaces, **held})
+        return found
+
+
+def _unlike(spaces: ChannelSpaces, others: ChannelSpaces, graph: Graph) -> dict[str, str]:
+    """Free spaces a change of which would be another at other sizes of the inputs, where `others` are found, with the reason."""
+    found: dict[str, str] = {}
+    for node, axes in spaces.counted.items():
+        source = graph.nodes[node].inputs[0]
+        for axis in axes:
+            if spaces.layouts.get((source, axis)) != others.layouts.get((source, axis)):
+                names = {name for name, _, _ in spaces.layouts.get((source, axis), ())}
+                found |= dict.fromkeys(
+                    names, f"it is counted along with positions, of which others may come (node '{node}')"
+                )
+    for space in spaces:
+        other = others.spaces.get(space.name)
+        if other is None or other.frozen or (other.size, other.slots) != (space.size, space.slots):
+            reason = f"its channels depend on the size of the network's input (node '{space.slots[0].node}')"
+            found.setdefault(space.name, reason)
+    return {name: reason for name, reason in found.items() if spaces[name].frozen is None}
 
 
 @contextmanager
