@@ -274,9 +274,10 @@ def _changed(built: Built, state: _State, morphism: Change) -> tuple[_State, flo
 
 def _check_one(built: Built, state: _State, draw: random.Random) -> float:
     """One free space: the largest error of each morphism value by value around it, and of a split that is merged back."""
-    if not state.spaces.free:
+    free = [space for space in state.spaces.free if not space.tied]  # of which no channel is split
+    if not free:
         return 0.0
-    space = draw.choice(state.spaces.free)
+    space = draw.choice(free)
     channel = draw.randrange(space.size)
     found = {}
     if all(x.is_floating_point() for x in built.samples):  # a probe of equal tokens leaves rounding errors behind norms

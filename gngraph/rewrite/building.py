@@ -133,7 +133,8 @@ def in_order(params: Mapping[str, Parameter], keys: Sequence[str]) -> dict[str, 
     found = {}
     for key in keys:
         if key in params:
-            aliases = tuple((alias, places[alias]) for alias, _ in params[key].aliases)
+            own = ((alias, places[alias]) for alias, _ in params[key].aliases)
+            aliases = tuple(sorted(own, key=lambda named: named[1]))
             found[key] = replace(params[key], aliases=aliases) if aliases else params[key]
     return found
 

@@ -55,7 +55,7 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
     for _ in range(morphism.times):
         paths = _new_paths(graph, [*homes, *own], keys)
         fresh = _copied_keys(graph, copied, own, paths)
-        params = _give_params(draft, graph, fresh)
+        params = _give_params(draft, graph, own, fresh)
         names = {morphism.source: last}
         for node in copied:
             name = draft.fresh_name(node.name)
@@ -79,9 +79,10 @@ def _copied_keys(
     return {new: key for key in kept if (new := _renamed(key, paths)) != key}
 
 
-def _give_params(draft: Draft, graph: Graph, fresh: Mapping[str, str]) -> dict[str, str]:
-    """Copies of the parameters whose names are among some keys, by what they copy; other keys are further names of theirs."""
-    owners, copies = _owners(graph), {old: new for new, old in fresh.items() if old in graph.params}
+def _give_params(draft: Draft, graph: Graph, own: Collection[str], fresh: Mapping[str, str]) -> dict[str, str]:
+    """Copies of parameters that are a block's own, or nobody's, by what they copy; other keys are names of what is shared."""
+    owners, alone = _owners(graph), {*own, *(name for name in graph.params if not graph.readers(name))}
+    copies = {old: new for new, old in fresh.items() if old in alone}
     tied: dict[str, list[tuple[str, int]]] = {}
     for new, old in fresh.items():
         if old not in copies:  # where it stands in the state_dict is found out below

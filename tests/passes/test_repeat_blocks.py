@@ -205,6 +205,37 @@ def test_copies_share_constants() -> None:
     assert before == after
 
 
+class ReadAgain(Listed):
+    """A residual block whose weight a layer reads too: one behind all blocks, or one behind each."""
+
+    def __init__(self, block: nn.Linear) -> None:
+        super().__init__(block)
+        self.last, self.each = nn.Linear(8, 8, bias=False), False
+        self.last.weight = block.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+            x = self.last(x) if self.each else x
+        y: Tensor = self.head(x if self.each else self.last(x))
+        return y
+
+
+@pytest.mark.parametrize("at", ["*", "blocks.0"])
+def test_a_weight_that_others_read_too_is_shared_by_copies(at: str) -> None:
+    module, x = ReadAgain(nn.Linear(8, 8)).eval(), torch.randn(3, 5)
+    graph = repeated(from_torch(module, x), f"repeat-blocks{{at={at}}}").graph
+    copied = copy.deepcopy(module.blocks[0])
+    copied.weight = module.last.weight
+    module.blocks.append(copied)
+    module.each = at == "*"
+    assert not steps_differ(module, to_torch(graph), x)
+    again = from_torch(to_torch(graph), x)
+    assert [node.params for node in again.nodes.values()] == [node.params for node in graph.nodes.values()]
+    assert again.params["blocks.0.weight"].aliases == graph.params["blocks.0.weight"].aliases
+
+
 def test_its_spaces_are_as_free_as_before() -> None:
     torch.manual_seed(0)
     graph = repeated(from_torch(Listed(Block(8), Block(8)).eval(), torch.randn(3, 5)), "repeat-blocks{at=*}").graph
