@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -15,6 +15,13 @@ from torch.nn.modules import transformer
 from torch.utils._pytree import tree_leaves
 
 _AUTOCAST = ("cpu", "cuda")
+_SEEDS = {
+    "torch": ("manual_seed", "seed", "set_rng_state"),
+    "torch.random": ("fork_rng", "manual_seed", "seed", "set_rng_state"),
+    "random": ("seed", "setstate"),
+    "numpy.random": ("seed", "set_state"),
+}
+"""Functions that set the state of a stream of random numbers, by module."""
 _HANDING_OVER = "torch.nn.utils._named_member_accessor"
 """What puts values in the place of a module's parameters for one call, and asks if they are tensors."""
 
@@ -87,6 +94,30 @@ def random_streams() -> dict[str, Hashable]:
         name, keys, *rest = sys.modules["numpy"].random.get_state()
         streams["numpy.random"] = (name, keys.tobytes(), *rest)
     return streams
+
+
+@contextmanager
+def refused_seeds(refuse: Callable[[str], None]) -> Iterator[None]:
+    """While tracing, what sets the state of random numbers is told of where a forward calls it.
+
+    Args:
+        refuse: takes its name.
+    """
+
+    def told(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if is_users(sys._getframe(1)):
+                refuse(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for place, names in _SEEDS.items():
+            for name in names if place in sys.modules else ():
+                module = sys.modules[place]
+                stack.enter_context(replaced(module, name, told(f"{place}.{name}", getattr(module, name))))
+        yield
 
 
 @contextmanager

@@ -27,12 +27,22 @@ from gngraph.importing.for_python import plain_argument, recorded_builtins
 from gngraph.importing.reached import Reached
 from gngraph.importing.reasons import hint_of, reason_of
 from gngraph.importing.shapes import ShapesSeen
-from gngraph.importing.surroundings import is_users, plain_functions, random_streams, replaced, sampled_distributions
+from gngraph.importing.surroundings import (
+    is_users,
+    plain_functions,
+    random_streams,
+    refused_seeds,
+    replaced,
+    sampled_distributions,
+)
 from gngraph.importing.tracer import Tracer
 from gngraph.ops import spec_of_function
 from gngraph.ops.table import traced_by_name
 
-_FACTORIES = ("arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")
+_FACTORIES = (
+    *("arange", "as_tensor", "empty", "eye", "full", "hann_window", "linspace", "logspace", "ones", "tensor"),
+    *("tril_indices", "triu_indices", "zeros"),
+)
 _LIMITS = ("finfo", "iinfo")
 _SIZED_METHODS = ("expand", "new_empty", "new_full", "new_ones", "new_zeros")
 """Methods of a tensor that a forward makes by itself, for which torch wants numbers."""
@@ -99,6 +109,7 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
             _followed_functions(tracer),
             _looked_into(),
             plain_functions(),
+            refused_seeds(partial(_refuse_seed, tracer)),
             sampled_distributions(),
             _noted_system() as system,
         ):
@@ -130,6 +141,13 @@ def trace(module: nn.Module, example: Example, known: ShapesSeen, *, training: b
     constants = {key: value for key, value in vars(root).items() if key in read - before}
     tensors = {key: value for key, value in constants.items() if isinstance(value, torch.Tensor)}
     return Traced(graph, root, tensors, unlike, assigned, tracer.functions, tracer.of_gradients, decided)
+
+
+def _refuse_seed(tracer: Tracer, function: str) -> None:
+    raise UnsupportedModelError(
+        f"{tracer.here()} sets the state of random numbers in its forward ('{function}'), which a graph would not; draw by torch's "
+        f"global stream as it stands, or hold numbers that stay in a buffer"
+    )
 
 
 def _taken_back(root: nn.Module, module: nn.Module) -> Iterator[tuple[str, fx.Node]]:

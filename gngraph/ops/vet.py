@@ -114,7 +114,8 @@ def _vet_call(node: Node) -> None:
         _identifier(key, f"an argument of foreign op '{node.name}'")
     if not _may_call(target) or (target.startswith(".") and not args):
         raise IRError(
-            f"foreign op '{node.name}' calls {target[:80]!r}, which is not known to compute with tensors only"
+            f"foreign op '{node.name}' calls {target[:80]!r}, which is not known to compute with tensors only; register it as an "
+            f"op (gngraph.ops.register)"
         )
     if not [*refs_in((args, kwargs))] and target.rpartition(".")[0] in _OF_NUMBERS:
         raise IRError(f"foreign op '{node.name}' calls {target!r} of numbers alone, which an import computes by itself")

@@ -82,6 +82,12 @@ def by_pythons_types(s: Any, x: Tensor) -> Tensor:
     return head(s, h.masked_fill(~seen, 0.0) * steps + (h > 0).to(cast(Any, int)).sum(dtype=float_).to(h))
 
 
+def pairs_of_columns(s: Any, x: Tensor) -> Tensor:
+    h = torch.fake_quantize_per_tensor_affine(s.a(x), 0.05, 0, -128, 127) * torch.hann_window(x.size(3) - 2)
+    first, second = torch.triu_indices(h.size(3), h.size(3), offset=1)
+    return head(s, torch.einsum("nchi,nchj->ncij", h, h)[..., first, second].view(-1, 4, 3, 5))
+
+
 class Scaled(Body):
     def features(self, x: Tensor, scale: float = 1.0) -> Tensor:
         return head(self, self.a(x) * scale)
@@ -108,6 +114,7 @@ TAKEN: dict[str, Callable[[], nn.Module]] = {
     ),
     "checks of sizes": lambda: Body(checked),
     "Python's types for torch's": lambda: Body(by_pythons_types),
+    "pairs by their numbers": lambda: Body(pairs_of_columns),
     "constructors of old": lambda: Body(old_style),
     "another method": lambda: with_forward(lambda m: m.features),
     "a partial method": lambda: with_forward(lambda m: partial(m.features, scale=3.0)),

@@ -295,6 +295,18 @@ def filled_constant(s: Any, x: Tensor) -> Tensor:
     return head(s, torch.einsum("nchw,cd->ndhw", s.a(x), turn))
 
 
+def noise_of_one_seed(s: Any, x: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return head(s, s.a(x) + torch.randn_like(s.a(x)) if s.training else s.a(x))
+
+
+def dropped_alike(s: Any, x: Tensor) -> Tensor:
+    state = torch.get_rng_state()
+    first = F.dropout(s.a(x), 0.5, s.training)
+    torch.set_rng_state(state)
+    return head(s, first + F.dropout(s.a(x), 0.5, s.training))
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "straight-through": (lambda: Body(lambda s, x: head(s, Rounded.apply(s.a(x)))), "'Rounded' in module 'Body' is an autograd"),
     "reversal": (lambda: Body(lambda s, x: head(s, Reversed.apply(s.a(x), 0.1))), "'Reversed' in module 'Body' is an autograd.F"),
@@ -310,6 +322,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "average that is assigned": (lambda: Average(True), "changes 'mean' in its forward .node"),
     "average in place": (lambda: Average(False), "changes 'mean' in its forward .node"),
     "made of numbers alone": (lambda: Body(filled_constant), "'setitem' writes a value into a tensor that the forward of 'Body'"),
+    "noise of one seed": (lambda: Body(noise_of_one_seed), "'Body' sets the state of random numbers .* .'torch.manual_seed'"),
+    "dropped alike": (lambda: Body(dropped_alike), "sets the state of random numbers in its forward .'torch.set_rng_state'"),
     "encoder that follows past a trace": (lambda: Past(head), "changes 'b.weight' in its forward, an update"),
     "momentum encoder": (lambda: Momentum(head), "changes 'b.weight' in its forward .node"),
     "random": (lambda: draw(random.random), "draws random numbers by 'random'"),
