@@ -52,8 +52,10 @@ def repeat_blocks(graph: Graph, morphism: RepeatBlocks) -> Rewritten:
     own = [param for param in changing if any(readers_of(graph, param) <= home for home in homes.values())]
     copied, draft = _depending(nodes, morphism.source, own), draft_of(graph)
     last, added, keys = morphism.at, list[str](), dict[str, str]()
+    taken = set[str]()
     for _ in range(morphism.times):
-        paths = _new_paths(graph, [*homes, *own], keys)
+        paths = _new_paths(graph, [*homes, *own], taken)
+        taken.update(paths.values())
         fresh = _copied_keys(graph, copied, own, paths)
         params = _give_params(draft, graph, own, fresh)
         names = {morphism.source: last}
@@ -145,10 +147,10 @@ def _copy(node: Node, names: Mapping[str, str], params: Mapping[str, str], paths
     )
 
 
-def _new_paths(graph: Graph, units: Iterable[str], copies: Iterable[str]) -> dict[str, str]:
+def _new_paths(graph: Graph, units: Iterable[str], before: Iterable[str]) -> dict[str, str]:
     """Path of each of some modules and parameters -> that of its copy, which none of the copies before has."""
     taken = {path for node in graph.nodes.values() for path in (node.module, node.scope) if path}
-    taken.update(keys_of(graph.params), copies)
+    taken.update(keys_of(graph.params), before)
     made: dict[str, str] = {}
     for unit in units:  # parameters of one block may stand outside its modules, as in a ParameterList
         if not within(unit, made):

@@ -236,6 +236,23 @@ def test_a_weight_that_others_read_too_is_shared_by_copies(at: str) -> None:
     assert again.params["blocks.0.weight"].aliases == graph.params["blocks.0.weight"].aliases
 
 
+class Residual(nn.Linear):
+    """A residual layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(super().forward(x))
+
+
+def test_copies_of_blocks_of_one_weight_lie_apart() -> None:
+    blocks, x = (Residual(8, 8), Residual(8, 8, bias=False)), torch.randn(3, 5)
+    blocks[1].weight = blocks[0].weight
+    graph = repeated(from_torch(Listed(*blocks).eval(), x), "repeat-blocks{at=*,times=2}").graph
+    scopes = [node.scope for node in graph.nodes.values() if node.op == "add"]
+    assert scopes == [f"blocks.{i}" for i in range(6)]
+    again = from_torch(to_torch(graph), x)
+    assert [node.params for node in again.nodes.values()] == [node.params for node in graph.nodes.values()]
+
+
 def test_its_spaces_are_as_free_as_before() -> None:
     torch.manual_seed(0)
     graph = repeated(from_torch(Listed(Block(8), Block(8)).eval(), torch.randn(3, 5)), "repeat-blocks{at=*}").graph
