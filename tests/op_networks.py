@@ -22,6 +22,7 @@ from tests.op_functions import (
     parts_within_heads,
     regions,
     sampled_places,
+    scattered_rows,
     served,
     turned_pairs,
     without_part,
@@ -317,6 +318,7 @@ SHAPES: dict[str, Case] = {
     "functions along rows": function(functions_along_rows),
     "other spellings": function(other_spellings),
     "sampled places": function(sampled_places),
+    "scattered rows": function(scattered_rows),
     "regions": images(
         regions,
         behind=5,

@@ -85,6 +85,8 @@ def shape_node(importer: Importer, fx_node: fx.Node) -> Node | None:
         return item if isinstance(importer.nodes[source].type, TupleType) else None
     if target in ARITHMETIC or target in FRACTIONS:
         return _arithmetic(importer, fx_node, {**ARITHMETIC, **FRACTIONS}[target])
+    if target is operator.neg and not _is_of_samples(importer.nodes[importer.value(fx_node.args[0])]):
+        return _arithmetic(importer, fx_node, "mul", -1)
     if target is math.ceil and isinstance(quotient := fx_node.args[0], fx.Node):
         rounded = rounded_up(importer, quotient)
         return None if rounded is None else replace(rounded, name=fx_node.name)
@@ -254,8 +256,13 @@ def _with_sizes(importer: Importer, index: Any) -> Any:
     return slice(start, stop, index.step)
 
 
-def _arithmetic(importer: Importer, fx_node: fx.Node, function: str) -> Node | None:
-    operands = tuple(importer.attr(arg) for arg in fx_node.args)
+def _is_of_samples(node: Node) -> bool:
+    """Whether a size goes with the number of samples."""
+    return isinstance(node.type, OpaqueType) and isinstance(node.type.value, str)
+
+
+def _arithmetic(importer: Importer, fx_node: fx.Node, function: str, *factors: int) -> Node | None:
+    operands = (*(importer.attr(arg) for arg in fx_node.args), *factors)
     sizes = [importer.nodes[attr.name].type for attr in operands if isinstance(attr, Ref)]
     if not sizes or not all(isinstance(t, OpaqueType) and t.text in ("int", "float") for t in sizes):
         return None

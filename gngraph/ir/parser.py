@@ -167,7 +167,9 @@ class Parser:
     def _opaque_value(self) -> Dim | tuple[Dim, ...] | None:
         if not self._accept("mark", "="):
             return None
-        return self._dims() if self._peek("mark", "[") else self._dim()
+        if self._peek("mark", "["):
+            return self._dims()
+        return self._whole("a size") if self._next.kind == "number" else self._dim()  # -z.size(2) is below 0
 
     def _dims(self) -> tuple[Dim, ...]:
         self._mark("[")
@@ -177,10 +179,14 @@ class Parser:
         return self._word("a size") if self._next.kind in ("name", "string") else self._natural("a size")
 
     def _natural(self, what: str) -> int:
+        return self._whole(what, 0)
+
+    def _whole(self, what: str, least: int | None = None) -> int:
         token = self._next
         number = self._number()
-        if not isinstance(number, int) or number < 0:
-            raise self._error(token, f"{what} must be a whole number of at least 0, not '{token.text}'")
+        if not isinstance(number, int) or (least is not None and number < least):
+            of = "" if least is None else f" of at least {least}"
+            raise self._error(token, f"{what} must be a whole number{of}, not '{token.text}'")
         return number
 
     def _attr(self, depth: int) -> Attr:
