@@ -196,11 +196,27 @@ def _found(graph: Graph) -> ChannelSpaces:
         axes = coupled(graph)
         found = _Naming(graph, axes).spaces()
         for longer in at_other_sizes(graph):
+            unlike = _numbered(found, graph, longer)
             if mixes(graph, longer, axes.values):
-                unlike = _unlike(found, _Naming(longer, coupled(longer)).spaces(), graph)
-                held = {name: replace(found[name], frozen=reason) for name, reason in unlike.items()}
-                found = replace(found, spaces={**found.spaces, **held})
+                unlike |= _unlike(found, _Naming(longer, coupled(longer)).spaces(), graph)
+            free = {name: reason for name, reason in unlike.items() if found[name].frozen is None}
+            held = {name: replace(found[name], frozen=reason) for name, reason in free.items()}
+            found = replace(found, spaces={**found.spaces, **held})
         return found
+
+
+def _numbered(spaces: ChannelSpaces, graph: Graph, longer: Graph) -> dict[str, str]:
+    """Spaces a change of which puts a number in the place of a size that is another for `longer` inputs, with the reason."""
+    found: dict[str, str] = {}
+    for node, measures in spaces.measures.items():
+        for measure in measures:
+            size: Any = attr_at(graph.nodes[node].attrs, measure.path)
+            grown = dict(measure.size or ())
+            if isinstance(size, Ref) and graph.nodes[size.name].type != longer.nodes[size.name].type:
+                names = {*grown, *dict(measure.parts)} if dict(measure.parts) != grown else set[str]()
+                reason = f"a number is computed of it and of the size of the network's input (node '{node}')"
+                found |= dict.fromkeys(names, reason)
+    return found
 
 
 def _unlike(spaces: ChannelSpaces, others: ChannelSpaces, graph: Graph) -> dict[str, str]:
@@ -219,7 +235,7 @@ def _unlike(spaces: ChannelSpaces, others: ChannelSpaces, graph: Graph) -> dict[
         if other is None or other.frozen or (other.size, other.slots) != (space.size, space.slots):
             reason = f"its channels depend on the size of the network's input (node '{space.slots[0].node}')"
             found.setdefault(space.name, reason)
-    return {name: reason for name, reason in found.items() if spaces[name].frozen is None}
+    return found
 
 
 @contextmanager

@@ -40,6 +40,14 @@ def reshaped_where_transposed(h: Tensor) -> Tensor:
     return h.flatten(2).mT.reshape(h.shape)
 
 
+def by_hand(h: Any) -> Any:
+    return h - h.sum((1, 2, 3), keepdim=True) / (h.size(1) * h.size(2) * h.size(3))
+
+
+def scaled_by_each(h: Any) -> Any:
+    return h / h.size(1) ** 0.5 / (h.size(2) * h.size(3))
+
+
 def there_and_back(h: Any) -> Any:
     return h.flatten(1).view(h.shape) + h.flatten(1).unflatten(1, (h.size(1), -1)).view(h.shape)
 
@@ -53,6 +61,8 @@ def of_each(h: Tensor) -> Tensor:
     [
         (normalised, "it is counted along with positions, of which others may come"),
         (reshaped_where_transposed, "its channels depend on the size of the network's input"),
+        (by_hand, "a number is computed of it and of the size of the network's input"),
+        (scaled_by_each, None),
         (there_and_back, None),
         (of_each, None),
     ],
