@@ -26,7 +26,7 @@ def test_a_network_keeps_the_preprocessing_that_it_was_trained_with(
     told = command.ok(
         "train", "seed.gng", "--data", "a.npz", "--normalize", "0.5;0.25", "--epochs", "1", "-o", "net.gng"
     )
-    numbers = {"scale": 255.0, "mean": [0.5] * 3, "std": [0.25] * 3, "shape": [3, 16, 16]}
+    numbers = {"scale": 255.0, "mean": [0.5] * 3, "std": [0.25] * 3, "shape": [3, 16, 16], "axis": 0}
     assert (
         "inputs: (raw / 255 - 0.5) / 0.25 (see --normalize), in training changed by crop{padding=2},flip (see" in told
     )
