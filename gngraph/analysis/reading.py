@@ -33,7 +33,7 @@ def reads_of(graph: Graph) -> Reads:
         if own is None:
             continue
         if node.params:
-            return Reads.CHANNELS_LAST if own[lookup(node.op).channel_axis] == 2 else Reads.CHANNELS_FIRST
+            return Reads.CHANNELS_LAST if own[lookup(node.op).channel_axis % len(own)] == 2 else Reads.CHANNELS_FIRST
         moved = _moved(graph, node, own)
         if moved is not None:
             axes[node.name] = moved

@@ -104,7 +104,7 @@ class Preprocess:
             )
             fits = len(made.mean) == len(made.std) == made.shape[made.axis] and min(made.shape) > 0
             fits = fits and 0 < made.scale < math.inf and min(made.std) > 0
-        except (AttributeError, TypeError, KeyError, ValueError, IndexError):
+        except (TypeError, KeyError, ValueError, IndexError):
             fits = False
         if not fits:
             raise DataError(f"the record '{str(record)[:80]}' is not that of a preprocessing: scale, mean, std, shape")
